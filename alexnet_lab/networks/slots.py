@@ -1,0 +1,231 @@
+"""The slots of a network: normalisation, activation, dropout, and what each level builds.
+
+The same slots serve every network here. A norm knows where it belongs and can be told otherwise:
+LRN stands after the activation of convolutions 1 and 2, BN and GN before the activation of every convolution.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from alexnet_kernels import local_response_norm
+from alexnet_kernels.normalisation import Window
+from torch import Generator, Tensor, nn
+
+from alexnet_lab.levels import Level, parse_level
+
+NormLevel = str | Level | Callable[[int], nn.Module] | None  # None: as published
+ActivationLevel = str | Level | Callable[[], nn.Module] | None
+
+
+class LocalResponseNorm(nn.Module):
+    """LRN with the paper's constants by default: size 5, alpha 1e-4 not divided by the size, beta 3/4, k 2."""
+
+    def __init__(
+        self,
+        size: int = 5,
+        alpha: float = 1e-4,
+        beta: float = 0.75,
+        k: float = 2.0,
+        window: Window = "sum",
+        groups: int = 1,
+    ) -> None:
+        super().__init__()
+        self.size, self.alpha, self.beta, self.k, self.groups = size, alpha, beta, k, groups
+        self.window: Window = window
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise each value by its neighbours across channels."""
+        return local_response_norm(x, self.size, self.alpha, self.beta, self.k, window=self.window, groups=self.groups)
+
+    def extra_repr(self) -> str:
+        """Show the constants, since five conventions go by the same name."""
+        return (
+            f"size={self.size}, alpha={self.alpha}, beta={self.beta}, k={self.k}, "
+            f"window={self.window}, groups={self.groups}"
+        )
+
+
+class WithinMapNorm(nn.Module):
+    """The 2012 code's second norm in layer 2: the same formula over a square of pixels inside one feature map."""
+
+    def __init__(self, size: int = 5, scale: float = 1e-3 / 25, beta: float = 0.75) -> None:
+        super().__init__()
+        self.size, self.scale, self.beta = size, scale, beta
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise each value by its neighbours on the map; beyond the edge there is nothing to add."""
+        wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+        energy = F.avg_pool2d(wide.square(), self.size, stride=1, padding=self.size // 2, divisor_override=1)
+        return (wide / (1 + self.scale * energy).pow(self.beta)).to(x.dtype)
+
+
+class Dropout(nn.Module):
+    """Dropout in both conventions, with masks that can be drawn from a named stream.
+
+    inverted=True scales by 1/(1-p) while training, as everyone does now; inverted=False scales by (1-p) at test,
+    as in 2012. `generator`, when set, is where the masks come from (see training/run.py).
+    """
+
+    def __init__(self, p: float, inverted: bool = True) -> None:
+        super().__init__()
+        if not 0 <= p < 1:
+            raise ValueError(f"dropout must be at least 0 and below 1, got {p}")
+        self.p, self.inverted = p, inverted
+        self.generator: Generator | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Silence each value with probability p while training."""
+        if not self.training:
+            return x if self.inverted else x * (1 - self.p)
+        keep = torch.empty_like(x).bernoulli_(1 - self.p, generator=self.generator)
+        return x * keep.div_(1 - self.p) if self.inverted else x * keep
+
+    def extra_repr(self) -> str:
+        """Show both settings."""
+        return f"p={self.p}, inverted={self.inverted}"
+
+
+class Add(nn.Module):
+    """The sum that closes a residual block: a module, so that instruments and tables see it."""
+
+    def forward(self, shortcut: Tensor, residual: Tensor) -> Tensor:
+        """Return shortcut + residual."""
+        return shortcut + residual
+
+
+def _group_norm(channels: int, groups: int | None = None, eps: float = 1e-5) -> nn.Module:
+    if groups is None:  # 32 where it fits, as published; else the largest smaller number that does
+        groups = next(g for g in range(min(32, channels), 0, -1) if channels % g == 0)
+    elif channels % groups:
+        fits = [g for g in range(1, channels + 1) if channels % g == 0]
+        raise ValueError(f"gn:groups={groups} does not divide a layer of {channels} channels; these do: {fits}")
+    return nn.GroupNorm(groups, channels, eps=eps)
+
+
+def _lrn(channels: int, groups: int = 1, **constants: object) -> nn.Module:
+    if channels % groups:
+        raise ValueError(f"lrn:groups={groups} does not divide a layer of {channels} channels")
+    return LocalResponseNorm(groups=groups, **constants)  # type: ignore[arg-type]  # checked by the parser
+
+
+NORMS: Mapping[str, Callable[..., nn.Module]] = {
+    "lrn": _lrn,
+    "bn": nn.BatchNorm2d,
+    "gn": _group_norm,
+    "none": lambda _channels: nn.Identity(),
+}
+
+ACTIVATIONS: Mapping[str, Callable[..., nn.Module]] = {
+    "relu": nn.ReLU,
+    "leaky": lambda slope=0.01: nn.LeakyReLU(slope),
+    "prelu": lambda start=0.25: nn.PReLU(init=start),
+    "elu": lambda alpha=1.0: nn.ELU(alpha),
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "tanh": nn.Tanh,
+    "sigmoid": nn.Sigmoid,
+    "relu6": nn.ReLU6,
+    "hardswish": nn.Hardswish,
+    "none": nn.Identity,
+}
+
+
+@dataclass(frozen=True)
+class NormSlot:
+    """A norm with its place: which convolutions it follows and on which side of the activation."""
+
+    level: Level
+    constructor: Callable[[int], nn.Module] | None = None  # a caller's own norm, in place of a level's
+
+    @classmethod
+    def of(cls, level: NormLevel, published: str) -> "NormSlot":
+        """Read a level; arguments that a bare or partial `lrn` leaves open are those of the published LRN."""
+        original = parse_level("norm", published)
+        if level is None:
+            return cls(original)
+        if callable(level):
+            return cls(Level("own"), level)
+        chosen = level if isinstance(level, Level) else parse_level("norm", level)
+        if chosen.name != original.name:
+            return cls(chosen)
+        merged = {**dict(original.arguments), **dict(chosen.arguments)}
+        return cls(
+            Level(
+                chosen.name,
+                tuple(merged.items()),
+                chosen.placement or original.placement,
+                chosen.layers or original.layers,
+            )
+        )
+
+    @property
+    def placement(self) -> str:
+        """Where it stands when nothing else is said: LRN after the activation, every other norm before."""
+        return self.level.placement or ("after" if self.level.name == "lrn" else "before")
+
+    def stands_at(self, layer: int) -> bool:
+        """Say whether the norm follows convolution number `layer`, counted from 1."""
+        if self.level.name == "none":
+            return False
+        if self.level.layers is None:
+            return self.level.name != "lrn" or layer in (1, 2)
+        return self.level.layers == "all" or layer in self.level.layers
+
+    def check_layers(self, count: int) -> None:
+        """Refuse a layer that the network does not have."""
+        if isinstance(self.level.layers, tuple) and not set(self.level.layers) <= set(range(1, count + 1)):
+            raise ValueError(f"norm level {str(self.level)!r}: this network's convolutions are numbered 1 to {count}")
+
+    def has_bias_at(self, layer: int) -> bool:
+        """Say whether a norm there brings a bias of its own, so that a convolution before it needs none."""
+        return self.stands_at(layer) and self.level.name in ("bn", "gn") and self.placement == "before"
+
+    def build(self, channels: int) -> nn.Module:
+        """Build the norm for that many channels."""
+        if self.constructor is not None:
+            return self.constructor(channels)
+        return NORMS[self.level.name](channels, **dict(self.level.arguments))
+
+
+def build_activation(level: ActivationLevel, published: str) -> nn.Module:
+    """Build one activation: the level asked for, or the published one."""
+    if callable(level):
+        return level()
+    parsed = level if isinstance(level, Level) else parse_level("act", level or published)
+    return ACTIVATIONS[parsed.name](**dict(parsed.arguments))
+
+
+class ConvUnit(nn.Sequential):
+    """A convolution with its norm and activation, in the order that the norm asks for: conv, norm, act by name.
+
+    `layer` is the convolution's number in the network, from 1. act=False leaves the unit linear, as before the sum of a
+    residual block. The convolution has a bias of its own exactly where no norm behind it brings one, unless `bias` says
+    otherwise.
+    """
+
+    def __init__(
+        self,
+        layer: int,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: int = 1,
+        groups: int = 1,
+        *,
+        norm: NormSlot,
+        act: ActivationLevel | bool = None,
+        published_act: str = "relu",
+        bias: bool | None = None,
+    ) -> None:
+        super().__init__()
+        padding = (kernel_size - 1) // 2
+        bias = not norm.has_bias_at(layer) if bias is None else bias
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=bias)
+        if norm.stands_at(layer) and (norm.placement == "before" or act is False):
+            self.norm = norm.build(out_channels)
+        if not isinstance(act, bool):
+            self.act = build_activation(act, published_act)
+            if norm.stands_at(layer) and norm.placement != "before":
+                self.norm = norm.build(out_channels)
