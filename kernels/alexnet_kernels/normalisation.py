@@ -11,6 +11,7 @@ from torch import Tensor
 from alexnet_kernels import _reference
 
 Window = Literal["mean", "sum"]
+Backend = Literal["auto", "reference", "cpu", "triton"]
 
 
 def local_response_norm(
@@ -22,6 +23,7 @@ def local_response_norm(
     *,
     window: Window = "mean",
     groups: int = 1,
+    backend: Backend = "auto",
 ) -> Tensor:
     """Divide each value by a power of the energy of its neighbours across channels.
 
@@ -37,6 +39,8 @@ def local_response_norm(
         raise TypeError(f"local_response_norm needs a floating-point tensor, got {x.dtype}; convert it with x.float()")
     if size < 1:
         raise ValueError(f"local_response_norm needs a window size of at least 1, got {size}")
+    if backend not in ("auto", "reference"):
+        raise ValueError(f"backend is 'auto' or 'reference' so far, got {backend!r}")
     if window not in ("mean", "sum"):
         raise ValueError(f"window is 'mean' or 'sum', got {window!r}")
     if groups < 1 or x.shape[1] % groups:
