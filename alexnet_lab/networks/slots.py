@@ -198,11 +198,11 @@ def build_activation(level: ActivationLevel, published: str) -> nn.Module:
 
 
 class ConvUnit(nn.Sequential):
-    """A convolution with its norm and activation, in the order that the norm asks for: conv, norm, act by name.
+    """A convolution with its norm, activation and pool (conv, norm, act, pool by name), ordered as the norm asks.
 
     `layer` is the convolution's number in the network, from 1. act=False leaves the unit linear, as before the sum of a
     residual block. The convolution has a bias of its own exactly where no norm behind it brings one, unless `bias` says
-    otherwise.
+    otherwise. A norm placed "pooled" stands behind the activation where there is no pool.
     """
 
     def __init__(
@@ -218,14 +218,36 @@ class ConvUnit(nn.Sequential):
         act: ActivationLevel | bool = None,
         published_act: str = "relu",
         bias: bool | None = None,
+        pool: nn.Module | None = None,
     ) -> None:
         super().__init__()
         padding = (kernel_size - 1) // 2
         bias = not norm.has_bias_at(layer) if bias is None else bias
+        place = norm.placement if norm.stands_at(layer) else None
         self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=bias)
-        if norm.stands_at(layer) and (norm.placement == "before" or act is False):
+        if place == "before" or (place and isinstance(act, bool)):
             self.norm = norm.build(out_channels)
         if not isinstance(act, bool):
             self.act = build_activation(act, published_act)
-            if norm.stands_at(layer) and norm.placement != "before":
+            if place == "after" or (place == "pooled" and pool is None):
                 self.norm = norm.build(out_channels)
+        if pool is not None:
+            self.pool = pool
+            if place == "pooled" and not isinstance(act, bool):
+                self.norm = norm.build(out_channels)
+
+
+def check_sizes(
+    network: str, *, num_classes: int, in_channels: int, width: float, image_size: int, smallest_image: int = 1
+) -> None:
+    """Refuse a network without classes, channels or width, or an image of which its strides leave nothing."""
+    for what, value in (("num_classes", num_classes), ("in_channels", in_channels)):
+        if value < 1:
+            raise ValueError(f"{what} must be at least 1, got {value}")
+    if not width > 0:
+        raise ValueError(f"width must be above 0, got {width}")
+    if image_size < smallest_image:
+        raise ValueError(
+            f"image size {image_size} is too small for {network}: its strides leave no pixel of it; "
+            f"the smallest that works is {smallest_image}"
+        )

@@ -1,0 +1,98 @@
+"""VGG11: eight 3x3 convolutions, five pools, three fully connected layers.
+
+* layer1 to layer8 (conv, act and, behind layers 1, 2, 4, 6 and 8, pool), average, classifier
+* no norm as published; norm="bn" is torchvision's vgg11_bn, whose convolutions keep a bias in front of the norm
+
+Source: Simonyan, Zisserman, arXiv 1409.1556, table 1, column A (A-LRN is norm="lrn:layers=1"); values at the start and
+the average to 7x7 as in torchvision's published model. Shapes: N batch, C channels, H W pixels.
+"""
+
+from collections import OrderedDict
+
+from torch import nn
+
+from alexnet_lab.networks.initialisation import Start, gaussian, initialise, kaiming_fan_out, resolve_init
+from alexnet_lab.networks.slots import (
+    ActivationLevel,
+    ConvUnit,
+    Dropout,
+    NormLevel,
+    NormSlot,
+    build_activation,
+    check_sizes,
+)
+
+CHANNELS = (64, 128, 256, 256, 512, 512, 512, 512)
+POOLED_LAYERS = (1, 2, 4, 6, 8)
+SMALLEST_IMAGE = 2 ** len(POOLED_LAYERS)
+FINAL_SIDE = 7  # of the maps that the classifier takes, whatever the image
+
+
+class VGG11(nn.Sequential):
+    """VGG11 with any level in any slot.
+
+    >>> VGG11(10, norm="bn", dropout=0.3, image_size=64, width=0.25)
+
+    A slot left at None is as published: no norm, relu, dropout .5 behind both hidden layers of the classifier. `init`
+    is "published", "he" or "torch"; `seed` names the initial values, None takes torch.manual_seed's.
+    """
+
+    def __init__(
+        self,
+        num_classes: int = 1000,
+        *,
+        norm: NormLevel = None,
+        act: ActivationLevel = None,
+        dropout: float | None = None,
+        width: float = 1.0,
+        image_size: int = 224,
+        in_channels: int = 3,
+        init: str = "published",
+        seed: int | None = None,
+    ) -> None:
+        super().__init__()
+        check_sizes(
+            "vgg11",
+            num_classes=num_classes,
+            in_channels=in_channels,
+            width=width,
+            image_size=image_size,
+            smallest_image=SMALLEST_IMAGE,
+        )
+        slot = NormSlot.of(norm, "none")
+        slot.check_layers(len(CHANNELS))
+
+        before = in_channels
+        for layer, published in enumerate(CHANNELS, 1):
+            channels = max(1, round(published * width))
+            pool = nn.MaxPool2d(2, stride=2) if layer in POOLED_LAYERS else None
+            self.add_module(
+                f"layer{layer}",
+                # The bias stays in front of a norm, where it does nothing, because vgg11_bn's files have it.
+                ConvUnit(layer, before, channels, 3, norm=slot, act=act, bias=True, pool=pool),
+            )
+            before = channels
+        self.average = nn.AdaptiveAvgPool2d(FINAL_SIDE)
+        self.flatten = nn.Flatten()
+        hidden = max(1, round(4096 * width))
+        self.classifier = _classifier(
+            before * FINAL_SIDE**2, hidden, num_classes, act, 0.5 if dropout is None else dropout
+        )
+        self.image_size = image_size
+        initialise(self, resolve_init(init, _published_start), seed)
+
+
+def _classifier(inputs: int, hidden: int, num_classes: int, act: ActivationLevel, dropout: float) -> nn.Sequential:
+    parts: OrderedDict[str, nn.Module] = OrderedDict()
+    for number in (1, 2):
+        parts[f"hidden{number}"] = nn.Linear(inputs, hidden)
+        parts[f"act{number}"] = build_activation(act, "relu")
+        if dropout:
+            parts[f"drop{number}"] = Dropout(dropout)
+        inputs = hidden
+    parts["output"] = nn.Linear(hidden, num_classes)
+    return nn.Sequential(parts)
+
+
+def _published_start(layer: str) -> Start:
+    return Start(gaussian(0.01)) if layer.startswith("classifier") else Start(kaiming_fan_out)
