@@ -1,0 +1,1 @@
+"""Many runs: which to make, making them, and what they say together."""

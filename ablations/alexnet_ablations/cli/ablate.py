@@ -1,0 +1,165 @@
+"""alexnet-lab ablate: change parts of AlexNet, train all combinations under the same luck, print what changed."""
+
+import os
+import re
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from alexnet_ablations.cli.terminal import open_console
+
+if TYPE_CHECKING:
+    from alexnet_ablations.study import PlannedRun, Study
+
+CELL_LIMIT = 64
+
+
+def ablate(
+    norm: Annotated[str | None, typer.Option(help="Normalisations to try: bn,none or lrn:k=1 or bn:after ...")] = None,
+    act: Annotated[str | None, typer.Option(help="Activations to try: leaky,prelu or leaky:0.2 ...")] = None,
+    dropout: Annotated[str | None, typer.Option(help="Dropout rates to try: 0.3,0 ...")] = None,
+    preset: Annotated[str | None, typer.Option(help="Readings of AlexNet to try: source2012,review ...")] = None,
+    init: Annotated[str | None, typer.Option(help="Initial values to try: published,torch ...")] = None,
+    batch_size: Annotated[str | None, typer.Option(help="Batch sizes to try: 16,64 ...")] = None,
+    learning_rate: Annotated[str | None, typer.Option(help="Learning rates to try: 0.003,0.03 ...")] = None,
+    weight_decay: Annotated[str | None, typer.Option(help="Weight decays to try: 0,0.005 ...")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds per cell.")] = 3,
+    epochs: Annotated[int, typer.Option(min=1, help="Epochs per run.")] = 10,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Runs side by side.", show_default="one per core")] = None,
+    out: Annotated[Path | None, typer.Option(help="Study folder.", show_default="runs/<name of the study>")] = None,
+) -> None:
+    """Ablate AlexNet: the published network against the levels you name, all combinations, several seeds.
+
+    [bold]alexnet-lab ablate --norm bn --act leaky[/]             LRN or BN, ReLU or LeakyReLU: 4 cells
+    [bold]alexnet-lab ablate --norm bn,none --seeds 6[/]          three normalisations
+    [bold]alexnet-lab ablate --dropout 0.3 --batch-size 16,64[/]  dropout at three batch sizes
+
+    The published value of each part is always in: norm lrn, act relu, dropout 0.5, preset paper. Data: scikit-learn's
+    handwritten digits at 67 pixels, on a quarter of AlexNet's width. The same command again does only what is missing.
+    """
+    console = open_console()
+    given = {
+        "norm": norm,
+        "act": act,
+        "dropout": dropout,
+        "preset": preset,
+        "init": init,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "weight_decay": weight_decay,
+    }
+    study = _declare({field: text for field, text in given.items() if text is not None}, seeds, epochs, out)
+    study.open_folder()
+    runs = study.runs()
+    missing = [run for run in runs if not run.is_done]
+    side_by_side = min(jobs or os.cpu_count() or 1, max(len(missing), 1))
+    _print_plan(console, study, len(runs), len(missing), side_by_side)
+    began = time.monotonic()
+    if missing:
+        _run_with_progress(console, missing, side_by_side)
+    rows = _print_results(console, study, runs)
+    path = study.write_results(rows)
+    console.print(f"[dim]{time.monotonic() - began:.0f} s. Rows: {path}   Runs: {study.folder / 'runs'}[/]")
+    broken = [row for row in rows if row["state"] not in ("ok", "diverged")]
+    if broken:
+        console.print(
+            f"[red]{len(broken)} of {len(rows)} runs failed: {broken[0]['why']}[/] (same command: tries again)"
+        )
+        raise typer.Exit(1)
+
+
+def _declare(given: dict[str, str], seeds: int, epochs: int, out: Path | None) -> "Study":
+    from alexnet_ablations.design import FACTORS, factorial, read_factor
+    from alexnet_ablations.study import Study
+    from alexnet_lab.training.recipe import Recipe
+
+    if not given:
+        flags = ", ".join("--" + field.replace("_", "-") for field in FACTORS)
+        raise ValueError(f"nothing to ablate: name at least one of {flags}; for example --norm bn --act leaky")
+    start = Recipe(epochs=epochs)
+    factors = tuple(read_factor(field, text, start) for field, text in given.items())
+    count = len(factorial(factors))
+    if count > CELL_LIMIT:
+        raise ValueError(f"these levels cross to {count} cells, more than {CELL_LIMIT}; name fewer levels at once")
+    parts = (f"{f.field}-{'+'.join(str(level) for level in f.levels[1:])}" for f in factors)
+    name = re.sub(r"[^\w.,=+-]", "-", "_".join(["digits", *parts]))
+    return Study(start, factors, seeds, out or Path("runs") / name)
+
+
+def _print_plan(console: Console, study: "Study", total: int, missing: int, side_by_side: int) -> None:
+    start = study.start
+    factors = ", ".join(f"{f.field} {{{', '.join(map(str, f.levels))}}}" for f in study.factors)
+    console.print(
+        f"[bold]{start.network}[/] on {start.data}: {factors}\n"
+        f"{len(study.cells)} cells x {study.seeds} seeds = {total} runs of {start.epochs} epochs, "
+        f"{side_by_side} side by side" + (f"; {total - missing} already done" if missing < total else "")
+    )
+    console.print(
+        f"[dim]laptop recipe: width {start.width:g}, {start.image_size} px, {start.init} init on {start.input_scale} "
+        f"inputs, SGD {start.learning_rate:g}; the 2012 start stays at chance at this size[/]"
+    )
+
+
+def _run_with_progress(console: Console, runs: "Sequence[PlannedRun]", jobs: int) -> None:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+    from alexnet_ablations.execution import run_all
+
+    def summary(run: "PlannedRun") -> str:
+        verdict = run.folder.verdict()
+        if verdict is None:
+            return "lost"
+        accuracy = verdict["result"].get("test_accuracy")
+        return f"{accuracy:.1%}" if accuracy is not None else str(verdict["state"])
+
+    if not console.is_terminal:
+        ended = 0
+
+        def report_plainly(run: "PlannedRun", event: str, _epochs: int) -> None:
+            nonlocal ended
+            if event == "ended":
+                ended += 1
+                console.print(f"[{ended}/{len(runs)}] {run.cell.name} seed {run.seed}: {summary(run)}", markup=False)
+
+        run_all(runs, jobs, report_plainly)
+        return
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        whole = progress.add_task("epochs of all runs", total=sum(run.recipe.epochs for run in runs))
+        bars: dict[PlannedRun, TaskID] = {}
+        counted: dict[PlannedRun, int] = {}
+
+        def report(run: "PlannedRun", event: str, epochs: int) -> None:
+            if event == "started":
+                bars[run] = progress.add_task(f"{run.cell.name} seed {run.seed}", total=run.recipe.epochs)
+            progress.update(bars[run], completed=epochs)
+            if event == "ended":
+                progress.remove_task(bars[run])
+                epochs = run.recipe.epochs  # one that diverged has no more to do
+            progress.advance(whole, epochs - counted.get(run, 0))
+            counted[run] = epochs
+
+        run_all(runs, jobs, report)
+
+
+def _print_results(console: Console, study: "Study", runs: "Sequence[PlannedRun]") -> list[dict[str, Any]]:
+    from alexnet_ablations.cli.tables import cell_table, effect_table
+    from alexnet_ablations.statistics import factorial_effects
+    from alexnet_ablations.study import collect
+
+    rows = collect(runs)
+    console.print(cell_table(rows, study.cells))
+    effects = factorial_effects(rows, study.factors, "test_accuracy")
+    if effects:
+        console.print(effect_table(effects))
+    smallest = 2 / 2**study.seeds
+    console.print(
+        f"[dim]points of test accuracy, paired by seed; with {study.seeds} seeds an exact sign-flip test "
+        f"cannot go below p = {smallest:.2g}[/]"
+    )
+    return rows

@@ -1,0 +1,44 @@
+"""The application and its commands; errors that a user can mend end as one line."""
+
+import sys
+
+import typer
+from rich.console import Console
+
+import alexnet_lab
+from alexnet_ablations.cli.ablate import ablate
+from alexnet_ablations.cli.networks import networks
+
+application = typer.Typer(
+    name="alexnet-lab",
+    help="Take AlexNet as it was built in 2012, change one part or several, train both under the same luck, "
+    "and see what changed.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+application.command()(ablate)
+application.command()(networks)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"alexnet-lab {alexnet_lab.__version__}")
+        raise typer.Exit
+
+
+@application.callback()
+def _top(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
+) -> None:
+    """Take part of every command."""
+
+
+def main() -> None:
+    """Run the command line."""
+    try:
+        application()
+    except (ValueError, FileNotFoundError) as error:
+        Console(stderr=True).print(f"[bold red]error:[/] {error}", highlight=False, soft_wrap=True)
+        sys.exit(2)

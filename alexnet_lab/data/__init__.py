@@ -1,0 +1,1 @@
+"""Images in: where they come from, how they are split, how they reach the network."""

@@ -1,0 +1,82 @@
+"""The run folder: the contract between the floors.
+
+    recipe.json        what was asked for
+    provenance.json    versions, machine, data fingerprint: under what it ran
+    metrics.jsonl      one line per epoch, appended as it happens
+    checkpoints/       weights, safetensors
+    state.json         how it ended: ok, diverged or error, and why; absent while it runs
+
+Only its own run writes in it. Every write is atomic or appends, and a reader tolerates a torn last line. Plain formats,
+readable without this code; nothing is ever unpickled.
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+State = Literal["ok", "diverged", "error"]
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write a file so that a reader, or a crash, finds either the old one or the new one, whole."""
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    data = content.encode() if isinstance(content, str) else content
+    with scratch.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    scratch.replace(path)
+
+
+class RunFolder:
+    """One run's folder, for its run to write and for anyone to read."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def begin(self, recipe: str, provenance: dict[str, Any]) -> None:
+        """Start afresh: whatever an earlier attempt left is cleared first, its verdict before its numbers."""
+        (self.path / "checkpoints").mkdir(parents=True, exist_ok=True)
+        (self.path / "state.json").unlink(missing_ok=True)
+        (self.path / "metrics.jsonl").unlink(missing_ok=True)
+        write_atomically(self.path / "recipe.json", recipe)
+        write_atomically(self.path / "provenance.json", json.dumps(provenance, indent=2))
+
+    def log(self, row: dict[str, Any]) -> None:
+        """Append one line of metrics."""
+        with (self.path / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def end(self, state: State, why: str = "", result: dict[str, Any] | None = None) -> None:
+        """Write the verdict, last of all."""
+        verdict = {"state": state, "why": why, "result": result or {}}
+        write_atomically(self.path / "state.json", json.dumps(verdict, indent=2))
+
+    def recipe(self) -> dict[str, Any] | None:
+        """Return the recipe as it was written, or None."""
+        return _read_json(self.path / "recipe.json")
+
+    def verdict(self) -> dict[str, Any] | None:
+        """Return how the run ended, or None while it has not."""
+        return _read_json(self.path / "state.json")
+
+    def metrics(self) -> Iterator[dict[str, Any]]:
+        """Yield the lines of metrics; a line that a crash tore ends the reading."""
+        path = self.path / "metrics.jsonl"
+        if not path.exists():
+            return
+        for line in path.read_text().splitlines():
+            try:
+                yield json.loads(line)
+            except json.JSONDecodeError:
+                return
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    try:
+        content: dict[str, Any] = json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    return content

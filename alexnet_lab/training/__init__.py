@@ -1,0 +1,1 @@
+"""One training run: the recipe it follows, and the loop that follows it."""
