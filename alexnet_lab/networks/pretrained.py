@@ -267,7 +267,7 @@ def _published_tensors(name: str) -> Mapping[str, Tensor]:
     return {theirs[ours]: tensor for ours, tensor in network.state_dict().items()}
 
 
-_AS_PUBLISHED = "Torchvision's files hold networks as published: leave norm at None, and take an act without weights."
+_AS_PUBLISHED = "Its files hold networks as published: leave norm at None and width at 1, take an act without weights."
 
 
 def _repair(network: nn.Module, state_dict: Mapping[str, Tensor], named_right: bool) -> str:

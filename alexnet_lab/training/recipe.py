@@ -85,5 +85,5 @@ def read_recipe(values: Mapping[str, Any]) -> Recipe:
         return _adapter.validate_python(dict(values))
     except ValidationError as error:
         first = error.errors()[0]
-        message = first["msg"].removeprefix("Value error, ")
+        message = first["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
         raise ValueError(f"{first['loc'][0]}: {message} (got {first['input']!r})") from None

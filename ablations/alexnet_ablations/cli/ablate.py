@@ -32,14 +32,17 @@ def ablate(
     jobs: Annotated[int | None, typer.Option(min=1, help="Runs side by side.", show_default="one per core")] = None,
     out: Annotated[Path | None, typer.Option(help="Study folder.", show_default="runs/<name of the study>")] = None,
 ) -> None:
-    """Ablate AlexNet: the published network against the levels you name, all combinations, several seeds.
+    """Ablate AlexNet: the published network against the levels you name, crossed.
 
-    [bold]alexnet-lab ablate --norm bn --act leaky[/]             LRN or BN, ReLU or LeakyReLU: 4 cells
-    [bold]alexnet-lab ablate --norm bn,none --seeds 6[/]          three normalisations
-    [bold]alexnet-lab ablate --dropout 0.3 --batch-size 16,64[/]  dropout at three batch sizes
+    [bold]alexnet-lab ablate --norm bn --act leaky[/]      LRN or BN, ReLU or LeakyReLU
+    [bold]alexnet-lab ablate --norm bn,none --seeds 6[/]   three normalisations, six seeds
+    [bold]alexnet-lab ablate --norm lrn:k=1,bn:after[/]    levels with arguments
+    [bold]alexnet-lab ablate --dropout 0.3 --batch-size 16,64[/]
 
-    The published value of each part is always in: norm lrn, act relu, dropout 0.5, preset paper. Data: scikit-learn's
-    handwritten digits at 67 pixels, on a quarter of AlexNet's width. The same command again does only what is missing.
+    The published value of each part is always in, as the baseline: norm lrn,
+    act relu, dropout 0.5, preset paper. Data: scikit-learn's handwritten digits
+    at 67 pixels, on a quarter of AlexNet's width. Each run is a process and a
+    folder of its own; the same command again does only what is missing.
     """
     console = open_console()
     given = {

@@ -25,8 +25,11 @@ def networks(
 ) -> None:
     """List the networks, or print one as a table.
 
-    [bold]alexnet-lab networks[/]                                    list them
-    [bold]alexnet-lab networks alexnet --preset paper --norm bn[/]   layer, shape, parameters, multiply-adds, field
+    [bold]alexnet-lab networks[/]                         list them
+    [bold]alexnet-lab networks alexnet --norm bn[/]       every layer, measured
+    [bold]alexnet-lab networks vgg11 --image-size 96[/]
+
+    The table gives output shape, parameters, multiply-adds and receptive field.
     """
     console = open_console()
     if name is None:
