@@ -179,7 +179,7 @@ class AlexNet(nn.Sequential):
         self.preset_name, self.image_size = preset, image_size
         initialise(self, resolve_init(init, plan.starts.__getitem__), seed)
 
-    def __getitem__(self, index: int | slice) -> nn.Module:  # type: ignore[override]  # a part of AlexNet is none
+    def __getitem__(self, index: int | slice) -> nn.Module:
         """Return one module, or a plain sequence of some: network[:-1] gives the features before fc8."""
         if isinstance(index, slice):
             return nn.Sequential(OrderedDict(list(self.named_children())[index]))

@@ -1,0 +1,117 @@
+"""The command line as a user meets it: in a process of its own."""
+
+import csv
+import json
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = ("torch", "sklearn", "scipy", "matplotlib", "triton", "pandas")
+
+
+def alexnet_lab(*arguments, cwd=None, check=True):
+    done = subprocess.run(
+        [sys.executable, "-c", "from alexnet_ablations.cli import main; main()", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        check=False,
+        timeout=300,
+        env=None,
+    )
+    assert not check or done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["ablate", "--help"], ["networks", "--help"], ["--version"]])
+def test_help_answers_without_importing_anything_heavy(arguments):
+    program = f"""
+import sys
+sys.argv = ["alexnet-lab", *{arguments!r}]
+from alexnet_ablations.cli import main
+try:
+    main()
+finally:
+    print([name for name in {HEAVY!r} if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert len(done.stdout) > 20
+
+
+def test_every_command_has_a_help_with_an_example():
+    top = alexnet_lab("--help").stdout
+    for command in ("ablate", "networks"):
+        assert command in top
+        assert f"alexnet-lab {command} " in alexnet_lab(command, "--help").stdout
+
+
+def test_networks_lists_all_and_shows_one():
+    listing = alexnet_lab("networks").stdout
+    for name in ("alexnet", "mobilenet_v3_large", "source2012", "torchvision"):
+        assert name in listing
+    table = alexnet_lab("networks", "alexnet", "--preset", "paper", "--norm", "bn").stdout
+    assert "norm5" in table
+    assert "60,967,976 parameters" in table  # 60,965,224 and two for each of 1,376 channels
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["networks", "alexnt"], "unknown network 'alexnt'. Did you mean 'alexnet'"),
+        (["networks", "vgg11", "--preset", "paper"], "only alexnet has presets"),
+        (["networks", "alexnet", "--norm", "bm"], "Did you mean 'bn'"),
+        (["networks", "alexnet", "--image-size", "20"], "the smallest that works is 52"),
+        (["ablate"], "nothing to ablate: name at least one of --norm"),
+        (["ablate", "--norm", "lrn"], "is the baseline itself"),
+        (["ablate", "--dropout", ",".join(f"0.{i:02}" for i in range(90))], "90 cells, more than 64"),
+    ],
+)
+def test_a_mistake_ends_as_one_clear_line(arguments, message, tmp_path):
+    done = alexnet_lab(*arguments, cwd=tmp_path, check=False)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert done.stderr.startswith("error: ")
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.long
+def test_ablate_trains_prints_and_goes_on_where_it_was(tmp_path):
+    command = ("ablate", "--norm", "bn", "--act", "leaky", "--seeds", "1", "--epochs", "1", "--out", "study")
+    first = alexnet_lab(*command, cwd=tmp_path).stdout
+    assert "4 cells x 1 seeds = 4 runs" in first
+    assert "[4/4]" in first
+    assert "norm: lrn → bn" in first
+    with (tmp_path / "study" / "results.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["state"] for row in rows] == ["ok"] * 4
+    for norm in ("lrn", "bn"):
+        for act in ("relu", "leaky"):
+            run = tmp_path / "study" / "runs" / f"norm={norm},act={act}" / "seed-0"
+            assert json.loads((run / "recipe.json").read_text())["norm"] == norm
+            assert (run / "checkpoints" / "final.safetensors").stat().st_size > 1_000_000
+
+    stamps = {path: path.stat().st_mtime_ns for path in tmp_path.glob("study/runs/*/*/state.json")}
+    again = alexnet_lab(*command, cwd=tmp_path).stdout
+    assert "4 already done" in again
+    assert "[1/" not in again
+    assert stamps == {path: path.stat().st_mtime_ns for path in tmp_path.glob("study/runs/*/*/state.json")}
+
+    # A run that was lost, and one more seed: only those are made.
+    (tmp_path / "study/runs/norm=bn,act=leaky/seed-0/state.json").unlink()
+    grown = alexnet_lab(*command[:6], "2", *command[7:], cwd=tmp_path).stdout
+    assert "3 already done" in grown
+    assert "[5/5]" in grown
+
+
+@pytest.mark.long
+def test_a_failing_cell_takes_no_other_with_it_and_is_reported(tmp_path):
+    # 1,079 training images: a batch of 2,000 cannot be filled
+    done = alexnet_lab(
+        "ablate", "--batch-size", "2000", "--seeds", "1", "--epochs", "1", "--out", "s", cwd=tmp_path, check=False
+    )
+    assert done.returncode == 1
+    assert "1 of 2 runs failed" in done.stdout
+    assert "batch size 2000 is larger than the 1079 training images" in " ".join(done.stdout.split())
