@@ -345,7 +345,7 @@ def _read(path: Path, published: Iterable[str]) -> Mapping[str, Tensor]:
 def _tensors_only(path: Path, content: object) -> Mapping[str, Tensor]:
     if isinstance(content, Mapping) and content and all(isinstance(value, Tensor) for value in content.values()):
         return content
-    held = f"{_some(map(repr, content))} by name" if isinstance(content, Mapping) else f"a {type(content).__name__}"
+    held = (_some(map(repr, content)) or "nothing") if isinstance(content, Mapping) else f"a {type(content).__name__}"
     raise ValueError(
         f"weights {str(path)!r}: a state dict is wanted, tensors by name; found {held}. "
         "Save the network's state_dict() alone"
