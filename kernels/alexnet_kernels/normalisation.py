@@ -1,17 +1,20 @@
-"""Local response normalisation, for any device.
+"""Local response normalisation, alone and with the ReLU before it and the max-pooling after it, for any device.
 
 Shapes: N batch, C channels, * any number of further dimensions.
 """
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-from alexnet_kernels import _reference
+from alexnet_kernels import _backends, _reference, _registration
+from alexnet_kernels._backends import Backend
 
 Window = Literal["mean", "sum"]
-Backend = Literal["auto", "reference", "cpu", "triton"]
+
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+_WIDEST_POOL = 16  # a winner's place in its window is kept in one byte
 
 
 def local_response_norm(
@@ -32,20 +35,90 @@ def local_response_norm(
     window="mean" divides that sum by `size`, as torch.nn.functional.local_response_norm, Caffe and the 2012 code do;
     window="sum" does not, as the 2012 paper writes it. `groups` splits the channels into that many towers, and no
     window crosses from one to the next.
+
+    Arithmetic is in float32 for half-precision input. The output has the memory layout of x, and only x is kept for the
+    backward pass. `backend` is "reference" (plain torch), "cpu", "triton", or "auto", which goes by the device.
     """
+    scale = _checked("local_response_norm", x, size, alpha, beta, k, window, groups, backend)
+    if backend == "reference":
+        return _reference.lrn(x, size, scale, beta, k, groups, False)
+    y: Tensor = _registration.call_lrn(x, size, scale, beta, k, groups, False, backend)
+    return y
+
+
+def relu_lrn(
+    x: Tensor,
+    size: int,
+    alpha: float = 1e-4,
+    beta: float = 0.75,
+    k: float = 1.0,
+    *,
+    window: Window = "mean",
+    groups: int = 1,
+    backend: Backend = "auto",
+) -> Tensor:
+    """Return local_response_norm(relu(x), ...) in one pass, forward and backward."""
+    scale = _checked("relu_lrn", x, size, alpha, beta, k, window, groups, backend)
+    if backend == "reference":
+        return _reference.lrn(x, size, scale, beta, k, groups, True)
+    y: Tensor = _registration.call_lrn(x, size, scale, beta, k, groups, True, backend)
+    return y
+
+
+def relu_lrn_maxpool(
+    x: Tensor,
+    size: int,
+    alpha: float = 1e-4,
+    beta: float = 0.75,
+    k: float = 1.0,
+    *,
+    window: Window = "mean",
+    groups: int = 1,
+    pool: int = 3,
+    stride: int = 2,
+    backend: Backend = "auto",
+) -> Tensor:
+    """Return max_pool2d(local_response_norm(relu(x), ...), pool, stride) in one pass, forward and backward.
+
+    No padding, partial windows dropped, ties and NaN as torch has them. Beside x, only one byte for each output is kept
+    for the backward pass.
+    """
+    scale = _checked("relu_lrn_maxpool", x, size, alpha, beta, k, window, groups, backend)
+    _check_pool(x, pool, stride)
+    if backend == "reference":
+        return _reference.relu_lrn_maxpool(x, size, scale, beta, k, groups, pool, stride, False)[0]
+    keep_winners = torch.is_grad_enabled() and x.requires_grad
+    y: Tensor
+    y, _ = _registration.call_relu_lrn_maxpool(x, size, scale, beta, k, groups, pool, stride, keep_winners, backend)
+    return y
+
+
+def _checked(
+    name: str, x: Tensor, size: int, alpha: float, beta: float, k: float, window: str, groups: int, backend: str
+) -> float:
+    """Refuse what has no meaning, and return what the window's sum of squares is multiplied by."""
     if x.dim() < 3:
-        raise ValueError(f"local_response_norm needs N, C and at least one more dimension, got shape {tuple(x.shape)}")
-    if not x.is_floating_point():
-        raise TypeError(f"local_response_norm needs a floating-point tensor, got {x.dtype}; convert it with x.float()")
+        raise ValueError(f"{name} needs N, C and at least one more dimension, got shape {tuple(x.shape)}")
+    if x.dtype not in _DTYPES:
+        raise TypeError(f"{name} needs float16, bfloat16, float32 or float64, got {x.dtype}; convert with x.float()")
     if size < 1:
-        raise ValueError(f"local_response_norm needs a window size of at least 1, got {size}")
-    if backend not in ("auto", "reference"):
-        raise ValueError(f"backend is 'auto' or 'reference' so far, got {backend!r}")
-    if window not in ("mean", "sum"):
+        raise ValueError(f"{name} needs a window size of at least 1, got {size}")
+    if window not in get_args(Window):
         raise ValueError(f"window is 'mean' or 'sum', got {window!r}")
     if groups < 1 or x.shape[1] % groups:
         raise ValueError(f"groups must divide the {x.shape[1]} channels, got {groups}")
-    # Sums of squares overflow float16 from |x| = 256 on, and bfloat16 keeps too few digits of them.
-    wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-    y = _reference.local_response_norm(wide, size, alpha / size if window == "mean" else alpha, beta, k, groups)
-    return y.to(x.dtype)
+    if not (k > 0 or (k == 0 and beta <= 0)):
+        raise ValueError(f"k must be positive, or zeros in x are divided by zero, got k={k} with beta={beta}; raise k")
+    _backends.check_name(backend)
+    return alpha / size if window == "mean" else alpha
+
+
+def _check_pool(x: Tensor, pool: int, stride: int) -> None:
+    if x.dim() != 4:
+        raise ValueError(f"relu_lrn_maxpool needs N, C, H and W, got shape {tuple(x.shape)}")
+    if not 1 <= pool <= _WIDEST_POOL:
+        raise ValueError(f"pool must be from 1 to {_WIDEST_POOL}, got {pool}; use max_pool2d(relu_lrn(x, ...)) instead")
+    if stride < 1:
+        raise ValueError(f"stride must be at least 1, got {stride}")
+    if min(x.shape[2:]) < pool:
+        raise ValueError(f"the pool of {pool} does not fit into an image of {tuple(x.shape[2:])}; use a smaller pool")

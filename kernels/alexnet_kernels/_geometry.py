@@ -1,0 +1,42 @@
+"""Windows, memory layouts and pool sizes, as every backend sees them."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+
+def window_reach(size: int, group_channels: int) -> tuple[int, int]:
+    """Return how many channels before and after its own a window of `size` covers, inside one group.
+
+    An even window reaches one channel further back than forward, as torch's own does. What lies beyond the group adds
+    nothing, so the reach is cut there and a huge size costs no more than the whole group.
+    """
+    furthest = max(0, group_channels - 1)
+    return min(size // 2, furthest), min((size - 1) // 2, furthest)
+
+
+def memory_order(x: Tensor) -> Literal["channels_first", "channels_last", "other"]:
+    """Say which of the two dense layouts the kernels read `x` has; where both hold, channels first."""
+    if x.is_contiguous():
+        return "channels_first"
+    if x.movedim(1, -1).is_contiguous():
+        return "channels_last"
+    return "other"
+
+
+def pooled_length(length: int, pool: int, stride: int) -> int:
+    """Return how many windows fit without padding; a last partial one is dropped, as max_pool2d does."""
+    return (length - pool) // stride + 1
+
+
+def pooled_outputs(x: Tensor, pool: int, stride: int, keep_winners: bool) -> tuple[Tensor, Tensor]:
+    """Allocate the pooled output and the winners' places in the layout of x; no winners are an empty tensor."""
+    batch, channels, height, width = x.shape
+    shape = (batch, channels, pooled_length(height, pool, stride), pooled_length(width, pool, stride))
+    last = memory_order(x) == "channels_last"
+    layout = torch.channels_last if last else torch.contiguous_format
+    y = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=layout)
+    if not keep_winners:
+        return y, torch.empty(0, dtype=torch.uint8, device=x.device)
+    return y, torch.empty(shape, dtype=torch.uint8, device=x.device, memory_format=layout)

@@ -1,0 +1,241 @@
+"""The operators as torch knows them: torch.compile, torch.export, vmap and double backward see one opaque call each.
+
+An operator carries its backend by name and looks up the code when it runs, so a program exported on a CPU still takes
+the fast path when it runs on CUDA.
+
+torch.func.grad does not see derivatives registered with an operator (torch 2.13), only those of an autograd.Function.
+So the same two functions are registered with the operator and put into a Function, and `call_...` takes the Function
+while such a transform is at work.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from alexnet_kernels import _backends, _reference
+from alexnet_kernels._geometry import pooled_outputs
+
+
+def _code(x: Tensor, backend: str) -> Any:
+    return _backends.choose(
+        x.device,
+        backend,
+        cpu="alexnet_kernels._cpu",
+        triton="alexnet_kernels._triton_lrn",
+        reference="alexnet_kernels._reference",
+    )
+
+
+def _operator(name: str) -> Callable[[Callable[..., Any]], Any]:
+    """Define an operator for every device from a typed function.
+
+    torch.library.custom_op would do, but its first call imports the whole compiler (1.2 s, and Triton with it), and
+    every call costs some microseconds more.
+    """
+
+    def define(function: Callable[..., Any]) -> Any:
+        schema = torch.library.infer_schema(function, mutates_args=())
+        torch.library.define(name, schema, tags=(torch.Tag.pt2_compliant_tag,))
+        torch.library.impl(name, "CompositeExplicitAutograd", function)
+        namespace, short = name.split("::")
+        return getattr(getattr(torch.ops, namespace), short).default
+
+    return define
+
+
+def _laid_out_as(x: Tensor, values: Tensor) -> Tensor:
+    """Return `values` in the memory layout of x, which is what the operator promised the compiler."""
+    out = torch.empty_like(x)
+    return values if values.stride() == out.stride() else out.copy_(values)
+
+
+def _differentiable(
+    operator: Any, save: Callable[..., None], differentiate: Callable[..., tuple[Any, ...]]
+) -> Callable[..., Any]:
+    """Give an operator its derivative, and return what calls it with or without function transforms at work."""
+    torch.library.register_autograd(operator.name(), differentiate, setup_context=save)
+    methods = {
+        "forward": staticmethod(operator),
+        "setup_context": staticmethod(save),
+        "backward": staticmethod(differentiate),
+        "generate_vmap_rule": True,
+    }
+    transformed: Any = type("Transformed", (torch.autograd.Function,), methods)
+
+    def call(*inputs: Any) -> Any:
+        if not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():
+            return transformed.apply(*inputs)
+        return operator(*inputs)
+
+    return call
+
+
+# ---- x -> lrn(x) ----
+
+
+@_operator("alexnet_kernels::lrn")
+def lrn(x: Tensor, size: int, scale: float, beta: float, k: float, groups: int, relu: bool, backend: str) -> Tensor:
+    """Return x, rectified where asked, over (k + scale * window energy) ** beta."""
+    return _laid_out_as(x, _code(x, backend).lrn(x, size, scale, beta, k, groups, relu))
+
+
+@_operator("alexnet_kernels::lrn_backward")
+def lrn_backward(
+    gradient: Tensor,
+    x: Tensor,
+    size: int,
+    scale: float,
+    beta: float,
+    k: float,
+    groups: int,
+    relu: bool,
+    backend: str,
+) -> Tensor:
+    """Return the gradient of lrn with respect to x."""
+    return _laid_out_as(x, _code(x, backend).lrn_backward(gradient, x, size, scale, beta, k, groups, relu))
+
+
+torch.library.register_fake("alexnet_kernels::lrn", lambda x, *_numbers: torch.empty_like(x))
+torch.library.register_fake("alexnet_kernels::lrn_backward", lambda _gradient, x, *_numbers: torch.empty_like(x))
+
+
+def _save_lrn(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, *ctx.numbers = inputs
+    ctx.save_for_backward(x)
+
+
+def _differentiate_lrn(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
+    (x,) = ctx.saved_tensors
+    return call_lrn_backward(gradient, x, *ctx.numbers), *(None for _ in ctx.numbers)
+
+
+def _save_lrn_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    gradient, x, *ctx.numbers = inputs
+    ctx.save_for_backward(gradient, x)
+
+
+def _differentiate_lrn_backward(ctx: Any, v: Tensor) -> tuple[Any, ...]:
+    gradient, x = ctx.saved_tensors
+    ddg, ddx = _reference.lrn_double_backward(v, gradient, x, *ctx.numbers[:-1])
+    return ddg, ddx, *(None for _ in ctx.numbers)
+
+
+call_lrn = _differentiable(lrn, _save_lrn, _differentiate_lrn)
+call_lrn_backward = _differentiable(lrn_backward, _save_lrn_backward, _differentiate_lrn_backward)
+
+
+# ---- x -> maxpool(lrn(relu(x))) ----
+
+
+@_operator("alexnet_kernels::relu_lrn_maxpool")
+def relu_lrn_maxpool(
+    x: Tensor,
+    size: int,
+    scale: float,
+    beta: float,
+    k: float,
+    groups: int,
+    pool: int,
+    stride: int,
+    keep_winners: bool,
+    backend: str,
+) -> tuple[Tensor, Tensor]:
+    """Return the pooled output and the winners' places in their windows (empty unless kept)."""
+    y, winners = _code(x, backend).relu_lrn_maxpool(x, size, scale, beta, k, groups, pool, stride, keep_winners)
+    like_y, like_winners = pooled_outputs(x, pool, stride, keep_winners)
+    return _laid_out_as(like_y, y), _laid_out_as(like_winners, winners)
+
+
+@_operator("alexnet_kernels::relu_lrn_maxpool_backward")
+def relu_lrn_maxpool_backward(
+    gradient: Tensor,
+    x: Tensor,
+    winners: Tensor,
+    size: int,
+    scale: float,
+    beta: float,
+    k: float,
+    groups: int,
+    pool: int,
+    stride: int,
+    backend: str,
+) -> Tensor:
+    """Return the gradient of relu_lrn_maxpool with respect to x."""
+    code = _code(x, backend)
+    return _laid_out_as(
+        x, code.relu_lrn_maxpool_backward(gradient, x, winners, size, scale, beta, k, groups, pool, stride)
+    )
+
+
+# The last four numbers are pool, stride, whether to keep the winners, and the backend.
+torch.library.register_fake("alexnet_kernels::relu_lrn_maxpool", lambda x, *numbers: pooled_outputs(x, *numbers[-4:-1]))
+torch.library.register_fake("alexnet_kernels::relu_lrn_maxpool_backward", lambda _gradient, x, *_: torch.empty_like(x))
+
+
+def _save_pooled(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    x, *ctx.numbers = inputs
+    ctx.mark_non_differentiable(output[1])
+    ctx.save_for_backward(x, output[1])
+
+
+def _differentiate_pooled(ctx: Any, gradient: Tensor, _of_winners: Any) -> tuple[Any, ...]:
+    x, winners = ctx.saved_tensors
+    *shape, keep_winners, backend = ctx.numbers
+    if not keep_winners:  # the call did not foresee a gradient; what it left out is made again
+        _, winners = relu_lrn_maxpool(x.detach(), *shape, True, backend)
+    return call_relu_lrn_maxpool_backward(gradient, x, winners, *shape, backend), *(None for _ in ctx.numbers)
+
+
+def _save_pooled_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    gradient, x, winners, *ctx.numbers = inputs
+    ctx.save_for_backward(gradient, x, winners)
+
+
+def _differentiate_pooled_backward(ctx: Any, v: Tensor) -> tuple[Any, ...]:
+    gradient, x, winners = ctx.saved_tensors
+    size, scale, beta, k, groups, pool, stride, _ = ctx.numbers
+    flat = _reference.winner_indices(winners, x.shape[3], pool, stride).flatten(2)
+    spread = torch.zeros_like(x).flatten(2).scatter_add(2, flat, gradient.flatten(2)).view_as(x)
+    ddg, ddx = _reference.lrn_double_backward(v, spread, x, size, scale, beta, k, groups, True)
+    return ddg.flatten(2).gather(2, flat).view_as(gradient), ddx, *(None for _ in range(len(ctx.numbers) + 1))
+
+
+call_relu_lrn_maxpool = _differentiable(relu_lrn_maxpool, _save_pooled, _differentiate_pooled)
+call_relu_lrn_maxpool_backward = _differentiable(
+    relu_lrn_maxpool_backward, _save_pooled_backward, _differentiate_pooled_backward
+)
+
+
+# ---- vmap: the mapped dimension joins the batch ----
+
+
+def _folded(tensor: Tensor, dimension: int | None, mapped: int) -> Tensor:
+    if dimension is None:
+        return tensor.expand(mapped, *tensor.shape).flatten(0, 1)
+    return tensor.movedim(dimension, 0).flatten(0, 1)
+
+
+def _map_over_batch(operator: Any, tensors: int) -> None:
+    def rule(info: Any, dimensions: tuple[Any, ...], *inputs: Any) -> tuple[Any, Any]:
+        mapped = info.batch_size
+        folded = [_folded(inputs[i], dimensions[i], mapped) for i in range(tensors)]
+        result = operator(*folded, *inputs[tensors:])
+
+        def unfold(part: Tensor) -> Tensor:
+            return part.view(mapped, part.shape[0] // mapped, *part.shape[1:])
+
+        if isinstance(result, Tensor):
+            return unfold(result), 0
+        # Winners that were not kept are one empty tensor, the same for all.
+        mapped_of = [None if part.dim() == 1 else 0 for part in result]
+        return tuple(part if part.dim() == 1 else unfold(part) for part in result), tuple(mapped_of)
+
+    torch.library.register_vmap(operator.name(), rule)
+
+
+_map_over_batch(lrn, 1)
+_map_over_batch(lrn_backward, 2)
+_map_over_batch(relu_lrn_maxpool, 1)
+_map_over_batch(relu_lrn_maxpool_backward, 3)

@@ -1,0 +1,151 @@
+"""The operators inside torch: compile, export, autocast, function transforms, opcheck."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import alexnet_kernels
+from alexnet_kernels import _registration, local_response_norm, relu_lrn, relu_lrn_maxpool
+
+DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+LAYOUTS = [torch.contiguous_format, torch.channels_last]
+
+
+def block(x):
+    return relu_lrn_maxpool(local_response_norm(relu_lrn(x, 3, groups=2), 5), 5, 1e-2, 0.75, 2.0, window="sum")
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("memory_format", LAYOUTS)
+def test_torch_finds_the_operators_well_made(device, memory_format):
+    x = torch.randn(2, 6, 7, 7, device=device).to(memory_format=memory_format).requires_grad_()
+    gradient = torch.randn(2, 6, 7, 7, device=device, requires_grad=True)
+    numbers = 3, 1e-2, 0.75, 1.0, 2
+    torch.library.opcheck(_registration.lrn, (x, *numbers, False, "auto"))
+    torch.library.opcheck(_registration.lrn_backward, (gradient, x, *numbers, True, "auto"))
+    torch.library.opcheck(_registration.relu_lrn_maxpool, (x, *numbers, 3, 2, True, "auto"))
+    y, winners = _registration.relu_lrn_maxpool(x, *numbers, 3, 2, True, "auto")
+    inputs = torch.randn_like(y).requires_grad_(), x, winners, *numbers, 3, 2, "auto"
+    torch.library.opcheck(_registration.relu_lrn_maxpool_backward, inputs)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("memory_format", LAYOUTS)
+def test_a_whole_graph_compiles_and_trains_alike(device, memory_format):
+    x = torch.randn(2, 6, 9, 9, device=device).to(memory_format=memory_format)
+    eager, compiled = x.clone().requires_grad_(), x.clone().requires_grad_()
+    block(eager).square().sum().backward()
+    torch.compile(block, fullgraph=True, backend="aot_eager")(compiled).square().sum().backward()
+    torch.testing.assert_close(compiled.grad, eager.grad, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("memory_format", LAYOUTS)
+def test_the_default_compiler_trains_alike(device, memory_format):
+    weight = torch.randn(6, 6, 3, 3, device=device)
+
+    def network(x):
+        return block(torch.nn.functional.conv2d(x, weight).mul(1.5)).exp().square().mean()
+
+    x = torch.randn(2, 6, 9, 9, device=device).to(memory_format=memory_format)
+    eager, compiled = x.clone().requires_grad_(), x.clone().requires_grad_()
+    network(eager).backward()
+    torch.compile(network, fullgraph=True)(compiled).backward()
+    torch.testing.assert_close(compiled.grad, eager.grad)
+    assert eager.grad.any()
+
+
+def test_an_exported_program_serves_any_batch():
+    class Block(torch.nn.Module):
+        def forward(self, x):
+            return block(x)
+
+    x = torch.randn(3, 6, 9, 9)
+    program = torch.export.export(Block(), (x,), dynamic_shapes=({0: torch.export.Dim("n")},))
+    for n in (2, 5):
+        x = torch.randn(n, 6, 9, 9)
+        assert torch.equal(program.module()(x), block(x))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_under_autocast_the_dtype_that_comes_goes(device):
+    weight = torch.randn(6, 6, 1, 1, device=device, requires_grad=True)
+    with torch.autocast(device, dtype=torch.bfloat16):
+        hidden = torch.nn.functional.conv2d(torch.randn(2, 6, 9, 9, device=device), weight)
+        y = block(hidden)
+    y.float().sum().backward()
+    assert hidden.dtype == y.dtype == torch.bfloat16
+    assert weight.grad.isfinite().all()
+    assert weight.grad.any()
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_vmap_goes_over_batches(device):
+    x = torch.randn(4, 3, 2, 6, 7, 7, device=device)
+    mapped = torch.func.vmap(torch.func.vmap(block, in_dims=1), in_dims=0)(x)
+    loop = torch.stack([torch.stack([block(x[i, :, j]) for j in range(2)]) for i in range(4)])
+    assert torch.equal(mapped, loop)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_per_sample_gradients_are_the_gradients_of_samples(device):
+    x = torch.randn(4, 6, 7, 7, device=device)
+
+    def loss(sample):
+        return block(sample[None]).square().sum()
+
+    got = torch.func.vmap(torch.func.grad(loss))(x)
+    for sample, gradient in zip(x, got, strict=True):
+        leaf = sample.clone().requires_grad_()
+        loss(leaf).backward()
+        torch.testing.assert_close(gradient, leaf.grad)
+
+
+def test_a_hessian_through_function_transforms_equals_autograds():
+    x = torch.randn(1, 4, 3, 3, dtype=torch.float64)
+
+    def loss(x):
+        return relu_lrn_maxpool(local_response_norm(x, 3, 0.5), 3, 0.5).square().sum()
+
+    got = torch.func.jacrev(torch.func.grad(loss))(x)
+    torch.testing.assert_close(got, torch.autograd.functional.hessian(loss, x))
+    assert got.abs().max() > 1e-3
+
+
+def test_the_exported_names_are_these():
+    assert alexnet_kernels.__all__ == ["local_response_norm", "relu_lrn", "relu_lrn_maxpool"]
+    for name in alexnet_kernels.__all__:
+        assert callable(getattr(alexnet_kernels, name))
+    with pytest.raises(AttributeError, match="no attribute 'lrn'"):
+        _ = alexnet_kernels.lrn
+
+
+def test_triton_is_not_imported_for_work_on_the_cpu():
+    code = (
+        "import sys, alexnet_kernels; assert 'torch' not in sys.modules\n"
+        "import torch; before = 'triton' in sys.modules\n"
+        "alexnet_kernels.relu_lrn_maxpool(torch.rand(1, 3, 5, 5), 3)\n"
+        "assert ('triton' in sys.modules) == before, 'triton came along'\n"
+        "assert 'alexnet_kernels._triton_lrn' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_auto_on_cuda_without_triton_warns_once_and_takes_the_reference(monkeypatch):
+    """Choosing is a pure function of the device, so this needs no GPU."""
+    from alexnet_kernels import _backends
+
+    monkeypatch.setattr(_backends, "triton_trouble", lambda: "not here; pip install 'triton>=3.6,<3.9'")
+    _backends.warn_once.cache_clear()
+    homes = {"cpu": "_cpu", "triton": "alexnet_kernels._triton_lrn", "reference": "alexnet_kernels._reference"}
+    with pytest.warns(UserWarning, match="pip install 'triton") as caught:
+        for _ in range(2):
+            chosen = _backends.choose(torch.device("cuda"), "auto", **homes)
+    assert chosen.__name__ == "alexnet_kernels._reference"
+    assert len(caught) == 1
+    with pytest.raises(RuntimeError, match="pip install 'triton"):
+        _backends.choose(torch.device("cuda"), "triton", **homes)
+    _backends.warn_once.cache_clear()
