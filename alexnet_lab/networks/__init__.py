@@ -36,7 +36,7 @@ BUILDERS: Mapping[str, Callable[..., nn.Module]] = {
 
 
 def build_network(name: str, num_classes: int = 1000, **slots: Any) -> nn.Module:
-    """Build any network by name; slots are norm, act, dropout, width, image_size, in_channels, init, seed, and preset."""
+    """Build any network by name; slots: norm, act, dropout, width, image_size, in_channels, init, seed, preset."""
     if name not in BUILDERS:
         raise unknown_choice("network", name, BUILDERS)
     if slots.get("preset") is not None and name != "alexnet":

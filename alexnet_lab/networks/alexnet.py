@@ -20,14 +20,8 @@ from torch import Tensor, nn
 
 from alexnet_lab.choices import unknown_choice
 from alexnet_lab.networks.initialisation import TORCH_DEFAULT, Start, gaussian, initialise, resolve_init
-from alexnet_lab.networks.slots import (
-    ActivationLevel,
-    Dropout,
-    NormLevel,
-    NormSlot,
-    WithinMapNorm,
-    build_activation,
-)
+from alexnet_lab.networks.parts import Dropout, PartSequence, WithinMapNorm
+from alexnet_lab.networks.slots import ActivationLevel, NormLevel, NormSlot, build_activation, check_sizes
 
 POOLED_LAYERS = (1, 2, 5)
 
@@ -116,7 +110,7 @@ class PadToStride(nn.Module):
         return f"kernel_size={self.kernel_size}, stride={self.stride}"
 
 
-class AlexNet(nn.Sequential):
+class AlexNet(PartSequence):
     """AlexNet by a preset, with any level in any slot.
 
     >>> AlexNet(10, preset="paper", norm="bn", act="leaky:0.1", dropout=0.3)
@@ -144,9 +138,7 @@ class AlexNet(nn.Sequential):
         if preset not in PRESETS:
             raise unknown_choice("AlexNet preset", preset, PRESETS)
         plan = PRESETS[preset]
-        for what, value in (("num_classes", num_classes), ("in_channels", in_channels)):
-            if value < 1:
-                raise ValueError(f"{what} must be at least 1, got {value}")
+        check_sizes("AlexNet", num_classes=num_classes, in_channels=in_channels, width=width, image_size=image_size)
         channels = _scaled_channels(plan, preset, width)
         hidden = max(1, round(4096 * width))
         side = _check_image_size(plan, preset, image_size)
@@ -229,9 +221,6 @@ def _full_layer(
 
 
 def _scaled_channels(plan: Preset, preset: str, width: float) -> list[int]:
-    if not width > 0:
-        raise ValueError(f"width must be above 0, got {width}")
-
     def at(scale: float) -> list[int]:
         return [max(1, round(c * scale)) for c in plan.channels]
 

@@ -20,11 +20,10 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from alexnet_lab.networks.initialisation import Start, gaussian, initialise, kaiming_fan_out, resolve_init
+from alexnet_lab.networks.parts import Add, Dropout
 from alexnet_lab.networks.slots import (
     ActivationLevel,
-    Add,
     ConvUnit,
-    Dropout,
     NormLevel,
     NormSlot,
     build_activation,

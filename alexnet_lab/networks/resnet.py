@@ -15,11 +15,10 @@ from itertools import count
 from torch import Tensor, nn
 
 from alexnet_lab.networks.initialisation import TORCH_DEFAULT, Start, initialise, kaiming_fan_out, resolve_init
+from alexnet_lab.networks.parts import Add, Dropout
 from alexnet_lab.networks.slots import (
     ActivationLevel,
-    Add,
     ConvUnit,
-    Dropout,
     NormLevel,
     NormSlot,
     build_activation,

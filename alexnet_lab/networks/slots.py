@@ -7,92 +7,13 @@ LRN stands after the activation of convolutions 1 and 2, BN and GN before the ac
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-import torch
-import torch.nn.functional as F
-from alexnet_kernels import local_response_norm
-from alexnet_kernels.normalisation import Window
-from torch import Generator, Tensor, nn
+from torch import nn
 
 from alexnet_lab.levels import Level, parse_level
+from alexnet_lab.networks.parts import LocalResponseNorm, PartSequence
 
 NormLevel = str | Level | Callable[[int], nn.Module] | None  # None: as published
 ActivationLevel = str | Level | Callable[[], nn.Module] | None
-
-
-class LocalResponseNorm(nn.Module):
-    """LRN with the paper's constants by default: size 5, alpha 1e-4 not divided by the size, beta 3/4, k 2."""
-
-    def __init__(
-        self,
-        size: int = 5,
-        alpha: float = 1e-4,
-        beta: float = 0.75,
-        k: float = 2.0,
-        window: Window = "sum",
-        groups: int = 1,
-    ) -> None:
-        super().__init__()
-        self.size, self.alpha, self.beta, self.k, self.groups = size, alpha, beta, k, groups
-        self.window: Window = window
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalise each value by its neighbours across channels."""
-        return local_response_norm(x, self.size, self.alpha, self.beta, self.k, window=self.window, groups=self.groups)
-
-    def extra_repr(self) -> str:
-        """Show the constants, since five conventions go by the same name."""
-        return (
-            f"size={self.size}, alpha={self.alpha}, beta={self.beta}, k={self.k}, "
-            f"window={self.window}, groups={self.groups}"
-        )
-
-
-class WithinMapNorm(nn.Module):
-    """The 2012 code's second norm in layer 2: the same formula over a square of pixels inside one feature map."""
-
-    def __init__(self, size: int = 5, scale: float = 1e-3 / 25, beta: float = 0.75) -> None:
-        super().__init__()
-        self.size, self.scale, self.beta = size, scale, beta
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalise each value by its neighbours on the map; beyond the edge there is nothing to add."""
-        wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-        energy = F.avg_pool2d(wide.square(), self.size, stride=1, padding=self.size // 2, divisor_override=1)
-        return (wide / (1 + self.scale * energy).pow(self.beta)).to(x.dtype)
-
-
-class Dropout(nn.Module):
-    """Dropout in both conventions, with masks that can be drawn from a named stream.
-
-    inverted=True scales by 1/(1-p) while training, as everyone does now; inverted=False scales by (1-p) at test,
-    as in 2012. `generator`, when set, is where the masks come from (see training/run.py).
-    """
-
-    def __init__(self, p: float, inverted: bool = True) -> None:
-        super().__init__()
-        if not 0 <= p < 1:
-            raise ValueError(f"dropout must be at least 0 and below 1, got {p}")
-        self.p, self.inverted = p, inverted
-        self.generator: Generator | None = None
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Silence each value with probability p while training."""
-        if not self.training:
-            return x if self.inverted else x * (1 - self.p)
-        keep = torch.empty_like(x).bernoulli_(1 - self.p, generator=self.generator)
-        return x * keep.div_(1 - self.p) if self.inverted else x * keep
-
-    def extra_repr(self) -> str:
-        """Show both settings."""
-        return f"p={self.p}, inverted={self.inverted}"
-
-
-class Add(nn.Module):
-    """The sum that closes a residual block: a module, so that instruments and tables see it."""
-
-    def forward(self, shortcut: Tensor, residual: Tensor) -> Tensor:
-        """Return shortcut + residual."""
-        return shortcut + residual
 
 
 def _group_norm(channels: int, groups: int | None = None, eps: float = 1e-5) -> nn.Module:
@@ -197,7 +118,7 @@ def build_activation(level: ActivationLevel, published: str) -> nn.Module:
     return ACTIVATIONS[parsed.name](**dict(parsed.arguments))
 
 
-class ConvUnit(nn.Sequential):
+class ConvUnit(PartSequence):
     """A convolution with its norm, activation and pool (conv, norm, act, pool by name), ordered as the norm asks.
 
     `layer` is the convolution's number in the network, from 1. act=False leaves the unit linear, as before the sum of a

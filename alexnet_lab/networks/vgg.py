@@ -12,10 +12,10 @@ from collections import OrderedDict
 from torch import nn
 
 from alexnet_lab.networks.initialisation import Start, gaussian, initialise, kaiming_fan_out, resolve_init
+from alexnet_lab.networks.parts import Dropout
 from alexnet_lab.networks.slots import (
     ActivationLevel,
     ConvUnit,
-    Dropout,
     NormLevel,
     NormSlot,
     build_activation,

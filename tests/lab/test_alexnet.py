@@ -9,7 +9,7 @@ from torch import nn
 
 from alexnet_lab.networks import AlexNet
 from alexnet_lab.networks.alexnet import PRESETS
-from alexnet_lab.networks.slots import Dropout
+from alexnet_lab.networks.parts import Dropout
 
 TWO_TOWERS = ("paper", "source2012", "caffe", "caffenet")
 

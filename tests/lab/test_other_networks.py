@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from alexnet_lab.networks.mobilenet import MobileNetV2, MobileNetV3Large, MobileNetV3Small, SqueezeExcite
+from alexnet_lab.networks.parts import Dropout, LocalResponseNorm
 from alexnet_lab.networks.resnet import ResNet18
-from alexnet_lab.networks.slots import Dropout, LocalResponseNorm
 from alexnet_lab.networks.vgg import VGG11
 
 NETWORKS = {

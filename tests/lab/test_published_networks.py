@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from alexnet_lab.networks.mobilenet import MobileNetV2, MobileNetV3Large, MobileNetV3Small
+from alexnet_lab.networks.parts import Dropout
 from alexnet_lab.networks.pretrained import PUBLISHED, from_torchvision_state_dict, to_torchvision_state_dict
 from alexnet_lab.networks.resnet import ResNet18
-from alexnet_lab.networks.slots import Dropout
 from alexnet_lab.networks.vgg import VGG11
 
 Tensors = Mapping[str, Tensor]

@@ -129,7 +129,7 @@ def test_dropout_masks_depend_on_seed_and_step_not_on_the_other_slots(tmp_path, 
             seen.append(keep)
             return x * keep
 
-        monkeypatch.setattr("alexnet_lab.networks.slots.Dropout.forward", spy)
+        monkeypatch.setattr("alexnet_lab.networks.parts.Dropout.forward", spy)
         train(replace(recipe, epochs=1, batch_size=512), RunFolder(tmp_path / name))
 
     listen(QUICK, "bn")
