@@ -11,10 +11,17 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from alexnet_kernels.normalisation import local_response_norm, relu_lrn, relu_lrn_maxpool
+    from alexnet_kernels.statistics import exponent_histogram, off_counts
 
-__all__ = ["local_response_norm", "relu_lrn", "relu_lrn_maxpool"]
+__all__ = ["exponent_histogram", "local_response_norm", "off_counts", "relu_lrn", "relu_lrn_maxpool"]
 
-_HOME = dict.fromkeys(__all__, "alexnet_kernels.normalisation")
+_HOME = {
+    "local_response_norm": "alexnet_kernels.normalisation",
+    "relu_lrn": "alexnet_kernels.normalisation",
+    "relu_lrn_maxpool": "alexnet_kernels.normalisation",
+    "exponent_histogram": "alexnet_kernels.statistics",
+    "off_counts": "alexnet_kernels.statistics",
+}
 
 
 def __getattr__(name: str) -> object:

@@ -9,6 +9,7 @@ import torch
 
 @pytest.fixture(autouse=True)
 def poisoned_memory():
+    torch.manual_seed(0)
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = True
     yield

@@ -54,7 +54,7 @@ def test_the_default_compiler_trains_alike(device, memory_format):
     eager, compiled = x.clone().requires_grad_(), x.clone().requires_grad_()
     network(eager).backward()
     torch.compile(network, fullgraph=True)(compiled).backward()
-    torch.testing.assert_close(compiled.grad, eager.grad)
+    torch.testing.assert_close(compiled.grad, eager.grad, rtol=1e-4, atol=1e-6 * eager.grad.abs().max().item())
     assert eager.grad.any()
 
 
@@ -116,7 +116,13 @@ def test_a_hessian_through_function_transforms_equals_autograds():
 
 
 def test_the_exported_names_are_these():
-    assert alexnet_kernels.__all__ == ["local_response_norm", "relu_lrn", "relu_lrn_maxpool"]
+    assert alexnet_kernels.__all__ == [
+        "exponent_histogram",
+        "local_response_norm",
+        "off_counts",
+        "relu_lrn",
+        "relu_lrn_maxpool",
+    ]
     for name in alexnet_kernels.__all__:
         assert callable(getattr(alexnet_kernels, name))
     with pytest.raises(AttributeError, match="no attribute 'lrn'"):

@@ -1,0 +1,65 @@
+"""The counting kernels in torch's own operations, for the CPU and as the reference on any device."""
+
+import torch
+from torch import Tensor
+
+# Values counted at a time, so that their bit patterns stay in the cache.
+_PIECE = 2**18
+
+
+def add_exponent_histogram(x: Tensor, counts: Tensor) -> None:
+    """Add x's counts by sign and exponent."""
+    double = x.dtype == torch.float64
+    bits, mantissa, width = (torch.int64, 52, 11) if double else (torch.int32, 23, 8)
+    top = 2**width - 1  # the exponent field of infinities and NaN
+    flat = x.flatten() if x.dtype in (torch.float32, torch.float64) else x.flatten().float()  # exact for every dtype
+    fields = torch.zeros(2 * (top + 1), dtype=torch.int64, device=x.device)
+    zeros = torch.zeros(2, dtype=torch.int64, device=x.device)
+    nans = torch.zeros(2, dtype=torch.int64, device=x.device)
+    for piece in torch.split(flat, _PIECE):
+        # The arithmetic shift leaves sign and exponent; the mask makes the negative ones the upper half.
+        field = (piece.view(bits) >> mantissa).bitwise_and_(2 * top + 1)
+        counted = torch.bincount(field, minlength=fields.numel())
+        fields += counted
+        # Zeros and NaN share their field with others. On the CPU looking first is cheap, and they are rare; elsewhere
+        # looking would wait for the device.
+        if x.device.type != "cpu" or counted[0] or counted[top + 1]:
+            _add_signed(zeros, piece == 0, piece)
+        if x.device.type != "cpu" or counted[top] or counted[-1]:
+            _add_signed(nans, piece.isnan(), piece)
+    fields = fields.view(2, top + 1)
+    smallest = _smallest_normal_field(x.dtype)
+    counts[:, 0] += zeros
+    counts[:, 1] += fields[:, :smallest].sum(1) - zeros
+    counts[:, smallest + 1 : top + 1] += fields[:, smallest:top]
+    counts[:, top + 1] += fields[:, top] - nans
+    counts[:, top + 2] += nans
+
+
+def _add_signed(total: Tensor, chosen: Tensor, values: Tensor) -> None:
+    negative = (chosen & values.signbit()).sum()
+    total[0] += chosen.sum() - negative
+    total[1] += negative
+
+
+def _smallest_normal_field(dtype: torch.dtype) -> int:
+    """Return the exponent field, in float32 (or float64), of the dtype's smallest normal number."""
+    if dtype == torch.float64:
+        return 1
+    smallest = torch.tensor(torch.finfo(dtype).smallest_normal, dtype=torch.float32)
+    return int(smallest.view(torch.int32)) >> 23
+
+
+def add_off_counts(x: Tensor, counts: Tensor) -> None:
+    """Add, for each unit, the inputs on which it is off and its elements that are <= 0."""
+    if not x.numel():
+        return
+    positions = x[0, 0].numel()
+    # Comparing into floats and summing those is ten times faster here than summing truth values, and exact up to 2**24.
+    exact = torch.float32 if positions <= 2**24 else torch.float64
+    for piece in torch.split(x, max(1, _PIECE * x.shape[0] // x.numel())):
+        truths = torch.empty_like(piece, dtype=exact)
+        torch.le(piece, 0, out=truths)
+        each = truths.sum(tuple(range(2, x.dim()))) if x.dim() > 2 else truths  # N C
+        counts[0] += (each == positions).sum(0)
+        counts[1] += each.sum(0, dtype=torch.float64).long()
