@@ -85,11 +85,16 @@ def relu_lrn_maxpool(
     x: Tensor, size: int, scale: float, beta: float, k: float, groups: int, pool: int, stride: int, keep_winners: bool
 ) -> tuple[Tensor, Tensor]:
     """Return the pooled output and, if kept, each maximum's place in its window: row * pool + column."""
-    y, flat = F.max_pool2d(lrn(x, size, scale, beta, k, groups, True), pool, stride, return_indices=True)
+    return pooled(lrn(x, size, scale, beta, k, groups, True), pool, stride, keep_winners)
+
+
+def pooled(image: Tensor, pool: int, stride: int, keep_winners: bool) -> tuple[Tensor, Tensor]:
+    """Return the maxima and, if kept, each one's place in its window: row * pool + column."""
+    y, flat = F.max_pool2d(image, pool, stride, return_indices=True)
     if not keep_winners:
-        return y, torch.empty(0, dtype=torch.uint8, device=x.device)
-    offset = flat - window_corners(y.shape, x.shape[3], stride, x.device)
-    return y, (offset // x.shape[3] * pool + offset % x.shape[3]).to(torch.uint8)
+        return y, torch.empty(0, dtype=torch.uint8, device=image.device)
+    offset = flat - window_corners(y.shape, image.shape[3], stride, image.device)
+    return y, (offset // image.shape[3] * pool + offset % image.shape[3]).to(torch.uint8)
 
 
 def relu_lrn_maxpool_backward(
@@ -105,9 +110,13 @@ def relu_lrn_maxpool_backward(
     stride: int,
 ) -> Tensor:
     """Return the gradient with respect to x."""
-    flat = winner_indices(winners, x.shape[3], pool, stride)
-    spread = torch.zeros_like(x).flatten(2).scatter_add(2, flat.flatten(2), gradient.flatten(2)).view_as(x)
-    return lrn_backward(spread, x, size, scale, beta, k, groups, True)
+    return lrn_backward(unpooled(gradient, x, winners, pool, stride), x, size, scale, beta, k, groups, True)
+
+
+def unpooled(gradient: Tensor, image: Tensor, winners: Tensor, pool: int, stride: int) -> Tensor:
+    """Send each gradient to the place in an image like `image` that won its window."""
+    flat = winner_indices(winners, image.shape[3], pool, stride).flatten(2)
+    return torch.zeros_like(image).flatten(2).scatter_add(2, flat, gradient.flatten(2)).view(image.shape)
 
 
 def window_corners(shape: torch.Size, width: int, stride: int, device: torch.device) -> Tensor:

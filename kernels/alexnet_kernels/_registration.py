@@ -15,17 +15,26 @@ import torch
 from torch import Tensor
 
 from alexnet_kernels import _backends, _reference
-from alexnet_kernels._geometry import pooled_outputs
+from alexnet_kernels._geometry import pooled_outputs, window_reach
+
+_WIDEST_ROLLING = 16  # channels of a window that a Triton kernel holds in registers
 
 
-def _code(x: Tensor, backend: str) -> Any:
-    return _backends.choose(
+def _code(x: Tensor, backend: str, size: int, groups: int) -> Any:
+    code = _backends.choose(
         x.device,
         backend,
         cpu="alexnet_kernels._cpu",
         triton="alexnet_kernels._triton_lrn",
         reference="alexnet_kernels._reference",
     )
+    if code.__name__.endswith("_triton_lrn") and sum(window_reach(size, x.shape[1] // groups)) >= _WIDEST_ROLLING:
+        if backend == "triton":
+            raise ValueError(
+                f"backend='triton' covers windows of up to {_WIDEST_ROLLING} channels, got {size}; use backend='auto'"
+            )
+        return _reference
+    return code
 
 
 def _operator(name: str) -> Callable[[Callable[..., Any]], Any]:
@@ -78,7 +87,7 @@ def _differentiable(
 @_operator("alexnet_kernels::lrn")
 def lrn(x: Tensor, size: int, scale: float, beta: float, k: float, groups: int, relu: bool, backend: str) -> Tensor:
     """Return x, rectified where asked, over (k + scale * window energy) ** beta."""
-    return _laid_out_as(x, _code(x, backend).lrn(x, size, scale, beta, k, groups, relu))
+    return _laid_out_as(x, _code(x, backend, size, groups).lrn(x, size, scale, beta, k, groups, relu))
 
 
 @_operator("alexnet_kernels::lrn_backward")
@@ -94,7 +103,9 @@ def lrn_backward(
     backend: str,
 ) -> Tensor:
     """Return the gradient of lrn with respect to x."""
-    return _laid_out_as(x, _code(x, backend).lrn_backward(gradient, x, size, scale, beta, k, groups, relu))
+    return _laid_out_as(
+        x, _code(x, backend, size, groups).lrn_backward(gradient, x, size, scale, beta, k, groups, relu)
+    )
 
 
 torch.library.register_fake("alexnet_kernels::lrn", lambda x, *_numbers: torch.empty_like(x))
@@ -143,7 +154,9 @@ def relu_lrn_maxpool(
     backend: str,
 ) -> tuple[Tensor, Tensor]:
     """Return the pooled output and the winners' places in their windows (empty unless kept)."""
-    y, winners = _code(x, backend).relu_lrn_maxpool(x, size, scale, beta, k, groups, pool, stride, keep_winners)
+    y, winners = _code(x, backend, size, groups).relu_lrn_maxpool(
+        x, size, scale, beta, k, groups, pool, stride, keep_winners
+    )
     like_y, like_winners = pooled_outputs(x, pool, stride, keep_winners)
     return _laid_out_as(like_y, y), _laid_out_as(like_winners, winners)
 
@@ -163,7 +176,7 @@ def relu_lrn_maxpool_backward(
     backend: str,
 ) -> Tensor:
     """Return the gradient of relu_lrn_maxpool with respect to x."""
-    code = _code(x, backend)
+    code = _code(x, backend, size, groups)
     return _laid_out_as(
         x, code.relu_lrn_maxpool_backward(gradient, x, winners, size, scale, beta, k, groups, pool, stride)
     )
@@ -197,7 +210,7 @@ def _differentiate_pooled_backward(ctx: Any, v: Tensor) -> tuple[Any, ...]:
     gradient, x, winners = ctx.saved_tensors
     size, scale, beta, k, groups, pool, stride, _ = ctx.numbers
     flat = _reference.winner_indices(winners, x.shape[3], pool, stride).flatten(2)
-    spread = torch.zeros_like(x).flatten(2).scatter_add(2, flat, gradient.flatten(2)).view_as(x)
+    spread = _reference.unpooled(gradient, x, winners, pool, stride)
     ddg, ddx = _reference.lrn_double_backward(v, spread, x, size, scale, beta, k, groups, True)
     return ddg.flatten(2).gather(2, flat).view_as(gradient), ddx, *(None for _ in range(len(ctx.numbers) + 1))
 

@@ -1,0 +1,163 @@
+"""Local response normalisation in Triton: which kernel, on what grid."""
+
+import contextlib
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from alexnet_kernels import _reference
+from alexnet_kernels._geometry import memory_order, pooled_outputs, window_reach
+from alexnet_kernels._triton_rolling import rolling_backward, rolling_forward, rolling_pool_forward
+from alexnet_kernels._triton_tiles import tile_backward, tile_forward, tile_pool_forward
+
+CHUNK = 32  # channels a thread walks; where chunks meet, 4 (forward) or 8 (backward) are read twice at a window of 5
+POOL_CHUNK = 8  # channels whose best value waits in registers
+WIDEST_FUSED_POOL = 3  # beyond, the places of a window are too many for one thread; pooling follows from memory
+WIDEST_TILE = 2048  # channels of a pixel that one tile holds
+TILE = 4096  # values in a tile: 32 for each thread of four warps
+
+
+def block_of(dtype: torch.dtype) -> int:
+    """Return the pixels of a block: one for each thread of four warps, two where values are half as wide."""
+    return 256 if dtype.itemsize == 2 else 128
+
+
+def numbers(
+    x: Tensor, size: int, scale: float, beta: float, k: float, groups: int, relu: bool | None = None
+) -> dict[str, Any]:
+    """Return the constants that the kernels are compiled with."""
+    front, back = window_reach(size, x.shape[1] // groups)
+    constants: dict[str, Any] = {"FRONT": front, "BACK": back, "SCALE": scale, "BETA": beta, "K": k, "GROUPS": groups}
+    constants["WIDE"] = tl.float64 if x.dtype == torch.float64 else tl.float32
+    if relu is not None:
+        constants["RELU"] = relu
+    return constants
+
+
+def rolling_grid(total: int, channels: int, groups: int, dtype: torch.dtype, chunk: int) -> tuple[int, int]:
+    """Return the pixel blocks, and the programs of the whole grid."""
+    blocks = triton.cdiv(total, block_of(dtype))
+    return blocks, blocks * groups * triton.cdiv(channels // groups, chunk)
+
+
+def tile_shape(channels: int) -> dict[str, int]:
+    width = triton.next_power_of_2(channels)
+    return {"PIXELS": max(1, TILE // width), "WIDTH": width}
+
+
+def _on(x: Tensor) -> contextlib.AbstractContextManager[Any]:
+    return torch.cuda.device(x.device) if x.is_cuda else contextlib.nullcontext()
+
+
+def _read(x: Tensor) -> tuple[str, Tensor]:
+    """Return x in a layout that a kernel reads, and which."""
+    order = memory_order(x)
+    if order == "other" or (order == "channels_last" and x.shape[1] > WIDEST_TILE):
+        return "channels_first", x.contiguous()
+    return order, x
+
+
+def _like(gradient: Tensor, order: str) -> Tensor:
+    """Return the gradient in the memory order of what it belongs to."""
+    if order == "channels_last":
+        return gradient.movedim(1, -1).contiguous().movedim(-1, 1)
+    return gradient.contiguous()
+
+
+def lrn(x: Tensor, size: int, scale: float, beta: float, k: float, groups: int, relu: bool) -> Tensor:
+    """Return x, rectified where asked, over z ** beta."""
+    order, x = _read(x)
+    y = torch.empty_like(x)
+    if not x.numel():
+        return y
+    channels, total = x.shape[1], x.numel() // x.shape[1]
+    constants = numbers(x, size, scale, beta, k, groups, relu)
+    with _on(x):
+        if order == "channels_last":
+            tile = tile_shape(channels)
+            tile_forward[(triton.cdiv(total, tile["PIXELS"]),)](x, y, total, channels, **constants, **tile)
+        else:
+            blocks, programs = rolling_grid(total, channels, groups, x.dtype, CHUNK)
+            shape = {"CHUNK": CHUNK, "BLOCK": block_of(x.dtype)}
+            rolling_forward[(programs,)](x, y, total, x[0, 0].numel(), channels, blocks, **constants, **shape)
+    return y
+
+
+def lrn_backward(
+    gradient: Tensor, x: Tensor, size: int, scale: float, beta: float, k: float, groups: int, relu: bool
+) -> Tensor:
+    """Return the gradient with respect to x."""
+    constants = numbers(x, size, scale, beta, k, groups, relu)
+    # Without a pool nothing reads the winners or the extent of the image.
+    return _backward(gradient, x, gradient, (1, 1, 1), {**constants, "POOL": 0, "STRIDE": 1})
+
+
+def _backward(
+    gradient: Tensor, x: Tensor, winners: Tensor, extent: tuple[int, int, int], constants: dict[str, Any]
+) -> Tensor:
+    order, x = _read(x)
+    dx = torch.empty_like(x)
+    if not x.numel():
+        return dx
+    channels, total, pixels = x.shape[1], x.numel() // x.shape[1], x[0, 0].numel()
+    pointers = _like(gradient, order), x, _like(winners, order), dx
+    with _on(x):
+        if order == "channels_last":
+            tile = tile_shape(channels)
+            grid = (triton.cdiv(total, tile["PIXELS"]),)
+            tile_backward[grid](*pointers, total, channels, pixels, *extent, **constants, **tile)
+        else:
+            blocks, programs = rolling_grid(total, channels, constants["GROUPS"], x.dtype, CHUNK)
+            shape = {"CHUNK": CHUNK, "BLOCK": block_of(x.dtype)}
+            rolling_backward[(programs,)](*pointers, total, pixels, channels, blocks, *extent, **constants, **shape)
+    return dx
+
+
+def relu_lrn_maxpool(
+    x: Tensor, size: int, scale: float, beta: float, k: float, groups: int, pool: int, stride: int, keep_winners: bool
+) -> tuple[Tensor, Tensor]:
+    """Return the pooled output and, if kept, each maximum's place in its window."""
+    if pool > WIDEST_FUSED_POOL:
+        normalised = lrn(x, size, scale, beta, k, groups, True)
+        return _reference.pooled(normalised, pool, stride, keep_winners)
+    order, x = _read(x)
+    y, winners = pooled_outputs(x, pool, stride, keep_winners)
+    if not y.numel():
+        return y, winners
+    channels, total, pixels = x.shape[1], y.numel() // y.shape[1], x[0, 0].numel()
+    extent = x.shape[3], y.shape[2], y.shape[3]
+    constants = {**numbers(x, size, scale, beta, k, groups), "POOL": pool, "STRIDE": stride, "KEEP": keep_winners}
+    with _on(x):
+        if order == "channels_last":
+            tile = tile_shape(channels)
+            grid = (triton.cdiv(total, tile["PIXELS"]),)
+            tile_pool_forward[grid](x, y, winners, total, channels, pixels, *extent, **constants, **tile)
+        else:
+            blocks, programs = rolling_grid(total, channels, groups, x.dtype, POOL_CHUNK)
+            shape = {"CHUNK": POOL_CHUNK, "BLOCK": block_of(x.dtype)}
+            pointers = x, y, winners
+            rolling_pool_forward[(programs,)](*pointers, total, pixels, channels, blocks, *extent, **constants, **shape)
+    return y, winners
+
+
+def relu_lrn_maxpool_backward(
+    gradient: Tensor,
+    x: Tensor,
+    winners: Tensor,
+    size: int,
+    scale: float,
+    beta: float,
+    k: float,
+    groups: int,
+    pool: int,
+    stride: int,
+) -> Tensor:
+    """Return the gradient with respect to x."""
+    if pool > WIDEST_FUSED_POOL:
+        spread = _reference.unpooled(gradient, x, winners, pool, stride)
+        return lrn_backward(spread, x, size, scale, beta, k, groups, True)
+    constants = {**numbers(x, size, scale, beta, k, groups, True), "POOL": pool, "STRIDE": stride}
+    return _backward(gradient, x, winners, (x.shape[3], winners.shape[2], winners.shape[3]), constants)

@@ -1,0 +1,163 @@
+"""Triton kernels for channels-last memory: a tile holds some pixels with all their channels.
+
+A row of channels is contiguous, so loads are wide; neighbours in the window come from the tile itself by `tl.gather`,
+not from memory again.
+"""
+
+# mypy: ignore-errors
+# ruff: noqa: N803
+# Jitted functions are Triton's own language in Python's syntax: its values have no Python types, its compile-time
+# constants are written in capitals, and it knows no starred tuple.
+
+import triton
+import triton.language as tl
+
+from alexnet_kernels._triton_rolling import inverse_power, take, unpooled
+
+
+@triton.jit
+def shifted_sum(values, channel, channels, BEFORE: tl.constexpr, AFTER: tl.constexpr, GROUPS: tl.constexpr):
+    """Sum each value with its neighbours along the channels, inside its group."""
+    group_channels = channels // GROUPS
+    group = channel // group_channels
+    last: tl.constexpr = values.shape[1] - 1
+    total = values
+    for i in tl.static_range(BEFORE + AFTER + 1):
+        if i != BEFORE:
+            other = channel + (i - BEFORE)
+            near = (other >= group * group_channels) & (other < (group + 1) * group_channels)
+            index = tl.minimum(tl.maximum(other, 0), last)
+            found = tl.gather(values, tl.broadcast_to(index, values.shape), 1)
+            total += tl.where(near, found, 0.0)
+    return total
+
+
+@triton.jit
+def tile_forward(
+    x_ptr,
+    y_ptr,
+    total,
+    channels,
+    FRONT: tl.constexpr,
+    BACK: tl.constexpr,
+    SCALE: tl.constexpr,
+    BETA: tl.constexpr,
+    K: tl.constexpr,
+    GROUPS: tl.constexpr,
+    RELU: tl.constexpr,
+    WIDE: tl.constexpr,
+    PIXELS: tl.constexpr,
+    WIDTH: tl.constexpr,  # channels, up to a power of two
+):
+    pixel = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)[:, None]
+    channel = tl.arange(0, WIDTH)[None, :]
+    inside = (pixel < total) & (channel < channels)
+    at = pixel.to(tl.int64) * channels + channel
+    x = take(x_ptr + at, inside, WIDE, RELU)
+    z = K + SCALE * shifted_sum(x * x, channel, channels, FRONT, BACK, GROUPS)
+    tl.store(y_ptr + at, (x * inverse_power(z, BETA)).to(y_ptr.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def tile_backward(
+    g_ptr,
+    x_ptr,
+    winners_ptr,
+    dx_ptr,
+    total,
+    channels,
+    pixels,
+    width,
+    pooled_height,
+    pooled_width,
+    FRONT: tl.constexpr,
+    BACK: tl.constexpr,
+    SCALE: tl.constexpr,
+    BETA: tl.constexpr,
+    K: tl.constexpr,
+    GROUPS: tl.constexpr,
+    RELU: tl.constexpr,
+    WIDE: tl.constexpr,
+    POOL: tl.constexpr,
+    STRIDE: tl.constexpr,
+    PIXELS: tl.constexpr,
+    WIDTH: tl.constexpr,
+):
+    pixel = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)[:, None]
+    channel = tl.arange(0, WIDTH)[None, :]
+    inside = (pixel < total) & (channel < channels)
+    at = pixel.to(tl.int64) * channels + channel
+    x = take(x_ptr + at, inside, WIDE, RELU)
+    z = K + SCALE * shifted_sum(x * x, channel, channels, FRONT, BACK, GROUPS)
+    if POOL == 0:
+        g = tl.load(g_ptr + at, mask=inside, other=0.0).to(WIDE)
+    else:
+        sample = pixel // pixels
+        place = pixel - sample * pixels
+        pooled_offset = sample.to(tl.int64) * pooled_height * pooled_width * channels + channel
+        g = unpooled(
+            g_ptr + pooled_offset,
+            winners_ptr + pooled_offset,
+            place // width,
+            place % width,
+            inside,
+            channels,
+            pooled_height,
+            pooled_width,
+            WIDE,
+            POOL,
+            STRIDE,
+        )
+    u = g * inverse_power(z, BETA)
+    # The window of the gradient is the mirror image. Lanes beyond the channels hold zeros, even where z is zero.
+    weighted = tl.where(inside, u * x / z, 0.0)
+    value = u - (2.0 * SCALE * BETA) * x * shifted_sum(weighted, channel, channels, BACK, FRONT, GROUPS)
+    if RELU:
+        value = tl.where(x <= 0.0, 0.0, value)
+    tl.store(dx_ptr + at, value.to(dx_ptr.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def tile_pool_forward(
+    x_ptr,
+    y_ptr,
+    winners_ptr,
+    total,
+    channels,
+    pixels,
+    width,
+    pooled_height,
+    pooled_width,
+    FRONT: tl.constexpr,
+    BACK: tl.constexpr,
+    SCALE: tl.constexpr,
+    BETA: tl.constexpr,
+    K: tl.constexpr,
+    GROUPS: tl.constexpr,
+    WIDE: tl.constexpr,
+    POOL: tl.constexpr,
+    STRIDE: tl.constexpr,
+    KEEP: tl.constexpr,
+    PIXELS: tl.constexpr,
+    WIDTH: tl.constexpr,
+):
+    pixel = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)[:, None]
+    channel = tl.arange(0, WIDTH)[None, :]
+    inside = (pixel < total) & (channel < channels)
+    sample = pixel // (pooled_height * pooled_width)
+    place = pixel - sample * pooled_height * pooled_width
+    corner = (place // pooled_width) * STRIDE * width + (place % pooled_width) * STRIDE
+    best = tl.zeros([PIXELS, WIDTH], WIDE)
+    winner = tl.zeros([PIXELS, WIDTH], tl.int32)
+    for tap in range(POOL * POOL):  # a loop at run time: unrolled, nine tiles would wait in registers
+        there = corner + (tap // POOL) * width + tap % POOL
+        x = take(x_ptr + (sample.to(tl.int64) * pixels + there) * channels + channel, inside, WIDE, True)
+        z = K + SCALE * shifted_sum(x * x, channel, channels, FRONT, BACK, GROUPS)
+        value = (x * inverse_power(z, BETA)).to(y_ptr.dtype.element_ty).to(WIDE)
+        better = (value > best) | (value != value) | (tap == 0)  # noqa: PLR0124  (true for NaN alone)
+        best = tl.where(better, value, best)
+        winner = tl.where(better, tap, winner)
+    at = pixel.to(tl.int64) * channels + channel
+    tl.store(y_ptr + at, best.to(y_ptr.dtype.element_ty), mask=inside)
+    if KEEP:
+        tl.store(winners_ptr + at, winner.to(tl.uint8), mask=inside)
