@@ -3,8 +3,9 @@
     recipe.json        what was asked for
     provenance.json    versions, machine, data fingerprint: under what it ran
     metrics.jsonl      one line per epoch, appended as it happens
-    checkpoints/       weights, safetensors
-    state.json         how it ended: ok, diverged or error, and why; absent while it runs
+    checkpoints/       weights and optimiser, safetensors and JSON
+    split.json         which image served which purpose
+    state.json         how it ended: ok, diverged, oom or error, and why; absent until then
 
 Only its own run writes in it. Every write is atomic or appends, and a reader tolerates a torn last line. Plain formats,
 readable without this code; nothing is ever unpickled.
@@ -16,18 +17,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-State = Literal["ok", "diverged", "error"]
+State = Literal["ok", "diverged", "oom", "error"]
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Write a file so that a reader, or a crash, finds either the old one or the new one, whole."""
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
     data = content.encode() if isinstance(content, str) else content
-    with scratch.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    scratch.replace(path)
+    try:
+        with scratch.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        scratch.replace(path)
+    finally:
+        scratch.unlink(missing_ok=True)  # still there only if something failed, such as a full disk
 
 
 class RunFolder:
@@ -36,13 +40,23 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def begin(self, recipe: str, provenance: dict[str, Any]) -> None:
+    def begin(self, recipe: str, provenance: dict[str, Any], split: str) -> None:
         """Start afresh: whatever an earlier attempt left is cleared first, its verdict before its numbers."""
-        (self.path / "checkpoints").mkdir(parents=True, exist_ok=True)
+        checkpoints = self.path / "checkpoints"
+        checkpoints.mkdir(parents=True, exist_ok=True)
         (self.path / "state.json").unlink(missing_ok=True)
         (self.path / "metrics.jsonl").unlink(missing_ok=True)
+        for stale in [*checkpoints.glob("*.json"), *checkpoints.glob("*.safetensors")]:
+            stale.unlink()
         write_atomically(self.path / "recipe.json", recipe)
+        write_atomically(self.path / "split.json", split)
         write_atomically(self.path / "provenance.json", json.dumps(provenance, indent=2))
+
+    def go_on_after(self, epoch: int) -> None:
+        """Take up a run again: lines of epochs that will be repeated are dropped, and so is an earlier verdict."""
+        (self.path / "state.json").unlink(missing_ok=True)
+        kept = [json.dumps(row) + "\n" for row in self.metrics() if row["epoch"] <= epoch]
+        write_atomically(self.path / "metrics.jsonl", "".join(kept))
 
     def log(self, row: dict[str, Any]) -> None:
         """Append one line of metrics."""
@@ -57,6 +71,10 @@ class RunFolder:
     def recipe(self) -> dict[str, Any] | None:
         """Return the recipe as it was written, or None."""
         return _read_json(self.path / "recipe.json")
+
+    def provenance(self) -> dict[str, Any] | None:
+        """Return under what the run ran, or None."""
+        return _read_json(self.path / "provenance.json")
 
     def verdict(self) -> dict[str, Any] | None:
         """Return how the run ended, or None while it has not."""

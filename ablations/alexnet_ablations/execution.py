@@ -48,7 +48,6 @@ def _start(run: PlannedRun) -> subprocess.Popen[bytes]:
     folder.mkdir(parents=True, exist_ok=True)
     # The verdict of an earlier attempt must not pass for this one's, should this one die before it begins.
     (folder / "state.json").unlink(missing_ok=True)
-    (folder / "metrics.jsonl").unlink(missing_ok=True)
     write_atomically(folder / "recipe.json", run.recipe.to_json())
     threads = str(run.recipe.threads)
     environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}

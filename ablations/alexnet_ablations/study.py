@@ -108,8 +108,8 @@ def collect(runs: Sequence[PlannedRun]) -> list[dict[str, Any]]:
                 **dict(run.cell.settings),
                 "seed": run.seed,
                 "state": verdict["state"],
-                "test_accuracy": result.get("test_accuracy"),
-                "validation_accuracy": result.get("validation_accuracy"),
+                "test_accuracy": result.get("test", {}).get("accuracy"),
+                "validation_accuracy": result.get("validation", {}).get("accuracy"),
                 "why": verdict["why"],
             }
         )

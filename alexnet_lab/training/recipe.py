@@ -1,4 +1,4 @@
-"""A recipe is one run, whole: network, slots, data, schedule, seed.
+"""A recipe is one run, whole: network, slots, data, schedule, precision, seed.
 
 Same recipe, same code, same data: same numbers, bit for bit on one machine. The defaults are the laptop recipe, under
 which every level learns in seconds on a processor; docs/architecture.md says how they were chosen.
@@ -6,8 +6,10 @@ which every level learns in seconds on a processor; docs/architecture.md says ho
 
 import hashlib
 import json
+import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, fields
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
@@ -34,33 +36,87 @@ def _one_of(what: str, choices: Mapping[str, str]) -> AfterValidator:
     return AfterValidator(check)
 
 
+def milestones_of(schedule: str) -> tuple[int, ...]:
+    """Read the epochs out of `step:25+51`; every other schedule has none."""
+    name, _, tail = schedule.partition(":")
+    if name != "step":
+        return ()
+    return tuple(int(epoch) for epoch in tail.split("+"))
+
+
+def _schedule(text: str) -> str:
+    name, _, tail = text.partition(":")
+    if name not in ("cosine", "constant", "step"):
+        raise unknown_choice("schedule", name, ("cosine", "constant", "step:25+51"))
+    if name == "step":
+        try:
+            milestones_of(text)
+        except ValueError:
+            raise ValueError(f"step takes epochs after which the rate falls, as in step:25+51; got {text!r}") from None
+    elif tail:
+        raise ValueError(f"{name} takes no argument, got {text!r}")
+    return text
+
+
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Recipe:
     """One run. None in a slot means as published."""
 
-    network: Annotated[str, _one_of("network", NETWORKS)] = "alexnet"
-    preset: Annotated[str, _one_of("AlexNet preset", PRESETS)] | None = "paper"
-    norm: Annotated[str, AfterValidator(_norm)] | None = None
-    act: Annotated[str, AfterValidator(_act)] | None = None
-    dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
+    network: Annotated[str, _one_of("network", NETWORKS), Field(description="network by name")] = "alexnet"
+    preset: Annotated[
+        Annotated[str, _one_of("AlexNet preset", PRESETS)] | None, Field(description="reading of AlexNet")
+    ] = None
+    norm: Annotated[Annotated[str, AfterValidator(_norm)] | None, Field(description="bn, lrn:k=1, gn, none")] = None
+    act: Annotated[Annotated[str, AfterValidator(_act)] | None, Field(description="relu, leaky:0.1, prelu")] = None
+    dropout: Annotated[Annotated[float, Field(ge=0, lt=1)] | None, Field(description="dropout rate")] = None
     # A quarter of the channels at 67 pixels, the smallest side that every preset takes: 1 pixel is left behind pool5.
-    width: Annotated[float, Field(gt=0)] = 0.25
-    image_size: Annotated[int, Field(ge=1)] = 67
+    width: Annotated[float, Field(gt=0, description="multiple of every channel count")] = 0.25
+    image_size: Annotated[int, Field(ge=1, description="side of the images, pixels")] = 67
     # The 2012 start, N(0, .01), belongs to full width and inputs of 0 to 255; on these it stays at chance.
-    init: Literal["published", "he", "torch"] = "he"
-    input_scale: Literal["unit", "pixels"] = "unit"
+    init: Annotated[Literal["published", "he", "torch"], Field(description="initial values")] = "he"
+    weights: Annotated[str, Field(description="pretrained weights: a file, or imagenet; none if empty")] = ""
 
-    data: str = "digits"
-    split_seed: int = 0
+    data: Annotated[str, Field(description="where the images come from")] = "digits"
+    fold: Annotated[str, Field(description="2/5: the second of five folds is the test set")] = ""
+    split_seed: Annotated[int, Field(description="names the split where the data has none of its own")] = 0
+    skip_bad: Annotated[bool, Field(description="go on without unreadable images, and record them")] = False
+    input_scale: Annotated[
+        Literal["unit", "pixels"], Field(description="mean 0 and spread 1, or 0 to 255 less the mean")
+    ] = "unit"
+    augment: Annotated[str, Field(description="flip, crop, colour, rotate:10, scale:0.1; or paper, xray")] = "none"
 
-    epochs: Annotated[int, Field(ge=1)] = 10
-    batch_size: Annotated[int, Field(ge=1)] = 32
-    learning_rate: Annotated[float, Field(gt=0)] = 0.01  # of SGD, per step; falls to 0 along a half cosine
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    weight_decay: Annotated[float, Field(ge=0)] = 5e-4  # paper, 5; not on biases and norms
+    epochs: Annotated[int, Field(ge=1, description="passes over the training images")] = 10
+    batch_size: Annotated[int, Field(ge=1, description="images per step")] = 32
+    accumulate: Annotated[int, Field(ge=1, description="parts that a batch is computed in, to save memory")] = 1
+    optimiser: Annotated[
+        Literal["sgd", "krizhevsky", "adamw"],
+        Field(description="krizhevsky: the 2012 rule, the rate inside the velocity"),
+    ] = "sgd"
+    learning_rate: Annotated[float, Field(gt=0, description="learning rate at the start")] = 0.01
+    schedule: Annotated[str, AfterValidator(_schedule), Field(description="cosine, constant, step:25+51")] = "cosine"
+    warmup_epochs: Annotated[float, Field(ge=0, description="epochs over which the rate rises from 0")] = 0.0
+    momentum: Annotated[float, Field(ge=0, lt=1, description="of sgd and krizhevsky")] = 0.9
+    weight_decay: Annotated[float, Field(ge=0, description="not on biases and norms")] = 5e-4  # paper, 5
+    label_smoothing: Annotated[float, Field(ge=0, lt=1, description="share given to all classes alike")] = 0.0
+    clip_norm: Annotated[float, Field(ge=0, description="largest norm of the gradient; 0: any")] = 0.0
+    ema: Annotated[float, Field(ge=0, lt=1, description="decay of averaged weights, which are then tested; 0: off")] = (
+        0.0
+    )
+    patience: Annotated[int, Field(ge=0, description="epochs without a better validation before stopping; 0: off")] = 0
+    best_by: Annotated[
+        Literal["accuracy", "balanced_accuracy", "auroc", "loss"],
+        Field(description="validation metric that picks the checkpoint to test"),
+    ] = "accuracy"
+    ten_views: Annotated[bool, Field(description="test on corners and centre, mirrored, averaged (paper, 4.1)")] = False
 
-    seed: int = 0
-    threads: Annotated[int, Field(ge=1)] = 1  # part of the recipe: sums depend on it in the last bit
+    precision: Annotated[Literal["fp32", "bf16", "fp16"], Field(description="of forward and backward")] = "fp32"
+    channels_last: Annotated[bool, Field(description="memory layout N H W C")] = False
+    compile: Annotated[bool, Field(description="torch.compile the network")] = False
+    deterministic: Annotated[bool, Field(description="deterministic algorithms on a GPU")] = False
+    device: Annotated[Literal["cpu", "cuda"], Field(description="where to compute")] = "cpu"
+    # Part of the recipe: sums depend on it in the last bit.
+    threads: Annotated[int, Field(ge=1, description="processor threads")] = 1
+    seed: Annotated[int, Field(description="names every random draw of the run")] = 0
 
     def to_json(self) -> str:
         """Write every field."""
@@ -71,8 +127,80 @@ class Recipe:
         text = json.dumps(asdict(self), sort_keys=True) + data_fingerprint
         return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
+    def cautions(self) -> list[str]:
+        """Say what in this recipe is known not to work well together, and why."""
+        gaussian = self.network == "alexnet" and self.preset != "torchvision" and self.init == "published"
+        found = []
+        if gaussian and self.input_scale == "unit":
+            found.append(
+                "the 2012 initial values N(0, .01) assume pixels of 0 to 255 less their mean; on inputs of spread 1 "
+                "such a network hardly trains: take input_scale pixels, or init he"
+            )
+        if not gaussian and self.input_scale == "pixels":
+            found.append(
+                f"init {self.init} keeps the spread of its input, and pixels have a spread of about 70: without a norm "
+                "the loss may overflow in the first steps; take input_scale unit, or init published with a 2012 preset"
+            )
+        if gaussian and self.width < 0.5:
+            found.append(
+                f"the 2012 initial values do not grow as a network narrows: at width {self.width:g} the signal shrinks "
+                "in every layer; take init he"
+            )
+        return found
+
+
+# Starting points by name; any field can be changed on top.
+NAMED: Mapping[str, Mapping[str, Any]] = {
+    "laptop": {},
+    # Rates as in the 2012 source: divided by 10 after epochs 25 and 51 of about 90. Its last part (colour noise off,
+    # conv1 slowed and frozen by hand) is not imitated.
+    "paper": {
+        "preset": "paper",
+        "width": 1.0,
+        "image_size": 227,
+        "init": "published",
+        "input_scale": "pixels",
+        "augment": "paper",
+        "epochs": 90,
+        "batch_size": 128,
+        "optimiser": "krizhevsky",
+        "schedule": "step:25+51",
+        "ten_views": True,
+    },
+    "modern": {
+        "preset": "review",
+        "norm": "bn",
+        "width": 1.0,
+        "image_size": 227,
+        "augment": "flip,crop",
+        "epochs": 30,
+        "batch_size": 128,
+        "optimiser": "adamw",
+        "learning_rate": 1e-3,
+        "warmup_epochs": 2.0,
+        "weight_decay": 0.05,
+        "label_smoothing": 0.1,
+    },
+}
 
 _adapter = TypeAdapter(Recipe)
+
+
+def named_recipe(name: str) -> dict[str, Any]:
+    """Return the fields that a named recipe sets."""
+    if name not in NAMED:
+        raise unknown_choice("recipe", name, NAMED)
+    return dict(NAMED[name])
+
+
+def read_recipe_file(path: Path) -> dict[str, Any]:
+    """Return the fields that a TOML file sets; a field `recipe` names the starting point."""
+    try:
+        values = tomllib.loads(path.read_text())
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{path} is not TOML: {error}") from None
+    start = named_recipe(str(values.pop("recipe", "laptop")))
+    return {**start, **values}
 
 
 def read_recipe(values: Mapping[str, Any]) -> Recipe:

@@ -1,160 +1,167 @@
-"""One training run, from a recipe to a run folder.
+"""One training run, from a recipe to a run folder with a verdict.
 
     python -m alexnet_lab.training.run RUN_FOLDER
 
-reads RUN_FOLDER/recipe.json, trains, and leaves metrics, weights and a verdict there. A run is a process of its own, so
-that nothing it does to itself reaches another.
+reads RUN_FOLDER/recipe.json, trains, and leaves metrics, weights and a verdict there; where a checkpoint of the same
+recipe stands, it goes on from it. A run is a process of its own, so that nothing it does to itself reaches another.
 """
 
+import errno
 import json
-import math
 import platform
+import signal
 import sys
 import time
 import traceback
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import safetensors.torch
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
-from torch import nn
 
 import alexnet_lab
-from alexnet_lab.data.feed import Feed, prepare
-from alexnet_lab.data.sources import load_images
-from alexnet_lab.data.splits import stratified_split
+from alexnet_lab.data.feed import Feed, open_feed
 from alexnet_lab.networks import build_network
-from alexnet_lab.networks.slots import Dropout
-from alexnet_lab.randomness import derived_seed
-from alexnet_lab.records import RunFolder, write_atomically
+from alexnet_lab.records import RunFolder
+from alexnet_lab.training.parallel import Ranks, joined
 from alexnet_lab.training.recipe import Recipe, read_recipe
+from alexnet_lab.training.trainer import Report, Trainer
+from alexnet_lab.training.troubles import (
+    DivergedError,
+    InterruptedRunError,
+    OutOfMemoryError,
+    is_out_of_memory,
+    largest_fitting,
+)
 
 
-class DivergedError(Exception):
-    """The loss is no longer a number: a finding, not a mistake of the program."""
-
-
-def train(recipe: Recipe, folder: RunFolder) -> dict[str, Any]:
-    """Train by the recipe, log each epoch, test once at the end, and return the result that the verdict carries."""
+def train(recipe: Recipe, folder: RunFolder, report: Report = lambda _kind, _facts: None) -> dict[str, Any]:
+    """Train by the recipe in this process and return the result; the folder gets everything but the verdict."""
+    if recipe.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device cuda was asked for, and torch sees no GPU here; take device cpu")
     torch.set_num_threads(recipe.threads)
-    images = load_images(recipe.data)
-    folder.begin(recipe.to_json(), _provenance(recipe, images.fingerprint))
-    feed = prepare(images, stratified_split(images.labels, recipe.split_seed), recipe.image_size, recipe.input_scale)
-    network = _network_of(recipe, classes=len(images.classes), in_channels=images.pixels.shape[1])
-    optimiser = _optimiser_of(recipe, network)
-    luck = _DropoutLuck(network, recipe.seed)
-
-    steps_per_epoch = feed.steps_per_epoch(recipe.batch_size)
-    last_step = recipe.epochs * steps_per_epoch
-    step = 0
-    validation: dict[str, float] = {}
-    for epoch in range(1, recipe.epochs + 1):
-        began, summed_loss = time.perf_counter(), 0.0
-        network.train()
-        for pixels, labels in feed.training_batches(recipe.batch_size, recipe.seed, epoch):
-            for group in optimiser.param_groups:
-                group["lr"] = recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * step / last_step))
-            luck.deal(step)
-            loss = F.cross_entropy(network(pixels), labels)
-            optimiser.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimiser.step()
-            step += 1
-            now = float(loss.detach())
-            summed_loss += now
-            if not math.isfinite(now):
-                raise DivergedError(f"the loss was {now} at step {step} of {last_step}, epoch {epoch}")
-        validation = evaluate(network, feed, feed.split.validation)
-        folder.log(
-            {
-                "epoch": epoch,
-                "step": step,
-                "train_loss": summed_loss / steps_per_epoch,
-                "validation_loss": validation["loss"],
-                "validation_accuracy": validation["accuracy"],
-                "seconds": time.perf_counter() - began,
-            }
+    if recipe.deterministic:
+        torch.use_deterministic_algorithms(True)
+    with joined(recipe.device) as ranks:
+        speak = report if ranks.is_first else lambda _kind, _facts: None
+        feed = open_feed(
+            recipe.data,
+            image_size=recipe.image_size,
+            scale=recipe.input_scale,
+            split_seed=recipe.split_seed,
+            fold=recipe.fold,
+            augment=recipe.augment,
+            device=recipe.device,
+            skip_bad=recipe.skip_bad,
+            progress=lambda what, done, total: speak("preparing", {"what": what, "done": done, "total": total}),
         )
-    weights = safetensors.torch.save(dict(network.state_dict()))
-    write_atomically(folder.path / "checkpoints" / "final.safetensors", weights)
-    test = evaluate(network, feed, feed.split.test)
+        for text in (*recipe.cautions(), *feed.notes):
+            speak("note", {"text": text})
+        trainer = Trainer(recipe, folder, feed, ranks, speak)
+        if not (_is_same_run(recipe, folder, feed) and trainer.resume()) and ranks.is_first:
+            folder.begin(recipe.to_json(), _provenance(recipe, feed), feed.split.to_json())
+        ranks.wait()
+        with _stopped_by_signals(trainer):
+            try:
+                return trainer.run()
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                raise OutOfMemoryError(_advice_on_memory(recipe, feed, ranks)) from error
+
+
+def train_with_verdict(recipe: Recipe, folder: RunFolder, report: Report = lambda _kind, _facts: None) -> int:
+    """Train and write the verdict, whatever comes; return 0 for a finding, 1 for a failure, 130 for an interruption."""
+    try:
+        result = train(recipe, folder, report)
+    except DivergedError as finding:
+        folder.end("diverged", str(finding))
+    except OutOfMemoryError as failure:
+        folder.end("oom", str(failure))
+        return 1
+    except InterruptedRunError as interruption:
+        report("note", {"text": f"{interruption}; the same command goes on from there"})
+        return 130
+    except Exception as error:  # noqa: BLE001  # the verdict must be written whatever went wrong; the trace goes with it
+        why = f"{type(error).__name__}: {error}"
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            why = f"no space left on the disk of {folder.path}; what was saved is whole: free some and run it again"
+            print(why, file=sys.stderr)  # noqa: T201  # the verdict may not find room either
+        folder.path.mkdir(parents=True, exist_ok=True)
+        folder.end("error", why, {"traceback": traceback.format_exc()})
+        return 1
+    else:
+        folder.end("ok", result=result)
+        for stale in (folder.path / "checkpoints").glob("step-*"):
+            stale.unlink()  # the best weights stay; what was needed to go on is not needed any more
+    return 0
+
+
+def _is_same_run(recipe: Recipe, folder: RunFolder, feed: Feed) -> bool:
+    provenance = folder.provenance()
+    return provenance is not None and provenance["identity"] == recipe.identity(feed.fingerprint)
+
+
+def _provenance(recipe: Recipe, feed: Feed) -> dict[str, Any]:
+    device = torch.cuda.get_device_name() if recipe.device == "cuda" else "cpu"
     return {
-        "validation_accuracy": validation["accuracy"],
-        "test_accuracy": test["accuracy"],
-        "test_loss": test["loss"],
-        "test_images": len(feed.split.test),
-    }
-
-
-@torch.no_grad()
-def evaluate(network: nn.Module, feed: Feed, indices: NDArray[np.int64]) -> dict[str, float]:
-    """Return mean loss and accuracy over those images, in eval mode."""
-    network.eval()
-    loss, right = 0.0, 0
-    for pixels, labels in feed.batches_of(indices):
-        scores = network(pixels)
-        loss += float(F.cross_entropy(scores, labels, reduction="sum"))
-        right += int((scores.argmax(1) == labels).sum())
-    return {"loss": loss / len(indices), "accuracy": right / len(indices)}
-
-
-class _DropoutLuck:
-    """Deals each dropout layer the mask stream of (seed, layer, step), whatever other layers the network has."""
-
-    def __init__(self, network: nn.Module, seed: int) -> None:
-        self.seed = seed
-        self.layers = {name: layer for name, layer in network.named_modules() if isinstance(layer, Dropout)}
-        for layer in self.layers.values():
-            layer.generator = torch.Generator()
-
-    def deal(self, step: int) -> None:
-        for name, layer in self.layers.items():
-            if layer.generator is not None:
-                layer.generator.manual_seed(derived_seed(self.seed, "dropout", name, step))
-
-
-def _network_of(recipe: Recipe, classes: int, in_channels: int) -> nn.Module:
-    network: nn.Module = build_network(
-        recipe.network,
-        classes,
-        preset=recipe.preset if recipe.network == "alexnet" else None,
-        norm=recipe.norm,
-        act=recipe.act,
-        dropout=recipe.dropout,
-        width=recipe.width,
-        image_size=recipe.image_size,
-        in_channels=in_channels,
-        init=recipe.init,
-        seed=recipe.seed,
-    )
-    return network
-
-
-def _optimiser_of(recipe: Recipe, network: nn.Module) -> torch.optim.Optimizer:
-    # No decay on biases, as in 2012, nor on the gains of norms: everything with one dimension.
-    weights = [p for p in network.parameters() if p.dim() > 1]
-    others = [p for p in network.parameters() if p.dim() <= 1]
-    return torch.optim.SGD(
-        [{"params": weights, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}],
-        lr=recipe.learning_rate,
-        momentum=recipe.momentum,
-    )
-
-
-def _provenance(recipe: Recipe, fingerprint: str) -> dict[str, Any]:
-    return {
-        "identity": recipe.identity(fingerprint),
-        "data_fingerprint": fingerprint,
+        "identity": recipe.identity(feed.fingerprint),
+        "data_fingerprint": feed.fingerprint,
+        "classes": list(feed.classes),
+        "notes": [*recipe.cautions(), *feed.notes],
         "alexnet_lab": alexnet_lab.__version__,
         "torch": torch.__version__,
         "python": platform.python_version(),
         "machine": f"{platform.machine()}, {platform.system()} {platform.release()}",
-        "device": "cpu",
+        "device": device,
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
+
+
+class _stopped_by_signals:  # noqa: N801  # a context manager reads as one
+    """Let Ctrl-C and a polite kill end the run at the next step, saved; a second Ctrl-C ends it at once."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.trainer = trainer
+
+    def __enter__(self) -> None:
+        def ask(_number: int, _frame: object) -> None:
+            if self.trainer.stop_asked:
+                raise KeyboardInterrupt
+            self.trainer.stop_asked = True
+
+        self.before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+
+def _advice_on_memory(recipe: Recipe, feed: Feed, ranks: Ranks) -> str:
+    """Find a batch that fits, by trying."""
+
+    def attempt(size: int) -> None:
+        network = build_network(
+            recipe.network,
+            len(feed.classes),
+            preset=recipe.preset,
+            norm=recipe.norm,
+            width=recipe.width,
+            image_size=recipe.image_size,
+            in_channels=feed.channels,
+            seed=0,
+        ).to(recipe.device)
+        x = torch.zeros(size, feed.channels, recipe.image_size, recipe.image_size, device=recipe.device)
+        F.cross_entropy(network(x), torch.zeros(size, dtype=torch.long, device=recipe.device)).backward()  # type: ignore[no-untyped-call]
+
+    part = recipe.batch_size // (recipe.accumulate * ranks.count)
+    fits = largest_fitting(part, attempt)
+    if not fits:
+        return f"not even one image of {recipe.image_size} pixels fits in memory; take a smaller image_size or width"
+    return (
+        f"{part} images at once do not fit in memory, {fits} do: take batch_size {fits * ranks.count}, "
+        f"or compute the same batch in parts with accumulate {-(-recipe.batch_size // (fits * ranks.count))}"
+    )
 
 
 def main(arguments: list[str]) -> int:
@@ -163,18 +170,13 @@ def main(arguments: list[str]) -> int:
         print("usage: python -m alexnet_lab.training.run RUN_FOLDER", file=sys.stderr)  # noqa: T201  # a command prints
         return 2
     path = Path(arguments[0])
-    folder = RunFolder(path)
     recipe = read_recipe(json.loads((path / "recipe.json").read_text()))
-    try:
-        result = train(recipe, folder)
-    except DivergedError as finding:
-        folder.end("diverged", str(finding))
-    except Exception as error:  # noqa: BLE001  # the verdict must be written whatever went wrong; the trace goes with it
-        folder.end("error", f"{type(error).__name__}: {error}", {"traceback": traceback.format_exc()})
-        return 1
-    else:
-        folder.end("ok", result=result)
-    return 0
+    return train_with_verdict(recipe, RunFolder(path), _print_notes)
+
+
+def _print_notes(kind: str, facts: dict[str, Any]) -> None:
+    if kind == "note":
+        print(facts["text"], flush=True)  # noqa: T201  # kept in the run's output.txt
 
 
 if __name__ == "__main__":

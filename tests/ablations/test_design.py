@@ -79,8 +79,8 @@ def test_a_folder_holds_one_study_and_more_seeds_extend_it(tmp_path):
 
 
 def finish(run, state, accuracy=None):
-    run.folder.begin(run.recipe.to_json(), {})
-    run.folder.end(state, "why", {"test_accuracy": accuracy} if accuracy is not None else {})
+    run.folder.begin(run.recipe.to_json(), {}, "{}")
+    run.folder.end(state, "why", {"test": {"accuracy": accuracy}} if accuracy is not None else {})
 
 
 def test_a_run_is_done_when_this_very_recipe_ended_with_a_finding(tmp_path):

@@ -22,7 +22,7 @@ if recipe["norm"] == "bn" and recipe["seed"] == 0:
     os.kill(os.getpid(), signal.SIGKILL)
 time.sleep({seconds})
 folder.log({{"epoch": 1}})
-folder.end("ok", result={{"test_accuracy": 0.5}})
+folder.end("ok", result={{"test": {{"accuracy": 0.5}}}})
 """
 
 
@@ -85,7 +85,7 @@ def test_a_verdict_from_an_earlier_attempt_does_not_pass_for_this_one(tmp_path, 
     stand_in(0)
     runs = study_in(tmp_path).runs()
     doomed = runs[1]
-    doomed.folder.begin(doomed.recipe.to_json(), {})
-    doomed.folder.end("ok", result={"test_accuracy": 1.0})
+    doomed.folder.begin(doomed.recipe.to_json(), {}, "{}")
+    doomed.folder.end("ok", result={"test": {"accuracy": 1.0}})
     execution.run_all([doomed], 1, lambda *_: None, 0.02)
     assert doomed.folder.verdict() is None

@@ -116,8 +116,7 @@ def _run_with_progress(console: Console, runs: "Sequence[PlannedRun]", jobs: int
         verdict = run.folder.verdict()
         if verdict is None:
             return "lost"
-        accuracy = verdict["result"].get("test_accuracy")
-        return f"{accuracy:.1%}" if accuracy is not None else str(verdict["state"])
+        return f"{verdict['result']['test']['accuracy']:.1%}" if verdict["state"] == "ok" else str(verdict["state"])
 
     if not console.is_terminal:
         ended = 0

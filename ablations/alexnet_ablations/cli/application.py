@@ -8,6 +8,7 @@ from rich.console import Console
 import alexnet_lab
 from alexnet_ablations.cli.ablate import ablate
 from alexnet_ablations.cli.networks import networks
+from alexnet_ablations.cli.train import train
 
 application = typer.Typer(
     name="alexnet-lab",
@@ -19,6 +20,7 @@ application = typer.Typer(
     pretty_exceptions_enable=False,
 )
 application.command()(ablate)
+application.command()(train)
 application.command()(networks)
 
 

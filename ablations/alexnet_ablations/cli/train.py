@@ -1,0 +1,128 @@
+"""alexnet-lab train: one run, by a recipe."""
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from alexnet_ablations.cli.progress import JsonLines, LiveBar, PlainLines, Quiet
+from alexnet_ablations.cli.recipe_options import with_recipe_options
+from alexnet_ablations.cli.terminal import open_console
+from alexnet_lab.records import RunFolder
+from alexnet_lab.training.recipe import NAMED, Recipe, named_recipe, read_recipe, read_recipe_file
+
+SHOWN = ("accuracy", "balanced_accuracy", "auroc", "top5_accuracy", "calibration_error", "loss")
+
+
+@with_recipe_options
+def train(
+    recipe: Annotated[str, typer.Option(help=f"Starting point: {', '.join(NAMED)}, or a TOML file.")] = "laptop",
+    out: Annotated[Path | None, typer.Option(help="Run folder.", show_default="runs/<data>-<network>-<digest>")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print lines of JSON.")] = False,
+    **given: Any,
+) -> None:
+    """Train one network by a recipe, test its best epoch, and keep everything.
+
+    [bold]alexnet-lab train[/]                                      digits, a minute
+    [bold]alexnet-lab train --norm bn --act leaky:0.1 --epochs 5[/]
+    [bold]alexnet-lab train --data xrays.zip --recipe modern --width 0.5[/]
+    [bold]alexnet-lab train --data cifar10 --recipe paper --device cuda[/]
+
+    A recipe in TOML has the same fields (learning_rate = 0.02), and recipe =
+    "paper" in it names what it starts from. Options count last. The same
+    command goes on where an interrupted run was saved.
+    """
+    console = open_console()
+    fields = named_recipe(recipe) if recipe in NAMED else _read_file(recipe)
+    fields |= {name: value for name, value in given.items() if value is not None}
+    fields.setdefault("threads", os.cpu_count() or 1)
+    if "device" not in fields:
+        import torch
+
+        fields["device"] = "cuda" if torch.cuda.is_available() else "cpu"
+    chosen = read_recipe(fields)
+    folder = RunFolder(out or Path("runs") / _name_of(chosen))
+    # Under torchrun every process runs this command; the first one speaks and writes for all.
+    is_first = int(os.environ.get("RANK", "0")) == 0
+    verdict = folder.verdict() if _is_same(folder, chosen) else None
+    if verdict is None or verdict["state"] not in ("ok", "diverged"):
+        status = _run(chosen, folder, console, quiet=quiet or not is_first, as_json=as_json and is_first)
+        if status == 130 or not is_first:
+            raise typer.Exit(status)
+        verdict = folder.verdict()
+    elif not quiet and not as_json:
+        console.print(f"already done: {folder.path}")
+    if verdict is None or verdict["state"] not in ("ok", "diverged"):
+        state, why = (verdict["state"], verdict["why"]) if verdict else ("lost", "no verdict was written")
+        raise ValueError(f"{state}: {why}")
+    if as_json:
+        print(json.dumps({"event": "verdict", "folder": str(folder.path), **verdict}))  # noqa: T201  # the interface
+    elif not quiet:
+        _print_verdict(console, folder, verdict)
+
+
+def _read_file(name: str) -> dict[str, Any]:
+    path = Path(name)
+    return read_recipe_file(path) if path.suffix == ".toml" or path.exists() else named_recipe(name)
+
+
+def _name_of(recipe: Recipe) -> str:
+    data = Path(recipe.data.partition(":")[0]).stem or "data"
+    return f"{data}-{recipe.network}-{recipe.identity('')}"
+
+
+def _is_same(folder: RunFolder, recipe: Recipe) -> bool:
+    """Say whether the folder holds this run; one that holds another is refused."""
+    theirs = folder.recipe()
+    if theirs is None:
+        return False
+    mine = json.loads(recipe.to_json())
+    if theirs != mine:
+        differing = sorted(name for name in mine if theirs.get(name) != mine[name])
+        raise ValueError(
+            f"{folder.path} holds a run that differs in {', '.join(differing)}; choose another folder with --out"
+        )
+    return True
+
+
+def _run(recipe: Recipe, folder: RunFolder, console: Console, *, quiet: bool, as_json: bool) -> int:
+    from alexnet_lab.training.run import train_with_verdict
+
+    if as_json:
+        reporter: Quiet = JsonLines()
+    elif quiet:
+        reporter = Quiet()
+    else:
+        reporter = LiveBar(console) if console.is_terminal else PlainLines(console)
+    try:
+        return train_with_verdict(recipe, folder, reporter)
+    finally:
+        reporter.close()
+
+
+def _print_verdict(console: Console, folder: RunFolder, verdict: dict[str, Any]) -> None:
+    if verdict["state"] == "diverged":
+        console.print(f"diverged: {verdict['why']}", markup=False)
+        console.print(f"[dim]{folder.path}[/]")
+        return
+    result = verdict["result"]
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column(f"weights of epoch {result['tested_epoch']}")
+    for part in ("validation", "test"):
+        table.add_column(f"{part}, n={result[part]['images']}", justify="right")
+    for metric in SHOWN:
+        values = [result[part][metric] for part in ("validation", "test")]
+        if any(value is not None for value in values):
+            table.add_row(metric.replace("_", " "), *("-" if v is None else f"{v:.4f}" for v in values))
+    provenance = folder.provenance() or {}
+    for at, name in enumerate(provenance.get("classes", [])):
+        values = [result[part]["recall"][at] for part in ("validation", "test")]
+        table.add_row(f"recall of {name}", *("-" if v is None else f"{v:.4f}" for v in values))
+    console.print(table)
+    console.print(f"[dim]{folder.path}: recipe, split, metrics of every epoch, best weights, verdict[/]")

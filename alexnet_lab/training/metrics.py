@@ -1,0 +1,62 @@
+"""How good the predictions are: by scikit-learn where it has the metric.
+
+Shapes: N images, K classes.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+TOP_FIVE_FROM = 10  # classes; with fewer, being among the best five says little
+CALIBRATION_BINS = 15  # equal widths of confidence, as Guo et al. 2017
+
+
+def classification_metrics(probabilities: NDArray[np.float64], labels: NDArray[np.int64]) -> dict[str, Any]:
+    """Return every metric of a set of predictions (N K); one that the data cannot define is None."""
+    from sklearn.metrics import (
+        balanced_accuracy_score,
+        confusion_matrix,
+        log_loss,
+        recall_score,
+        roc_auc_score,
+        top_k_accuracy_score,
+    )
+
+    classes = np.arange(probabilities.shape[1])
+    predicted = probabilities.argmax(1)
+    present = np.unique(labels)
+    # One class against the rest needs both; a class that no image shows has no curve.
+    curves = [roc_auc_score(labels == k, probabilities[:, k]) for k in present if len(present) > 1]
+    recalls = recall_score(labels, predicted, labels=classes, average=None, zero_division=np.nan)
+    return {
+        "loss": float(log_loss(labels, probabilities, labels=classes)),
+        "accuracy": float((predicted == labels).mean()),
+        "balanced_accuracy": float(np.nanmean(recalls))
+        if len(present) < len(classes)
+        else float(balanced_accuracy_score(labels, predicted)),
+        "auroc": float(np.mean(curves)) if curves else None,
+        "top5_accuracy": float(top_k_accuracy_score(labels, probabilities, k=5, labels=classes))
+        if len(classes) >= TOP_FIVE_FROM
+        else None,
+        "calibration_error": expected_calibration_error(probabilities, labels),
+        "recall": [None if np.isnan(recall) else float(recall) for recall in recalls],
+        "confusion": confusion_matrix(labels, predicted, labels=classes).tolist(),
+        "images": len(labels),
+    }
+
+
+def expected_calibration_error(probabilities: NDArray[np.float64], labels: NDArray[np.int64]) -> float:
+    """Return how far confidence stands from accuracy, averaged over bins of confidence by their share of images."""
+    confidence = probabilities.max(1)
+    right = probabilities.argmax(1) == labels
+    bins = np.minimum((confidence * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
+    gaps = np.bincount(bins, weights=confidence - right, minlength=CALIBRATION_BINS)
+    return float(np.abs(gaps).sum() / len(labels))
+
+
+def is_better(name: str, value: float | None, best: float | None) -> bool:
+    """Say whether a metric improved; of a loss, less is better."""
+    if value is None:
+        return False
+    return best is None or (value < best if name == "loss" else value > best)

@@ -1,0 +1,62 @@
+"""One run over several processes, as torchrun starts them: who am I among how many, and what do we all know.
+
+Every process takes its part of each batch; gradients are averaged over all of them. Under
+
+    torchrun --nproc-per-node 2 --no-python alexnet-lab train --data cifar10 --out runs/two
+
+the run has the numbers of a single process up to rounding, as long as no batch normalisation looks at the parts.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among all that share the run."""
+
+    rank: int = 0
+    count: int = 1
+
+    @property
+    def is_first(self) -> bool:
+        """Say whether this process writes and prints."""
+        return self.rank == 0
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Add up the values of all processes, in every one of them."""
+        if self.count > 1:
+            torch.distributed.all_reduce(values)
+        return values
+
+    def wait(self) -> None:
+        """Wait until every process has come this far."""
+        if self.count > 1:
+            torch.distributed.barrier()
+
+    def wrap(self, network: nn.Module) -> nn.Module:
+        """Let the gradients of all processes be averaged in the backward pass."""
+        return DistributedDataParallel(network) if self.count > 1 else network
+
+
+@contextmanager
+def joined(device: str) -> Iterator[Ranks]:
+    """Join the other processes if torchrun started this one, and leave them in the end."""
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    if count == 1:
+        yield Ranks()
+        return
+    if device == "cuda":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    torch.distributed.init_process_group("nccl" if device == "cuda" else "gloo")
+    try:
+        yield Ranks(torch.distributed.get_rank(), count)
+    finally:
+        torch.distributed.destroy_process_group()

@@ -1,0 +1,292 @@
+"""The loop: from a recipe and a feed to a trained network, epoch by epoch, resumable at any step.
+
+Nothing here draws at random: batches, crops and masks come from streams named by seed, epoch and step, so that a run
+which goes on from a checkpoint repeats exactly what an undisturbed one would have done.
+"""
+
+import copy
+import math
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from alexnet_lab.data.feed import Feed
+from alexnet_lab.networks import build_network, load_pretrained
+from alexnet_lab.networks.parts import Dropout
+from alexnet_lab.randomness import derived_seed
+from alexnet_lab.records import RunFolder
+from alexnet_lab.training import checkpoint
+from alexnet_lab.training.evaluation import evaluate
+from alexnet_lab.training.metrics import is_better
+from alexnet_lab.training.optim import build_optimiser, scheduled_rate, set_rate
+from alexnet_lab.training.parallel import Ranks
+from alexnet_lab.training.recipe import Recipe
+from alexnet_lab.training.troubles import DivergedError, InterruptedRunError, first_bad_layer
+
+Report = Callable[[str, dict[str, Any]], None]  # "begin" | "note" | "step" | "epoch", and its facts
+
+# Seconds between checkpoints: at the end of an epoch, and within a long one. They change no number.
+BETWEEN_EPOCHS, WITHIN_EPOCH = 10.0, 120.0
+# Losses stay on a GPU for this many steps before they are read; reading one waits for everything queued before it.
+STEPS_BETWEEN_READS = {"cpu": 1, "cuda": 20}
+
+
+class Trainer:
+    """One run in progress."""
+
+    def __init__(self, recipe: Recipe, folder: RunFolder, feed: Feed, ranks: Ranks, report: Report) -> None:
+        self.recipe, self.folder, self.feed, self.ranks, self.report = recipe, folder, feed, ranks, report
+        self.steps_per_epoch = feed.steps_per_epoch(recipe.batch_size)
+        self.parts = ranks.count * recipe.accumulate
+        if recipe.batch_size % self.parts:
+            raise ValueError(
+                f"batch_size {recipe.batch_size} does not split into {self.parts} equal parts "
+                f"({ranks.count} processes x accumulate {recipe.accumulate})"
+            )
+        self.network = self._build_network()
+        self.optimiser = build_optimiser(recipe, self.network)
+        self.averaged = copy.deepcopy(self.network).eval() if recipe.ema else None
+        self.scaler = torch.amp.GradScaler(recipe.device, enabled=recipe.precision == "fp16")
+        wrapped = ranks.wrap(self.network)
+        self.forward: Callable[..., Tensor] = torch.compile(wrapped) if recipe.compile else wrapped
+        self.dropouts = {name: layer for name, layer in self.network.named_modules() if isinstance(layer, Dropout)}
+        if not recipe.compile:
+            for layer in self.dropouts.values():
+                layer.generator = torch.Generator(recipe.device)
+        # Where the run stands. `pending` holds what has not been read from the device: loss and hits of each step.
+        self.epoch, self.step_in_epoch = 1, 0
+        self.loss_sum, self.hits = 0.0, 0.0
+        self.pending: list[Tensor] = []
+        self.best: float | None = None
+        self.best_epoch = 0
+        self.stop_asked = False
+        self._saved_at = time.monotonic()
+
+    @property
+    def step(self) -> int:
+        """Count the steps taken since the run began."""
+        return (self.epoch - 1) * self.steps_per_epoch + self.step_in_epoch
+
+    def resume(self) -> bool:
+        """Go on from the newest whole checkpoint, if there is one."""
+        found = checkpoint.load_latest(self.folder.path / "checkpoints")
+        if found is None:
+            return False
+        for complaint in found.damaged:
+            self.report("note", {"text": f"{complaint}; the one before it is used"})
+        checkpoint.restore_network(self.network, found.tensors)
+        checkpoint.restore_optimiser(self.optimiser, found.tensors)
+        if self.averaged is not None:
+            checkpoint.restore_network(self.averaged, found.tensors, "averaged.")
+        facts = found.facts
+        self.epoch, self.step_in_epoch = facts["epoch"], facts["step_in_epoch"]
+        self.loss_sum, self.hits = facts["loss_sum"], facts["hits"]
+        self.best, self.best_epoch = facts["best"], facts["best_epoch"]
+        self.scaler.load_state_dict(facts["scaler"])
+        if self.ranks.is_first:
+            self.folder.go_on_after(self.epoch - 1)
+        self.report("note", {"text": f"going on at epoch {self.epoch}, step {self.step_in_epoch}"})
+        return True
+
+    def run(self) -> dict[str, Any]:
+        """Train to the end of the recipe, test the best checkpoint, and return the result that the verdict carries."""
+        recipe = self.recipe
+        self.report("begin", {"epochs": recipe.epochs, "steps_per_epoch": self.steps_per_epoch, "done": self.step})
+        while self.epoch <= recipe.epochs and not self._is_patience_over():
+            self._train_epoch()
+            if time.monotonic() - self._saved_at > BETWEEN_EPOCHS:
+                self._save()
+        if self.ranks.is_first:
+            self._save_best_unless_there()
+        self.ranks.wait()
+        best = checkpoint.load_checkpoint(self.folder.path / "checkpoints", "best")
+        tested = copy.deepcopy(self.network)
+        checkpoint.restore_network(tested, best.tensors)
+        self.report("note", {"text": f"testing the weights of epoch {best.facts['epoch']}"})
+        split, batch = self.feed.split, self._evaluation_batch()
+        return {
+            "tested_epoch": best.facts["epoch"],
+            "epochs": self.epoch - 1,
+            "steps": self.step,
+            "validation": evaluate(tested, self.feed, split.validation, batch),
+            "test": evaluate(tested, self.feed, split.test, batch, recipe.ten_views),
+        }
+
+    def _train_epoch(self) -> None:
+        recipe, began, first = self.recipe, time.perf_counter(), self.step_in_epoch
+        self.network.train()
+        read_every = STEPS_BETWEEN_READS[recipe.device]
+        batches = self.feed.training_batches(recipe.batch_size, recipe.seed, self.epoch, start=first)
+        for pixels, labels in batches:
+            set_rate(self.optimiser, scheduled_rate(recipe, self.step, self.steps_per_epoch))
+            self.pending.append(self._take_step(pixels, labels))
+            self.step_in_epoch += 1
+            if len(self.pending) >= read_every or self.step_in_epoch == self.steps_per_epoch:
+                self._read_pending(pixels)
+                rate = (self.step_in_epoch - first) * recipe.batch_size / (time.perf_counter() - began)
+                seen = self.step_in_epoch * recipe.batch_size
+                facts = {"epoch": self.epoch, "loss": self.loss_sum / self.step_in_epoch, "accuracy": self.hits / seen}
+                self.report("step", {**facts, "step": self.step, "images_per_second": rate})
+            if self.step_in_epoch < self.steps_per_epoch and time.monotonic() - self._saved_at > WITHIN_EPOCH:
+                self._read_pending(pixels)
+                self._save()
+        self._end_epoch(time.perf_counter() - began, (self.step_in_epoch - first) * recipe.batch_size)
+
+    def _take_step(self, pixels: Tensor, labels: Tensor) -> Tensor:
+        """Take one step over this process's parts of the batch; return its loss and hits, still on the device."""
+        recipe, accumulate = self.recipe, self.recipe.accumulate
+        self.optimiser.zero_grad(set_to_none=True)
+        outcome = torch.zeros(2, device=pixels.device)
+        for micro in range(accumulate):
+            part = self.ranks.rank * accumulate + micro
+            size = recipe.batch_size // self.parts
+            x, y = pixels[part * size : (part + 1) * size], labels[part * size : (part + 1) * size]
+            if recipe.channels_last:
+                x = x.contiguous(memory_format=torch.channels_last)
+            self._deal_masks(part)
+            last = micro == accumulate - 1
+            # Gradients of the earlier parts stay here; the last one's backward averages them over the processes.
+            apart = self.forward.no_sync() if self.ranks.count > 1 and not last else nullcontext()  # type: ignore[attr-defined]
+            with apart:
+                with self._autocast():
+                    scores = self.forward(x)
+                    loss = F.cross_entropy(scores, y, label_smoothing=recipe.label_smoothing) / accumulate
+                self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            outcome += torch.stack([loss.detach().float(), (scores.detach().argmax(1) == y).sum().float()])
+        if recipe.clip_norm:
+            self.scaler.unscale_(self.optimiser)
+            nn.utils.clip_grad_norm_(self.network.parameters(), recipe.clip_norm)
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
+        if self.averaged is not None:
+            self._average_weights(self.averaged)
+        return outcome
+
+    def _read_pending(self, pixels: Tensor) -> None:
+        """Read losses and hits from the device; all processes learn of trouble in any of them at the same step."""
+        if not self.pending:
+            return
+        asked = torch.tensor([float(self.stop_asked)], device=pixels.device)
+        read = self.ranks.sum(torch.cat([torch.stack(self.pending).flatten(), asked])).cpu()
+        outcomes, stop = read[:-1].view(-1, 2), bool(read[-1] > 0)
+        first = self.step - len(self.pending) + 1
+        self.pending.clear()
+        for offset, (loss, hits) in enumerate((outcomes / torch.tensor([self.ranks.count, 1])).tolist()):
+            if not math.isfinite(loss):
+                where = first_bad_layer(self.network, pixels)
+                raise DivergedError(f"the loss was {loss} at step {first + offset}, epoch {self.epoch}: {where}")
+            self.loss_sum += loss
+            self.hits += hits
+        if stop:
+            self._save()
+            raise InterruptedRunError(f"stopped at epoch {self.epoch}, step {self.step_in_epoch}, and saved there")
+
+    def _end_epoch(self, seconds: float, images: int) -> None:
+        recipe = self.recipe
+        judged = self.averaged if self.averaged is not None else self.network
+        found = evaluate(judged, self.feed, self.feed.split.validation, self._evaluation_batch())
+        scalars = {f"validation_{k}": v for k, v in found.items() if not isinstance(v, list) and k != "images"}
+        row = {
+            "epoch": self.epoch,
+            "step": self.step,
+            "train_loss": self.loss_sum / self.steps_per_epoch,
+            "train_accuracy": self.hits / (self.steps_per_epoch * recipe.batch_size),
+            **scalars,
+            "learning_rate": scheduled_rate(recipe, self.step - 1, self.steps_per_epoch),
+            "seconds": seconds,
+            "images_per_second": images / seconds,
+        }
+        if is_better(recipe.best_by, found[recipe.best_by], self.best):
+            self.best, self.best_epoch = found[recipe.best_by], self.epoch
+            self._save_best(judged)
+        if self.ranks.is_first:
+            self.folder.log(row)
+        self.report("epoch", row)
+        self.epoch, self.step_in_epoch, self.loss_sum, self.hits = self.epoch + 1, 0, 0.0, 0.0
+
+    def _is_patience_over(self) -> bool:
+        return 0 < self.recipe.patience <= self.epoch - 1 - self.best_epoch
+
+    def _deal_masks(self, part: int) -> None:
+        """Deal each dropout layer the stream of (seed, layer, step), whatever other layers the network has."""
+        for name, layer in self.dropouts.items():
+            layer.part = (part, self.parts)
+            if layer.generator is not None:
+                layer.generator.manual_seed(derived_seed(self.recipe.seed, "dropout", name, self.step))
+        if self.recipe.compile:  # compiled code draws from the global generator only
+            layer_free = derived_seed(self.recipe.seed, "dropout", "compiled", self.step)
+            torch.manual_seed(layer_free)
+
+    @torch.no_grad()
+    def _average_weights(self, averaged: nn.Module) -> None:
+        keep = self.recipe.ema
+        torch._foreach_lerp_(list(averaged.parameters()), list(self.network.parameters()), 1 - keep)
+        for mean, value in zip(averaged.buffers(), self.network.buffers(), strict=True):
+            mean.copy_(value)
+
+    def _autocast(self) -> torch.autocast:
+        dtype = torch.float16 if self.recipe.precision == "fp16" else torch.bfloat16
+        return torch.autocast(self.recipe.device, dtype, enabled=self.recipe.precision != "fp32")
+
+    def _evaluation_batch(self) -> int:
+        # No gradients are kept, so four times a training part fits wherever that does.
+        return 4 * (self.recipe.batch_size // self.parts)
+
+    def _save(self) -> None:
+        if self.ranks.is_first:
+            tensors = checkpoint.network_tensors(self.network) | checkpoint.optimiser_tensors(self.optimiser)
+            if self.averaged is not None:
+                tensors |= checkpoint.network_tensors(self.averaged, "averaged.")
+            facts = {
+                "epoch": self.epoch,
+                "step_in_epoch": self.step_in_epoch,
+                "loss_sum": self.loss_sum,
+                "hits": self.hits,
+                "best": self.best,
+                "best_epoch": self.best_epoch,
+                "scaler": self.scaler.state_dict(),
+            }
+            checkpoint.save_step(self.folder.path / "checkpoints", self.step, tensors, facts)
+        self._saved_at = time.monotonic()
+
+    def _save_best(self, network: nn.Module) -> None:
+        if self.ranks.is_first:
+            facts = {"epoch": self.epoch, "metric": self.recipe.best_by, "value": self.best}
+            folder = self.folder.path / "checkpoints"
+            checkpoint.save_checkpoint(folder, "best", checkpoint.network_tensors(network), facts)
+
+    def _save_best_unless_there(self) -> None:
+        """Where the metric was never defined, such as AUROC of one class, the last weights are those to test."""
+        if not self.best_epoch:
+            self.epoch -= 1
+            self._save_best(self.averaged if self.averaged is not None else self.network)
+            self.epoch += 1
+
+    def _build_network(self) -> nn.Module:
+        recipe = self.recipe
+        network: nn.Module = build_network(
+            recipe.network,
+            len(self.feed.classes),
+            preset=recipe.preset,
+            norm=recipe.norm,
+            act=recipe.act,
+            dropout=recipe.dropout,
+            width=recipe.width,
+            image_size=recipe.image_size,
+            in_channels=self.feed.channels,
+            init=recipe.init,
+            seed=recipe.seed,
+        )
+        if recipe.weights:
+            fresh = load_pretrained(network, recipe.weights)
+            if fresh:
+                self.report("note", {"text": f"from {recipe.weights}; as initialised: {', '.join(fresh)}"})
+        network.to(recipe.device)
+        if recipe.channels_last:
+            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stub
+        return network

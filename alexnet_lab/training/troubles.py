@@ -1,0 +1,70 @@
+"""What can go wrong with a run, and what there is to say about it: divergence, memory, interruption."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+
+class DivergedError(Exception):
+    """The loss is no longer a number: a finding, not a mistake of the program."""
+
+
+class OutOfMemoryError(Exception):
+    """A batch does not fit; the message names one that does."""
+
+
+class InterruptedRunError(Exception):
+    """Somebody asked the run to stop; it can go on from its checkpoint."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Say whether an error means that memory ran out, on a GPU or a processor (where torch raises a RuntimeError)."""
+    words = ("can't allocate memory", "not enough memory", "out of memory")
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+    )
+
+
+def largest_fitting(batch_size: int, attempt: Callable[[int], None]) -> int:
+    """Halve the batch until a step fits in memory; 0 if not even one image does."""
+    size = batch_size // 2
+    while size:
+        try:
+            attempt(size)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            size //= 2
+        else:
+            return size
+    return 0
+
+
+@torch.no_grad()
+def first_bad_layer(network: nn.Module, pixels: Tensor) -> str:
+    """Say where numbers end: in whose weights after the last update, else in whose output for this batch."""
+    broken = [name for name, value in network.named_parameters() if not bool(torch.isfinite(value).all())]
+    if broken:
+        # Backward runs from the last layer to the first, so the last broken one is where the gradient broke first.
+        return f"the last update made {broken[-1]} infinite or NaN" + (
+            f", and {len(broken) - 1} more parameters" if len(broken) > 1 else ""
+        )
+    found: list[str] = []
+    handles = []
+    for name, layer in network.named_modules():
+        if name and not any(True for _ in layer.children()):
+
+            def look(_layer: nn.Module, _inputs: object, output: object, name: str = name) -> None:
+                if isinstance(output, Tensor) and not bool(torch.isfinite(output).all()):
+                    found.append(name)
+
+            handles.append(layer.register_forward_hook(look))
+    try:
+        network(pixels)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return f"the output of {found[0]} is the first that is not finite" if found else "every layer's output was finite"

@@ -1,0 +1,60 @@
+"""Metrics against figures worked out by hand and against scikit-learn's own."""
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from alexnet_lab.training.metrics import classification_metrics, expected_calibration_error, is_better
+
+PROBABILITIES = np.array([[0.7, 0.2, 0.1], [0.4, 0.5, 0.1], [0.3, 0.6, 0.1], [0.1, 0.2, 0.7], [0.5, 0.3, 0.2]])
+LABELS = np.array([0, 0, 1, 2, 2])
+
+
+def test_a_table_worked_out_by_hand():
+    found = classification_metrics(PROBABILITIES, LABELS)
+    assert found["confusion"] == [[1, 1, 0], [0, 1, 0], [1, 0, 1]]
+    assert found["accuracy"] == pytest.approx(3 / 5)
+    assert found["recall"] == pytest.approx([0.5, 1.0, 0.5])
+    assert found["balanced_accuracy"] == pytest.approx(2 / 3)
+    assert found["loss"] == pytest.approx(-np.log([0.7, 0.4, 0.6, 0.7, 0.2]).mean())
+    assert found["top5_accuracy"] is None
+    assert found["images"] == 5
+
+
+def test_the_area_is_scikit_learns_macro_average():
+    generator = np.random.default_rng(0)
+    scores = generator.dirichlet(np.ones(4), 200)
+    labels = generator.integers(0, 4, 200)
+    assert classification_metrics(scores, labels)["auroc"] == pytest.approx(
+        roc_auc_score(labels, scores, multi_class="ovr", average="macro")
+    )
+
+
+def test_calibration_by_hand():
+    # confidence .9 twice, one of them right: gap .4; confidence .6 once and right: gap .4
+    probabilities = np.array([[0.9, 0.1], [0.9, 0.1], [0.6, 0.4]])
+    labels = np.array([0, 1, 0])
+    assert expected_calibration_error(probabilities, labels) == pytest.approx((2 * 0.4 + 0.4) / 3)
+    assert expected_calibration_error(np.array([[1.0, 0.0]]), np.array([0])) == 0
+
+
+def test_a_class_without_images_has_no_recall_and_spoils_nothing():
+    found = classification_metrics(PROBABILITIES[:3], LABELS[:3])
+    assert found["recall"][2] is None
+    assert found["balanced_accuracy"] == pytest.approx(0.75)
+    assert found["auroc"] == pytest.approx(np.mean([0.5 + 0.5, 1.0]))
+    assert classification_metrics(PROBABILITIES[:2], LABELS[:2])["auroc"] is None
+
+
+def test_top_five_where_there_are_ten_classes():
+    scores = np.tile(np.linspace(0.01, 0.19, 10), (10, 1))
+    found = classification_metrics(scores / scores.sum(1, keepdims=True), np.arange(10))
+    assert found["top5_accuracy"] == pytest.approx(0.5)
+
+
+def test_better_means_less_for_a_loss_and_more_for_all_else():
+    assert is_better("loss", 0.1, 0.2)
+    assert is_better("accuracy", 0.2, 0.1)
+    assert is_better("auroc", 0.2, None)
+    assert not is_better("accuracy", 0.1, 0.1)
+    assert not is_better("auroc", None, None)

@@ -1,0 +1,80 @@
+"""Recipes: checked field by field, written and read, warned about."""
+
+import json
+import tomllib
+from dataclasses import fields, replace
+
+import pytest
+
+from alexnet_lab.training.recipe import NAMED, Recipe, named_recipe, read_recipe, read_recipe_file
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"batchsize": 3}, "unknown recipe field 'batchsize'. Did you mean 'batch_size'"),
+        ({"batch_size": 0}, "batch_size: must be greater than or equal to 1"),
+        ({"norm": "bm"}, "norm: unknown norm level 'bm'. Did you mean 'bn'"),
+        ({"network": "alexnt"}, "network: unknown network 'alexnt'. Did you mean 'alexnet'"),
+        ({"dropout": 1}, "dropout: must be less than 1"),
+        ({"init": "hee"}, "init: must be 'published', 'he' or 'torch'"),
+        ({"epochs": "many"}, "epochs: must be a valid integer"),
+    ],
+)
+def test_a_recipe_is_checked_field_by_field(values, message):
+    with pytest.raises(ValueError, match=message):
+        read_recipe(values)
+
+
+def test_a_recipe_survives_its_file_and_two_spellings_are_one_identity():
+    recipe = read_recipe({"norm": "lrn:k=1,alpha=1e-4", "seed": 3})
+    assert read_recipe(json.loads(recipe.to_json())) == recipe
+    other = read_recipe({"norm": "lrn:alpha=0.0001,k=1.0", "seed": 3})
+    assert other.identity("x") == recipe.identity("x") != recipe.identity("y")
+    assert replace(recipe, seed=4).identity("x") != recipe.identity("x")
+
+
+def test_named_recipes_are_whole_and_paper_is_the_papers():
+    for name in NAMED:
+        assert read_recipe(named_recipe(name)).cautions() == []
+    paper = read_recipe(named_recipe("paper"))
+    assert (paper.optimiser, paper.batch_size, paper.momentum, paper.weight_decay) == ("krizhevsky", 128, 0.9, 5e-4)
+    assert (paper.learning_rate, paper.schedule, paper.init, paper.input_scale) == (
+        0.01,
+        "step:25+51",
+        "published",
+        "pixels",
+    )
+
+
+def test_a_file_names_its_start_and_sets_fields(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text('recipe = "paper"\nlearning_rate = 0.02\nnorm = "bn:after"\n')
+    recipe = read_recipe(read_recipe_file(path))
+    assert (recipe.learning_rate, recipe.norm, recipe.batch_size) == (0.02, "bn:after", 128)
+    path.write_text("recipe = paper")
+    with pytest.raises(ValueError, match=r"mine\.toml is not TOML"):
+        read_recipe_file(path)
+    path.write_text('recipe = "papper"')
+    with pytest.raises(ValueError, match="unknown recipe 'papper'. Did you mean 'paper'"):
+        read_recipe_file(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"init": "published", "width": 1.0}, "assume pixels of 0 to 255"),
+        ({"input_scale": "pixels"}, "may overflow in the first steps"),
+        ({"init": "published", "input_scale": "pixels"}, "do not grow as a network narrows"),
+    ],
+)
+def test_an_initialisation_that_does_not_fit_its_input_is_warned_about_with_the_reason(change, words):
+    (caution,) = replace(Recipe(), **change).cautions()
+    assert words in caution
+    assert Recipe().cautions() == []
+
+
+def test_every_field_says_what_it_is():
+    described = Recipe.__pydantic_fields__
+    assert all(described[field.name].description for field in fields(Recipe))
+    assert tomllib.loads("epochs = 3") == {"epochs": 3}
