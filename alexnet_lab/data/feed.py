@@ -1,46 +1,87 @@
-"""From stored pixels to batches: size, scale and order.
+"""From stored pixels to batches: order, augmentation, size and scale.
 
-Shapes: N images, B of them in a batch, C channels, S the side the network sees.
+    feed = open_feed("path/to/images", image_size=227, augment="crop,flip")
+    for pixels, labels in feed.training_batches(batch_size=128, seed=0, epoch=1): ...
+
+Stored pixels are uint8 and small; everything else happens to a whole batch on the device. On a GPU that has the room
+the stored pixels live there too.
+
+With `crop` a network sees a window of a larger image, in evaluation the one in the middle: training and evaluation show
+things at one size. Without it, it sees all of the image.
+
+Shapes: N images, B of them in a batch, C channels, S the side the network sees, T the stored side.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from alexnet_lab.data.sources import Images
-from alexnet_lab.data.splits import Split
+from alexnet_lab.data.augment import Augmentation, Draws, draw, parse_augmentation
+from alexnet_lab.data.images import Images
+from alexnet_lab.data.scaling import SCALES, Scaling, check_scale, scaling_of
+from alexnet_lab.data.sources import Progress, load_images
+from alexnet_lab.data.splits import Split, split_images
+from alexnet_lab.data.views import Geometry, middle_view, ten_views, view
 from alexnet_lab.randomness import stream
 
-# Input scales. The 2012 initial values assume "pixels": 0 to 255 less the mean, standard deviation about 70. Modern
-# ones assume "unit": mean 0, standard deviation 1. Mean and deviation are those of the training images.
-SCALES = ("unit", "pixels")
+__all__ = ["SCALES", "Feed", "open_feed", "prepare"]
+
+Indices = NDArray[np.int64]
+Batches = Iterator[tuple[Tensor, Tensor]]  # pixels float32, B C S S; labels, B
+
+# Of the memory that a GPU has free: the rest is for the network, its gradients and its activations.
+SHARE_OF_GPU_MEMORY = 0.3
+TEN_VIEW_MARGIN = 1 / 7  # 224 out of 256 (paper, 4.1)
 
 
 @dataclass(frozen=True)
 class Feed:
-    """The images of one run, at the side and scale that its network sees."""
+    """The images of one run, in batches, at the side and scale that its network sees."""
 
-    images: Tensor  # N C S S, float32
-    labels: Tensor  # N
+    classes: tuple[str, ...]
+    channels: int
+    labels: Tensor  # N, on the device
     split: Split
+    fingerprint: str
+    notes: tuple[str, ...]  # what a user must be told
+    augmentation: Augmentation
+    geometry: Geometry
+    scaling: Scaling
+    device: str
+    stored: NDArray[np.uint8] = field(repr=False)  # N C T T, in memory or on disk
+    resident: Tensor | None = field(default=None, repr=False)  # the same on the device, where there is room
 
-    def training_batches(self, batch_size: int, seed: int, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the training images in an order that depends on (seed, epoch) alone; a short last batch is left out."""
+    def training_batches(self, batch_size: int, seed: int, epoch: int, start: int = 0) -> Batches:
+        """Yield the training images in an order that depends on (seed, epoch) alone; a short last batch is left out.
+
+        start leaves out that many batches, unread, for a run that goes on where it stopped. What augmentation does to
+        an image depends on (seed, epoch, image): the size of the batches and where they start change none of it.
+        """
         train = torch.from_numpy(self.split.train)
-        order = train[torch.randperm(len(train), generator=stream(seed, "order", epoch))]
-        for batch in torch.split(order, batch_size):
-            if len(batch) == batch_size:
-                yield self.images[batch], self.labels[batch]
+        order = train[torch.randperm(len(train), generator=stream(seed, "order", epoch))].numpy()
+        order = order[start * batch_size : self.steps_per_epoch(batch_size) * batch_size]
+        margin = self.geometry.whole - self.geometry.seen
+        fates = draw(self.augmentation, order, seed, epoch, margin, self.channels)
+        for first in range(0, len(order), batch_size):
+            batch = slice(first, first + batch_size)
+            yield self._augmented(order[batch], fates[batch]), self._labels_of(order[batch])
 
-    def batches_of(self, indices: NDArray[np.int64], batch_size: int = 256) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield those images in their stored order, all of them."""
-        for batch in torch.split(torch.from_numpy(indices), batch_size):
-            yield self.images[batch], self.labels[batch]
+    def batches_of(self, indices: Indices, batch_size: int = 256) -> Batches:
+        """Yield those images as evaluation sees them, in the given order, all of them."""
+        for batch in _cut(indices, batch_size):
+            yield middle_view(self._at_scale(batch), self.geometry).contiguous(), self._labels_of(batch)
+
+    def ten_views_of(self, indices: Indices, batch_size: int = 32) -> Batches:
+        """Yield ten views of each image, B 10 C S S: corners and middle, then mirrored (paper, 4.1)."""
+        geometry = self.geometry
+        if geometry.whole == geometry.seen:
+            geometry = replace(geometry, whole=geometry.seen + round(geometry.seen * TEN_VIEW_MARGIN))
+        for batch in _cut(indices, batch_size):
+            yield ten_views(self._at_scale(batch), geometry), self._labels_of(batch)
 
     def steps_per_epoch(self, batch_size: int) -> int:
         """Count the batches of one epoch; a batch larger than the training set would leave none."""
@@ -48,19 +89,117 @@ class Feed:
             raise ValueError(f"batch size {batch_size} is larger than the {len(self.split.train)} training images")
         return len(self.split.train) // batch_size
 
+    @property
+    def images(self) -> Tensor:
+        """Return every image as evaluation sees it, N C S S at once: for small sets, and for tests."""
+        return torch.cat([pixels for pixels, _ in self.batches_of(np.arange(len(self.labels)))])
+
+    def _at_scale(self, indices: Indices) -> Tensor:
+        """Return stored pixels at the scale of the network, B C T T."""
+        if self.resident is not None:
+            raw = self.resident[torch.from_numpy(indices).to(self.device)]
+        else:
+            # Sorted reading spares a disk the jumps; a read-only map must be copied before torch may hold it.
+            ascending = np.argsort(indices, kind="stable")
+            read = np.empty((len(indices), *self.stored.shape[1:]), np.uint8)
+            read[ascending] = self.stored[indices[ascending]]
+            raw = torch.from_numpy(read).to(self.device)
+        # On the stored pixels, which are fewer: bilinear weights sum to 1, so the order does not matter.
+        return raw.float().sub_(self.scaling.mean).div_(self.scaling.spread)
+
+    def _augmented(self, indices: Indices, fates: Draws) -> Tensor:
+        pixels = self._at_scale(indices)
+        wanted, device = self.augmentation, self.device
+        if wanted.colour:
+            light = torch.from_numpy(fates.colour).float().to(device) @ self.scaling.colours.T  # B C, in pixels
+            pixels.add_(light[:, :, None, None] / self.scaling.spread)
+            pixels.div_(1 + wanted.colour)  # as the 2012 source, which so keeps the spread; in training alone
+        if not (wanted.crop or wanted.flip or wanted.rotate or wanted.scale):
+            return middle_view(pixels, self.geometry).contiguous()
+        return view(
+            pixels,
+            self.geometry,
+            torch.from_numpy(fates.offset).to(device),
+            torch.from_numpy(fates.flip).to(device),
+            torch.from_numpy(fates.angle).float().to(device) if wanted.rotate else None,
+            torch.from_numpy(fates.zoom).float().to(device) if wanted.scale else None,
+        )
+
+    def _labels_of(self, indices: Indices) -> Tensor:
+        return self.labels[torch.from_numpy(indices).to(self.labels.device)]
+
+
+def open_feed(
+    data: str,
+    *,
+    image_size: int,
+    scale: str = "unit",
+    split_seed: int = 0,
+    fold: str = "",
+    augment: str = "none",
+    fit: str = "crop",
+    device: str = "cpu",
+    skip_bad: bool = False,
+    progress: Progress | None = None,
+) -> Feed:
+    """Open a data source (sources.py lists them) as a network of that image size will see it.
+
+    fold `2/5` makes the second of five folds the test. progress is called with (what, done, total).
+    """
+    check_scale(scale)
+    augmentation = parse_augmentation(augment)
+    whole = image_size + augmentation.margin(image_size)
+    images = load_images(data, whole, fit, skip_bad=skip_bad, progress=progress)
+    usable = np.setdiff1d(np.arange(len(images.labels)), np.array(list(images.unreadable), np.int64))
+    split = split_images(images.labels, images.classes, images.parts, images.groups, usable, split_seed, fold)
+    return _feed(images, split, Geometry(image_size, images.pixels.shape[3], whole), scale, augmentation, device)
+
 
 def prepare(images: Images, split: Split, side: int, scale: str) -> Feed:
-    """Resize to side x side (bilinear, antialiased when shrinking) and bring to scale."""
-    pixels = torch.from_numpy(images.pixels)
-    # Resized in slices: a float copy of a whole set at 227 would need four times the room of the result's peak.
-    resized = torch.cat(
-        [
-            F.interpolate(part.float(), (side, side), mode="bilinear", align_corners=False, antialias=True)
-            for part in torch.split(pixels, 512)
-        ]
+    """Make a feed of images that are at hand, no larger than that side."""
+    return _feed(images, split, Geometry(side, images.pixels.shape[3], side), scale, Augmentation(), "cpu")
+
+
+def _feed(
+    images: Images, split: Split, geometry: Geometry, scale: str, augmentation: Augmentation, device: str
+) -> Feed:
+    notes = [*images.notes, *split.notes]
+    if images.unreadable:
+        listed = "; ".join(images.unreadable.values())
+        notes.append(f"{len(images.unreadable)} images cannot be read and were left out: {listed}")
+    absent = [name for number, name in enumerate(images.classes) if number not in images.labels[split.test]]
+    if absent:
+        notes.append(f"the test has no images of {', '.join(absent)}")
+    if geometry.stored < geometry.whole:
+        notes.append(f"images are stored at {geometry.stored} pixels a side and shown at {geometry.whole}")
+    return Feed(
+        classes=images.classes,
+        channels=images.pixels.shape[1],
+        labels=torch.from_numpy(images.labels).to(device),
+        split=split,
+        fingerprint=images.fingerprint,
+        notes=tuple(notes),
+        augmentation=augmentation,
+        geometry=geometry,
+        scaling=scaling_of(images.pixels, split.train, geometry, scale).to(device),
+        device=device,
+        stored=images.pixels,
+        resident=_resident(images.pixels, device),
     )
-    seen = resized[torch.from_numpy(split.train)]
-    resized -= seen.mean((0, 2, 3), keepdim=True)
-    if scale == "unit":
-        resized /= seen.std((0, 2, 3), keepdim=True).clamp_min(1e-6)
-    return Feed(resized, torch.from_numpy(images.labels), split)
+
+
+def _resident(stored: NDArray[np.uint8], device: str) -> Tensor | None:
+    if not device.startswith("cuda"):
+        return None
+    free, _ = torch.cuda.mem_get_info(device)
+    if stored.nbytes > SHARE_OF_GPU_MEMORY * free:
+        return None
+    there = torch.empty(stored.shape, dtype=torch.uint8, device=device)
+    for start in range(0, len(stored), 1024):  # in slices: a map of the disk becomes memory a slice at a time
+        there[start : start + 1024] = torch.from_numpy(np.array(stored[start : start + 1024]))
+    return there
+
+
+def _cut(indices: Indices, size: int) -> Iterator[Indices]:
+    for start in range(0, len(indices), size):
+        yield indices[start : start + size]

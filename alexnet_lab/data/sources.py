@@ -1,36 +1,87 @@
-"""Where images come from. Every source ends as uint8 pixels, N C H W, with labels and a fingerprint of both."""
+"""Where images come from, by one line of text.
+
+digits                        scikit-learn's handwritten digits: real, small, offline; the default
+synthetic:classes=4,side=32   made to order (synthetic.py)
+a folder, .zip or .csv        your own images (listings.py)
+"""
 
 import hashlib
+import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from alexnet_lab.choices import unknown_choice
+from alexnet_lab.data.cache import Allocate, cached_images
+from alexnet_lab.data.decoding import UNREADABLE, Look, bits_for, check_fit, decode, look_at, shrink
+from alexnet_lab.data.images import Images
+from alexnet_lab.data.listings import Listing, list_archive, list_folder, list_table
+from alexnet_lab.data.synthetic import parse_pictures
+
+__all__ = ["SOURCES", "Images", "load_images"]
+
+Progress = Callable[[str, int, int], None]  # what, done, total
+
+SOURCES: Mapping[str, str] = {
+    "digits": "scikit-learn's 1,797 handwritten digits, 8x8, grey",
+    "synthetic": "gratings in noise, made to order: synthetic:classes=4,side=32,count=1000,difficulty=0.5,seed=0",
+}
+LARGEST_SIDE = 2**14  # of a stored image: no network sees more
 
 
-@dataclass(frozen=True)
-class Images:
-    """A labelled set of images, decoded and whole."""
+def load_images(
+    data: str, side: int = LARGEST_SIDE, fit: str = "crop", *, skip_bad: bool = False, progress: Progress | None = None
+) -> Images:
+    """Load a source at no more than that side: images are stored no larger than they are, nor than they are needed.
 
-    name: str
-    pixels: NDArray[np.uint8]  # N C H W
-    labels: NDArray[np.int64]  # N
-    classes: tuple[str, ...]
+    Unreadable files are listed in one error, or left out and noted with skip_bad.
+    """
+    check_fit(fit)
+    images = _loaded(data, side, fit, progress or (lambda _what, _done, _total: None))
+    if images.unreadable:
+        listed = "\n  ".join(images.unreadable.values())
+        count = f"{len(images.unreadable)} of {len(images.labels)} images cannot be read"
+        if not skip_bad:
+            raise ValueError(f"{count}; mend or remove them, or go on without them by --skip-bad:\n  {listed}")
+        if len(images.unreadable) == len(images.labels):
+            raise ValueError(f"{count}: nothing is left to go on with; the first says {listed.splitlines()[0]}")
+    if len(images.classes) < 2:
+        raise ValueError(f"{data} has one class, {images.classes[0]!r}; there is nothing to tell apart")
+    return images
 
-    @property
-    def fingerprint(self) -> str:
-        """Return a digest of every pixel and label: the same data, wherever it came from, has the same one."""
-        digest = hashlib.blake2b(digest_size=16)
-        for array in (self.pixels, self.labels):
-            digest.update(f"{array.dtype}{array.shape}".encode())
-            digest.update(np.ascontiguousarray(array).data)
-        return digest.hexdigest()
+
+def _loaded(data: str, side: int, fit: str, progress: Progress) -> Images:
+    name, _, argument = data.partition(":")
+    if name == "digits" and not argument:
+        return _fitted(_digits(), side, fit)
+    if name == "synthetic":
+        pictures = parse_pictures(argument)
+        classes = tuple(f"grating {number}" for number in range(pictures.classes))
+        return _fitted(Images(str(pictures), pictures.pixels(), pictures.labels, classes), side, fit)
+    path = Path(data).expanduser()
+    if path.is_dir():
+        return _decoded(list_folder(path), side, fit, progress)
+    if not path.exists():
+        if path.suffix or len(path.parts) > 1:
+            raise FileNotFoundError(f"no data at {path}; it must be a folder, a .zip or a .csv, or one of: {_names()}")
+        raise unknown_choice("data source", data, SOURCES)
+    if path.suffix.lower() == ".zip":
+        return _decoded(list_archive(path), side, fit, progress)
+    if path.suffix.lower() == ".csv":
+        return _decoded(list_table(path), side, fit, progress)
+    if path.suffix.lower() == ".parquet":
+        raise ValueError(f"{path}: Parquet is not read; convert it to CSV with the columns path,label[,split,group]")
+    raise ValueError(f"cannot read {path} as data; it must be a folder, a .zip or a .csv, or one of: {_names()}")
+
+
+def _names() -> str:
+    return ", ".join(SOURCES)
 
 
 def _digits() -> Images:
-    """Read scikit-learn's 1,797 handwritten digits, 8x8 in 17 greys: real, small, installed with it."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()
@@ -38,11 +89,103 @@ def _digits() -> Images:
     return Images("digits", pixels[:, None], digits.target.astype(np.int64), tuple("0123456789"))
 
 
-SOURCES: Mapping[str, Callable[[], Images]] = {"digits": _digits}
+def _fitted(images: Images, side: int, fit: str) -> Images:
+    small = shrink(images.pixels, side, fit)
+    if small is images.pixels:
+        return images
+    # What it is comes before what size it was asked at: the fingerprint stays that of the whole.
+    return Images(images.name, small, images.labels, images.classes, images.parts, digest=images.fingerprint)
 
 
-def load_images(name: str) -> Images:
-    """Load a source by name."""
-    if name not in SOURCES:
-        raise unknown_choice("data source", name, SOURCES)
-    return SOURCES[name]()
+def _decoded(listing: Listing, side: int, fit: str, progress: Progress) -> Images:
+    key = f"files {listing.state} at most {side}, {fit}"
+    return cached_images(key, lambda allocate: _decode_all(listing, side, fit, allocate, progress))
+
+
+def _decode_all(listing: Listing, side: int, fit: str, allocate: Allocate, progress: Progress) -> Images:
+    """Read every file twice: the headers decide size and channels, so that no pixel is stored that no one needs."""
+    count = len(listing.paths)
+    unreadable: dict[int, str] = {}
+    digests = [b""] * count
+    # Pillow holds no lock while it decodes and resizes, so threads use every core, and share one open archive.
+    with listing.reader() as read, ThreadPoolExecutor(os.cpu_count()) as pool:
+
+        def look(index: int) -> Look | None:
+            try:
+                content = read(listing.paths[index])
+                digests[index] = hashlib.blake2b(content, digest_size=16).digest()
+                return look_at(content)
+            except UNREADABLE as error:
+                unreadable[index] = f"{listing.paths[index]}: {error}"
+                return None
+
+        looks: list[Look] = []
+        for done, seen in enumerate(pool.map(look, range(count)), 1):
+            progress("looking at images", done, count)
+            looks += [seen] if seen else []
+        stored = min([side, *([max(seen.side(fit) for seen in looks)] if looks else [])])
+        grey = all(seen.grey for seen in looks)
+        bits = bits_for(max((seen.brightest for seen in looks), default=0))
+        pixels = allocate((count, 1 if grey else 3, stored, stored))
+        coloured = np.zeros(count, np.bool_)
+
+        def store(index: int) -> None:
+            if index in unreadable:
+                return
+            try:
+                image = decode(read(listing.paths[index]), stored, fit, grey, bits)
+            except UNREADABLE as error:
+                unreadable[index] = f"{listing.paths[index]}: {error}"
+                return
+            pixels[index] = image
+            coloured[index] = not grey and bool((image != image[:1]).any())
+
+        for done, _ in enumerate(pool.map(store, range(count)), 1):
+            progress("decoding images", done, count)
+
+    if not coloured.any():
+        pixels = pixels[:, :1]
+    notes = [*listing.notes, *_remarks(looks, stored, side, fit, coloured, bits)]
+    return Images(
+        str(listing.root),
+        pixels,
+        listing.labels,
+        listing.classes,
+        listing.parts,
+        listing.groups,
+        tuple(notes),
+        dict(sorted(unreadable.items())),
+        _content_digest(listing, digests),
+    )
+
+
+def _remarks(looks: list[Look], stored: int, side: int, fit: str, coloured: NDArray[np.bool_], bits: int) -> list[str]:
+    remarks = []
+    if not coloured.any():
+        remarks.append(f"all {len(coloured)} images are grey: one channel")
+    elif not coloured.all():
+        remarks.append(f"{int((~coloured).sum())} of {len(coloured)} images are grey, not all: three channels")
+    deep = sum(seen.brightest > 0 for seen in looks)
+    if bits > 8:
+        remarks.append(
+            f"{deep} images are deeper than 8 bits: {bits} hold the brightest, of those the upper 8 were kept"
+        )
+        if deep < len(looks):
+            remarks.append(f"{len(looks) - deep} images have 8 bits, the others more: compare their brightness")
+    smaller = sum(min(seen.width, seen.height) < stored for seen in looks)
+    if smaller and stored <= side:
+        remarks.append(f"{smaller} images have fewer than the {stored} pixels a side that are stored: enlarged")
+    uneven = sum(max(seen.width, seen.height) > 1.25 * min(seen.width, seen.height) for seen in looks)
+    if uneven:
+        remarks.append(f"{uneven} images are far from square (5:4 or more); brought into one by fit={fit!r}")
+    return remarks
+
+
+def _content_digest(listing: Listing, digests: list[bytes]) -> str:
+    whole = hashlib.blake2b(digest_size=16)
+    for index, (path, digest) in enumerate(zip(listing.paths, digests, strict=True)):
+        part = "" if listing.parts is None else listing.parts[index]
+        group = "" if listing.groups is None else listing.groups[index]
+        name = "\x1f".join([path, listing.classes[listing.labels[index]], part, group])
+        whole.update(name.encode(errors="surrogateescape") + b"\n" + digest)
+    return whole.hexdigest()

@@ -1,0 +1,153 @@
+"""Decoded images on disk: decoded once, memory-mapped by every run and process, rebuilt when the source changes.
+
+    $ALEXNET_LAB_CACHE or ~/.cache/alexnet-lab
+      images/<key>/       pixels.npy (uint8, N C T T), labels.npy, about.json, and parts.npy, groups.npy where known
+      downloads/          archives as published
+
+The key digests everything that the pixels depend on. An entry is built beside its place and renamed into it, whole; one
+process builds while others that want the same wait. Deleting the folder costs nothing but the time to build it again.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alexnet_lab.data.images import Images
+
+FORMAT = 1  # of an entry; counts up when what stands in one changes its meaning
+
+Allocate = Callable[[tuple[int, ...]], NDArray[np.uint8]]
+
+
+def cache_folder() -> Path:
+    """Return where decoded images and downloads live."""
+    chosen = os.environ.get("ALEXNET_LAB_CACHE")
+    return Path(chosen) if chosen else Path.home() / ".cache" / "alexnet-lab"
+
+
+def cached_images(key: str, build: Callable[[Allocate], Images]) -> Images:
+    """Return the entry of that key, built first where there is none.
+
+    build is given a function that allocates pixels on disk, and returns images whose pixels are that array, a view of
+    it, or an array of its own.
+    """
+    name = hashlib.blake2b(f"{FORMAT}\n{key}".encode(), digest_size=16).hexdigest()
+    place = cache_folder() / "images" / name
+    entry = _read(place)
+    if entry is not None:
+        return entry
+    with out_of_room_says_where(place.parent):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with one_at_a_time(place.with_suffix(".lock")):
+            entry = _read(place)  # another process may have built it while this one waited
+            if entry is None:
+                _build(place, build)
+                entry = _read(place)
+    if entry is None:
+        raise OSError(f"the cache entry {place} vanished as it was written; is something emptying that folder?")
+    return entry
+
+
+@contextmanager
+def one_at_a_time(path: Path) -> Iterator[None]:
+    """Let one process at a time in; the lock falls with its process, however that ends."""
+    if sys.platform == "win32":
+        yield  # two may build at once there: wasted work, but each renames a whole entry into place
+        return
+    import fcntl
+
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def out_of_room_says_where(folder: Path) -> Iterator[None]:
+    """Name the folder, and the way out, in the error of a full disk."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise OSError(
+            error.errno, f"no room left for decoded images in {folder}; free some, or set ALEXNET_LAB_CACHE elsewhere"
+        ) from error
+
+
+def _build(place: Path, build: Callable[[Allocate], Images]) -> None:
+    # Whatever a killed process left half built is in the way of nobody but the disk. The lock is ours: none is alive.
+    for old in place.parent.glob(f".{place.name}.*"):
+        shutil.rmtree(old, ignore_errors=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent))
+    try:
+        images = build(lambda shape: _allocate(scratch / "pixels.npy", shape))
+        _write(scratch, images)
+        if not place.exists():
+            scratch.rename(place)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _allocate(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    array: NDArray[np.uint8] = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
+    # A mapped file that turns out not to fit kills the process by a signal; asking for the room now gives an error.
+    if hasattr(os, "posix_fallocate"):
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    elif shutil.disk_usage(path.parent).free < array.nbytes:
+        raise OSError(errno.ENOSPC, "no space left on device", str(path))
+    return array
+
+
+def _write(folder: Path, images: Images) -> None:
+    pixels = folder / "pixels.npy"
+    if (
+        isinstance(images.pixels, np.memmap)
+        and pixels.exists()
+        and images.pixels.shape == np.load(pixels, mmap_mode="r").shape
+    ):
+        images.pixels.flush()
+    else:  # a part of what was allocated (one channel of three), or an array of its own
+        np.save(folder / "whole.npy", images.pixels)
+        (folder / "whole.npy").replace(pixels)
+    for name in ("labels", "parts", "groups"):
+        if getattr(images, name) is not None:
+            np.save(folder / f"{name}.npy", getattr(images, name))
+    about = {
+        "name": images.name,
+        "classes": images.classes,
+        "notes": images.notes,
+        "unreadable": images.unreadable,
+        "digest": images.fingerprint,
+    }
+    (folder / "about.json").write_text(json.dumps(about, indent=1))
+
+
+def _read(place: Path) -> Images | None:
+    try:
+        about: dict[str, Any] = json.loads((place / "about.json").read_text())
+    except FileNotFoundError:
+        return None
+    known = {name: np.load(place / f"{name}.npy") for name in ("parts", "groups") if (place / f"{name}.npy").exists()}
+    images = Images(
+        name=about["name"],
+        pixels=np.load(place / "pixels.npy", mmap_mode="r"),
+        labels=np.load(place / "labels.npy"),
+        classes=tuple(about["classes"]),
+        notes=tuple(about["notes"]),
+        unreadable={int(index): why for index, why in about["unreadable"].items()},
+        digest=about["digest"],
+    )
+    return replace(images, **known)

@@ -1,0 +1,224 @@
+"""Image files and what is known of each, before any is decoded: from a folder, a .zip, or a table of paths and labels.
+
+    faces/cat/1.png  faces/dog/2.jpg             a folder of class folders, or the same in a .zip
+    faces/train/cat/1.png  faces/test/dog/2.jpg  with parts: train, training, val, valid, validation, dev, test, testing
+    faces.csv                                    path,label[,split,group]; paths are relative to the table
+
+An archive is read in place: nothing is ever written under a name that stands in one, so no name can lead anywhere.
+"""
+
+import csv
+import hashlib
+import os
+import zipfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alexnet_lab.data.decoding import SUFFIXES
+
+PART_NAMES: Mapping[str, str] = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "validation"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+LABEL_COLUMNS = ("path", "label")
+EXTRA_COLUMNS = ("split", "group")
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Image files, in a fixed order, with their labels."""
+
+    root: Path  # the folder or the .zip
+    paths: tuple[str, ...]  # below root
+    labels: NDArray[np.int64]
+    classes: tuple[str, ...]
+    state: str  # changes when a file does: sizes and times of change, or the checksums that stand in a .zip
+    parts: NDArray[np.str_] | None = None
+    groups: NDArray[np.str_] | None = None
+    notes: tuple[str, ...] = ()
+
+    @contextmanager
+    def reader(self) -> Iterator[Callable[[str], bytes]]:
+        """Give a function from a path to the file's bytes; it may be called from several threads."""
+        if self.root.is_dir():
+            yield lambda path: (self.root / path).read_bytes()
+        else:
+            with zipfile.ZipFile(self.root) as archive:
+                yield archive.read
+
+
+def list_folder(root: Path) -> Listing:
+    """List a folder of class folders; its state is every file's size and time of change, which takes no reading."""
+    entries: dict[str, str] = {}
+    folders: set[str] = set()
+    for place, below, names in os.walk(root, followlinks=True):
+        below.sort()
+        base = Path(place).relative_to(root).as_posix()
+        if base != ".":
+            folders.add(base)
+        for name in names:
+            status = (Path(place) / name).stat()
+            entries[name if base == "." else f"{base}/{name}"] = f"{status.st_size},{status.st_mtime_ns}"
+    return _listed(root, entries, folders, state=str(root.resolve()))
+
+
+def list_archive(root: Path) -> Listing:
+    """List a .zip of class folders; its state is the sizes and checksums in its directory."""
+    try:
+        with zipfile.ZipFile(root) as archive:
+            members = archive.infolist()
+    except zipfile.BadZipFile as error:
+        raise ValueError(f"{root} is no readable .zip ({error}); was the download cut short?") from None
+    locked = [member.filename for member in members if member.flag_bits & 1]
+    if locked:
+        raise ValueError(f"{root} is encrypted (first: {locked[0]}); decrypt it first")
+    entries = {m.filename: f"{m.file_size},{m.CRC:08x}" for m in members if not m.is_dir()}
+    folders = {m.filename.rstrip("/") for m in members if m.is_dir()}
+    return _listed(root, entries, folders, state="")
+
+
+def list_table(table: Path) -> Listing:
+    """List the images that a CSV file names."""
+    with table.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file)
+        columns = [name.strip().lower() for name in reader.fieldnames or ()]
+        reader.fieldnames = columns
+        missing = [name for name in LABEL_COLUMNS if name not in columns]
+        if missing:
+            raise ValueError(
+                f"{table} must have the columns path,label[,split,group] in its first line; {', '.join(missing)} is "
+                f"missing, it has: {', '.join(columns) or 'nothing'}"
+            )
+        rows = [{name: (row[name] or "").strip() for name in columns} for row in reader]
+    if not rows:
+        raise ValueError(f"{table} names no image; each line after the first must be path,label")
+    problems = [
+        f"line {number}: {problem}" for number, row in enumerate(rows, 2) if (problem := _problem_of(row, table.parent))
+    ]
+    if problems:
+        raise ValueError(_listed_problems(f"{table} has {len(problems)} lines that cannot be used", problems))
+    paths = tuple(row["path"] for row in rows)
+    twice = [path for path, times in Counter(paths).items() if times > 1]
+    if twice:
+        raise ValueError(_listed_problems(f"{table} names {len(twice)} images twice; keep one line of each", twice))
+    classes = _in_natural_order({row["label"] for row in rows})
+    states = [f"{(table.parent / path).stat().st_size},{(table.parent / path).stat().st_mtime_ns}" for path in paths]
+    digest = _digest([str(table.resolve()), *states, *(repr(sorted(row.items())) for row in rows)])
+    return Listing(
+        table.parent,
+        paths,
+        np.array([classes.index(row["label"]) for row in rows], np.int64),
+        classes,
+        digest,
+        np.array([PART_NAMES[row["split"].lower()] for row in rows]) if "split" in columns else None,
+        np.array([row["group"] for row in rows]) if "group" in columns else None,
+    )
+
+
+def _problem_of(row: dict[str, str], folder: Path) -> str:
+    if not row["path"]:
+        return "no path"
+    if not row["label"]:
+        return f"no label for {row['path']}"
+    if not (folder / row["path"]).is_file():
+        return f"no file at {folder / row['path']}"
+    if "split" in row and row["split"].lower() not in PART_NAMES:
+        return f"split must be one of {', '.join(PART_NAMES)}, got {row['split']!r}"
+    if "group" in row and not row["group"]:
+        return f"no group for {row['path']}"
+    return ""
+
+
+def _listed(root: Path, entries: Mapping[str, str], folders: set[str], state: str) -> Listing:
+    """Make sense of paths: which folder is a part, which a class."""
+    seen = {path: kind for path, kind in entries.items() if not _is_clutter(path)}
+    images = sorted(path for path in seen if PurePosixPath(path).suffix.lower() in SUFFIXES)
+    others = Counter(PurePosixPath(path).suffix.lower() or "no suffix" for path in seen.keys() - set(images))
+    if not images:
+        raise ValueError(f"{root} holds no images; expected class folders with files such as .png, .jpg or .tif")
+    depth = _wrappers(images)
+    split_up = [PurePosixPath(path).parts[depth:] for path in images]
+    with_parts = all(parts[0].lower() in PART_NAMES and len(parts) > 2 for parts in split_up)
+    class_at = 1 if with_parts else 0
+    astray = [path for path, parts in zip(images, split_up, strict=True) if len(parts) < class_at + 2]
+    if astray:
+        raise ValueError(_listed_problems(f"in {root}, {len(astray)} images stand in no class folder", astray))
+    named = [parts[class_at] for parts in split_up]
+    classes = _in_natural_order(set(named))
+    _check_folders(root, folders, depth, class_at, classes, split_up)
+    counted = ", ".join(f"{kind} {count}" for kind, count in others.most_common())
+    return Listing(
+        root,
+        tuple(images),
+        np.array([classes.index(name) for name in named], np.int64),
+        classes,
+        _digest([state, *(f"{path}:{seen[path]}" for path in images)]),
+        np.array([PART_NAMES[parts[0].lower()] for parts in split_up]) if with_parts else None,
+        notes=(f"{others.total()} files that are no images were left aside ({counted})",) if others else (),
+    )
+
+
+def _check_folders(
+    root: Path,
+    folders: set[str],
+    depth: int,
+    class_at: int,
+    classes: Sequence[str],
+    split_up: Sequence[tuple[str, ...]],
+) -> None:
+    below = {parts for path in folders if not _is_clutter(path) and (parts := PurePosixPath(path).parts[depth:])}
+    filled = {parts[: class_at + 1] for parts in split_up}
+    empty = sorted("/".join(parts) for parts in below if len(parts) == class_at + 1 and parts not in filled)
+    if empty:
+        raise ValueError(f"in {root}, these class folders hold no images: {', '.join(empty)}; fill or remove them")
+    if class_at:
+        trained = {parts[1] for parts in split_up if PART_NAMES[parts[0].lower()] == "train"}
+        untrained = [name for name in classes if name not in trained]
+        if trained and untrained:
+            raise ValueError(f"in {root}, these classes have no training images: {', '.join(untrained)}")
+
+
+def _wrappers(images: Sequence[str]) -> int:
+    """Count the folders that merely wrap everything: one name, the same for all, with class folders inside."""
+    split_up = [PurePosixPath(path).parts for path in images]
+    depth = 0
+    while (
+        min(map(len, split_up)) > depth + 2
+        and len({parts[depth] for parts in split_up}) == 1
+        and split_up[0][depth].lower() not in PART_NAMES
+    ):
+        depth += 1
+    return depth
+
+
+def _is_clutter(path: str) -> bool:
+    """Say whether a name is what systems leave behind: hidden files, and resource forks in archives of a Mac."""
+    parts = PurePosixPath(path).parts
+    hidden = any(part.startswith(".") and part != ".." for part in parts)
+    return hidden or "__MACOSX" in parts or parts[-1] == "Thumbs.db"
+
+
+def _in_natural_order(names: Iterable[str]) -> tuple[str, ...]:
+    """Sort names, numbers by their value: 2 before 10."""
+    every = set(names)
+    if all(name.isdecimal() for name in every):
+        return tuple(sorted(every, key=lambda name: (int(name), name)))
+    return tuple(sorted(every))
+
+
+def _listed_problems(heading: str, problems: Sequence[str]) -> str:
+    return heading + ":\n  " + "\n  ".join(problems)
+
+
+def _digest(lines: Iterable[str]) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for line in lines:
+        digest.update(line.encode(errors="surrogateescape") + b"\n")
+    return digest.hexdigest()

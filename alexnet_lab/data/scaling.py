@@ -1,0 +1,82 @@
+"""The mean, spread and colours of the training images: what brings pixels to the scale that a network expects.
+
+scale   pixels   0 to 255 less the mean of the training images, spread about 70: what the initial values of 2012 assume
+        unit     mean 0 and standard deviation 1: what modern initial values assume
+
+Both figures are per channel and of the images as the network sees them in evaluation, up-scaling included: it smooths,
+and so takes away spread.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from alexnet_lab.choices import unknown_choice
+from alexnet_lab.data.views import Geometry, middle_weights
+
+SCALES = ("unit", "pixels")
+ENOUGH = 10_000  # images for these figures; of more, as many evenly spaced ones are read
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """Brings pixels to scale: (pixels - mean) / spread, per channel."""
+
+    mean: Tensor  # C 1 1
+    spread: Tensor  # C 1 1; ones at scale "pixels"
+    colours: Tensor  # C C: column k is the k-th principal component of the pixels times its standard deviation
+
+    def to(self, device: str) -> "Scaling":
+        """Return the same on a device."""
+        return Scaling(self.mean.to(device), self.spread.to(device), self.colours.to(device))
+
+
+def check_scale(scale: str) -> None:
+    """Refuse an unknown scale."""
+    if scale not in SCALES:
+        raise unknown_choice("input scale", scale, SCALES)
+
+
+def scaling_of(pixels: NDArray[np.uint8], train: NDArray[np.int64], geometry: Geometry, scale: str) -> Scaling:
+    """Measure the training images, N C T T."""
+    spaced = train[np.linspace(0, len(train) - 1, min(len(train), ENOUGH)).astype(np.int64)]
+    channels = pixels.shape[1]
+    read, cross = middle_weights(geometry), torch.zeros(channels, channels, dtype=torch.float64)
+    total, stored_total = torch.zeros(channels, dtype=torch.float64), torch.zeros(channels, dtype=torch.float64)
+    squares = torch.zeros(channels, dtype=torch.float64)
+    # A view is y = R x R'. The sum of its pixels is r' x r with r the column sums of R, and the sum of their squares is
+    # that of x times G x G with G = R' R: exact, at the price of the stored pixels instead of the larger seen ones.
+    column_sums, gram = read.sum(0), read.T @ read
+    cut = slice(geometry.middle, geometry.middle + geometry.seen) if geometry.stored == geometry.whole else None
+    for start in range(0, len(spaced), 256):
+        x = torch.from_numpy(np.asarray(pixels[spaced[start : start + 256]])).float()  # B C T T
+        flat = x.transpose(0, 1).flatten(1)  # C BTT
+        cross += (flat @ flat.T).double()
+        stored_total += flat.sum(1).double()
+        if cut:
+            x = x[..., cut, cut]
+            total += x.sum((0, 2, 3)).double()
+            squares += (x * x).sum((0, 2, 3)).double()
+        else:
+            total += (x @ column_sums @ column_sums).sum(0).double()
+            squares += (x * (gram @ x @ gram)).sum((0, 2, 3)).double()
+    seen, kept = len(spaced) * geometry.seen**2, len(spaced) * geometry.stored**2
+    mean = total / seen
+    # As torch.std has it: divided by one less than the count.
+    deviation = ((squares - seen * mean**2) / max(seen - 1, 1)).clamp_min(0).sqrt()
+    spread = deviation.clamp_min(1e-6) if scale == "unit" else torch.ones_like(mean)
+    average = stored_total / kept
+    colours = _components(cross / kept - average[:, None] * average)
+    return Scaling(mean.float()[:, None, None], spread.float()[:, None, None], colours.float())
+
+
+def _components(covariance: Tensor) -> Tensor:
+    """Return the principal components, each times its standard deviation; the largest entry of each is positive."""
+    variances, directions = torch.linalg.eigh(covariance)
+    # The sign of an eigenvector is the library's whim; fixed, the same draw gives the same colour everywhere.
+    largest = directions.gather(0, directions.abs().argmax(0, keepdim=True))
+    components: Tensor = directions * largest.sign() * variances.clamp_min(0).sqrt()
+    return components

@@ -1,0 +1,342 @@
+"""From a source to batches: who stands on which side, what a network is shown, and in which order."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from alexnet_lab.data.augment import parse_augmentation
+from alexnet_lab.data.feed import open_feed, prepare
+from alexnet_lab.data.images import Images
+from alexnet_lab.data.scaling import scaling_of
+from alexnet_lab.data.sources import load_images
+from alexnet_lab.data.splits import Split, parse_fold, split_images
+from alexnet_lab.data.views import Geometry
+
+SMALL = "synthetic:count=120,side=16"
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("ALEXNET_LAB_CACHE", str(tmp_path / "cache"))
+
+
+# --- splits -----------------------------------------------------------------------------------------------------------
+
+LETTERS = ("a", "b", "c")
+
+
+def three_classes(count=120):
+    return np.arange(count) % 3
+
+
+def labelled(text):
+    return np.array([{"t": "train", "v": "validation", "e": "test"}[letter] for letter in text])
+
+
+def sides(split):
+    return split.train, split.validation, split.test
+
+
+def test_without_official_parts_test_and_validation_are_held_out_by_class():
+    split = split_images(three_classes(), LETTERS)
+    assert [len(side) for side in sides(split)] == [72, 24, 24]
+    assert np.array_equal(np.sort(np.concatenate(sides(split))), np.arange(120))
+    assert all(np.bincount(three_classes()[side]).tolist() == [len(side) // 3] * 3 for side in sides(split))
+    other = split_images(three_classes(), LETTERS, seed=1)
+    assert not np.array_equal(other.test, split.test)
+
+
+def test_official_parts_stand_as_they_are():
+    parts = labelled("tve" * 40)
+    split = split_images(np.arange(120) // 40, LETTERS, parts)
+    for name, side in zip(("train", "validation", "test"), sides(split), strict=True):
+        assert np.array_equal(side, np.flatnonzero(parts == name))
+    assert not split.notes
+
+
+def test_an_official_test_set_stays_whole_and_validation_comes_out_of_training():
+    parts = labelled("t" * 90 + "e" * 30)
+    split = split_images(three_classes(), LETTERS, parts)
+    assert split.test.tolist() == list(range(90, 120))
+    assert len(split.validation) == 18
+    assert len(split.train) == 72
+
+
+def test_given_validation_images_become_the_test_and_this_is_said():
+    split = split_images(three_classes(), LETTERS, labelled("t" * 90 + "v" * 30))
+    assert split.test.tolist() == list(range(90, 120))
+    assert len(split.validation) == 18
+    assert "its 30 validation images are the test" in split.notes[0]
+
+
+def test_no_more_than_5000_are_held_out():
+    split = split_images(three_classes(60_000), LETTERS, labelled("t" * 50_000 + "e" * 10_000))
+    assert [len(side) for side in sides(split)] == [45_000, 5_000, 10_000]
+
+
+@pytest.mark.parametrize("folds", [2, 5])
+def test_folds_test_every_image_once(folds):
+    splits = [split_images(three_classes(), LETTERS, fold=f"{number}/{folds}") for number in range(1, folds + 1)]
+    assert np.array_equal(np.sort(np.concatenate([split.test for split in splits])), np.arange(120))
+    for split in splits:
+        assert np.array_equal(np.sort(np.concatenate(sides(split))), np.arange(120))
+        assert len(split.validation) == round(0.2 * (120 - len(split.test)))
+
+
+def test_an_official_test_set_is_in_no_fold():
+    split = split_images(three_classes(), LETTERS, labelled("t" * 60 + "v" * 30 + "e" * 30), fold="1/3")
+    assert np.array_equal(np.sort(np.concatenate(sides(split))), np.arange(90))
+    assert "left out altogether" in split.notes[0]
+
+
+@given(seed=st.integers(0, 10_000), fold=st.sampled_from(["", "1/3", "3/3"]))
+@settings(max_examples=25, deadline=None)
+def test_a_group_stands_on_one_side_only(seed, fold):
+    luck = np.random.default_rng(seed)
+    owner = np.sort(luck.integers(0, 30, 120))
+    labels = (owner % 3).astype(np.int64)
+    groups = np.array([f"patient {number}" for number in owner])
+    split = split_images(labels, LETTERS, groups=groups, seed=seed, fold=fold)
+    assert np.array_equal(np.sort(np.concatenate(sides(split))), np.arange(120))
+    owners = [set(groups[side]) for side in sides(split)]
+    assert not (owners[0] & owners[1] or owners[0] & owners[2] or owners[1] & owners[2])
+    assert all(owners)
+
+
+def test_a_given_split_that_tears_a_group_is_refused():
+    groups = np.array([f"p{number // 8}" for number in range(120)])
+    with pytest.raises(
+        ValueError, match=r"1 groups stand on two sides of the given split \(p11\).*mend the split column"
+    ):
+        split_images(three_classes(), LETTERS, labelled("t" * 90 + "e" * 30), groups)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"labels": np.array([0, 0, 0, 0, 1, 1])}, r"at least 3 images, .*too few in: b \(2\), c \(0\)"),
+        ({"labels": three_classes(9), "fold": "1/5"}, "at least 5 images"),
+        ({"labels": three_classes(), "parts": labelled("e" * 120)}, "none to train on"),
+        (
+            {"labels": three_classes(), "groups": np.array(["x", "y"] * 60), "fold": "1/3"},
+            "2 groups cannot be dealt to 3",
+        ),
+    ],
+)
+def test_too_little_to_split_is_said_with_its_counts(settings, message):
+    with pytest.raises(ValueError, match=message):
+        split_images(classes=LETTERS, **settings)
+
+
+@pytest.mark.parametrize("text", ["2", "0/5", "6/5", "1/1", "a/b", "2/", "-1/5"])
+def test_a_fold_is_k_of_n(text):
+    with pytest.raises(ValueError, match="a fold is written k/n"):
+        parse_fold(text)
+
+
+def test_a_split_survives_its_file():
+    split = split_images(three_classes(), LETTERS, labelled("t" * 90 + "v" * 30))
+    text = split.to_json()
+    assert json.loads(text)["test"] == split.test.tolist()
+    again = Split.from_json(text)
+    assert all(np.array_equal(a, b) for a, b in zip(sides(split), sides(again), strict=True))
+    assert again.notes == split.notes
+
+
+# --- synthetic pictures -----------------------------------------------------------------------------------------------
+
+
+def test_synthetic_pictures_are_what_was_asked_for():
+    images = load_images("synthetic:classes=10,side=24,count=57,seed=3")
+    assert images.pixels.shape == (57, 3, 24, 24)
+    assert len(images.classes) == 10
+    assert np.bincount(images.labels).min() == 5
+    assert images.fingerprint == load_images("synthetic:count=57,classes=10,side=24,seed=3").fingerprint
+    assert images.fingerprint != load_images("synthetic:classes=10,side=24,count=57,seed=4").fingerprint
+
+
+def nearest_spectrum_accuracy(difficulty, classes=4):
+    """Return how often the nearest class average of spectra, which know direction and pitch alone, is the right one."""
+    images = load_images(f"synthetic:count=1200,classes={classes},difficulty={difficulty}")
+    spectra = np.abs(np.fft.rfft2(images.pixels.astype(np.float64).sum(1) - 3 * 127.5)).reshape(1200, -1)
+    train, test = np.arange(600), np.arange(600, 1200)
+    averages = np.stack([spectra[train][images.labels[train] == k].mean(0) for k in range(classes)])
+    averages /= np.linalg.norm(averages, axis=1, keepdims=True)
+    return float(((spectra[test] @ averages.T).argmax(1) == images.labels[test]).mean())
+
+
+def test_difficulty_goes_from_sure_to_chance():
+    accuracies = [nearest_spectrum_accuracy(difficulty) for difficulty in (0, 0.6, 0.9, 0.95, 1)]
+    assert accuracies[0] > 0.98
+    assert accuracies == sorted(accuracies, reverse=True)
+    assert 0.3 < accuracies[2] < 0.98
+    assert abs(accuracies[-1] - 0.25) < 0.07
+
+
+def test_many_classes_can_be_told_apart():
+    assert nearest_spectrum_accuracy(0, classes=20) > 0.9
+
+
+# --- batches ----------------------------------------------------------------------------------------------------------
+
+
+def shown(feed, batch_size=10, seed=0, epoch=1, start=0):
+    batches = list(feed.training_batches(batch_size, seed, epoch, start))
+    return torch.cat([pixels for pixels, _ in batches]), torch.cat([labels for _, labels in batches])
+
+
+@pytest.mark.parametrize("augment", ["none", "flip", "paper", "xray", "crop,flip,colour,rotate,scale"])
+def test_what_a_network_is_shown_depends_on_seed_epoch_and_image_alone(augment):
+    feed = open_feed(SMALL, image_size=21, augment=augment)
+    pixels, labels = shown(feed)
+    assert pixels.shape == (70, 3, 21, 21)
+    assert pixels.dtype == torch.float32
+    assert torch.equal(shown(feed)[0], pixels)
+    larger, same_labels = shown(feed, batch_size=35)
+    torch.testing.assert_close(larger, pixels, atol=1e-5, rtol=0)
+    assert torch.equal(same_labels, labels)
+    # The rest of an epoch, after a stop: the same to the bit, or a resumed run would not be.
+    assert torch.equal(shown(feed, start=3)[0], pixels[30:])
+    assert not torch.equal(shown(feed, epoch=2)[0], pixels)
+    assert not torch.equal(shown(feed, seed=1)[0], pixels)
+
+
+def test_an_image_is_augmented_anew_each_epoch_and_never_in_evaluation():
+    # One picture many times over, so that whatever differs is augmentation.
+    pixels = np.repeat(load_images(SMALL).pixels[:1], 120, 0)
+    images = Images("one picture", pixels, np.arange(120) % 2, ("a", "b"))
+    feed = prepare(images, split_images(images.labels, images.classes), 16, "unit")
+    feed = replace(feed, augmentation=parse_augmentation("rotate"))
+    first, second = (shown(feed, epoch=epoch)[0] for epoch in (1, 2))
+    assert len(torch.unique(torch.cat([first, second]), dim=0)) == 140
+    assert len(torch.unique(feed.images, dim=0)) == 1
+
+
+def test_starting_late_reads_nothing_of_what_is_left_out(monkeypatch):
+    feed = open_feed(SMALL, image_size=16)
+    read = []
+    original = type(feed)._at_scale
+    monkeypatch.setattr(
+        type(feed), "_at_scale", lambda self, indices: read.append(len(indices)) or original(self, indices)
+    )
+    assert len(list(feed.training_batches(10, 0, 1, start=5))) == 2
+    assert sum(read) == 20
+    assert not list(feed.training_batches(10, 0, 1, start=7))
+
+
+def test_evaluation_shows_all_images_in_order():
+    feed = open_feed(SMALL, image_size=16, scale="pixels")
+    labels = torch.cat([labels for _, labels in feed.batches_of(feed.split.test, batch_size=7)])
+    assert labels.tolist() == feed.labels[feed.split.test].tolist()
+    pixels = torch.cat([pixels for pixels, _ in feed.batches_of(feed.split.test, batch_size=7)])
+    raw = torch.from_numpy(load_images(SMALL).pixels[feed.split.test]).float()
+    torch.testing.assert_close(pixels, raw - feed.scaling.mean)
+
+
+def test_ten_views_average_what_evaluation_and_its_neighbours_show():
+    feed = open_feed(SMALL, image_size=14, augment="crop")
+    indices = feed.split.test[:5]
+    ((ten, labels),) = feed.ten_views_of(indices, batch_size=8)
+    assert ten.shape == (5, 10, 3, 14, 14)
+    ((middle, _),) = feed.batches_of(indices)
+    torch.testing.assert_close(ten[:, 4], middle)
+    torch.testing.assert_close(ten[:, 9], middle.flip(-1))
+    assert labels.tolist() == feed.labels[indices].tolist()
+    plain = open_feed(SMALL, image_size=14)
+    ((ten, _),) = plain.ten_views_of(indices)
+    assert ten.shape == (5, 10, 3, 14, 14)
+
+
+@pytest.mark.parametrize("scale", ["unit", "pixels"])
+@pytest.mark.parametrize(("size", "augment"), [(16, "none"), (37, "none"), (37, "crop"), (12, "crop"), (14, "crop")])
+def test_training_images_come_centred_as_evaluation_sees_them(size, augment, scale):
+    feed = open_feed(SMALL, image_size=size, augment=augment, scale=scale)
+    pixels = torch.cat([pixels for pixels, _ in feed.batches_of(feed.split.train)]).double()
+    torch.testing.assert_close(pixels.mean((0, 2, 3)), torch.zeros(3).double(), atol=1e-3 * pixels.std().item(), rtol=0)
+    if scale == "unit":
+        torch.testing.assert_close(pixels.std((0, 2, 3)), torch.ones(3).double(), atol=1e-3, rtol=0)
+    else:
+        assert pixels.std() > 10
+
+
+def test_no_figure_of_the_scaling_looks_at_validation_or_test():
+    images = load_images(SMALL)
+    split = split_images(images.labels, images.classes)
+    other = images.pixels.copy()
+    other[np.concatenate([split.validation, split.test])] = 255
+    first, second = (
+        prepare(Images("x", pixels, images.labels, images.classes), split, 16, "unit")
+        for pixels in (images.pixels, other)
+    )
+    assert torch.equal(first.images[split.train], second.images[split.train])
+
+
+def test_colours_vary_along_the_principal_components_by_a_tenth_of_their_deviations():
+    luck = np.random.default_rng(0)
+    mixing = np.array([[20.0, 0, 0], [18, 6, 0], [15, 5, 3]])
+    pixels = np.clip(128 + np.einsum("ij,njhw->nihw", mixing, luck.standard_normal((60, 3, 8, 8))), 0, 255).astype(
+        np.uint8
+    )
+    values = pixels.transpose(1, 0, 2, 3).reshape(3, -1).astype(np.float64)
+    variances, directions = np.linalg.eigh(np.cov(values))
+    colours = scaling_of(pixels, np.arange(60), Geometry(8, 8, 8), "pixels").colours.numpy()
+    np.testing.assert_allclose(np.abs(colours), np.abs(directions * np.sqrt(variances)), rtol=1e-3, atol=1e-3)
+    # What the draws do to an image: one colour over all of it, covariance 0.1^2 that of the pixels, divided by 1.1.
+    images = Images("x", np.repeat(pixels[:1], 4000, 0), np.arange(4000) % 2, ("a", "b"))
+    feed = prepare(images, split_images(images.labels, images.classes), 8, "pixels")
+    feed = replace(feed, augmentation=parse_augmentation("colour"))
+    seen = torch.cat([batch for batch, _ in feed.training_batches(100, 0, 1)]).double()
+    plain = feed.images[:1].double()
+    light = seen * 1.1 - plain
+    assert light.std((2, 3)).max() < 1e-4
+    spectrum = feed.scaling.colours.double()
+    measured = torch.cov(light.mean((2, 3)).T)
+    torch.testing.assert_close(measured, 0.01 * spectrum @ spectrum.T, rtol=0.1, atol=0.02 * measured.max().item())
+
+
+def test_a_folder_becomes_batches_and_says_what_was_left_out(tmp_path):
+    luck = np.random.default_rng(0)
+    for part, count in (("train", 10), ("val", 4)):
+        for name in ("cat", "dog"):
+            (tmp_path / "pets" / part / name).mkdir(parents=True)
+            for number in range(count):
+                image = Image.fromarray(luck.integers(0, 256, (20, 20, 3)).astype(np.uint8))
+                image.save(tmp_path / "pets" / part / name / f"{number}.png")
+    (tmp_path / "pets" / "train" / "cat" / "3.png").write_bytes(b"gone")
+    with pytest.raises(ValueError, match="1 of 28 images cannot be read"):
+        open_feed(str(tmp_path / "pets"), image_size=16)
+    feed = open_feed(str(tmp_path / "pets"), image_size=16, augment="crop,flip", skip_bad=True)
+    bad = 3
+    assert all(bad not in side for side in sides(feed.split))
+    assert [len(side) for side in sides(feed.split)] == [15, 4, 8]
+    assert any("train/cat/3.png" in note for note in feed.notes)
+    assert any("no test images" in note for note in feed.notes)
+    assert (feed.classes, feed.channels) == (("cat", "dog"), 3)
+    pixels, labels = next(feed.training_batches(5, 0, 1))
+    assert pixels.shape == (5, 3, 16, 16)
+    assert labels.dtype == torch.int64
+
+
+def test_the_fingerprint_is_of_the_data_not_of_how_it_is_shown():
+    small, large = open_feed("digits", image_size=6), open_feed("digits", image_size=67, augment="paper", split_seed=3)
+    assert small.fingerprint == large.fingerprint == load_images("digits").fingerprint
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"scale": "unti"}, "unknown input scale 'unti'. Did you mean 'unit'"),
+        ({"augment": "flop"}, "unknown augmentation"),
+        ({"fold": "5"}, "a fold is written k/n"),
+        ({"fit": "corp"}, "unknown fit .* Did you mean 'crop'"),
+    ],
+)
+def test_a_wrong_setting_is_refused_at_once(settings, message):
+    with pytest.raises(ValueError, match=message):
+        open_feed("digits", image_size=16, **settings)
