@@ -49,7 +49,12 @@ class Look:
 
     def side(self, fit: str) -> int:
         """Return the side of the square that holds every pixel of the image under that fit."""
-        return min(self.width, self.height) if fit == "crop" else max(self.width, self.height)
+        return fitted_side(self.width, self.height, fit)
+
+
+def fitted_side(width: int, height: int, fit: str) -> int:
+    """Return the side of the square that holds every pixel of an image under that fit."""
+    return min(width, height) if fit == "crop" else max(width, height)
 
 
 def check_fit(fit: str) -> None:
@@ -114,8 +119,7 @@ def _eight_bits(image: Image.Image, deep_bits: int) -> Image.Image:
 def shrink(pixels: NDArray[np.uint8], side: int, fit: str) -> NDArray[np.uint8]:
     """Bring decoded images, N C H W, to a square of at most that side; a smaller square is returned as it is."""
     height, width = pixels.shape[2:]
-    native = min(height, width) if fit == "crop" else max(height, width)
-    side = min(side, native)
+    side = min(side, fitted_side(width, height, fit))
     if height == width == side:
         return pixels
     small = np.empty((*pixels.shape[:2], side, side), np.uint8)

@@ -2,6 +2,8 @@
 
 digits                        scikit-learn's handwritten digits: real, small, offline; the default
 synthetic:classes=4,side=32   made to order (synthetic.py)
+cifar10, cifar100, fashion-mnist, medmnist:bloodmnist@64
+                              published sets, downloaded once; `cifar10:PATH` reads a copy (published.py)
 a folder, .zip or .csv        your own images (listings.py)
 """
 
@@ -19,6 +21,7 @@ from alexnet_lab.data.cache import Allocate, cached_images
 from alexnet_lab.data.decoding import UNREADABLE, Look, bits_for, check_fit, decode, look_at, shrink
 from alexnet_lab.data.images import Images
 from alexnet_lab.data.listings import Listing, list_archive, list_folder, list_table
+from alexnet_lab.data.published import PUBLISHED, load_published
 from alexnet_lab.data.synthetic import parse_pictures
 
 __all__ = ["SOURCES", "Images", "load_images"]
@@ -28,6 +31,7 @@ Progress = Callable[[str, int, int], None]  # what, done, total
 SOURCES: Mapping[str, str] = {
     "digits": "scikit-learn's 1,797 handwritten digits, 8x8, grey",
     "synthetic": "gratings in noise, made to order: synthetic:classes=4,side=32,count=1000,difficulty=0.5,seed=0",
+    **PUBLISHED,
 }
 LARGEST_SIDE = 2**14  # of a stored image: no network sees more
 
@@ -61,6 +65,8 @@ def _loaded(data: str, side: int, fit: str, progress: Progress) -> Images:
         pictures = parse_pictures(argument)
         classes = tuple(f"grating {number}" for number in range(pictures.classes))
         return _fitted(Images(str(pictures), pictures.pixels(), pictures.labels, classes), side, fit)
+    if name in PUBLISHED:
+        return load_published(name, argument, side, fit, progress)
     path = Path(data).expanduser()
     if path.is_dir():
         return _decoded(list_folder(path), side, fit, progress)
