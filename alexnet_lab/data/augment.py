@@ -55,6 +55,11 @@ class Augmentation:
                 parts.append(field.name if plain else f"{field.name}:{strength:g}")
         return ",".join(parts) or "none"
 
+    @property
+    def moves(self) -> bool:
+        """Say whether pixels change their places."""
+        return any((self.crop, self.flip, self.rotate, self.scale))
+
     def margin(self, side: int) -> int:
         """Return by how many pixels the image is larger than the window that the network sees."""
         return round(side * self.crop)
@@ -100,9 +105,6 @@ class Draws:
     angle: NDArray[np.float64]  # B, radians
     zoom: NDArray[np.float64]  # B, 1 is as it is
     colour: NDArray[np.float64]  # B C, standard normal draws times the strength
-
-    def __getitem__(self, which: slice) -> "Draws":
-        return Draws(*(getattr(self, field.name)[which] for field in fields(self)))
 
 
 def draw(

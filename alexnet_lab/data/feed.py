@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from alexnet_lab.data.augment import Augmentation, Draws, draw, parse_augmentation
+from alexnet_lab.data.augment import Augmentation, draw, parse_augmentation
 from alexnet_lab.data.images import Images
 from alexnet_lab.data.scaling import SCALES, Scaling, check_scale, scaling_of
 from alexnet_lab.data.sources import Progress, load_images
@@ -64,16 +64,20 @@ class Feed:
         train = torch.from_numpy(self.split.train)
         order = train[torch.randperm(len(train), generator=stream(seed, "order", epoch))].numpy()
         order = order[start * batch_size : self.steps_per_epoch(batch_size) * batch_size]
-        margin = self.geometry.whole - self.geometry.seen
-        fates = draw(self.augmentation, order, seed, epoch, margin, self.channels)
+        there = torch.from_numpy(order).to(self.device)
+        fates = self._fates(order, seed, epoch)
         for first in range(0, len(order), batch_size):
             batch = slice(first, first + batch_size)
-            yield self._augmented(order[batch], fates[batch]), self._labels_of(order[batch])
+            fate = {name: drawn[batch] for name, drawn in fates.items()}
+            yield self._augmented(self._at_scale(order[batch], there[batch]), **fate), self.labels[there[batch]]
 
     def batches_of(self, indices: Indices, batch_size: int = 256) -> Batches:
         """Yield those images as evaluation sees them, in the given order, all of them."""
         for batch in _cut(indices, batch_size):
-            yield middle_view(self._at_scale(batch), self.geometry).contiguous(), self._labels_of(batch)
+            there = torch.from_numpy(batch).to(self.device)
+            with _full_precision(self.device):
+                seen = middle_view(self._at_scale(batch, there), self.geometry).contiguous()
+            yield seen, self.labels[there]
 
     def ten_views_of(self, indices: Indices, batch_size: int = 32) -> Batches:
         """Yield ten views of each image, B 10 C S S: corners and middle, then mirrored (paper, 4.1)."""
@@ -81,7 +85,10 @@ class Feed:
         if geometry.whole == geometry.seen:
             geometry = replace(geometry, whole=geometry.seen + round(geometry.seen * TEN_VIEW_MARGIN))
         for batch in _cut(indices, batch_size):
-            yield ten_views(self._at_scale(batch), geometry), self._labels_of(batch)
+            there = torch.from_numpy(batch).to(self.device)
+            with _full_precision(self.device):
+                seen = ten_views(self._at_scale(batch, there), geometry)
+            yield seen, self.labels[there]
 
     def steps_per_epoch(self, batch_size: int) -> int:
         """Count the batches of one epoch; a batch larger than the training set would leave none."""
@@ -94,10 +101,10 @@ class Feed:
         """Return every image as evaluation sees it, N C S S at once: for small sets, and for tests."""
         return torch.cat([pixels for pixels, _ in self.batches_of(np.arange(len(self.labels)))])
 
-    def _at_scale(self, indices: Indices) -> Tensor:
-        """Return stored pixels at the scale of the network, B C T T."""
+    def _at_scale(self, indices: Indices, there: Tensor) -> Tensor:
+        """Return stored pixels at the scale of the network, B C T T; there is the indices on the device."""
         if self.resident is not None:
-            raw = self.resident[torch.from_numpy(indices).to(self.device)]
+            raw = self.resident[there]
         else:
             # Sorted reading spares a disk the jumps; a read-only map must be copied before torch may hold it.
             ascending = np.argsort(indices, kind="stable")
@@ -107,26 +114,31 @@ class Feed:
         # On the stored pixels, which are fewer: bilinear weights sum to 1, so the order does not matter.
         return raw.float().sub_(self.scaling.mean).div_(self.scaling.spread)
 
-    def _augmented(self, indices: Indices, fates: Draws) -> Tensor:
-        pixels = self._at_scale(indices)
-        wanted, device = self.augmentation, self.device
+    def _fates(self, order: Indices, seed: int, epoch: int) -> dict[str, Tensor]:
+        """Draw what happens to each image of an epoch, on the processor, and bring it to the device at once."""
+        wanted = self.augmentation
+        drawn = draw(wanted, order, seed, epoch, self.geometry.whole - self.geometry.seen, self.channels)
+        fates = {}
+        if wanted.moves:
+            fates["offset"], fates["flip"] = torch.from_numpy(drawn.offset), torch.from_numpy(drawn.flip)
+        if wanted.rotate:
+            fates["angle"] = torch.from_numpy(drawn.angle).float()
+        if wanted.scale:
+            fates["zoom"] = torch.from_numpy(drawn.zoom).float()
         if wanted.colour:
-            light = torch.from_numpy(fates.colour).float().to(device) @ self.scaling.colours.T  # B C, in pixels
-            pixels.add_(light[:, :, None, None] / self.scaling.spread)
-            pixels.div_(1 + wanted.colour)  # as the 2012 source, which so keeps the spread; in training alone
-        if not (wanted.crop or wanted.flip or wanted.rotate or wanted.scale):
-            return middle_view(pixels, self.geometry).contiguous()
-        return view(
-            pixels,
-            self.geometry,
-            torch.from_numpy(fates.offset).to(device),
-            torch.from_numpy(fates.flip).to(device),
-            torch.from_numpy(fates.angle).float().to(device) if wanted.rotate else None,
-            torch.from_numpy(fates.zoom).float().to(device) if wanted.scale else None,
-        )
+            fates["light"] = torch.from_numpy(drawn.colour @ self.scaling.colours.T).float()  # N C, in pixels
+        return {name: values.to(self.device) for name, values in fates.items()}
 
-    def _labels_of(self, indices: Indices) -> Tensor:
-        return self.labels[torch.from_numpy(indices).to(self.labels.device)]
+    def _augmented(self, pixels: Tensor, light: Tensor | None = None, **placing: Tensor) -> Tensor:
+        if light is not None:
+            pixels.add_(light[:, :, None, None] / self.scaling.spread)
+            pixels.div_(
+                1 + self.augmentation.colour
+            )  # as the 2012 source, which so keeps the spread; in training alone
+        with _full_precision(self.device):
+            if not placing:
+                return middle_view(pixels, self.geometry).contiguous()
+            return view(pixels, self.geometry, **placing)
 
 
 def open_feed(
@@ -198,6 +210,11 @@ def _resident(stored: NDArray[np.uint8], device: str) -> Tensor | None:
     for start in range(0, len(stored), 1024):  # in slices: a map of the disk becomes memory a slice at a time
         there[start : start + 1024] = torch.from_numpy(np.array(stored[start : start + 1024]))
     return there
+
+
+def _full_precision(device: str) -> torch.autocast:
+    """Keep a trainer's autocast out: its low precision is for the network, not for the images."""
+    return torch.autocast(torch.device(device).type, enabled=False)
 
 
 def _cut(indices: Indices, size: int) -> Iterator[Indices]:

@@ -27,11 +27,11 @@ class Scaling:
 
     mean: Tensor  # C 1 1
     spread: Tensor  # C 1 1; ones at scale "pixels"
-    colours: Tensor  # C C: column k is the k-th principal component of the pixels times its standard deviation
+    colours: NDArray[np.float64]  # C C: column k is the k-th principal component times its standard deviation
 
     def to(self, device: str) -> "Scaling":
         """Return the same on a device."""
-        return Scaling(self.mean.to(device), self.spread.to(device), self.colours.to(device))
+        return Scaling(self.mean.to(device), self.spread.to(device), self.colours)
 
 
 def check_scale(scale: str) -> None:
@@ -70,7 +70,7 @@ def scaling_of(pixels: NDArray[np.uint8], train: NDArray[np.int64], geometry: Ge
     spread = deviation.clamp_min(1e-6) if scale == "unit" else torch.ones_like(mean)
     average = stored_total / kept
     colours = _components(cross / kept - average[:, None] * average)
-    return Scaling(mean.float()[:, None, None], spread.float()[:, None, None], colours.float())
+    return Scaling(mean.float()[:, None, None], spread.float()[:, None, None], colours.numpy())
 
 
 def _components(covariance: Tensor) -> Tensor:

@@ -218,12 +218,22 @@ def test_an_image_is_augmented_anew_each_epoch_and_never_in_evaluation():
     assert len(torch.unique(feed.images, dim=0)) == 1
 
 
+def test_a_trainers_low_precision_stays_out_of_the_images():
+    feed = open_feed(SMALL, image_size=21, augment="paper,rotate")
+    outside = next(feed.training_batches(10, 0, 1))[0], next(feed.batches_of(feed.split.test))[0]
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = next(feed.training_batches(10, 0, 1))[0], next(feed.batches_of(feed.split.test))[0]
+    assert all(torch.equal(a, b) for a, b in zip(outside, inside, strict=True))
+
+
 def test_starting_late_reads_nothing_of_what_is_left_out(monkeypatch):
     feed = open_feed(SMALL, image_size=16)
     read = []
     original = type(feed)._at_scale
     monkeypatch.setattr(
-        type(feed), "_at_scale", lambda self, indices: read.append(len(indices)) or original(self, indices)
+        type(feed),
+        "_at_scale",
+        lambda self, indices, there: read.append(len(indices)) or original(self, indices, there),
     )
     assert len(list(feed.training_batches(10, 0, 1, start=5))) == 2
     assert sum(read) == 20
@@ -285,7 +295,7 @@ def test_colours_vary_along_the_principal_components_by_a_tenth_of_their_deviati
     )
     values = pixels.transpose(1, 0, 2, 3).reshape(3, -1).astype(np.float64)
     variances, directions = np.linalg.eigh(np.cov(values))
-    colours = scaling_of(pixels, np.arange(60), Geometry(8, 8, 8), "pixels").colours.numpy()
+    colours = scaling_of(pixels, np.arange(60), Geometry(8, 8, 8), "pixels").colours
     np.testing.assert_allclose(np.abs(colours), np.abs(directions * np.sqrt(variances)), rtol=1e-3, atol=1e-3)
     # What the draws do to an image: one colour over all of it, covariance 0.1^2 that of the pixels, divided by 1.1.
     images = Images("x", np.repeat(pixels[:1], 4000, 0), np.arange(4000) % 2, ("a", "b"))
@@ -295,7 +305,7 @@ def test_colours_vary_along_the_principal_components_by_a_tenth_of_their_deviati
     plain = feed.images[:1].double()
     light = seen * 1.1 - plain
     assert light.std((2, 3)).max() < 1e-4
-    spectrum = feed.scaling.colours.double()
+    spectrum = torch.from_numpy(feed.scaling.colours)
     measured = torch.cov(light.mean((2, 3)).T)
     torch.testing.assert_close(measured, 0.01 * spectrum @ spectrum.T, rtol=0.1, atol=0.02 * measured.max().item())
 
