@@ -12,3 +12,4 @@ format:
 	ruff format . && ruff check --fix .
 bench:
 	python benchmarks/help_speed.py
+	python benchmarks/training_speed.py

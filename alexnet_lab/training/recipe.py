@@ -213,5 +213,8 @@ def read_recipe(values: Mapping[str, Any]) -> Recipe:
         return _adapter.validate_python(dict(values))
     except ValidationError as error:
         first = error.errors()[0]
-        message = first["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
-        raise ValueError(f"{first['loc'][0]}: {message} (got {first['input']!r})") from None
+        if first["type"] == "value_error":  # ours, and it says what was received
+            message = first["msg"].removeprefix("Value error, ")
+        else:
+            message = f"{first['msg'].replace('Input should be', 'must be')} (got {first['input']!r})"
+        raise ValueError(f"{first['loc'][0]}: {message}") from None

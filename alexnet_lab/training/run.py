@@ -83,7 +83,9 @@ def train_with_verdict(recipe: Recipe, folder: RunFolder, report: Report = lambd
         report("note", {"text": f"{interruption}; the same command goes on from there"})
         return 130
     except Exception as error:  # noqa: BLE001  # the verdict must be written whatever went wrong; the trace goes with it
-        why = f"{type(error).__name__}: {error}"
+        # A ValueError or a missing file is a mistake that its message explains; anything else needs its name.
+        mistake = isinstance(error, ValueError | FileNotFoundError)
+        why = str(error) if mistake else f"{type(error).__name__}: {error}"
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             why = f"no space left on the disk of {folder.path}; what was saved is whole: free some and run it again"
             print(why, file=sys.stderr)  # noqa: T201  # the verdict may not find room either

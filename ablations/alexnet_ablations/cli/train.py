@@ -59,8 +59,10 @@ def train(
     elif not quiet and not as_json:
         console.print(f"already done: {folder.path}")
     if verdict is None or verdict["state"] not in ("ok", "diverged"):
-        state, why = (verdict["state"], verdict["why"]) if verdict else ("lost", "no verdict was written")
-        raise ValueError(f"{state}: {why}")
+        if not (folder.path / "recipe.json").exists():  # it never began: nothing there is worth keeping
+            (folder.path / "state.json").unlink(missing_ok=True)
+            folder.path.rmdir()
+        raise ValueError(verdict["why"] if verdict else "the run ended without a verdict")
     if as_json:
         print(json.dumps({"event": "verdict", "folder": str(folder.path), **verdict}))  # noqa: T201  # the interface
     elif not quiet:
