@@ -80,6 +80,7 @@ class Recipe:
     fold: Annotated[str, Field(description="2/5: the second of five folds is the test set")] = ""
     split_seed: Annotated[int, Field(description="names the split where the data has none of its own")] = 0
     skip_bad: Annotated[bool, Field(description="go on without unreadable images, and record them")] = False
+    fit: Annotated[Literal["crop", "pad", "stretch"], Field(description="how a picture becomes a square")] = "crop"
     input_scale: Annotated[
         Literal["unit", "pixels"], Field(description="mean 0 and spread 1, or 0 to 255 less the mean")
     ] = "unit"

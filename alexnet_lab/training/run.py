@@ -50,6 +50,7 @@ def train(recipe: Recipe, folder: RunFolder, report: Report = lambda _kind, _fac
             scale=recipe.input_scale,
             split_seed=recipe.split_seed,
             fold=recipe.fold,
+            fit=recipe.fit,
             augment=recipe.augment,
             device=recipe.device,
             skip_bad=recipe.skip_bad,
