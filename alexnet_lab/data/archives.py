@@ -1,13 +1,11 @@
-"""The formats of published archives, read in place: pickles in .tar.gz (CIFAR), .idx.gz (MNIST), arrays in .npz."""
+"""The formats of published archives, read in place: files in a .tar.gz, an .idx.gz, arrays in an .npz."""
 
 import gzip
-import io
-import pickle
 import struct
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -24,7 +22,6 @@ DAMAGED = (
     zlib.error,
     tarfile.TarError,
     zipfile.BadZipFile,
-    pickle.UnpicklingError,
 )
 
 
@@ -42,48 +39,6 @@ def read_tar(path: Path, wanted: set[str]) -> dict[str, bytes]:
     if missing:
         raise ValueError(f"it does not hold {', '.join(missing)}")
     return found
-
-
-def _blank_array(kind: object, shape: tuple[int, ...], _typecode: object) -> NDArray[Any]:
-    """Do what numpy's pickles begin with, an empty array whose content follows, and that alone."""
-    if kind is not np.ndarray or shape not in ((0,), [0]):
-        raise pickle.UnpicklingError(f"expected an empty numpy array, got {kind!r} of shape {shape!r}")
-    return np.empty(0, np.uint8)
-
-
-def _latin_bytes(text: str, encoding: str) -> bytes:
-    """Do what Python 3 writes for bytes at protocol 2, and that alone."""
-    if encoding != "latin1":
-        raise pickle.UnpicklingError(f"expected bytes as latin1, got {encoding!r}")
-    return text.encode("latin1")
-
-
-# Everything that a pickle may call. None of these reaches the system, or another name.
-ALLOWED: Mapping[tuple[str, str], Callable[..., Any]] = {
-    ("numpy.core.multiarray", "_reconstruct"): _blank_array,
-    ("numpy._core.multiarray", "_reconstruct"): _blank_array,
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
-    ("_codecs", "encode"): _latin_bytes,
-}
-
-
-class _PlainUnpickler(pickle.Unpickler):
-    """Reads pickles of dictionaries, lists, numbers, text and arrays; anything else is refused before it runs."""
-
-    def find_class(self, module: str, name: str) -> Callable[..., Any]:
-        if (module, name) not in ALLOWED:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, and only arrays, lists and text are read")
-        return ALLOWED[module, name]
-
-
-def read_plain_pickle(content: bytes) -> Any:
-    """Read a pickle that holds plain data; one that holds more is refused, and runs nothing."""
-    # Python 2 wrote CIFAR: its byte strings, array contents among them, come back through latin1.
-    try:
-        return _PlainUnpickler(io.BytesIO(content), encoding="latin1").load()
-    except (AttributeError, EOFError, IndexError, KeyError, MemoryError, OverflowError, TypeError, ValueError) as error:
-        raise pickle.UnpicklingError(f"its pickle is malformed ({type(error).__name__}: {error})") from error
 
 
 def read_idx(path: Path) -> NDArray[np.uint8]:

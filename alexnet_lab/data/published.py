@@ -14,12 +14,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet_lab.data.archives import DAMAGED, ArchivedArray, read_idx, read_plain_pickle, read_tar
+from alexnet_lab.data.archives import DAMAGED, ArchivedArray, read_idx, read_tar
 from alexnet_lab.data.cache import Allocate, cached_images
 from alexnet_lab.data.decoding import fitted_side, shrink
 from alexnet_lab.data.download import Progress, Published, fetched, md5_of
 from alexnet_lab.data.images import Images
 from alexnet_lab.data.medmnist import MEDMNIST, published_set
+from alexnet_lab.data.plain_pickle import read_plain_pickle
 
 Copies = Mapping[Path, str]  # files at hand, and the MD5 that the published ones have; empty where unknown
 
