@@ -50,10 +50,10 @@ def cached_images(key: str, build: Callable[[Allocate], Images]) -> Images:
         return entry
     with out_of_room_says_where(place.parent):
         place.parent.mkdir(parents=True, exist_ok=True)
-        with one_at_a_time(place.with_suffix(".lock")):
+        with one_at_a_time(place.with_suffix(".lock")) as alone:
             entry = _read(place)  # another process may have built it while this one waited
             if entry is None:
-                _build(place, build)
+                _build(place, build, alone)
                 entry = _read(place)
     if entry is None:
         raise OSError(f"the cache entry {place} vanished as it was written; is something emptying that folder?")
@@ -61,16 +61,26 @@ def cached_images(key: str, build: Callable[[Allocate], Images]) -> Images:
 
 
 @contextmanager
-def one_at_a_time(path: Path) -> Iterator[None]:
-    """Let one process at a time in; the lock falls with its process, however that ends."""
+def one_at_a_time(path: Path) -> Iterator[bool]:
+    """Let one process at a time in, and say whether that could be had; the lock falls with its process.
+
+    Some file systems, and Windows, know no such locks. Two may build at once there: wasted work, but each renames what
+    is whole into place.
+    """
     if sys.platform == "win32":
-        yield  # two may build at once there: wasted work, but each renames a whole entry into place
+        yield False
         return
     import fcntl
 
     with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            alone = True
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+                raise
+            alone = False
+        yield alone
 
 
 @contextmanager
@@ -86,10 +96,11 @@ def out_of_room_says_where(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def _build(place: Path, build: Callable[[Allocate], Images]) -> None:
-    # Whatever a killed process left half built is in the way of nobody but the disk. The lock is ours: none is alive.
-    for old in place.parent.glob(f".{place.name}.*"):
-        shutil.rmtree(old, ignore_errors=True)
+def _build(place: Path, build: Callable[[Allocate], Images], alone: bool) -> None:
+    if alone:
+        # What a killed process left half built, or a power cut torn.
+        for old in (place, *place.parent.glob(f".{place.name}.*")):
+            shutil.rmtree(old, ignore_errors=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent))
     try:
         images = build(lambda shape: _allocate(scratch / "pixels.npy", shape))
@@ -103,11 +114,15 @@ def _build(place: Path, build: Callable[[Allocate], Images]) -> None:
 def _allocate(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
     array: NDArray[np.uint8] = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
     # A mapped file that turns out not to fit kills the process by a signal; asking for the room now gives an error.
-    if hasattr(os, "posix_fallocate"):
-        with path.open("r+b") as file:
-            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
-    elif shutil.disk_usage(path.parent).free < array.nbytes:
+    if shutil.disk_usage(path.parent).free < array.nbytes:
         raise OSError(errno.ENOSPC, "no space left on device", str(path))
+    if hasattr(os, "posix_fallocate"):  # another process may want the same room
+        with path.open("r+b") as file:
+            try:
+                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+            except OSError as error:
+                if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):  # file systems that cannot promise room
+                    raise
     return array
 
 
@@ -136,10 +151,15 @@ def _write(folder: Path, images: Images) -> None:
 
 
 def _read(place: Path) -> Images | None:
+    """Return an entry, or None where there is none or a torn one."""
     try:
-        about: dict[str, Any] = json.loads((place / "about.json").read_text())
-    except FileNotFoundError:
+        return _read_whole(place)
+    except (FileNotFoundError, EOFError, ValueError):  # no entry; numpy's for an empty file; numpy's and JSON's
         return None
+
+
+def _read_whole(place: Path) -> Images:
+    about: dict[str, Any] = json.loads((place / "about.json").read_text())
     known = {name: np.load(place / f"{name}.npy") for name in ("parts", "groups") if (place / f"{name}.npy").exists()}
     images = Images(
         name=about["name"],

@@ -64,8 +64,7 @@ def list_folder(root: Path) -> Listing:
         if base != ".":
             folders.add(base)
         for name in names:
-            status = (Path(place) / name).stat()
-            entries[name if base == "." else f"{base}/{name}"] = f"{status.st_size},{status.st_mtime_ns}"
+            entries[name if base == "." else f"{base}/{name}"] = _state_of(Path(place) / name)
     return _listed(root, entries, folders, state=str(root.resolve()))
 
 
@@ -109,7 +108,7 @@ def list_table(table: Path) -> Listing:
     if twice:
         raise ValueError(_listed_problems(f"{table} names {len(twice)} images twice; keep one line of each", twice))
     classes = _in_natural_order({row["label"] for row in rows})
-    states = [f"{(table.parent / path).stat().st_size},{(table.parent / path).stat().st_mtime_ns}" for path in paths]
+    states = [_state_of(table.parent / path) for path in paths]
     digest = _digest([str(table.resolve()), *states, *(repr(sorted(row.items())) for row in rows)])
     return Listing(
         table.parent,
@@ -215,6 +214,15 @@ def _in_natural_order(names: Iterable[str]) -> tuple[str, ...]:
 
 def _listed_problems(heading: str, problems: Sequence[str]) -> str:
     return heading + ":\n  " + "\n  ".join(problems)
+
+
+def _state_of(path: Path) -> str:
+    """Return what changes when a file does, or when its rights do, without reading it."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return "gone"  # a link that leads nowhere; reading it will say so
+    return f"{status.st_size},{status.st_mtime_ns},{status.st_ctime_ns}"
 
 
 def _digest(lines: Iterable[str]) -> str:

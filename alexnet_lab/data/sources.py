@@ -9,9 +9,10 @@ a folder, .zip or .csv        your own images (listings.py)
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,12 +28,14 @@ from alexnet_lab.data.synthetic import parse_pictures
 __all__ = ["SOURCES", "Images", "load_images"]
 
 Progress = Callable[[str, int, int], None]  # what, done, total
+Result = TypeVar("Result")
 
 SOURCES: Mapping[str, str] = {
     "digits": "scikit-learn's 1,797 handwritten digits, 8x8, grey",
     "synthetic": "gratings in noise, made to order: synthetic:classes=4,side=32,count=1000,difficulty=0.5,seed=0",
     **PUBLISHED,
 }
+STRETCH = 4096
 LARGEST_SIDE = 2**14  # of a stored image: no network sees more
 
 
@@ -44,20 +47,25 @@ def load_images(
     Unreadable files are listed in one error, or left out and noted with skip_bad.
     """
     check_fit(fit)
-    images = _loaded(data, side, fit, progress or (lambda _what, _done, _total: None))
-    if images.unreadable:
-        listed = "\n  ".join(images.unreadable.values())
-        count = f"{len(images.unreadable)} of {len(images.labels)} images cannot be read"
-        if not skip_bad:
-            raise ValueError(f"{count}; mend or remove them, or go on without them by --skip-bad:\n  {listed}")
-        if len(images.unreadable) == len(images.labels):
-            raise ValueError(f"{count}: nothing is left to go on with; the first says {listed.splitlines()[0]}")
+    images = _loaded(data, side, fit, skip_bad, progress or (lambda _what, _done, _total: None))
+    _check_readable(images.unreadable, len(images.labels), skip_bad)
     if len(images.classes) < 2:
         raise ValueError(f"{data} has one class, {images.classes[0]!r}; there is nothing to tell apart")
     return images
 
 
-def _loaded(data: str, side: int, fit: str, progress: Progress) -> Images:
+def _check_readable(unreadable: Mapping[int, str], count: int, skip_bad: bool) -> None:
+    if not unreadable:
+        return
+    listed = "\n  ".join(unreadable[index] for index in sorted(unreadable))
+    bad = f"{len(unreadable)} of {count} images cannot be read"
+    if not skip_bad:
+        raise ValueError(f"{bad}; mend or remove them, or go on without them by --skip-bad:\n  {listed}")
+    if len(unreadable) == count:
+        raise ValueError(f"{bad}: nothing is left to go on with; the first says {listed.splitlines()[0]}")
+
+
+def _loaded(data: str, side: int, fit: str, skip_bad: bool, progress: Progress) -> Images:
     name, _, argument = data.partition(":")
     if name == "digits" and not argument:
         return _fitted(_digits(), side, fit)
@@ -69,15 +77,15 @@ def _loaded(data: str, side: int, fit: str, progress: Progress) -> Images:
         return load_published(name, argument, side, fit, progress)
     path = Path(data).expanduser()
     if path.is_dir():
-        return _decoded(list_folder(path), side, fit, progress)
+        return _decoded(list_folder(path), side, fit, skip_bad, progress)
     if not path.exists():
         if path.suffix or len(path.parts) > 1:
             raise FileNotFoundError(f"no data at {path}; it must be a folder, a .zip or a .csv, or one of: {_names()}")
         raise unknown_choice("data source", data, SOURCES)
     if path.suffix.lower() == ".zip":
-        return _decoded(list_archive(path), side, fit, progress)
+        return _decoded(list_archive(path), side, fit, skip_bad, progress)
     if path.suffix.lower() == ".csv":
-        return _decoded(list_table(path), side, fit, progress)
+        return _decoded(list_table(path), side, fit, skip_bad, progress)
     if path.suffix.lower() == ".parquet":
         raise ValueError(f"{path}: Parquet is not read; convert it to CSV with the columns path,label[,split,group]")
     raise ValueError(f"cannot read {path} as data; it must be a folder, a .zip or a .csv, or one of: {_names()}")
@@ -103,9 +111,14 @@ def _fitted(images: Images, side: int, fit: str) -> Images:
     return Images(images.name, small, images.labels, images.classes, images.parts, digest=images.fingerprint)
 
 
-def _decoded(listing: Listing, side: int, fit: str, progress: Progress) -> Images:
-    key = f"files {listing.state} at most {side}, {fit}"
-    return cached_images(key, lambda allocate: _decode_all(listing, side, fit, allocate, progress))
+def _decoded(listing: Listing, side: int, fit: str, skip_bad: bool, progress: Progress) -> Images:
+    def build(allocate: Allocate) -> Images:
+        images = _decode_all(listing, side, fit, allocate, progress)
+        # Refused before it is kept: whatever was in the way, a right or a cable, may be mended and leave no trace.
+        _check_readable(images.unreadable, len(images.labels), skip_bad)
+        return images
+
+    return cached_images(f"files {listing.state} at most {side}, {fit}", build)
 
 
 def _decode_all(listing: Listing, side: int, fit: str, allocate: Allocate, progress: Progress) -> Images:
@@ -126,7 +139,7 @@ def _decode_all(listing: Listing, side: int, fit: str, allocate: Allocate, progr
                 return None
 
         looks: list[Look] = []
-        for done, seen in enumerate(pool.map(look, range(count)), 1):
+        for done, seen in enumerate(_worked(pool, look, count), 1):
             progress("looking at images", done, count)
             looks += [seen] if seen else []
         stored = min([side, *([max(seen.side(fit) for seen in looks)] if looks else [])])
@@ -146,7 +159,7 @@ def _decode_all(listing: Listing, side: int, fit: str, allocate: Allocate, progr
             pixels[index] = image
             coloured[index] = not grey and bool((image != image[:1]).any())
 
-        for done, _ in enumerate(pool.map(store, range(count)), 1):
+        for done, _ in enumerate(_worked(pool, store, count), 1):
             progress("decoding images", done, count)
 
     if not coloured.any():
@@ -163,6 +176,12 @@ def _decode_all(listing: Listing, side: int, fit: str, allocate: Allocate, progr
         dict(sorted(unreadable.items())),
         _content_digest(listing, digests),
     )
+
+
+def _worked(pool: ThreadPoolExecutor, work: Callable[[int], Result], count: int) -> Iterator[Result]:
+    """Yield the work on 0 to count - 1, a stretch at a time: a million waiting tasks would fill the memory."""
+    for start in range(0, count, STRETCH):
+        yield from pool.map(work, range(start, min(start + STRETCH, count)))
 
 
 def _remarks(looks: list[Look], stored: int, side: int, fit: str, coloured: NDArray[np.bool_], bits: int) -> list[str]:

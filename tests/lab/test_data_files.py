@@ -1,21 +1,14 @@
 """Image files: whatever folder, archive or table they come in, whatever they are, and whatever is wrong with them."""
 
-import errno
 import io
-import os
 import random
-import subprocess
-import sys
 import zipfile
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet_lab.data import sources
-from alexnet_lab.data.cache import cached_images
 from alexnet_lab.data.decoding import FITS
-from alexnet_lab.data.images import Images
 from alexnet_lab.data.sources import load_images
 
 LUCK = np.random.default_rng(0)
@@ -281,6 +274,26 @@ def test_a_set_of_unreadable_images_alone_is_refused(tmp_path):
         load_images(str(tmp_path / "set"), skip_bad=True)
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # Pillow remarks on damage that it can live with
+def test_a_corrupt_image_of_any_kind_never_ends_in_anything_but_the_list(tmp_path):
+    luck = random.Random(0)  # noqa: S311  # damage, not secrets
+    whole = {}
+    for suffix in ("png", "jpg", "gif", "bmp", "tif", "webp"):
+        content = io.BytesIO()
+        Image.fromarray(coloured(24)).save(content, {"jpg": "jpeg", "tif": "tiff"}.get(suffix, suffix))
+        whole[suffix] = content.getvalue()
+    for number in range(60):
+        suffix = luck.choice(sorted(whole))
+        damaged = bytearray(whole[suffix])
+        for _ in range(luck.randint(1, 20)):
+            damaged[luck.randrange(len(damaged))] = luck.randrange(256)
+        path = tmp_path / "set" / "ab"[number % 2] / f"{number}.{suffix}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(damaged[: luck.choice([None, len(damaged) // 2])])
+    with pytest.raises(ValueError, match="of 60 images cannot be read"):
+        load_images(str(tmp_path / "set"), 24)
+
+
 def empty_class(root):
     (make_folder(root) / "cow").mkdir()
     return root
@@ -370,140 +383,3 @@ def test_parquet_is_refused_with_the_way_out(tmp_path):
     (tmp_path / "scans.parquet").write_bytes(b"PAR1")
     with pytest.raises(ValueError, match="convert it to CSV with the columns path,label"):
         load_images(str(tmp_path / "scans.parquet"))
-
-
-# --- the cache --------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def decodings(monkeypatch):
-    """Count the images that are decoded."""
-    counted = []
-    original = sources.decode
-    monkeypatch.setattr(sources, "decode", lambda *arguments: counted.append(1) or original(*arguments))
-    return counted
-
-
-def test_images_are_decoded_once_and_again_when_the_source_changes(tmp_path, decodings):
-    root = make_folder(tmp_path / "pets")
-    first = load_images(str(root))
-    again = load_images(str(root))
-    assert len(decodings) == 8
-    assert isinstance(again.pixels, np.memmap)
-    assert not again.pixels.flags.writeable
-    assert again.fingerprint == first.fingerprint
-    write(root / "cat" / "2.png", coloured())
-    os.utime(root / "cat" / "2.png", ns=(1, 1))
-    changed = load_images(str(root))
-    assert len(decodings) == 16
-    assert changed.fingerprint != first.fingerprint
-    (root / "cat" / "2.png").rename(root / "dog" / "9.png")
-    assert load_images(str(root)).labels.tolist() == [0] * 3 + [1] * 5
-    load_images(str(root), 8)
-    assert len(decodings) == 32
-
-
-def test_a_fingerprint_is_of_content_not_of_dates_or_places(tmp_path):
-    root = make_folder(tmp_path / "pets")
-    before = load_images(str(root)).fingerprint
-    os.utime(root / "cat" / "0.png", ns=(1, 1))
-    assert load_images(str(root)).fingerprint == before
-    assert load_images(str(root.rename(tmp_path / "moved"))).fingerprint == before
-
-
-def test_progress_is_told_to_the_last_image(tmp_path):
-    told = []
-    root = make_folder(tmp_path / "pets")
-    load_images(str(root), progress=lambda *report: told.append(report))
-    assert told[0] == ("looking at images", 1, 8)
-    assert told[-1] == ("decoding images", 8, 8)
-    load_images(str(root), progress=lambda *_: pytest.fail("nothing to do"))
-
-
-def images_with(pixels):
-    return Images("x", pixels, np.zeros(len(pixels), np.int64), ("a", "b"))
-
-
-def test_a_build_that_fails_leaves_nothing_behind(own_cache):
-    def fail(allocate):
-        allocate((4, 1, 8, 8))
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        cached_images("key", fail)
-    assert [path.suffix for path in (own_cache / "images").iterdir()] == [".lock"]
-    whole = np.ones((4, 1, 8, 8), np.uint8)
-    assert np.array_equal(cached_images("key", lambda _: images_with(whole)).pixels, whole)
-
-
-def test_what_a_killed_build_left_is_cleared(own_cache):
-    cached_images("key", lambda _: images_with(np.ones((2, 1, 4, 4), np.uint8)))
-    (entry,) = [path for path in (own_cache / "images").iterdir() if path.is_dir()]
-    entry.rename(entry.with_name(f".{entry.name}.stale"))
-    cached_images("key", lambda _: images_with(np.zeros((2, 1, 4, 4), np.uint8)))
-    assert [path.name for path in (own_cache / "images").iterdir() if path.is_dir()] == [entry.name]
-
-
-def test_a_full_disk_is_an_error_that_names_the_place(own_cache, monkeypatch):
-    def full(*_):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(os, "posix_fallocate", full)
-    with pytest.raises(OSError, match=f"no room left for decoded images in {own_cache}.*ALEXNET_LAB_CACHE") as refusal:
-        cached_images("key", lambda allocate: images_with(allocate((4, 1, 8, 8))))
-    assert refusal.value.errno == errno.ENOSPC
-    assert not [path for path in (own_cache / "images").iterdir() if path.is_dir()]
-
-
-def test_other_errors_of_a_build_stay_what_they_are():
-    def refuse(_):
-        raise PermissionError(errno.EACCES, "not yours")
-
-    with pytest.raises(PermissionError, match="not yours"):
-        cached_images("key", refuse)
-
-
-BUILDER = """
-import sys, time
-import numpy as np
-from alexnet_lab.data.cache import cached_images
-from alexnet_lab.data.images import Images
-
-def build(allocate):
-    with open(sys.argv[1], "a") as log:
-        log.write("built\\n")
-    pixels = allocate((8, 1, 16, 16))
-    for row in range(8):
-        pixels[row] = row
-        time.sleep(0.05)
-    return Images("x", pixels, np.zeros(8, np.int64), ("a", "b"))
-
-assert cached_images("key", build).pixels[:, 0, 0, 0].tolist() == list(range(8))
-"""
-
-
-def test_of_processes_that_want_the_same_one_builds_and_all_have_it_whole(tmp_path):
-    log = tmp_path / "log"
-    running = [subprocess.Popen([sys.executable, "-c", BUILDER, str(log)]) for _ in range(3)]
-    assert [process.wait(60) for process in running] == [0, 0, 0]
-    assert log.read_text() == "built\n"
-
-
-@pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # Pillow remarks on damage that it can live with
-def test_a_corrupt_image_of_any_kind_never_ends_in_anything_but_the_list(tmp_path):
-    luck = random.Random(0)  # noqa: S311  # damage, not secrets
-    whole = {}
-    for suffix in ("png", "jpg", "gif", "bmp", "tif", "webp"):
-        content = io.BytesIO()
-        Image.fromarray(coloured(24)).save(content, {"jpg": "jpeg", "tif": "tiff"}.get(suffix, suffix))
-        whole[suffix] = content.getvalue()
-    for number in range(60):
-        suffix = luck.choice(sorted(whole))
-        damaged = bytearray(whole[suffix])
-        for _ in range(luck.randint(1, 20)):
-            damaged[luck.randrange(len(damaged))] = luck.randrange(256)
-        path = tmp_path / "set" / "ab"[number % 2] / f"{number}.{suffix}"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(damaged[: luck.choice([None, len(damaged) // 2])])
-    with pytest.raises(ValueError, match="of 60 images cannot be read"):
-        load_images(str(tmp_path / "set"), 24)
