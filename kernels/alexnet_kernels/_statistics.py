@@ -7,16 +7,25 @@ from torch import Tensor
 _PIECE = 2**18
 
 
+# Integers of the same size, bits of exponent and mantissa, and how far its exponent field lies below float32's.
+FORMATS = {
+    torch.float64: (torch.int64, 11, 52, 0),
+    torch.float32: (torch.int32, 8, 23, 0),
+    torch.bfloat16: (torch.int16, 8, 7, 0),
+    torch.float16: (torch.int16, 5, 10, 112),
+}
+
+
 def add_exponent_histogram(x: Tensor, counts: Tensor) -> None:
-    """Add x's counts by sign and exponent."""
-    double = x.dtype == torch.float64
-    bits, mantissa, width = (torch.int64, 52, 11) if double else (torch.int32, 23, 8)
+    """Add x's counts by sign and exponent, from its bits: arithmetic may flush subnormals or lose a NaN's sign."""
+    normal = smallest_normal_field(x.dtype)
+    if x.dtype.itemsize == 1:
+        x = x.half()  # exact
+    bits, width, mantissa, bias = FORMATS[x.dtype]
     top = 2**width - 1  # the exponent field of infinities and NaN
-    flat = x.flatten() if x.dtype in (torch.float32, torch.float64) else x.flatten().float()  # exact for every dtype
     fields = torch.zeros(2 * (top + 1), dtype=torch.int64, device=x.device)
-    zeros = torch.zeros(2, dtype=torch.int64, device=x.device)
-    nans = torch.zeros(2, dtype=torch.int64, device=x.device)
-    for piece in torch.split(flat, _PIECE):
+    zeros, nans = torch.zeros(2, 2, dtype=torch.int64, device=x.device)
+    for piece in torch.split(x.flatten(), _PIECE):
         # The arithmetic shift leaves sign and exponent; the mask makes the negative ones the upper half.
         field = (piece.view(bits) >> mantissa).bitwise_and_(2 * top + 1)
         counted = torch.bincount(field, minlength=fields.numel())
@@ -28,12 +37,12 @@ def add_exponent_histogram(x: Tensor, counts: Tensor) -> None:
         if x.device.type != "cpu" or counted[top] or counted[-1]:
             _add_signed(nans, piece.isnan(), piece)
     fields = fields.view(2, top + 1)
-    smallest = _smallest_normal_field(x.dtype)
+    normal -= bias
     counts[:, 0] += zeros
-    counts[:, 1] += fields[:, :smallest].sum(1) - zeros
-    counts[:, smallest + 1 : top + 1] += fields[:, smallest:top]
-    counts[:, top + 1] += fields[:, top] - nans
-    counts[:, top + 2] += nans
+    counts[:, 1] += fields[:, :normal].sum(1) - zeros
+    counts[:, normal + bias + 1 : top + bias + 1] += fields[:, normal:top]
+    counts[:, -2] += fields[:, top] - nans
+    counts[:, -1] += nans
 
 
 def _add_signed(total: Tensor, chosen: Tensor, values: Tensor) -> None:
@@ -42,8 +51,11 @@ def _add_signed(total: Tensor, chosen: Tensor, values: Tensor) -> None:
     total[1] += negative
 
 
-def _smallest_normal_field(dtype: torch.dtype) -> int:
-    """Return the exponent field, in float32 (or float64), of the dtype's smallest normal number."""
+def smallest_normal_field(dtype: torch.dtype) -> int:
+    """Return the exponent field, in float32 (or float64), of the dtype's smallest normal number.
+
+    1 for float32 itself, 113 for float16, 121 for float8_e4m3fn.
+    """
     if dtype == torch.float64:
         return 1
     smallest = torch.tensor(torch.finfo(dtype).smallest_normal, dtype=torch.float32)

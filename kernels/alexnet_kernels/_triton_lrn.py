@@ -16,13 +16,9 @@ from alexnet_kernels._triton_tiles import tile_backward, tile_forward, tile_pool
 CHUNK = 32  # channels a thread walks; where chunks meet, 4 (forward) or 8 (backward) are read twice at a window of 5
 POOL_CHUNK = 8  # channels whose best value waits in registers
 WIDEST_FUSED_POOL = 3  # beyond, the places of a window are too many for one thread; pooling follows from memory
-WIDEST_TILE = 2048  # channels of a pixel that one tile holds
-TILE = 4096  # values in a tile: 32 for each thread of four warps
-
-
-def block_of(dtype: torch.dtype) -> int:
-    """Return the pixels of a block: one for each thread of four warps, two where values are half as wide."""
-    return 256 if dtype.itemsize == 2 else 128
+WIDEST_TILE = 512  # channels of a pixel that one tile holds; a neighbour is fetched by more shuffles the wider it is
+TILE = 2048  # values in a tile: 16 for each thread of four warps
+BLOCK = 128  # pixels of a block: one for each thread of four warps
 
 
 def numbers(
@@ -37,9 +33,9 @@ def numbers(
     return constants
 
 
-def rolling_grid(total: int, channels: int, groups: int, dtype: torch.dtype, chunk: int) -> tuple[int, int]:
+def rolling_grid(total: int, channels: int, groups: int, chunk: int) -> tuple[int, int]:
     """Return the pixel blocks, and the programs of the whole grid."""
-    blocks = triton.cdiv(total, block_of(dtype))
+    blocks = triton.cdiv(total, BLOCK)
     return blocks, blocks * groups * triton.cdiv(channels // groups, chunk)
 
 
@@ -80,8 +76,8 @@ def lrn(x: Tensor, size: int, scale: float, beta: float, k: float, groups: int, 
             tile = tile_shape(channels)
             tile_forward[(triton.cdiv(total, tile["PIXELS"]),)](x, y, total, channels, **constants, **tile)
         else:
-            blocks, programs = rolling_grid(total, channels, groups, x.dtype, CHUNK)
-            shape = {"CHUNK": CHUNK, "BLOCK": block_of(x.dtype)}
+            blocks, programs = rolling_grid(total, channels, groups, CHUNK)
+            shape = {"CHUNK": CHUNK, "BLOCK": BLOCK}
             rolling_forward[(programs,)](x, y, total, x[0, 0].numel(), channels, blocks, **constants, **shape)
     return y
 
@@ -110,8 +106,8 @@ def _backward(
             grid = (triton.cdiv(total, tile["PIXELS"]),)
             tile_backward[grid](*pointers, total, channels, pixels, *extent, **constants, **tile)
         else:
-            blocks, programs = rolling_grid(total, channels, constants["GROUPS"], x.dtype, CHUNK)
-            shape = {"CHUNK": CHUNK, "BLOCK": block_of(x.dtype)}
+            blocks, programs = rolling_grid(total, channels, constants["GROUPS"], CHUNK)
+            shape = {"CHUNK": CHUNK, "BLOCK": BLOCK}
             rolling_backward[(programs,)](*pointers, total, pixels, channels, blocks, *extent, **constants, **shape)
     return dx
 
@@ -136,8 +132,8 @@ def relu_lrn_maxpool(
             grid = (triton.cdiv(total, tile["PIXELS"]),)
             tile_pool_forward[grid](x, y, winners, total, channels, pixels, *extent, **constants, **tile)
         else:
-            blocks, programs = rolling_grid(total, channels, groups, x.dtype, POOL_CHUNK)
-            shape = {"CHUNK": POOL_CHUNK, "BLOCK": block_of(x.dtype)}
+            blocks, programs = rolling_grid(total, channels, groups, POOL_CHUNK)
+            shape = {"CHUNK": POOL_CHUNK, "BLOCK": BLOCK}
             pointers = x, y, winners
             rolling_pool_forward[(programs,)](*pointers, total, pixels, channels, blocks, *extent, **constants, **shape)
     return y, winners

@@ -262,8 +262,12 @@ def rolling_pool_forward(
 
     best = ()
     winner = ()
+    for _i in tl.static_range(CHUNK):
+        best = best + (tl.zeros([BLOCK], WIDE),)
+        winner = winner + (tl.zeros([BLOCK], tl.int32),)
     # Window place by window place: only the best value of each channel waits in registers, not a ring for every place.
-    for tap in tl.static_range(POOL * POOL):
+    # The loop runs at run time; unrolled, the compiler would fetch all places at once and fill twice the registers.
+    for tap in range(POOL * POOL):
         x = x_ptr + sample.to(tl.int64) * channels * pixels + corner + (tap // POOL) * width + tap % POOL
         ring = ()
         for i in tl.static_range(FRONT + BACK):
@@ -277,13 +281,9 @@ def rolling_pool_forward(
             # Ties are those of the output's own dtype, as when it is pooled from memory.
             value = value.to(y_ptr.dtype.element_ty).to(WIDE)
             ring = ring[1:]
-            if tap == 0:
-                best = best + (value,)
-                winner = winner + (tl.zeros([BLOCK], tl.int32),)
-            else:
-                better = (value > best[i]) | (value != value)  # noqa: PLR0124  (true for NaN alone)
-                best = best[:i] + (tl.where(better, value, best[i]),) + best[i + 1 :]
-                winner = winner[:i] + (tl.where(better, tap, winner[i]),) + winner[i + 1 :]
+            better = (value > best[i]) | (value != value) | (tap == 0)  # noqa: PLR0124  (true for NaN alone)
+            best = best[:i] + (tl.where(better, value, best[i]),) + best[i + 1 :]
+            winner = winner[:i] + (tl.where(better, tap, winner[i]),) + winner[i + 1 :]
     for i in tl.static_range(CHUNK):
         c = first + i
         out = (sample.to(tl.int64) * channels + c) * pooled_pixels + place

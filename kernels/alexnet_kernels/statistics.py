@@ -45,6 +45,8 @@ def off_counts(pre_activation: Tensor, *, into: Tensor | None = None, backend: B
         raise TypeError(f"off_counts needs a floating-point tensor, got {x.dtype}; convert it with x.float()")
     if x.dim() < 2:
         raise ValueError(f"off_counts needs N and C, got shape {tuple(x.shape)}")
+    if x.dtype.itemsize == 1:
+        x = x.half()  # exact; nothing compares float8
     _backends.check_name(backend)
     counts = _buffer("off_counts", into, (2, x.shape[1]), x.device)
     torch.ops.alexnet_kernels.add_off_counts(x.detach(), counts, backend)

@@ -17,17 +17,16 @@ def block(x):
     return relu_lrn_maxpool(local_response_norm(relu_lrn(x, 3, groups=2), 5), 5, 1e-2, 0.75, 2.0, window="sum")
 
 
-@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("memory_format", LAYOUTS)
-def test_torch_finds_the_operators_well_made(device, memory_format):
+def test_torch_finds_the_operators_well_made(device, backend, memory_format):
     x = torch.randn(2, 6, 7, 7, device=device).to(memory_format=memory_format).requires_grad_()
     gradient = torch.randn(2, 6, 7, 7, device=device, requires_grad=True)
     numbers = 3, 1e-2, 0.75, 1.0, 2
-    torch.library.opcheck(_registration.lrn, (x, *numbers, False, "auto"))
-    torch.library.opcheck(_registration.lrn_backward, (gradient, x, *numbers, True, "auto"))
-    torch.library.opcheck(_registration.relu_lrn_maxpool, (x, *numbers, 3, 2, True, "auto"))
-    y, winners = _registration.relu_lrn_maxpool(x, *numbers, 3, 2, True, "auto")
-    inputs = torch.randn_like(y).requires_grad_(), x, winners, *numbers, 3, 2, "auto"
+    torch.library.opcheck(_registration.lrn, (x, *numbers, False, backend))
+    torch.library.opcheck(_registration.lrn_backward, (gradient, x, *numbers, True, backend))
+    torch.library.opcheck(_registration.relu_lrn_maxpool, (x, *numbers, 3, 2, True, backend))
+    y, winners = _registration.relu_lrn_maxpool(x, *numbers, 3, 2, True, backend)
+    inputs = torch.randn_like(y).requires_grad_(), x, winners, *numbers, 3, 2, backend
     torch.library.opcheck(_registration.relu_lrn_maxpool_backward, inputs)
 
 

@@ -3,16 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from alexnet_kernels import exponent_histogram, off_counts
 from alexnet_kernels.statistics import first_exponent, histogram_columns
 
-WHERE = [("cpu", "reference"), ("cpu", "cpu")]
-if torch.cuda.is_available():
-    WHERE += [("cuda", "reference"), ("cuda", "triton")]
-everywhere = pytest.mark.parametrize(("device", "backend"), WHERE)
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2]
 
 
@@ -22,8 +18,10 @@ def by_frexp(x):
     smallest = torch.finfo(x.dtype).smallest_normal
     first, columns = first_exponent(x.dtype), histogram_columns(x.dtype)
     counts = np.zeros((2, columns), dtype=np.int64)
-    for row, negative in enumerate((False, True)):
-        side = values[np.signbit(values) == negative]
+    # The sign is the top bit of the last byte; converting a NaN may lose it.
+    signs = x.contiguous().view(-1).view(torch.uint8).view(-1, x.dtype.itemsize)[:, -1].numpy() >= 128
+    for row in (0, 1):
+        side = values[signs == row]
         counts[row, 0] = (side == 0).sum()
         counts[row, 1] = ((np.abs(side) < smallest) & (side != 0)).sum()
         counts[row, -2] = np.isinf(side).sum()
@@ -46,12 +44,12 @@ def tensors(draw):
         x = torch.from_numpy(random.normal(size=size))
     dtype = draw(st.sampled_from(DTYPES))
     x = x.view(torch.uint8)[: size * dtype.itemsize].view(dtype) if kind == "any bits" else x.to(dtype)
-    special = torch.tensor([0.0, -0.0, float("inf"), -float("inf"), float("nan"), 1e-320, 1e-40, -1e-7]).to(dtype)
+    special = torch.tensor(
+        [0.0, -0.0, float("inf"), -float("inf"), float("nan"), -float("nan"), 1e-320, 1e-40, -1e-7]
+    ).to(dtype)
     return torch.cat([x.view(torch.uint8), special.view(torch.uint8)]).view(dtype)
 
 
-@everywhere
-@settings(deadline=None, derandomize=True, max_examples=150)
 @given(x=tensors())
 def test_every_value_is_counted_in_its_column(device, backend, x):
     counts = exponent_histogram(x.to(device), backend=backend)
@@ -59,7 +57,6 @@ def test_every_value_is_counted_in_its_column(device, backend, x):
     assert counts.sum() == x.numel()
 
 
-@everywhere
 def test_counts_add_up_in_the_callers_buffer_over_many_pieces(device, backend):
     x = torch.randn(3, 500_001, device=device)
     x[:, ::1000] = 0
@@ -69,7 +66,6 @@ def test_counts_add_up_in_the_callers_buffer_over_many_pieces(device, backend):
     np.testing.assert_array_equal(counts.cpu().numpy(), 2 * by_frexp(x.cpu()))
 
 
-@everywhere
 def test_a_view_with_strides_counts_what_it_shows(device, backend):
     x = torch.randn(10, 20, device=device)[::2, ::3]
     counts = exponent_histogram(x, backend=backend)
@@ -84,12 +80,10 @@ def activations(draw):
     random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     x = np.round(random.normal(loc=draw(st.sampled_from([-2.0, -1.0, 0.0])), size=shape), 1)
     x[random.random(shape) < 0.02] = np.nan
-    x = torch.from_numpy(x).to(draw(st.sampled_from(DTYPES[:4])))
+    x = torch.from_numpy(x).to(draw(st.sampled_from(DTYPES)))
     return x.movedim(1, -1).contiguous().movedim(-1, 1) if draw(st.booleans()) else x
 
 
-@everywhere
-@settings(deadline=None, derandomize=True, max_examples=150)
 @given(x=activations())
 def test_units_are_off_where_no_position_is_above_zero(device, backend, x):
     low = (x.double().numpy() <= 0).reshape(*x.shape[:2], -1)
@@ -100,7 +94,6 @@ def test_units_are_off_where_no_position_is_above_zero(device, backend, x):
     np.testing.assert_array_equal(counts.cpu().numpy(), 2 * want)
 
 
-@everywhere
 @pytest.mark.parametrize("shape", [(64, 96, 27, 27), (4096, 100), (3, 5, 1000)])
 def test_large_activations_are_counted_exactly(device, backend, shape):
     x = torch.randn(shape, device=device)

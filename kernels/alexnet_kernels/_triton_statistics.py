@@ -1,0 +1,157 @@
+"""The counting kernels in Triton: integers throughout, so their order does not matter and every count is exact."""
+
+# mypy: ignore-errors
+# ruff: noqa: N803, N806
+# Jitted functions are Triton's own language in Python's syntax: its values have no Python types and its compile-time
+# constants are written in capitals.
+
+import contextlib
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from alexnet_kernels._geometry import memory_order
+from alexnet_kernels._statistics import FORMATS, smallest_normal_field
+
+BLOCK = 1024
+TURNS = 32  # blocks a program counts before it adds its histogram to everybody's
+UNITS = 32
+SAMPLES = 64
+
+
+@triton.jit
+def histogram_kernel(
+    bits_ptr,  # the bit patterns of the values, as integers: arithmetic may flush subnormals
+    counts_ptr,
+    size,
+    WIDTH: tl.constexpr,  # bits of the exponent
+    MANTISSA: tl.constexpr,
+    SMALLEST: tl.constexpr,  # exponent field of the smallest number that counts as normal
+    COLUMNS: tl.constexpr,
+    OFFSET: tl.constexpr,  # from an exponent field to its column
+    BLOCK: tl.constexpr,
+    TURNS: tl.constexpr,
+):
+    FIELDS: tl.constexpr = 2 * 2**WIDTH
+    TOP: tl.constexpr = 2**WIDTH - 1
+    fields = tl.zeros([FIELDS], tl.int32)
+    zeros = tl.zeros([BLOCK], tl.int32)
+    negative_zeros = tl.zeros([BLOCK], tl.int32)
+    nans = tl.zeros([BLOCK], tl.int32)
+    negative_nans = tl.zeros([BLOCK], tl.int32)
+    start = tl.program_id(0).to(tl.int64) * BLOCK * TURNS
+    for turn in range(TURNS):
+        at = start + turn * BLOCK + tl.arange(0, BLOCK)
+        inside = at < size
+        bits = tl.load(bits_ptr + at, mask=inside, other=0).to(tl.int64)
+        field = ((bits >> MANTISSA) & (FIELDS - 1)).to(tl.int32)
+        exponent = field & TOP
+        fraction = bits & (2**MANTISSA - 1)
+        negative = inside & (field > TOP)
+        zero = inside & (exponent == 0) & (fraction == 0)
+        nan = inside & (exponent == TOP) & (fraction != 0)
+        zeros += zero.to(tl.int32)
+        negative_zeros += (zero & negative).to(tl.int32)
+        nans += nan.to(tl.int32)
+        negative_nans += (nan & negative).to(tl.int32)
+        field = tl.where(exponent < SMALLEST, field - exponent, field)
+        fields += tl.histogram(field, FIELDS, mask=inside & ~zero & ~nan)
+    which = tl.arange(0, FIELDS)
+    exponent = which & TOP
+    column = tl.where(exponent == 0, 1, exponent + OFFSET)
+    column = tl.where(exponent == TOP, COLUMNS - 2, column)
+    tl.atomic_add(counts_ptr + (which // (TOP + 1)) * COLUMNS + column, fields.to(tl.int64), mask=fields > 0)
+    negative_zero = tl.sum(negative_zeros).to(tl.int64)
+    negative_nan = tl.sum(negative_nans).to(tl.int64)
+    tl.atomic_add(counts_ptr, tl.sum(zeros).to(tl.int64) - negative_zero)
+    tl.atomic_add(counts_ptr + COLUMNS, negative_zero)
+    tl.atomic_add(counts_ptr + COLUMNS - 1, tl.sum(nans).to(tl.int64) - negative_nan)
+    tl.atomic_add(counts_ptr + 2 * COLUMNS - 1, negative_nan)
+
+
+@triton.jit
+def off_kernel(
+    x_ptr,
+    counts_ptr,
+    units,
+    positions,
+    unit_step,
+    position_step,
+    unit_blocks,
+    UNITS: tl.constexpr,
+    POSITIONS: tl.constexpr,
+):
+    """One program takes one input and a block of units: who is off at every position, and at how many."""
+    pid = tl.program_id(0)
+    sample = (pid // unit_blocks).to(tl.int64)
+    unit = (pid % unit_blocks) * UNITS + tl.arange(0, UNITS)
+    x = x_ptr + sample * units * positions + unit[:, None].to(tl.int64) * unit_step
+    low = tl.zeros([UNITS, POSITIONS], tl.int32)
+    for first in range(0, positions, POSITIONS):
+        position = first + tl.arange(0, POSITIONS)[None, :]
+        inside = (unit[:, None] < units) & (position < positions)
+        low += (tl.load(x + position.to(tl.int64) * position_step, mask=inside, other=1.0) <= 0.0).to(tl.int32)
+    each = tl.sum(low, 1).to(tl.int64)
+    tl.atomic_add(counts_ptr + unit, (each == positions).to(tl.int64), mask=(unit < units) & (each == positions))
+    tl.atomic_add(counts_ptr + units + unit, each, mask=(unit < units) & (each > 0))
+
+
+@triton.jit
+def off_rows_kernel(x_ptr, counts_ptr, samples, units, UNITS: tl.constexpr, SAMPLES: tl.constexpr):
+    """The same where a unit has one position: a program takes many inputs, and off and <= 0 are one."""
+    sample = tl.program_id(0).to(tl.int64) * SAMPLES + tl.arange(0, SAMPLES)[:, None]
+    unit = tl.program_id(1) * UNITS + tl.arange(0, UNITS)[None, :]
+    inside = (sample < samples) & (unit < units)
+    low = (tl.load(x_ptr + sample * units + unit, mask=inside, other=1.0) <= 0.0).to(tl.int32)
+    each = tl.sum(low, 0).to(tl.int64)
+    at = counts_ptr + tl.program_id(1) * UNITS + tl.arange(0, UNITS)
+    wanted = (tl.program_id(1) * UNITS + tl.arange(0, UNITS) < units) & (each > 0)
+    tl.atomic_add(at, each, mask=wanted)
+    tl.atomic_add(at + units, each, mask=wanted)
+
+
+def _on(x: Tensor):
+    return torch.cuda.device(x.device) if x.is_cuda else contextlib.nullcontext()
+
+
+def add_exponent_histogram(x: Tensor, counts: Tensor) -> None:
+    """Add x's counts by sign and exponent."""
+    if not x.numel():
+        return
+    columns = counts.shape[1]
+    smallest = smallest_normal_field(x.dtype)
+    if x.dtype.itemsize == 1:
+        x = x.half()  # exact
+    bits, width, mantissa, bias = FORMATS[x.dtype]
+    x = x if memory_order(x) == "channels_last" else x.contiguous()  # the order of the values does not matter
+    numbers = {
+        "WIDTH": width,
+        "MANTISSA": mantissa,
+        "SMALLEST": smallest - bias,
+        "COLUMNS": columns,
+        "OFFSET": bias + 1,
+    }
+    programs = triton.cdiv(x.numel(), BLOCK * TURNS)
+    with _on(x):
+        histogram_kernel[(programs,)](x.view(bits), counts, x.numel(), **numbers, BLOCK=BLOCK, TURNS=TURNS)
+
+
+def add_off_counts(x: Tensor, counts: Tensor) -> None:
+    """Add, for each unit, the inputs on which it is off and its elements that are <= 0."""
+    if not x.numel():
+        return
+    samples, units = x.shape[:2]
+    with _on(x):
+        if x.numel() == samples * units:
+            grid = (triton.cdiv(samples, SAMPLES), triton.cdiv(units, UNITS))
+            off_rows_kernel[grid](x.contiguous(), counts, samples, units, UNITS=UNITS, SAMPLES=SAMPLES)
+            return
+        last = memory_order(x) == "channels_last"
+        x = x if last else x.contiguous()
+        positions = x[0, 0].numel()
+        steps = (1, units) if last else (positions, 1)
+        tile = {"UNITS": 32, "POSITIONS": 64} if last else {"UNITS": 4, "POSITIONS": 512}  # the long side in memory
+        blocks = triton.cdiv(units, tile["UNITS"])
+        off_kernel[(samples * blocks,)](x, counts, units, positions, *steps, blocks, **tile)
