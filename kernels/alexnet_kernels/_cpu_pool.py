@@ -1,6 +1,6 @@
 """Max-pooling one sample on a CPU, and sending gradients back to the winners.
 
-torch's own pooling visits one value at a time in channels-first memory. Here a window is pooled along its rows, then
+torch's own pooling visits one value at a time in channels-first memory. There a window is pooled along its rows, then
 along its columns, a whole image per operation, which is about ten times faster. Scanning rows first and letting only a
 strictly greater value win keeps torch's answer to ties: the first in reading order.
 
@@ -30,16 +30,26 @@ class Pooling:
         # For each place in a window, how far it lies from the window's first value in the flat image.
         places = torch.arange(pool * pool)
         self.steps = places // pool * self.width + places % pool
+        self.places = torch.zeros((pool - 1) * (self.width + 1) + 1, dtype=torch.uint8)
+        self.places[self.steps] = places.to(torch.uint8)
         corner = torch.arange(self.rows)[:, None] * stride * self.width + torch.arange(self.columns) * stride
-        self.corners = corner.expand(channels, -1, -1)
+        self.corners = self._as_in_memory(corner.expand(channels, -1, -1))
 
     def _scratch(self, channels: int, height: int, dtype: torch.dtype) -> Tensor:
         if self.last:
             return torch.empty(height, self.columns, channels, dtype=dtype).permute(2, 0, 1)
         return torch.empty(channels, height, self.columns, dtype=dtype)
 
+    def _as_in_memory(self, values: Tensor) -> Tensor:
+        """See C H W in the order it has in memory."""
+        return values.permute(1, 2, 0) if self.last else values
+
     def forward(self, sample: Tensor, y: Tensor, winners: Tensor | None) -> None:
         """Write the maxima, and each one's place in its window where wanted."""
+        if self.last and winners is not None:
+            # In channels-last memory torch's own pooling takes many channels at once, and gives the indices with it.
+            self._by_torch(sample, y, winners)
+            return
         columns = [
             sample[0, :, :, j : j + (self.columns - 1) * self.stride + 1 : self.stride] for j in range(self.pool)
         ]
@@ -55,9 +65,13 @@ class Pooling:
         )
         # A NaN is neither greater nor smaller, so the scan lost track of it; a sum that is no number is a cheap sign.
         if winners is not None and not y.sum(dtype=torch.float32).isfinite():
-            _, flat = torch.nn.functional.max_pool2d(sample, self.pool, self.stride, return_indices=True)
-            offset = flat[0] - self.corners
-            winners[0].copy_(offset // self.width * self.pool + offset % self.width)
+            self._by_torch(sample, y, winners)
+
+    def _by_torch(self, sample: Tensor, y: Tensor, winners: Tensor) -> None:
+        pooled, flat = torch.nn.functional.max_pool2d(sample, self.pool, self.stride, return_indices=True)
+        y.copy_(pooled)
+        offset = self._as_in_memory(flat[0]) - self.corners
+        self._as_in_memory(winners[0]).copy_(self.places.take(offset))
 
     def _scan(
         self, values: list[Tensor], best: Tensor, winner: Tensor | None, step: int, places: list[Tensor] | None
@@ -81,8 +95,8 @@ class Pooling:
 
     def backward(self, gradient: Tensor, winners: Tensor, out: Tensor) -> None:
         """Write the gradient of the unpooled sample."""
-        flat = self.steps.take(winners[0].long()).add_(self.corners)
-        indices = flat[None]
+        flat = self.steps.take(self._as_in_memory(winners[0]).long()).add_(self.corners)
+        indices = (flat.permute(2, 0, 1) if self.last else flat)[None]
         torch.ops.aten.max_pool2d_with_indices_backward.grad_input(
             gradient,
             out,
