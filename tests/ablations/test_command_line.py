@@ -24,7 +24,15 @@ def alexnet_lab(*arguments, cwd=None, check=True):
     return done
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["ablate", "--help"], ["networks", "--help"], ["--version"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        *([c, "--help"] for c in ("ablate", "train", "networks", "bench")),
+        ["bench", "lrn", "--help"],
+        ["--version"],
+    ],
+)
 def test_help_answers_without_importing_anything_heavy(arguments):
     program = f"""
 import sys
@@ -42,7 +50,7 @@ finally:
 
 def test_every_command_has_a_help_with_an_example():
     top = alexnet_lab("--help").stdout
-    for command in ("ablate", "networks"):
+    for command in ("ablate", "train", "networks", "bench"):
         assert command in top
         assert f"alexnet-lab {command} " in alexnet_lab(command, "--help").stdout
 

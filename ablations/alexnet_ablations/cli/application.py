@@ -7,6 +7,7 @@ from rich.console import Console
 
 import alexnet_lab
 from alexnet_ablations.cli.ablate import ablate
+from alexnet_ablations.cli.bench import bench
 from alexnet_ablations.cli.networks import networks
 from alexnet_ablations.cli.train import train
 
@@ -22,6 +23,7 @@ application = typer.Typer(
 application.command()(ablate)
 application.command()(train)
 application.command()(networks)
+application.add_typer(bench, name="bench")
 
 
 def _version(asked: bool) -> None:
