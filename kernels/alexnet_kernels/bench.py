@@ -106,13 +106,16 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     print(f"every case is right: largest error {worst:.1e} of its tolerance\n")
 
+    name = f"lrn-{device}-{machine['threads']}-threads" if device == "cpu" else "lrn-cuda"
     figures: list[Figure] = []
     for number, case in enumerate(cases, 1):
         print(f"[{number}/{len(cases)}] {_title(case)} ...", file=sys.stderr, flush=True)
-        rounds = (5 if options.quick else 15) if device == "cpu" else 50
+        rounds = (5 if options.quick else 9) if device == "cpu" else 50
         figures += _measure(case, device, max(3, rounds // 3) if case.batch > 32 else rounds, machine)
+        _write_table(figures, options.out / f"{name}.csv")  # after each case: a run cut short leaves what it has
     _print_table(figures)
-    _write(figures, options.out, f"lrn-{device}-{machine['threads']}-threads" if device == "cpu" else "lrn-cuda")
+    print(f"\nwrote {options.out / name}.csv")
+    _draw(figures, options.out / f"{name}.png")
     return 0
 
 
@@ -126,6 +129,8 @@ def _cases(device: str, quick: bool) -> list[Case]:
         # A CPU takes minutes for the large batch: the plain case answers whether a batch scales.
         plain = dtype == "float32" and layout == "channels_first" and operation == "lrn"
         if device == "cpu" and not plain and (batch > 32 or (dtype == "bfloat16" and layout == "channels_last")):
+            continue
+        if device == "cuda" and batch == 32 and dtype == "bfloat16":
             continue
         cases.append(Case(operation, shape, batch, dtype, layout, direction))
     return cases
@@ -313,20 +318,20 @@ def _print_table(figures: list[Figure]) -> None:
         print(f"{title:56}{figure.rival:>10}{figure.milliseconds:>9.2f}{eager:>24}{copies:>24}")
 
 
-def _write(figures: list[Figure], folder: Path, name: str) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    table = folder / f"{name}.csv"
+def _write_table(figures: list[Figure], table: Path) -> None:
+    table.parent.mkdir(parents=True, exist_ok=True)
     with table.open("w", newline="") as file:
         writer = csv.DictWriter(file, [field.name for field in fields(Figure)], lineterminator="\n")
         writer.writeheader()
         writer.writerows(asdict(figure) for figure in figures)
-    print(f"\nwrote {table}")
+
+
+def _draw(figures: list[Figure], picture: Path) -> None:
     try:
         from alexnet_kernels import bench_plot
     except ImportError as error:
         print(f"no picture: {error}; pip install matplotlib")
         return
-    picture = folder / f"{name}.png"
     bench_plot.draw([asdict(figure) for figure in figures], picture)
     print(f"wrote {picture}")
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 COLOURS = {"ours": "#c2410c", "separate": "#7c3aed", "compile": "#2563eb", "eager": "#6b7280"}
 MARKERS = {"ours": "o", "separate": "D", "compile": "s", "eager": "v"}
@@ -43,6 +44,9 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
         axes.set_yticks(range(len(cases)), [_title(*case) for case in cases])
         axes.invert_yaxis()
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(base=10, subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.grid(axis="x", which="both", color="#e5e7eb", linewidth=0.6)
         axes.set_xlabel("useful memory traffic, GB/s (further right is faster; logarithmic)")
         one = rows[0]
@@ -67,5 +71,6 @@ def _copy_bandwidth(row: dict[str, Any]) -> float:
 
 def _title(operation: str, shape: str, batch: int, dtype: str, layout: str, direction: str) -> str:
     what = "LRN" if operation == "lrn" else "ReLU+LRN+pool"
+    memory = "NCHW" if layout == "channels_first" else "NHWC"
     way = "forward" if direction == "forward" else "fwd+bwd"
-    return f"{what} {shape} N={batch} {dtype.replace('float', 'fp')} {layout.replace('channels_', '')} {way}"
+    return f"{what} {shape} N={batch} {dtype.replace('float', 'fp')} {memory} {way}"

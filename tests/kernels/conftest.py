@@ -17,9 +17,11 @@ from hypothesis import Phase, settings
 INTERPRETING = os.environ.get("TRITON_INTERPRET") == "1"
 
 settings.register_profile("kernels", deadline=None, derandomize=True, max_examples=150)
+# On a GPU every example compiles kernels of its own, about a second each.
+settings.register_profile("gpu", settings.get_profile("kernels"), max_examples=25)
 # The interpreter takes about 0.1 s for a call, and the smallest failing example would take it many minutes.
 settings.register_profile("interpreter", settings.get_profile("kernels"), max_examples=25, phases=[Phase.generate])
-settings.load_profile("interpreter" if INTERPRETING else "kernels")
+settings.load_profile("interpreter" if INTERPRETING else "gpu" if torch.cuda.is_available() else "kernels")
 
 
 def pytest_generate_tests(metafunc):

@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# Everything that needs a GPU, in under eight minutes: kernel tests on CUDA, then the LRN benchmark on CUDA.
+#
+#   benchmarks/on_gpu.sh [folder]        PYTHON=path/to/python chooses the interpreter
+#
+# Results land in one folder (default: benchmarks/results/gpu). Without a GPU it says so and exits 0.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+
+python=${PYTHON:-python3}
+out=${1:-benchmarks/results/gpu}
+
+if ! "$python" -c 'import torch, sys; sys.exit(not torch.cuda.is_available())'; then
+    echo "No GPU that $python and its torch can use: nothing was run, and no GPU figure is known."
+    exit 0
+fi
+
+mkdir -p "$out"
+failed=0
+
+"$python" -c '
+import torch, triton
+print(torch.cuda.get_device_name(), "| torch", torch.__version__, "| triton", triton.__version__)
+print(torch.cuda.get_device_properties(0))' | tee "$out/machine.txt"
+
+echo "--- kernel tests on CUDA (at most 3 minutes)"
+timeout 180 "$python" -m pytest tests/kernels -k cuda -q -m 'long or not long' 2>&1 | tee "$out/tests.txt" || failed=1
+
+echo "--- LRN benchmark on CUDA (at most 4.5 minutes; rows are written as they come)"
+timeout 270 "$python" -m alexnet_kernels.bench --device cuda --out "$out" 2>&1 | tee "$out/bench.txt" || failed=1
+
+echo "results in $out"
+exit $failed
