@@ -1,7 +1,7 @@
 """Decoded images on disk: decoded once, memory-mapped by every run and process, rebuilt when the source changes.
 
     $ALEXNET_LAB_CACHE or ~/.cache/alexnet-lab
-      images/<key>/       pixels.npy (uint8, N C T T), labels.npy, about.json, and parts.npy, groups.npy where known
+      images/<key>/       pixels.npy (uint8, N C T T), labels.npy, about.json; where known parts, groups, names
       downloads/          archives as published
 
 The key digests everything that the pixels depend on. An entry is built beside its place and renamed into it, whole; one
@@ -137,7 +137,7 @@ def _write(folder: Path, images: Images) -> None:
     else:  # a part of what was allocated (one channel of three), or an array of its own
         np.save(folder / "whole.npy", images.pixels)
         (folder / "whole.npy").replace(pixels)
-    for name in ("labels", "parts", "groups"):
+    for name in ("labels", "parts", "groups", "names"):
         if getattr(images, name) is not None:
             np.save(folder / f"{name}.npy", getattr(images, name))
     about = {
@@ -160,7 +160,11 @@ def _read(place: Path) -> Images | None:
 
 def _read_whole(place: Path) -> Images:
     about: dict[str, Any] = json.loads((place / "about.json").read_text())
-    known = {name: np.load(place / f"{name}.npy") for name in ("parts", "groups") if (place / f"{name}.npy").exists()}
+    known = {
+        name: np.load(place / f"{name}.npy")
+        for name in ("parts", "groups", "names")
+        if (place / f"{name}.npy").exists()
+    }
     images = Images(
         name=about["name"],
         pixels=np.load(place / "pixels.npy", mmap_mode="r"),

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from alexnet_lab.data.augment import Augmentation, draw, parse_augmentation
 from alexnet_lab.data.images import Images
-from alexnet_lab.data.scaling import SCALES, Scaling, check_scale, scaling_of
+from alexnet_lab.data.scaling import SCALES, Scaling, check_scale, count_channels, scaling_of, with_channels
 from alexnet_lab.data.sources import Progress, load_images
 from alexnet_lab.data.splits import Split, split_images
 from alexnet_lab.data.views import Geometry, middle_view, ten_views, view
@@ -48,6 +48,8 @@ class Feed:
     split: Split
     fingerprint: str
     notes: tuple[str, ...]  # what a user must be told
+    names: NDArray[np.str_] | None  # N: the files they came from, where they came from files
+    groups: NDArray[np.str_] | None  # N: whose images they are, where that is known
     augmentation: Augmentation
     geometry: Geometry
     scaling: Scaling
@@ -112,7 +114,7 @@ class Feed:
             read[ascending] = self.stored[indices[ascending]]
             raw = torch.from_numpy(read).to(self.device)
         # On the stored pixels, which are fewer: bilinear weights sum to 1, so the order does not matter.
-        return raw.float().sub_(self.scaling.mean).div_(self.scaling.spread)
+        return with_channels(raw.float(), self.channels).sub_(self.scaling.mean).div_(self.scaling.spread)
 
     def _fates(self, order: Indices, seed: int, epoch: int) -> dict[str, Tensor]:
         """Draw what happens to each image of an epoch, on the processor, and bring it to the device at once."""
@@ -150,31 +152,42 @@ def open_feed(
     fold: str = "",
     augment: str = "none",
     fit: str = "crop",
+    channels: str = "auto",
     device: str = "cpu",
     skip_bad: bool = False,
     progress: Progress | None = None,
 ) -> Feed:
     """Open a data source (sources.py lists them) as a network of that image size will see it.
 
-    fold `2/5` makes the second of five folds the test. progress is called with (what, done, total).
+    channels is auto (one where all images are grey, else three), grey or rgb. fold `2/5` makes the second of five folds
+    the test. progress is called with (what, done, total).
     """
     check_scale(scale)
     augmentation = parse_augmentation(augment)
     whole = image_size + augmentation.margin(image_size)
     images = load_images(data, whole, fit, skip_bad=skip_bad, progress=progress)
+    seen = count_channels(channels, images.pixels.shape[1])
     usable = np.setdiff1d(np.arange(len(images.labels)), np.array(list(images.unreadable), np.int64))
     split = split_images(images.labels, images.classes, images.parts, images.groups, usable, split_seed, fold)
-    return _feed(images, split, Geometry(image_size, images.pixels.shape[3], whole), scale, augmentation, device)
+    geometry = Geometry(image_size, images.pixels.shape[3], whole)
+    return _feed(images, split, geometry, scale, augmentation, seen, device)
 
 
 def prepare(images: Images, split: Split, side: int, scale: str) -> Feed:
     """Make a feed of images that are at hand, no larger than that side."""
-    return _feed(images, split, Geometry(side, images.pixels.shape[3], side), scale, Augmentation(), "cpu")
+    return _feed(images, split, Geometry(side, images.pixels.shape[3], side), scale, Augmentation())
 
 
 def _feed(
-    images: Images, split: Split, geometry: Geometry, scale: str, augmentation: Augmentation, device: str
+    images: Images,
+    split: Split,
+    geometry: Geometry,
+    scale: str,
+    augmentation: Augmentation,
+    channels: int = 0,
+    device: str = "cpu",
 ) -> Feed:
+    channels = channels or images.pixels.shape[1]
     notes = [*images.notes, *split.notes]
     if images.unreadable:
         listed = "; ".join(images.unreadable.values())
@@ -186,14 +199,16 @@ def _feed(
         notes.append(f"images are stored at {geometry.stored} pixels a side and shown at {geometry.whole}")
     return Feed(
         classes=images.classes,
-        channels=images.pixels.shape[1],
+        channels=channels,
         labels=torch.from_numpy(images.labels).to(device),
         split=split,
         fingerprint=images.fingerprint,
         notes=tuple(notes),
+        names=images.names,
+        groups=images.groups,
         augmentation=augmentation,
         geometry=geometry,
-        scaling=scaling_of(images.pixels, split.train, geometry, scale).to(device),
+        scaling=scaling_of(images.pixels, split.train, geometry, scale, channels).to(device),
         device=device,
         stored=images.pixels,
         resident=_resident(images.pixels, device),

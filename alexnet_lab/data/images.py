@@ -18,6 +18,7 @@ class Images:
     classes: tuple[str, ...]
     parts: NDArray[np.str_] | None = None  # N: "train", "validation" or "test", where the source says so
     groups: NDArray[np.str_] | None = None  # N: the patient, the slide: what must not stand on two sides of a split
+    names: NDArray[np.str_] | None = None  # N: the files they came from
     notes: tuple[str, ...] = ()  # what a user must be told
     unreadable: Mapping[int, str] = field(default_factory=dict)  # images whose pixels are blank, and why
     digest: str = ""  # a fingerprint taken where the images were read; empty: taken of the pixels

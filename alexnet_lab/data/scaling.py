@@ -21,6 +21,11 @@ SCALES = ("unit", "pixels")
 ENOUGH = 10_000  # images for these figures; of more, as many evenly spaced ones are read
 
 
+CHANNELS = ("auto", "grey", "rgb")
+# How bright each of red, green and blue looks, after ITU-R BT.601, as Pillow has it too.
+BRIGHTNESS = (0.299, 0.587, 0.114)
+
+
 @dataclass(frozen=True)
 class Scaling:
     """Brings pixels to scale: (pixels - mean) / spread, per channel."""
@@ -34,16 +39,34 @@ class Scaling:
         return Scaling(self.mean.to(device), self.spread.to(device), self.colours)
 
 
+def count_channels(wanted: str, stored: int) -> int:
+    """Return how many channels a network sees: as stored, or grey, or three whatever is stored."""
+    if wanted not in CHANNELS:
+        raise unknown_choice("choice of channels", wanted, CHANNELS)
+    return {"auto": stored, "grey": 1, "rgb": 3}[wanted]
+
+
+def with_channels(pixels: Tensor, channels: int) -> Tensor:
+    """Bring B C T T pixels to one channel or to three."""
+    if pixels.shape[1] == channels:
+        return pixels
+    if channels == 1:
+        red, green, blue = pixels.unbind(1)
+        return (BRIGHTNESS[0] * red + BRIGHTNESS[1] * green + BRIGHTNESS[2] * blue)[:, None]
+    return pixels.repeat(1, channels, 1, 1)
+
+
 def check_scale(scale: str) -> None:
     """Refuse an unknown scale."""
     if scale not in SCALES:
         raise unknown_choice("input scale", scale, SCALES)
 
 
-def scaling_of(pixels: NDArray[np.uint8], train: NDArray[np.int64], geometry: Geometry, scale: str) -> Scaling:
-    """Measure the training images, N C T T."""
+def scaling_of(
+    pixels: NDArray[np.uint8], train: NDArray[np.int64], geometry: Geometry, scale: str, channels: int
+) -> Scaling:
+    """Measure the training images, stored as N C T T, as the network sees them in that many channels."""
     spaced = train[np.linspace(0, len(train) - 1, min(len(train), ENOUGH)).astype(np.int64)]
-    channels = pixels.shape[1]
     read, cross = middle_weights(geometry), torch.zeros(channels, channels, dtype=torch.float64)
     total, stored_total = torch.zeros(channels, dtype=torch.float64), torch.zeros(channels, dtype=torch.float64)
     squares = torch.zeros(channels, dtype=torch.float64)
@@ -52,7 +75,8 @@ def scaling_of(pixels: NDArray[np.uint8], train: NDArray[np.int64], geometry: Ge
     column_sums, gram = read.sum(0), read.T @ read
     cut = slice(geometry.middle, geometry.middle + geometry.seen) if geometry.stored == geometry.whole else None
     for start in range(0, len(spaced), 256):
-        x = torch.from_numpy(np.asarray(pixels[spaced[start : start + 256]])).float()  # B C T T
+        x = torch.from_numpy(np.asarray(pixels[spaced[start : start + 256]])).float()
+        x = with_channels(x, channels)  # B C T T
         flat = x.transpose(0, 1).flatten(1)  # C BTT
         cross += (flat @ flat.T).double()
         stored_total += flat.sum(1).double()

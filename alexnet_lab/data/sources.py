@@ -9,7 +9,7 @@ a folder, .zip or .csv        your own images (listings.py)
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
@@ -164,7 +164,8 @@ def _decode_all(listing: Listing, side: int, fit: str, allocate: Allocate, progr
 
     if not coloured.any():
         pixels = pixels[:, :1]
-    notes = [*listing.notes, *_remarks(looks, stored, side, fit, coloured, bits)]
+    notes = [*listing.notes, *_remarks(looks, stored, side, fit, bits)]
+    notes += _remarks_on_colour(listing, coloured, unreadable)
     return Images(
         str(listing.root),
         pixels,
@@ -172,6 +173,7 @@ def _decode_all(listing: Listing, side: int, fit: str, allocate: Allocate, progr
         listing.classes,
         listing.parts,
         listing.groups,
+        np.array(listing.paths),
         tuple(notes),
         dict(sorted(unreadable.items())),
         _content_digest(listing, digests),
@@ -184,12 +186,22 @@ def _worked(pool: ThreadPoolExecutor, work: Callable[[int], Result], count: int)
         yield from pool.map(work, range(start, min(start + STRETCH, count)))
 
 
-def _remarks(looks: list[Look], stored: int, side: int, fit: str, coloured: NDArray[np.bool_], bits: int) -> list[str]:
-    remarks = []
+def _remarks_on_colour(listing: Listing, coloured: NDArray[np.bool_], unreadable: Collection[int]) -> list[str]:
+    count = len(coloured) - len(unreadable)
     if not coloured.any():
-        remarks.append(f"all {len(coloured)} images are grey: one channel")
-    elif not coloured.all():
-        remarks.append(f"{int((~coloured).sum())} of {len(coloured)} images are grey, not all: three channels")
+        return [f"all {count} images are grey: one channel"]
+    if coloured.sum() == count:
+        return []
+    counts = np.bincount(listing.labels[coloured], minlength=len(listing.classes))
+    where = ", ".join(f"{name} {count}" for name, count in zip(listing.classes, counts, strict=True) if count)
+    return [
+        f"{coloured.sum()} of {count} images are coloured ({where}), the others grey: three channels. Where the tint "
+        "goes with the class, a network learns the tint; channels=grey takes it away"
+    ]
+
+
+def _remarks(looks: list[Look], stored: int, side: int, fit: str, bits: int) -> list[str]:
+    remarks = []
     deep = sum(seen.brightest > 0 for seen in looks)
     if bits > 8:
         remarks.append(

@@ -173,7 +173,7 @@ def test_colours_vary_along_the_principal_components_by_a_tenth_of_their_deviati
     )
     values = pixels.transpose(1, 0, 2, 3).reshape(3, -1).astype(np.float64)
     variances, directions = np.linalg.eigh(np.cov(values))
-    colours = scaling_of(pixels, np.arange(60), Geometry(8, 8, 8), "pixels").colours
+    colours = scaling_of(pixels, np.arange(60), Geometry(8, 8, 8), "pixels", channels=3).colours
     np.testing.assert_allclose(np.abs(colours), np.abs(directions * np.sqrt(variances)), rtol=1e-3, atol=1e-3)
     # What the draws do to an image: one colour over all of it, covariance 0.1^2 that of the pixels, divided by 1.1.
     images = Images("x", np.repeat(pixels[:1], 4000, 0), np.arange(4000) % 2, ("a", "b"))
@@ -211,6 +211,29 @@ def test_a_folder_becomes_batches_and_says_what_was_left_out(tmp_path):
     assert labels.dtype == torch.int64
 
 
+def test_colour_can_be_taken_away_and_grey_shown_in_three_channels():
+    grey, coloured = (
+        open_feed(SMALL, image_size=21, augment="paper", channels=c, scale="pixels") for c in ("grey", "rgb")
+    )
+    assert (grey.channels, coloured.channels) == (1, 3)
+    ((seen, _),), ((whole, _),) = grey.batches_of(np.arange(120)), coloured.batches_of(np.arange(120))
+    weights = torch.tensor([0.299, 0.587, 0.114])[:, None, None]
+    torch.testing.assert_close(seen, (weights * whole).sum(1, keepdim=True), atol=1e-3, rtol=0)
+    assert seen[grey.split.train].mean().abs() < 1e-2
+    assert next(grey.training_batches(8, 0, 1))[0].shape == (8, 1, 21, 21)
+    three = open_feed("digits", image_size=8, channels="rgb")
+    pixels, _ = next(three.batches_of(np.arange(4)))
+    assert pixels.shape == (4, 3, 8, 8)
+    assert torch.equal(pixels[:, 0], pixels[:, 2])
+
+
+def test_pixels_that_live_on_the_device_give_the_same_batches():
+    feed = open_feed(SMALL, image_size=21, augment="paper")
+    resident = replace(feed, resident=torch.from_numpy(feed.stored), stored=np.empty((0, 3, 16, 16), np.uint8))
+    assert torch.equal(shown(resident)[0], shown(feed)[0])
+    assert torch.equal(resident.images, feed.images)
+
+
 def test_the_fingerprint_is_of_the_data_not_of_how_it_is_shown():
     small, large = open_feed("digits", image_size=6), open_feed("digits", image_size=67, augment="paper", split_seed=3)
     assert small.fingerprint == large.fingerprint == load_images("digits").fingerprint
@@ -222,6 +245,7 @@ def test_the_fingerprint_is_of_the_data_not_of_how_it_is_shown():
         ({"scale": "unti"}, "unknown input scale 'unti'. Did you mean 'unit'"),
         ({"augment": "flop"}, "unknown augmentation"),
         ({"fold": "5"}, "a fold is written k/n"),
+        ({"channels": "gray"}, "unknown choice of channels 'gray'. Did you mean 'grey'"),
         ({"fit": "corp"}, "unknown fit .* Did you mean 'crop'"),
     ],
 )

@@ -77,7 +77,7 @@ def test_a_zip_reads_as_the_folder_it_holds_in_place_and_under_the_same_fingerpr
     assert np.array_equal(folder.parts, archive.parts)
     assert folder.fingerprint == archive.fingerprint
     written = {path.name for path in own_cache.rglob("*") if path.is_file() and path.suffix != ".lock"}
-    assert written == {"pixels.npy", "labels.npy", "parts.npy", "about.json"}
+    assert written == {"pixels.npy", "labels.npy", "names.npy", "parts.npy", "about.json"}
 
 
 def test_wrapping_folders_hidden_files_and_leftovers_of_a_mac_are_seen_through(tmp_path):
@@ -117,6 +117,7 @@ def test_a_table_names_paths_labels_parts_and_groups(tmp_path):
     assert images.labels.tolist() == [0, 1, 0, 1]
     assert images.parts.tolist() == ["train", "validation", "test", "train"]
     assert images.groups.tolist() == ["p1", "p2", "p3", "p1"]
+    assert images.names.tolist() == ["scans/a/0.png", "scans/a/1.png", "scans/b/0.png", "scans/b/1.png"]
     assert images.groups.tolist() == load_images(str(table)).groups.tolist()  # from the cache
 
 
@@ -151,7 +152,9 @@ def test_one_coloured_image_makes_three_channels(tmp_path):
     write(tmp_path / "set" / "b" / "x.png", coloured())
     images = load_images(str(tmp_path / "set"))
     assert np.array_equal(images.pixels[0], np.repeat(grey[None], 3, 0))
-    assert "1 of 2 images are grey, not all: three channels" in images.notes
+    assert images.notes[-1].startswith(
+        "1 of 2 images are coloured (b 1), the others grey: three channels. Where the tint"
+    )
 
 
 @pytest.mark.parametrize(("bits", "suffix"), [(16, "png"), (12, "png"), (10, "tif"), (16, "tif")])
