@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from alexnet_lab.data.augment import Augmentation, draw, parse_augmentation
+from alexnet_lab.data.decoding import shrink
 from alexnet_lab.data.images import Images
 from alexnet_lab.data.scaling import SCALES, Scaling, check_scale, count_channels, scaling_of, with_channels
 from alexnet_lab.data.sources import Progress, load_images
@@ -174,7 +175,8 @@ def open_feed(
 
 
 def prepare(images: Images, split: Split, side: int, scale: str) -> Feed:
-    """Make a feed of images that are at hand, no larger than that side."""
+    """Make a feed of images that are at hand."""
+    images = replace(images, pixels=shrink(images.pixels, side, "crop"), digest=images.fingerprint)
     return _feed(images, split, Geometry(side, images.pixels.shape[3], side), scale, Augmentation())
 
 

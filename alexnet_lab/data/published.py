@@ -60,6 +60,14 @@ PUBLISHED: Mapping[str, str] = {
 }
 
 
+def check_published(name: str, argument: str) -> None:
+    """Refuse a set that is not known, or a copy that is not there."""
+    if name == "medmnist" and not argument.endswith(".npz"):
+        published_set(argument)
+    elif argument:
+        _copy(argument)
+
+
 def load_published(name: str, argument: str, side: int, fit: str, progress: Progress) -> Images:
     """Load a published set at no more than that side; the argument is a path, or for medmnist which of them."""
     if name == "medmnist":

@@ -22,10 +22,10 @@ from alexnet_lab.data.cache import Allocate, cached_images
 from alexnet_lab.data.decoding import UNREADABLE, Look, bits_for, check_fit, decode, look_at, shrink
 from alexnet_lab.data.images import Images
 from alexnet_lab.data.listings import Listing, list_archive, list_folder, list_table
-from alexnet_lab.data.published import PUBLISHED, load_published
+from alexnet_lab.data.published import PUBLISHED, check_published, load_published
 from alexnet_lab.data.synthetic import parse_pictures
 
-__all__ = ["SOURCES", "Images", "load_images"]
+__all__ = ["SOURCES", "Images", "check_source", "load_images"]
 
 Progress = Callable[[str, int, int], None]  # what, done, total
 Result = TypeVar("Result")
@@ -35,6 +35,7 @@ SOURCES: Mapping[str, str] = {
     "synthetic": "gratings in noise, made to order: synthetic:classes=4,side=32,count=1000,difficulty=0.5,seed=0",
     **PUBLISHED,
 }
+LISTINGS: Mapping[str, Callable[[Path], Listing]] = {".zip": list_archive, ".csv": list_table}
 STRETCH = 4096
 LARGEST_SIDE = 2**14  # of a stored image: no network sees more
 
@@ -65,9 +66,33 @@ def _check_readable(unreadable: Mapping[int, str], count: int, skip_bad: bool) -
         raise ValueError(f"{bad}: nothing is left to go on with; the first says {listed.splitlines()[0]}")
 
 
+def check_source(data: str) -> None:
+    """Refuse what cannot be a source, before any image is read; nothing is opened or downloaded."""
+    name, colon, argument = data.partition(":")
+    if name == "synthetic":
+        parse_pictures(argument)
+        return
+    if name in PUBLISHED:
+        check_published(name, argument)
+        return
+    if name == "digits" and not colon:
+        return
+    path = Path(data).expanduser()
+    expected = f"it must be a folder, a .zip or a .csv, or one of: {', '.join(SOURCES)}"
+    if not path.exists():
+        if path.suffix or len(path.parts) > 1:
+            raise FileNotFoundError(f"no data at {path}; {expected}")
+        raise unknown_choice("data source", data, SOURCES)
+    if path.suffix.lower() == ".parquet":
+        raise ValueError(f"{path}: Parquet is not read; convert it to CSV with the columns path,label[,split,group]")
+    if path.is_file() and path.suffix.lower() not in LISTINGS:
+        raise ValueError(f"cannot read {path} as data; {expected}")
+
+
 def _loaded(data: str, side: int, fit: str, skip_bad: bool, progress: Progress) -> Images:
+    check_source(data)
     name, _, argument = data.partition(":")
-    if name == "digits" and not argument:
+    if name == "digits":
         return _fitted(_digits(), side, fit)
     if name == "synthetic":
         pictures = parse_pictures(argument)
@@ -76,23 +101,8 @@ def _loaded(data: str, side: int, fit: str, skip_bad: bool, progress: Progress) 
     if name in PUBLISHED:
         return load_published(name, argument, side, fit, progress)
     path = Path(data).expanduser()
-    if path.is_dir():
-        return _decoded(list_folder(path), side, fit, skip_bad, progress)
-    if not path.exists():
-        if path.suffix or len(path.parts) > 1:
-            raise FileNotFoundError(f"no data at {path}; it must be a folder, a .zip or a .csv, or one of: {_names()}")
-        raise unknown_choice("data source", data, SOURCES)
-    if path.suffix.lower() == ".zip":
-        return _decoded(list_archive(path), side, fit, skip_bad, progress)
-    if path.suffix.lower() == ".csv":
-        return _decoded(list_table(path), side, fit, skip_bad, progress)
-    if path.suffix.lower() == ".parquet":
-        raise ValueError(f"{path}: Parquet is not read; convert it to CSV with the columns path,label[,split,group]")
-    raise ValueError(f"cannot read {path} as data; it must be a folder, a .zip or a .csv, or one of: {_names()}")
-
-
-def _names() -> str:
-    return ", ".join(SOURCES)
+    listing = list_folder(path) if path.is_dir() else LISTINGS[path.suffix.lower()](path)
+    return _decoded(listing, side, fit, skip_bad, progress)
 
 
 def _digits() -> Images:

@@ -82,6 +82,8 @@ def split_images(
         pool = np.setdiff1d(every, official.get("test", np.empty(0, np.int64)))
         if "test" in official:
             notes.append("the folds are of the images outside the official test set, which is left out altogether")
+        if "validation" in official:
+            notes.append("the folds are of the official training and validation images together")
         _check_counts(labels[pool], classes, folds)
         rest, test = _fold(pool, labels, groups, number, folds, seed)
     elif "test" in official:

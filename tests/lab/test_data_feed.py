@@ -227,6 +227,15 @@ def test_colour_can_be_taken_away_and_grey_shown_in_three_channels():
     assert torch.equal(pixels[:, 0], pixels[:, 2])
 
 
+def test_a_network_smaller_than_the_images_sees_them_without_moire():
+    stripes = np.zeros((60, 1, 32, 32), np.uint8)
+    stripes[..., ::3] = 255
+    images = Images("stripes", stripes, np.arange(60) % 2, ("a", "b"))
+    feed = prepare(images, split_images(images.labels, images.classes), 8, "pixels")
+    assert feed.images.std() < 20  # read at every fourth column alone, 60
+    assert feed.fingerprint == images.fingerprint
+
+
 def test_pixels_that_live_on_the_device_give_the_same_batches():
     feed = open_feed(SMALL, image_size=21, augment="paper")
     resident = replace(feed, resident=torch.from_numpy(feed.stored), stored=np.empty((0, 3, 16, 16), np.uint8))

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from alexnet_lab.data.decoding import FITS
-from alexnet_lab.data.sources import load_images
+from alexnet_lab.data.sources import check_source, load_images
 
 LUCK = np.random.default_rng(0)
 
@@ -341,6 +341,16 @@ def untrained(root):
 def test_a_source_that_cannot_be_used_says_why(tmp_path, make, message):
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         load_images(str(make(tmp_path / "pets")))
+
+
+def test_what_cannot_be_a_source_is_refused_before_anything_is_read(tmp_path, own_cache):
+    root = make_folder(tmp_path / "pets")
+    for data in ("digits", "synthetic", "cifar10", "medmnist:pathmnist@224", str(root)):
+        check_source(data)
+    for data in ("digit", "digits:8", "synthetic:side=big", "cifar10:nowhere", "medmnist:lung", str(root / "cow")):
+        with pytest.raises((ValueError, FileNotFoundError)):
+            check_source(data)
+    assert not own_cache.exists()
 
 
 @pytest.mark.parametrize(

@@ -357,7 +357,7 @@ def test_a_medmnist_set_is_downloaded_and_keeps_its_parts(server, monkeypatch):
     asked = []
     monkeypatch.setattr(published, "published_set", lambda text: asked.append(text) or ("bloodmnist", file))
     images = load_images("medmnist:bloodmnist@64")
-    assert asked == ["bloodmnist@64"]
+    assert set(asked) == {"bloodmnist@64"}
     assert images.pixels.shape == (80, 3, 64, 64)
     for part, rows in (("train", slice(0, 40)), ("val", slice(40, 56)), ("test", slice(56, 80))):
         assert np.array_equal(images.pixels[rows].transpose(0, 2, 3, 1), arrays[f"{part}_images"])
