@@ -144,7 +144,13 @@ def _listed(root: Path, entries: Mapping[str, str], folders: set[str], state: st
         raise ValueError(f"{root} holds no images; expected class folders with files such as .png, .jpg or .tif")
     depth = _wrappers(images)
     split_up = [PurePosixPath(path).parts[depth:] for path in images]
-    with_parts = all(parts[0].lower() in PART_NAMES and len(parts) > 2 for parts in split_up)
+    with_parts = any(PART_NAMES.get(parts[0].lower()) == "train" and len(parts) > 2 for parts in split_up)
+    strangers = sorted({parts[0] for parts in split_up if len(parts) > 1 and not _is_part(parts[0])})
+    if with_parts and strangers:
+        raise ValueError(
+            f"in {root}, beside a folder of training images stand {', '.join(strangers)}; a part is called one of "
+            f"{', '.join(PART_NAMES)}: rename them, or move them elsewhere"
+        )
     class_at = 1 if with_parts else 0
     astray = [path for path, parts in zip(images, split_up, strict=True) if len(parts) < class_at + 2]
     if astray:
@@ -191,10 +197,14 @@ def _wrappers(images: Sequence[str]) -> int:
     while (
         min(map(len, split_up)) > depth + 2
         and len({parts[depth] for parts in split_up}) == 1
-        and split_up[0][depth].lower() not in PART_NAMES
+        and not _is_part(split_up[0][depth])
     ):
         depth += 1
     return depth
+
+
+def _is_part(name: str) -> bool:
+    return name.lower() in PART_NAMES
 
 
 def _is_clutter(path: str) -> bool:

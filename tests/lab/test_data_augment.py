@@ -134,7 +134,7 @@ def as_pillow_enlarges(pixels, side):
     """Return the whole enlarged image, as an independent library makes it."""
     rows = [
         [
-            np.asarray(Image.fromarray(channel.numpy(), "F").resize((side, side), Image.Resampling.BILINEAR))
+            np.asarray(Image.fromarray(channel.numpy()).resize((side, side), Image.Resampling.BILINEAR))
             for channel in image
         ]
         for image in pixels
@@ -143,7 +143,6 @@ def as_pillow_enlarges(pixels, side):
 
 
 @pytest.mark.parametrize(("stored", "whole"), [(12, 30), (12, 12), (60, 64), (7, 29)])
-@pytest.mark.filterwarnings("ignore:'mode' parameter is deprecated")
 def test_a_view_is_a_window_of_the_enlarged_image(stored, whole):
     pixels = picture(side=stored)
     geometry = Geometry(seen=10, stored=stored, whole=whole)
@@ -158,7 +157,6 @@ def test_a_view_is_a_window_of_the_enlarged_image(stored, whole):
         torch.testing.assert_close(seen[image], expected, atol=2e-5, rtol=0)
 
 
-@pytest.mark.filterwarnings("ignore:'mode' parameter is deprecated")
 @pytest.mark.parametrize("whole", [12, 31])
 def test_evaluation_sees_the_window_in_the_middle(whole):
     geometry = Geometry(seen=11, stored=12, whole=whole)

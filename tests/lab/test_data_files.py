@@ -325,6 +325,18 @@ def untrained(root):
     return root
 
 
+def strange_part(root):
+    make_folder(root, ("train", "test"))
+    write(root / "predict" / "any" / "0.png", coloured())
+    return root
+
+
+def unlabelled_test(root):
+    make_folder(root, ("train",))
+    write(root / "test" / "0.png", coloured())
+    return root
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -334,6 +346,8 @@ def untrained(root):
         (no_images, "holds no images; expected class folders"),
         (loose, "1 images stand in no class folder:\n  loose.png"),
         (cut_short, "is no readable .zip .*; was the download cut short"),
+        (strange_part, "beside a folder of training images stand predict; a part is called one of train, training"),
+        (unlabelled_test, "1 images stand in no class folder:\n  test/0.png"),
         (untrained, "these classes have no training images: cow"),
         (lambda root: write(root / "x.png", coloured()), "cannot read .*x.png as data"),
     ],
