@@ -38,6 +38,24 @@ PRESETS: Mapping[str, str] = {
     "torchvision": "one weird trick, 64-192-384-256-256, no LRN",
 }
 
+# What stands in a slot when nobody says otherwise; a test holds this against what the networks build.
+_PUBLISHED: Mapping[str, Mapping[str, str | float]] = {
+    "alexnet": {"preset": "paper", "norm": "lrn", "act": "relu", "dropout": 0.5},
+    "resnet18": {"norm": "bn", "act": "relu", "dropout": 0.0},
+    "vgg11": {"norm": "none", "act": "relu", "dropout": 0.5},
+    "mobilenet_v2": {"norm": "bn", "act": "relu6", "dropout": 0.2},
+    "mobilenet_v3_small": {"norm": "bn", "dropout": 0.2},  # ReLU in some blocks, hard swish in the others
+    "mobilenet_v3_large": {"norm": "bn", "dropout": 0.2},
+}
+
+
+def published_level(network: str, preset: str | None, field: str) -> str | float | None:
+    """Return the level that a network was published with, or None where there is no single one."""
+    if network == "alexnet" and preset == "torchvision" and field == "norm":
+        return "none"
+    return _PUBLISHED[network].get(field)
+
+
 # name -> argument -> type. The first argument may be given without its name: leaky:0.2 is leaky:slope=0.2.
 LEVELS: Mapping[Slot, Mapping[str, Mapping[str, type]]] = {
     "norm": {

@@ -6,11 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from alexnet_lab.levels import parse_level, split_levels
+from alexnet_lab.levels import parse_level, published_level, split_levels
 from alexnet_lab.training.recipe import Recipe, read_recipe
-
-# What AlexNet was published with. Everything else starts from the recipe's own value.
-PUBLISHED: Mapping[str, Any] = {"preset": "paper", "norm": "lrn", "act": "relu", "dropout": 0.5}
 
 FACTORS: Mapping[str, str] = {
     "norm": "normalisation: lrn, bn, gn, none, with arguments (lrn:k=1, bn:after, gn:groups=16)",
@@ -57,7 +54,7 @@ def read_factor(field: str, text: str, start: Recipe) -> Factor:
     twice = [level for level in chosen if chosen.count(level) > 1]
     if twice:
         raise ValueError(f"{_flag(field)} names {twice[0]} twice; name each level once")
-    baseline = _level(field, str(PUBLISHED.get(field, getattr(start, field))), start)
+    baseline = _baseline(field, start)
     others = [level for level in chosen if level != baseline]
     if not others:
         raise ValueError(
@@ -70,6 +67,18 @@ def factorial(factors: Sequence[Factor]) -> list[Cell]:
     """Cross every level of every factor; the baseline cell comes first."""
     combinations = itertools.product(*(factor.levels for factor in factors))
     return [Cell(tuple(zip((f.field for f in factors), levels, strict=True))) for levels in combinations]
+
+
+def _baseline(field: str, start: Recipe) -> Any:
+    """Return what the starting recipe says of a field, or else what its network was published with."""
+    value = getattr(start, field)
+    if value is None:
+        value = published_level(start.network, start.preset, field)
+    if value is None:
+        raise ValueError(
+            f"{start.network} has no single published {field} to hold other levels against; leave {_flag(field)} out"
+        )
+    return _level(field, str(value), start)
 
 
 def _level(field: str, text: str, start: Recipe) -> Any:

@@ -12,7 +12,14 @@ from collections.abc import Callable, Sequence
 from alexnet_ablations.study import PlannedRun
 from alexnet_lab.records import write_atomically
 
+# So many runs that end with the same error before any ends well are one error, not many findings.
+SAME_FAILURES = 3
+
 Report = Callable[[PlannedRun, str, int], None]  # run, "started" | "epoch" | "ended", epochs so far
+
+
+class SameFailureError(ValueError):
+    """The first runs all failed in the same way: the study is mistaken, not its cells."""
 
 
 def run_all(runs: Sequence[PlannedRun], jobs: int, report: Report, pause: float = 0.2) -> None:
@@ -20,6 +27,7 @@ def run_all(runs: Sequence[PlannedRun], jobs: int, report: Report, pause: float 
     waiting = list(runs)
     active: dict[PlannedRun, subprocess.Popen[bytes]] = {}
     epochs: dict[PlannedRun, int] = {}
+    failures: list[str] | None = []  # None as soon as a run has ended otherwise
     try:
         while waiting or active:
             while waiting and len(active) < jobs:
@@ -36,11 +44,24 @@ def run_all(runs: Sequence[PlannedRun], jobs: int, report: Report, pause: float 
                 if ended:
                     del active[run]
                     report(run, "ended", done)
+                    failures = _failures_so_far(failures, run)
     finally:
         for process in active.values():
             process.terminate()
         for process in active.values():
             process.wait()
+
+
+def _failures_so_far(failures: list[str] | None, run: PlannedRun) -> list[str] | None:
+    verdict = run.folder.verdict()
+    if failures is None or verdict is None or verdict["state"] != "error":
+        return None
+    failures = [*failures, verdict["why"]]
+    if len(failures) == SAME_FAILURES and len(set(failures)) == 1:
+        raise SameFailureError(
+            f"the first {SAME_FAILURES} runs failed in the same way, so the rest was not started: {failures[0]}"
+        )
+    return failures if len(failures) < SAME_FAILURES else None
 
 
 def _start(run: PlannedRun) -> subprocess.Popen[bytes]:

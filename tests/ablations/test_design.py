@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from alexnet_ablations.design import FACTORS, PUBLISHED, Cell, Factor, factorial, read_factor
+from alexnet_ablations.design import Cell, Factor, factorial, read_factor
 from alexnet_ablations.study import Study, collect
-from alexnet_lab.networks import AlexNet
-from alexnet_lab.networks.alexnet import PRESETS
+from alexnet_lab.levels import NETWORKS, published_level
+from alexnet_lab.networks import build_network
 from alexnet_lab.training.recipe import Recipe
 
 START = Recipe()
@@ -24,13 +24,21 @@ def test_the_baseline_is_always_in_and_first():
     assert read_factor("preset", "review", START).levels == ("paper", "review")
 
 
-def test_the_baseline_is_what_the_paper_preset_is_built_with():
-    slots = {field: PUBLISHED[field] for field in ("norm", "act", "dropout")}
-    as_published = AlexNet(4, preset=PUBLISHED["preset"], width=1 / 8, image_size=67)
-    named = AlexNet(4, preset=PUBLISHED["preset"], width=1 / 8, image_size=67, **slots)
-    assert str(as_published) == str(named)
-    assert PUBLISHED["preset"] in PRESETS
-    assert set(PUBLISHED) <= set(FACTORS)
+@pytest.mark.parametrize(
+    ("name", "preset"), [*((name, None) for name in NETWORKS), ("alexnet", "caffe"), ("alexnet", "torchvision")]
+)
+def test_the_published_levels_are_what_the_networks_are_built_with(name, preset):
+    size = {"width": 1 / 8, "image_size": 67, "preset": preset}
+    slots = {field: published_level(name, preset, field) for field in ("norm", "act", "dropout")}
+    assert str(build_network(name, 4, **size)) == str(build_network(name, 4, **size, **slots))
+
+
+def test_a_recipe_that_says_otherwise_moves_the_baseline():
+    assert read_factor("norm", "lrn", Recipe(norm="bn")).levels == ("bn", "lrn")
+    assert read_factor("norm", "lrn", Recipe(preset="torchvision")).levels == ("none", "lrn")
+    assert read_factor("act", "leaky", Recipe(network="mobilenet_v2", preset=None)).levels == ("relu6", "leaky")
+    with pytest.raises(ValueError, match="mobilenet_v3_small has no single published act"):
+        read_factor("act", "leaky", Recipe(network="mobilenet_v3_small", preset=None))
 
 
 @pytest.mark.parametrize(

@@ -89,3 +89,22 @@ def test_a_verdict_from_an_earlier_attempt_does_not_pass_for_this_one(tmp_path, 
     doomed.folder.end("ok", result={"test": {"accuracy": 1.0}})
     execution.run_all([doomed], 1, lambda *_: None, 0.02)
     assert doomed.folder.verdict() is None
+
+
+def test_runs_that_all_fail_in_the_same_way_are_one_error(tmp_path, monkeypatch):
+    original = subprocess.Popen
+    program = """
+import sys
+from pathlib import Path
+from alexnet_lab.records import RunFolder
+RunFolder(Path(sys.argv[-1])).end("error", "no such data")
+"""
+    monkeypatch.setattr(
+        execution.subprocess, "Popen", lambda command, **o: original([sys.executable, "-c", program, command[-1]], **o)
+    )
+    study, started = study_in(tmp_path, 5), []
+    with pytest.raises(ValueError, match="the first 3 runs failed in the same way.*no such data"):
+        execution.run_all(
+            study.runs(), 1, lambda run, event, _n: started.append(run) if event == "started" else None, 0.02
+        )
+    assert len(started) == 3

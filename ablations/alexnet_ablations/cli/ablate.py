@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from alexnet_ablations.cli.progress import PlainLines
+from alexnet_ablations.cli.recipe_options import read_start
 from alexnet_ablations.cli.terminal import open_console
+from alexnet_lab.training.recipe import read_recipe
 
 if TYPE_CHECKING:
     from alexnet_ablations.study import PlannedRun, Study
@@ -28,7 +31,13 @@ def ablate(
     learning_rate: Annotated[str | None, typer.Option(help="Learning rates to try: 0.003,0.03 ...")] = None,
     weight_decay: Annotated[str | None, typer.Option(help="Weight decays to try: 0,0.005 ...")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Seeds per cell.")] = 3,
-    epochs: Annotated[int, typer.Option(min=1, help="Epochs per run.")] = 10,
+    data: Annotated[
+        str | None, typer.Option(help="Images: a folder, a .zip, a CSV, cifar10 ...", show_default="digits")
+    ] = None,
+    recipe: Annotated[
+        str, typer.Option(help="What all cells start from: laptop, modern, paper, or a TOML file.")
+    ] = "laptop",
+    epochs: Annotated[int | None, typer.Option(help="Epochs per run.", show_default="the recipe's, 10")] = None,
     jobs: Annotated[int | None, typer.Option(min=1, help="Runs side by side.", show_default="one per core")] = None,
     out: Annotated[Path | None, typer.Option(help="Study folder.", show_default="runs/<name of the study>")] = None,
 ) -> None:
@@ -37,12 +46,14 @@ def ablate(
     [bold]alexnet-lab ablate --norm bn --act leaky[/]      LRN or BN, ReLU or LeakyReLU
     [bold]alexnet-lab ablate --norm bn,none --seeds 6[/]   three normalisations, six seeds
     [bold]alexnet-lab ablate --norm lrn:k=1,bn:after[/]    levels with arguments
-    [bold]alexnet-lab ablate --dropout 0.3 --batch-size 16,64[/]
+    [bold]alexnet-lab ablate --dropout 0.3 --data xrays.zip --recipe mine.toml[/]
 
     The published value of each part is always in, as the baseline: norm lrn,
-    act relu, dropout 0.5, preset paper. Data: scikit-learn's handwritten digits
-    at 67 pixels, on a quarter of AlexNet's width. Each run is a process and a
-    folder of its own; the same command again does only what is missing.
+    act relu, dropout 0.5, preset paper, or what the recipe says. Without --data
+    and --recipe: scikit-learn's handwritten digits at 67 pixels, on a quarter of
+    AlexNet's width. In a recipe stand the fields of alexnet-lab train. Each run
+    is a process and a folder of its own; the same command again does only what
+    is missing.
     """
     console = open_console()
     given = {
@@ -55,7 +66,13 @@ def ablate(
         "learning_rate": learning_rate,
         "weight_decay": weight_decay,
     }
-    study = _declare({field: text for field, text in given.items() if text is not None}, seeds, epochs, out)
+    shared = {
+        **read_start(recipe),
+        **({"data": data} if data else {}),
+        **({"epochs": epochs} if epochs is not None else {}),
+    }
+    study = _declare({field: text for field, text in given.items() if text is not None}, shared, seeds, out)
+    _prepare_data(console, study)
     study.open_folder()
     runs = study.runs()
     missing = [run for run in runs if not run.is_done]
@@ -75,22 +92,45 @@ def ablate(
         raise typer.Exit(1)
 
 
-def _declare(given: dict[str, str], seeds: int, epochs: int, out: Path | None) -> "Study":
+def _declare(given: dict[str, str], shared: dict[str, Any], seeds: int, out: Path | None) -> "Study":
     from alexnet_ablations.design import FACTORS, factorial, read_factor
     from alexnet_ablations.study import Study
-    from alexnet_lab.training.recipe import Recipe
 
     if not given:
         flags = ", ".join("--" + field.replace("_", "-") for field in FACTORS)
         raise ValueError(f"nothing to ablate: name at least one of {flags}; for example --norm bn --act leaky")
-    start = Recipe(epochs=epochs)
+    start = read_recipe(shared)
     factors = tuple(read_factor(field, text, start) for field, text in given.items())
     count = len(factorial(factors))
     if count > CELL_LIMIT:
         raise ValueError(f"these levels cross to {count} cells, more than {CELL_LIMIT}; name fewer levels at once")
     parts = (f"{f.field}-{'+'.join(str(level) for level in f.levels[1:])}" for f in factors)
-    name = re.sub(r"[^\w.,=+-]", "-", "_".join(["digits", *parts]))
+    data = Path(start.data.partition(":")[0]).stem
+    name = re.sub(r"[^\w.,=+-]", "-", "_".join([data, *parts]))
     return Study(start, factors, seeds, out or Path("runs") / name)
+
+
+def _prepare_data(console: Console, study: "Study") -> None:
+    """Read the images once, here: a mistake ends as one line, and the runs find everything decoded."""
+    start = study.start
+    if start.data == "digits":
+        return
+    from alexnet_lab.data.feed import open_feed
+
+    lines = PlainLines(console)
+    feed = open_feed(
+        start.data,
+        image_size=start.image_size,
+        scale=start.input_scale,
+        split_seed=start.split_seed,
+        fold=start.fold,
+        fit=start.fit,
+        augment=start.augment,
+        skip_bad=start.skip_bad,
+        progress=lambda what, done, total: lines("preparing", {"what": what, "done": done, "total": total}),
+    )
+    for text in feed.notes:
+        lines("note", {"text": text})
 
 
 def _print_plan(console: Console, study: "Study", total: int, missing: int, side_by_side: int) -> None:
@@ -102,9 +142,11 @@ def _print_plan(console: Console, study: "Study", total: int, missing: int, side
         f"{side_by_side} side by side" + (f"; {total - missing} already done" if missing < total else "")
     )
     console.print(
-        f"[dim]laptop recipe: width {start.width:g}, {start.image_size} px, {start.init} init on {start.input_scale} "
-        f"inputs, SGD {start.learning_rate:g}; the 2012 start stays at chance at this size[/]"
+        f"[dim]width {start.width:g}, {start.image_size} px, {start.init} init on {start.input_scale} inputs, "
+        f"{start.optimiser} {start.learning_rate:g}, batch {start.batch_size}, {start.threads} thread(s) a run[/]"
     )
+    for caution in start.cautions():
+        console.print(f"note: {caution}", markup=False, highlight=False)
 
 
 def _run_with_progress(console: Console, runs: "Sequence[PlannedRun]", jobs: int) -> None:

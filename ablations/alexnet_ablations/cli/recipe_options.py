@@ -5,12 +5,20 @@ import types
 import typing
 from collections.abc import Callable
 from dataclasses import fields
+from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
 from pydantic.fields import FieldInfo
 
-from alexnet_lab.training.recipe import Recipe
+from alexnet_lab.training.recipe import NAMED, Recipe, named_recipe, read_recipe_file
+
+
+def read_start(recipe: str) -> dict[str, Any]:
+    """Return the fields that a named recipe or a TOML file sets."""
+    path = Path(recipe)
+    is_file = recipe not in NAMED and (path.suffix == ".toml" or path.exists())
+    return read_recipe_file(path) if is_file else named_recipe(recipe)
 
 
 def with_recipe_options(command: Callable[..., None]) -> Callable[..., None]:

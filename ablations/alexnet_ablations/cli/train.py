@@ -11,10 +11,10 @@ from rich.console import Console
 from rich.table import Table
 
 from alexnet_ablations.cli.progress import JsonLines, LiveBar, PlainLines, Quiet
-from alexnet_ablations.cli.recipe_options import with_recipe_options
+from alexnet_ablations.cli.recipe_options import read_start, with_recipe_options
 from alexnet_ablations.cli.terminal import open_console
 from alexnet_lab.records import RunFolder
-from alexnet_lab.training.recipe import NAMED, Recipe, named_recipe, read_recipe, read_recipe_file
+from alexnet_lab.training.recipe import NAMED, Recipe, read_recipe
 
 SHOWN = ("accuracy", "balanced_accuracy", "auroc", "top5_accuracy", "calibration_error", "loss")
 
@@ -39,7 +39,7 @@ def train(
     command goes on where an interrupted run was saved.
     """
     console = open_console()
-    fields = named_recipe(recipe) if recipe in NAMED else _read_file(recipe)
+    fields = read_start(recipe)
     fields |= {name: value for name, value in given.items() if value is not None}
     fields.setdefault("threads", os.cpu_count() or 1)
     if "device" not in fields:
@@ -67,11 +67,6 @@ def train(
         print(json.dumps({"event": "verdict", "folder": str(folder.path), **verdict}))  # noqa: T201  # the interface
     elif not quiet:
         _print_verdict(console, folder, verdict)
-
-
-def _read_file(name: str) -> dict[str, Any]:
-    path = Path(name)
-    return read_recipe_file(path) if path.suffix == ".toml" or path.exists() else named_recipe(name)
 
 
 def _name_of(recipe: Recipe) -> str:
