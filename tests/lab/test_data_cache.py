@@ -175,6 +175,18 @@ def test_a_file_system_without_locks_or_promises_of_room_will_do(own_cache, monk
     assert (cached_images("key", build).pixels == 7).all()
 
 
+def test_a_disk_that_failed_for_a_while_leaves_no_trace(tmp_path, monkeypatch):
+    root = make_folder(tmp_path / "pets")
+
+    def fail(*_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as while_broken, pytest.raises(ValueError, match="8 of 8 images cannot be read"):
+        while_broken.setattr(sources, "decode", fail)
+        load_images(str(root))
+    assert not load_images(str(root)).unreadable
+
+
 def test_a_file_that_could_not_be_read_for_a_while_is_read_when_it_can_be(tmp_path):
     root = make_folder(tmp_path / "pets")
     (root / "cat" / "3.png").rename(tmp_path / "away.png")

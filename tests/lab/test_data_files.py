@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet_lab.data.decoding import FITS
+from alexnet_lab.data.decoding import FITS, bits_for
 from alexnet_lab.data.sources import check_source, load_images
 
 LUCK = np.random.default_rng(0)
@@ -166,6 +166,12 @@ def test_deep_images_keep_the_upper_8_of_the_bits_that_they_use(tmp_path, bits, 
     assert any(f"deeper than 8 bits: {bits} hold the brightest" in note for note in notes)
 
 
+def test_bits_are_counted_as_scanners_have_them():
+    assert [bits_for(brightest) for brightest in (0, 255, 256, 1023, 1024, 4095, 4096, 16384, 65535)] == [
+        *(8, 8, 10, 10, 12, 12, 14, 16, 16)
+    ]
+
+
 def test_the_bits_in_use_are_those_of_the_whole_set(tmp_path):
     dim, bright = np.full((8, 8), 1000, np.uint16), np.full((8, 8), 4000, np.uint16)
     write(tmp_path / "set" / "a" / "x.png", dim)
@@ -256,6 +262,7 @@ def test_unreadable_images_are_listed_all_at_once_or_left_out(tmp_path, packed):
         assert f"\n  {name}: " in str(refusal.value)
     images = load_images(data, skip_bad=True)
     assert sorted(images.unreadable) == [4, 5, 9, 10]
+    assert not images.notes  # the others are all coloured
     assert (images.pixels[[4, 5, 9, 10]] == 0).all()
 
 

@@ -9,6 +9,7 @@ import pickle
 import struct
 import tarfile
 import threading
+import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
@@ -379,6 +380,16 @@ def test_a_medmnist_copy_is_read_a_block_at_a_time(tmp_path, colour, save, monke
     assert np.array_equal(images.pixels.transpose(0, 2, 3, 1).squeeze(), expected)
 
 
+def claiming(rows):
+    """Return a file whose test images claim to be so many more than they are."""
+    content = io.BytesIO(npz(without(medical_arrays(), "test_images")))
+    with zipfile.ZipFile(content, "a") as archive, archive.open("test_images.npy", "w") as file:
+        header = {"shape": (24 + rows, 28, 28, 3), "fortran_order": False, "descr": "|u1"}
+        np.lib.format.write_array_header_1_0(file, header)
+        file.write(bytes(24 * 28 * 28 * 3))
+    return content.getvalue()
+
+
 def without(arrays, name):
     return {key: value for key, value in arrays.items() if key != name}
 
@@ -388,6 +399,7 @@ def without(arrays, name):
     [
         (lambda: npz(medical_arrays(several=True)), "several labels each"),
         (lambda: npz(medical_arrays())[:-3000], "was a download cut short"),
+        (lambda: claiming(rows=3), "it ends too early"),
         (lambda: npz(without(medical_arrays(), "val_images")), "no item named 'val_images.npy'"),
         (lambda: npz({**medical_arrays(), "test_labels": np.array([[None]])}), "with objects is not read"),
         (lambda: npz({**medical_arrays(), "test_labels": np.zeros((3, 1), np.uint8)}), "80 images .* 59 labels"),
