@@ -89,7 +89,7 @@ def test_a_mistake_ends_as_one_clear_line(arguments, message, tmp_path):
 def test_ablate_trains_prints_and_goes_on_where_it_was(tmp_path):
     command = ("ablate", "--norm", "bn", "--act", "leaky", "--seeds", "1", "--epochs", "1", "--out", "study")
     first = alexnet_lab(*command, cwd=tmp_path).stdout
-    assert "4 cells x 1 seeds = 4 runs" in first
+    assert "4 cells x 1 seed = 4 runs" in first
     assert "[4/4]" in first
     assert "norm: lrn → bn" in first
     with (tmp_path / "study" / "results.csv").open() as file:

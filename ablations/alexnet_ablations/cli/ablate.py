@@ -138,7 +138,7 @@ def _print_plan(console: Console, study: "Study", total: int, missing: int, side
     factors = ", ".join(f"{f.field} {{{', '.join(map(str, f.levels))}}}" for f in study.factors)
     console.print(
         f"[bold]{start.network}[/] on {start.data}: {factors}\n"
-        f"{len(study.cells)} cells x {study.seeds} seeds = {total} runs of {start.epochs} epochs, "
+        f"{len(study.cells)} cells x {study.seeds} seed{'s' if study.seeds > 1 else ''} = {total} runs of {start.epochs} epochs, "
         f"{side_by_side} side by side" + (f"; {total - missing} already done" if missing < total else "")
     )
     console.print(
@@ -201,9 +201,9 @@ def _print_results(console: Console, study: "Study", runs: "Sequence[PlannedRun]
     effects = factorial_effects(rows, study.factors, "test_accuracy")
     if effects:
         console.print(effect_table(effects))
-    smallest = 2 / 2**study.seeds
+    pairs = f"{study.seeds} pair{'s' if study.seeds > 1 else ''}"
     console.print(
-        f"[dim]points of test accuracy, paired by seed; with {study.seeds} seeds an exact sign-flip test "
-        f"cannot go below p = {smallest:.2g}[/]"
+        f"[dim]points of test accuracy, paired by seed; of {pairs} an exact sign-flip test "
+        f"cannot go below p = {2 / 2**study.seeds:.2g}[/]"
     )
     return rows
