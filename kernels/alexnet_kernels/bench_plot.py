@@ -42,7 +42,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
             axes.plot([copy, copy], [place - 0.4, place + 0.4], color="black", linewidth=2, zorder=2)
         axes.plot([], [], color="black", linewidth=2, label="a copy (the roof)")
         axes.set_yticks(range(len(cases)), [_title(*case) for case in cases])
-        axes.invert_yaxis()
+        axes.set_ylim(len(cases) - 0.4, -0.6)  # the first case on top
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(base=10, subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter("{x:g}")
@@ -73,4 +73,4 @@ def _title(operation: str, shape: str, batch: int, dtype: str, layout: str, dire
     what = "LRN" if operation == "lrn" else "ReLU+LRN+pool"
     memory = "NCHW" if layout == "channels_first" else "NHWC"
     way = "forward" if direction == "forward" else "fwd+bwd"
-    return f"{what} {shape} N={batch} {dtype.replace('float', 'fp')} {memory} {way}"
+    return f"{what} {shape} N={batch} {dtype.replace('bfloat', 'bf').replace('float', 'fp')} {memory} {way}"
