@@ -124,6 +124,20 @@ def test_output_and_gradient_are_the_formulas(device, backend, problem, relu, se
     assert y.dtype == x.grad.dtype == x.dtype
 
 
+@pytest.mark.parametrize("layout", ["first", "last"])
+@pytest.mark.parametrize(("size", "groups"), [(4, 1), (4, 2), (5, 2), (16, 1), (1, 1)])
+@pytest.mark.parametrize("channels", [8, 40])  # 40: more than the chunk a Triton thread walks
+def test_every_layout_has_the_formulas_gradient(device, backend, layout, size, groups, channels):
+    """Even windows are lopsided, and their gradient is the mirror image."""
+    x = laid_out(torch.randn(2, channels, 3, 5), layout).to(device).requires_grad_()
+    gradient = laid_out(torch.randn(2, channels, 3, 5), layout).to(device)
+    local_response_norm(x, size, 1.0, groups=groups, window="sum", backend=backend).backward(gradient)
+    dx, magnitude = loop_gradient(
+        gradient.double().cpu().numpy(), x.detach().double().cpu().numpy(), size, 1.0, 0.75, 1.0, groups
+    )
+    assert_within(x.grad, dx, magnitude, torch.float32)
+
+
 @pytest.mark.parametrize("shape", [(32, 96, 13, 13), (3, 256, 27, 27), (1, 5, 1100, 800), (2, 3, 5)])
 @pytest.mark.parametrize("layout", ["first", "last"])
 def test_blocks_join_without_a_seam(shape, layout):
