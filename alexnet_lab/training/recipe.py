@@ -36,6 +36,13 @@ def _one_of(what: str, choices: Mapping[str, str]) -> AfterValidator:
     return AfterValidator(check)
 
 
+def _augment(text: str) -> str:
+    # Imported here: numpy, which it needs, would slow down every --help.
+    from alexnet_lab.data.augment import parse_augmentation
+
+    return str(parse_augmentation(text))
+
+
 def milestones_of(schedule: str) -> tuple[int, ...]:
     """Read the epochs out of `step:25+51`; every other schedule has none."""
     name, _, tail = schedule.partition(":")
@@ -81,10 +88,13 @@ class Recipe:
     split_seed: Annotated[int, Field(description="names the split where the data has none of its own")] = 0
     skip_bad: Annotated[bool, Field(description="go on without unreadable images, and record them")] = False
     fit: Annotated[Literal["crop", "pad", "stretch"], Field(description="how a picture becomes a square")] = "crop"
+    channels: Annotated[Literal["auto", "grey", "rgb"], Field(description="auto: grey if every picture is")] = "auto"
     input_scale: Annotated[
         Literal["unit", "pixels"], Field(description="mean 0 and spread 1, or 0 to 255 less the mean")
     ] = "unit"
-    augment: Annotated[str, Field(description="flip, crop, colour, rotate:10, scale:0.1; or paper, xray")] = "none"
+    augment: Annotated[
+        str, AfterValidator(_augment), Field(description="flip, crop, colour, rotate:10, scale:0.1; or paper, xray")
+    ] = "none"
 
     epochs: Annotated[int, Field(ge=1, description="passes over the training images")] = 10
     batch_size: Annotated[int, Field(ge=1, description="images per step")] = 32

@@ -44,18 +44,7 @@ def train(recipe: Recipe, folder: RunFolder, report: Report = lambda _kind, _fac
         torch.use_deterministic_algorithms(True)
     with joined(recipe.device) as ranks:
         speak = report if ranks.is_first else lambda _kind, _facts: None
-        feed = open_feed(
-            recipe.data,
-            image_size=recipe.image_size,
-            scale=recipe.input_scale,
-            split_seed=recipe.split_seed,
-            fold=recipe.fold,
-            fit=recipe.fit,
-            augment=recipe.augment,
-            device=recipe.device,
-            skip_bad=recipe.skip_bad,
-            progress=lambda what, done, total: speak("preparing", {"what": what, "done": done, "total": total}),
-        )
+        feed = open_feed_of(recipe, speak)
         for text in (*recipe.cautions(), *feed.notes):
             speak("note", {"text": text})
         trainer = Trainer(recipe, folder, feed, ranks, speak)
@@ -71,6 +60,23 @@ def train(recipe: Recipe, folder: RunFolder, report: Report = lambda _kind, _fac
                 raise OutOfMemoryError(_advice_on_memory(recipe, feed, ranks)) from error
 
 
+def open_feed_of(recipe: Recipe, report: Report) -> Feed:
+    """Open the data that a recipe names, as its network will see it."""
+    return open_feed(
+        recipe.data,
+        image_size=recipe.image_size,
+        scale=recipe.input_scale,
+        split_seed=recipe.split_seed,
+        fold=recipe.fold,
+        fit=recipe.fit,
+        channels=recipe.channels,
+        augment=recipe.augment,
+        device=recipe.device,
+        skip_bad=recipe.skip_bad,
+        progress=lambda what, done, total: report("preparing", {"what": what, "done": done, "total": total}),
+    )
+
+
 def train_with_verdict(recipe: Recipe, folder: RunFolder, report: Report = lambda _kind, _facts: None) -> int:
     """Train and write the verdict, whatever comes; return 0 for a finding, 1 for a failure, 130 for an interruption."""
     try:
@@ -84,8 +90,8 @@ def train_with_verdict(recipe: Recipe, folder: RunFolder, report: Report = lambd
         report("note", {"text": f"{interruption}; the same command goes on from there"})
         return 130
     except Exception as error:  # noqa: BLE001  # the verdict must be written whatever went wrong; the trace goes with it
-        # A ValueError or a missing file is a mistake that its message explains; anything else needs its name.
-        mistake = isinstance(error, ValueError | FileNotFoundError)
+        # These are mistakes that their message explains; anything else needs its name.
+        mistake = isinstance(error, ValueError | FileNotFoundError | ConnectionError)
         why = str(error) if mistake else f"{type(error).__name__}: {error}"
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             why = f"no space left on the disk of {folder.path}; what was saved is whole: free some and run it again"

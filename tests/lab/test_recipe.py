@@ -18,6 +18,7 @@ from alexnet_lab.training.recipe import NAMED, Recipe, named_recipe, read_recipe
         ({"network": "alexnt"}, "network: unknown network 'alexnt'. Did you mean 'alexnet'"),
         ({"dropout": 1}, "dropout: must be less than 1"),
         ({"init": "hee"}, "init: must be 'published', 'he' or 'torch'"),
+        ({"augment": "flop"}, "augment: unknown augmentation 'flop'. Did you mean 'flip'"),
         ({"epochs": "many"}, "epochs: must be a valid integer"),
     ],
 )

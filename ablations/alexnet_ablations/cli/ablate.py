@@ -115,20 +115,10 @@ def _prepare_data(console: Console, study: "Study") -> None:
     start = study.start
     if start.data == "digits":
         return
-    from alexnet_lab.data.feed import open_feed
+    from alexnet_lab.training.run import open_feed_of
 
     lines = PlainLines(console)
-    feed = open_feed(
-        start.data,
-        image_size=start.image_size,
-        scale=start.input_scale,
-        split_seed=start.split_seed,
-        fold=start.fold,
-        fit=start.fit,
-        augment=start.augment,
-        skip_bad=start.skip_bad,
-        progress=lambda what, done, total: lines("preparing", {"what": what, "done": done, "total": total}),
-    )
+    feed = open_feed_of(start, lines)
     for text in feed.notes:
         lines("note", {"text": text})
 
@@ -138,8 +128,9 @@ def _print_plan(console: Console, study: "Study", total: int, missing: int, side
     factors = ", ".join(f"{f.field} {{{', '.join(map(str, f.levels))}}}" for f in study.factors)
     console.print(
         f"[bold]{start.network}[/] on {start.data}: {factors}\n"
-        f"{len(study.cells)} cells x {study.seeds} seed{'s' if study.seeds > 1 else ''} = {total} runs of {start.epochs} epochs, "
-        f"{side_by_side} side by side" + (f"; {total - missing} already done" if missing < total else "")
+        f"{len(study.cells)} cells x {study.seeds} seed{'s' if study.seeds > 1 else ''} = {total} runs "
+        f"of {start.epochs} epochs, {side_by_side} side by side"
+        + (f"; {total - missing} already done" if missing < total else "")
     )
     console.print(
         f"[dim]width {start.width:g}, {start.image_size} px, {start.init} init on {start.input_scale} inputs, "

@@ -43,6 +43,6 @@ def main() -> None:
     """Run the command line."""
     try:
         application()
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         Console(stderr=True).print(f"[bold red]error:[/] {error}", highlight=False, soft_wrap=True)
         sys.exit(2)
