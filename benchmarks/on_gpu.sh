@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Everything that needs a GPU, in under eight minutes: kernel tests on CUDA, then the LRN benchmark on CUDA.
+# Everything that needs a GPU, in under eight minutes: kernel tests, the LRN benchmark, training throughput, on CUDA.
 #
 #   benchmarks/on_gpu.sh [folder]        PYTHON=path/to/python chooses the interpreter
 #
@@ -10,7 +10,7 @@ cd "$(dirname "$0")/.."
 python=${PYTHON:-python3}
 out=${1:-benchmarks/results/gpu}
 
-if ! "$python" -c 'import torch, sys; sys.exit(not torch.cuda.is_available())'; then
+if ! "$python" -c 'import torch, sys; sys.exit(not torch.cuda.is_available())' 2>/dev/null; then
     echo "No GPU that $python and its torch can use: nothing was run, and no GPU figure is known."
     exit 0
 fi
@@ -23,11 +23,15 @@ import torch, triton
 print(torch.cuda.get_device_name(), "| torch", torch.__version__, "| triton", triton.__version__)
 print(torch.cuda.get_device_properties(0))' | tee "$out/machine.txt"
 
-echo "--- kernel tests on CUDA (at most 3 minutes)"
-timeout 180 "$python" -m pytest tests/kernels -k cuda -q -m 'long or not long' 2>&1 | tee "$out/tests.txt" || failed=1
+echo "--- kernel tests on CUDA (at most 2.5 minutes)"
+timeout 150 "$python" -m pytest tests/kernels -k cuda -q -m 'long or not long' 2>&1 | tee "$out/tests.txt" || failed=1
 
-echo "--- LRN benchmark on CUDA (at most 4.5 minutes; rows are written as they come)"
-timeout 270 "$python" -m alexnet_kernels.bench --device cuda --out "$out" 2>&1 | tee "$out/bench.txt" || failed=1
+echo "--- LRN benchmark on CUDA (at most 3 minutes; rows are written as they come)"
+timeout 180 "$python" -m alexnet_kernels.bench --device cuda --out "$out" 2>&1 | tee "$out/bench.txt" || failed=1
+
+echo "--- training throughput on CUDA (at most 2 minutes; rows are written as they come)"
+timeout 120 "$python" benchmarks/training_throughput.py --device cuda --csv "$out/training_throughput.csv" 2>&1 |
+    tee "$out/training.txt" || failed=1
 
 echo "results in $out"
 exit $failed
