@@ -249,19 +249,16 @@ def relu_lrn_maxpool(
 ) -> tuple[Tensor, Tensor]:
     """Return the pooled output and, if kept, which place of its window each maximum came from (else nothing).
 
-    Sample by sample: the normalised sample lives in scratch only.
+    A few samples at a time: what was normalised lives in scratch only.
     """
     y, winners = pooled_outputs(x, pool, stride, keep_winners)
     if not y.numel():
         return y, winners
     order, x = _readable(x)
     normalise = Blockwise(size, scale, beta, k, True)
-    hidden = torch.empty_like(x[:1])
-    pooling = Pooling(hidden, pool, stride, order)
-    for sample in range(x.shape[0]):
-        one = slice(sample, sample + 1)
-        normalise.forward(as_rows(x[one], groups, order), as_rows(hidden, groups, order))
-        pooling.forward(hidden, y[one], winners[one] if keep_winners else None)
+    for some, hidden, pooling in _handfuls(x, order, pool, stride):
+        normalise.forward(as_rows(x[some], groups, order), as_rows(hidden, groups, order))
+        pooling.forward(_as_one(hidden), _as_one(y[some]), _as_one(winners[some]) if keep_winners else None)
     return y, winners
 
 
@@ -284,15 +281,37 @@ def relu_lrn_maxpool_backward(
     order, x = _readable(x)
     dense = out if memory_order(out) == order else torch.empty_like(x)
     normalise = Blockwise(size, scale, beta, k, True)
-    hidden = torch.empty_like(x[:1])
-    pooling = Pooling(hidden, pool, stride, order)
-    for sample in range(x.shape[0]):
-        pooling.backward(gradient[sample : sample + 1], winners[sample : sample + 1], hidden)
-        rows = [
-            as_rows(tensor, groups, order) for tensor in (hidden, x[sample : sample + 1], dense[sample : sample + 1])
-        ]
-        normalise.backward(*rows)
+    for some, hidden, pooling in _handfuls(x, order, pool, stride):
+        pooling.backward(
+            _as_one(gradient[some].contiguous()) if len(hidden) > 1 else gradient[some],
+            _as_one(winners[some]),
+            _as_one(hidden),
+        )
+        normalise.backward(*(as_rows(tensor, groups, order) for tensor in (hidden, x[some], dense[some])))
     return out if dense is out else out.copy_(dense)
+
+
+def _handfuls(x: Tensor, order: str, pool: int, stride: int) -> Iterator[tuple[slice, Tensor, Pooling]]:
+    """Cut the batch into as many samples as fill a block, each cut with scratch of its shape and a pooling for it.
+
+    A sample of AlexNet fills one. Of smaller networks' there would be hundreds, each costing its calls.
+    """
+    at_once = 1 if order == "channels_last" else max(1, BLOCK // x[0].numel())
+    hidden = torch.empty_like(x[:at_once])
+    pooling = Pooling(_as_one(hidden), pool, stride, order)
+    for first in range(0, len(x), at_once):
+        some = slice(first, first + at_once)
+        count = len(x[some])
+        if count < len(hidden):  # the last cut
+            hidden = hidden[:count]
+            pooling = Pooling(_as_one(hidden), pool, stride, order)
+        yield some, hidden, pooling
+
+
+def _as_one(samples: Tensor) -> Tensor:
+    """See several samples as one with all their channels, which is the same to a pooling."""
+    # A view, never a copy: what is written into it must arrive.
+    return samples if len(samples) == 1 else samples.view(1, -1, *samples.shape[2:])
 
 
 def _readable(x: Tensor) -> tuple[str, Tensor]:
