@@ -282,11 +282,7 @@ def relu_lrn_maxpool_backward(
     dense = out if memory_order(out) == order else torch.empty_like(x)
     normalise = Blockwise(size, scale, beta, k, True)
     for some, hidden, pooling in _handfuls(x, order, pool, stride):
-        pooling.backward(
-            _as_one(gradient[some].contiguous()) if len(hidden) > 1 else gradient[some],
-            _as_one(winners[some]),
-            _as_one(hidden),
-        )
+        pooling.backward(_as_one(gradient[some]), _as_one(winners[some]), _as_one(hidden))
         normalise.backward(*(as_rows(tensor, groups, order) for tensor in (hidden, x[some], dense[some])))
     return out if dense is out else out.copy_(dense)
 
@@ -310,8 +306,8 @@ def _handfuls(x: Tensor, order: str, pool: int, stride: int) -> Iterator[tuple[s
 
 def _as_one(samples: Tensor) -> Tensor:
     """See several samples as one with all their channels, which is the same to a pooling."""
-    # A view, never a copy: what is written into it must arrive.
-    return samples if len(samples) == 1 else samples.view(1, -1, *samples.shape[2:])
+    # What is written into was allocated here, contiguous, so this is a view of it; what is only read may be copied.
+    return samples if len(samples) == 1 else samples.reshape(1, -1, *samples.shape[2:])
 
 
 def _readable(x: Tensor) -> tuple[str, Tensor]:
