@@ -140,3 +140,16 @@ def test_empty_batches_pass(device, backend):
 def test_input_without_meaning_is_refused(shape, numbers, says):
     with pytest.raises(ValueError, match=says):
         relu_lrn_maxpool(torch.ones(shape), 5, **numbers)
+
+
+@pytest.mark.parametrize("shape", [(75, 24, 15, 15), (32, 24, 15, 15), (1500, 4, 9, 7)])
+def test_small_samples_pooled_by_the_handful_are_the_samples_one_by_one(shape):
+    # 72 of the first fill a block on the CPU, so the last cut is of three.
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    gradient = torch.randn(())
+    whole = relu_lrn_maxpool(x, 5, 0.1)
+    one_by_one = torch.cat([relu_lrn_maxpool(sample, 5, 0.1) for sample in x.split(1)])
+    torch.testing.assert_close(whole, one_by_one, rtol=0, atol=0)
+    (ours,) = torch.autograd.grad((whole * gradient).square().sum(), x)
+    (theirs,) = torch.autograd.grad((one_by_one * gradient).square().sum(), x)
+    torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
