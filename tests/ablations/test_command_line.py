@@ -99,7 +99,7 @@ def test_ablate_trains_prints_and_goes_on_where_it_was(tmp_path):
         for act in ("relu", "leaky"):
             run = tmp_path / "study" / "runs" / f"norm={norm},act={act}" / "seed-0"
             assert json.loads((run / "recipe.json").read_text())["norm"] == norm
-            assert (run / "checkpoints" / "final.safetensors").stat().st_size > 1_000_000
+            assert (run / "checkpoints" / "best.safetensors").stat().st_size > 1_000_000
 
     stamps = {path: path.stat().st_mtime_ns for path in tmp_path.glob("study/runs/*/*/state.json")}
     again = alexnet_lab(*command, cwd=tmp_path).stdout
