@@ -21,11 +21,10 @@ import torch.nn.functional as F
 
 import alexnet_lab
 from alexnet_lab.data.feed import Feed, open_feed
-from alexnet_lab.networks import build_network
 from alexnet_lab.records import RunFolder
 from alexnet_lab.training.parallel import Ranks, joined
 from alexnet_lab.training.recipe import Recipe, read_recipe
-from alexnet_lab.training.trainer import Report, Trainer
+from alexnet_lab.training.trainer import Report, Trainer, network_of
 from alexnet_lab.training.troubles import (
     DivergedError,
     InterruptedRunError,
@@ -150,16 +149,7 @@ def _advice_on_memory(recipe: Recipe, feed: Feed, ranks: Ranks) -> str:
     """Find a batch that fits, by trying."""
 
     def attempt(size: int) -> None:
-        network = build_network(
-            recipe.network,
-            len(feed.classes),
-            preset=recipe.preset,
-            norm=recipe.norm,
-            width=recipe.width,
-            image_size=recipe.image_size,
-            in_channels=feed.channels,
-            seed=0,
-        ).to(recipe.device)
+        network = network_of(recipe, feed).to(recipe.device)
         x = torch.zeros(size, feed.channels, recipe.image_size, recipe.image_size, device=recipe.device)
         F.cross_entropy(network(x), torch.zeros(size, dtype=torch.long, device=recipe.device)).backward()  # type: ignore[no-untyped-call]
 

@@ -269,19 +269,7 @@ class Trainer:
 
     def _build_network(self) -> nn.Module:
         recipe = self.recipe
-        network: nn.Module = build_network(
-            recipe.network,
-            len(self.feed.classes),
-            preset=recipe.preset,
-            norm=recipe.norm,
-            act=recipe.act,
-            dropout=recipe.dropout,
-            width=recipe.width,
-            image_size=recipe.image_size,
-            in_channels=self.feed.channels,
-            init=recipe.init,
-            seed=recipe.seed,
-        )
+        network = network_of(recipe, self.feed)
         if recipe.weights:
             fresh = load_pretrained(network, recipe.weights)
             if fresh:
@@ -290,3 +278,21 @@ class Trainer:
         if recipe.channels_last:
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stub
         return network
+
+
+def network_of(recipe: Recipe, feed: Feed) -> nn.Module:
+    """Build the network that a recipe describes for the classes and channels of its data."""
+    network: nn.Module = build_network(
+        recipe.network,
+        len(feed.classes),
+        preset=recipe.preset,
+        norm=recipe.norm,
+        act=recipe.act,
+        dropout=recipe.dropout,
+        width=recipe.width,
+        image_size=recipe.image_size,
+        in_channels=feed.channels,
+        init=recipe.init,
+        seed=recipe.seed,
+    )
+    return network
