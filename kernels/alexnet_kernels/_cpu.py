@@ -288,11 +288,11 @@ def relu_lrn_maxpool_backward(
 
 
 def _handfuls(x: Tensor, order: str, pool: int, stride: int) -> Iterator[tuple[slice, Tensor, Pooling]]:
-    """Cut the batch into as many samples as fill a block, each cut with scratch of its shape and a pooling for it.
+    """Cut the batch into as many samples as fill half a block, each cut with scratch of its shape and a pooling for it.
 
     A sample of AlexNet fills one. Of smaller networks' there would be hundreds, each costing its calls.
     """
-    at_once = 1 if order == "channels_last" else max(1, BLOCK // x[0].numel())
+    at_once = 1 if order == "channels_last" else max(1, BLOCK // (2 * x[0].numel()))
     hidden = torch.empty_like(x[:at_once])
     pooling = Pooling(_as_one(hidden), pool, stride, order)
     for first in range(0, len(x), at_once):

@@ -144,7 +144,7 @@ def test_input_without_meaning_is_refused(shape, numbers, says):
 
 @pytest.mark.parametrize("shape", [(75, 24, 15, 15), (32, 24, 15, 15), (1500, 4, 9, 7)])
 def test_small_samples_pooled_by_the_handful_are_the_samples_one_by_one(shape):
-    # 72 of the first fill a block on the CPU, so the last cut is of three.
+    # 36 of the first are pooled at once on the CPU, so the last cut is of three.
     x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).requires_grad_()
     gradient = torch.randn(())
     whole = relu_lrn_maxpool(x, 5, 0.1)
