@@ -18,7 +18,18 @@ SOURCES = [path for folder in PACKAGES.values() for path in folder.rglob("*.py")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 # Floors inside alexnet_lab, lowest first; a file imports from its own floor or below.
-FLOORS = ["choices", "randomness", "levels", "records", "networks", "data", "training"]
+FLOORS = [
+    "choices",
+    "randomness",
+    "levels",
+    "records",
+    "networks",
+    "data",
+    "instruments",
+    "training",
+    "diagnosis",
+    "reports",
+]
 
 
 def imports_of(path):

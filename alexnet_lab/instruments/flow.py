@@ -1,0 +1,158 @@
+"""The records of the instruments: columns in a run folder's flow/, readable with numpy or pandas alone.
+
+    flow/layout.json        what the indices in the columns stand for, where and how often things were read
+    flow/epoch-0001.npz     the columns of one epoch, written whole at its end (or where the run ended within it)
+    flow/filters.npz        the first layer's weights: `start`, before the first step, and `end`, after the last
+
+An epoch file has four tables; a column is an array named table.column, e.g. np.load(file)["steps.gradient_norm"].
+
+    steps       one row per measured step and parameter
+        step (int32, from 1), parameter (int16, index into layout "parameters"),
+        weight_norm, gradient_norm, update_norm (float32; norms over all elements; the update is the one really applied)
+    windows     one row per window of measured steps, kind and subject
+        kind (int8, index into KINDS), subject (int16: into "parameters" for weights and their gradients, into "sites"
+        for activations and theirs), first_step, last_step (int32), tensors (int32, how many were added up),
+        stride (int32; 1: every element was counted, k: every k-th), underflow, overflow (float32, share of values that
+        the run's precision cannot hold), signal_to_noise (float32, of the gradient over the window; NaN elsewhere)
+    histograms  one row per row of windows, same order: the column `counts` is (rows, 2, columns) of int64, laid out as
+        alexnet_kernels.exponent_histogram does: by sign, then zero, subnormal, powers of two, infinite, NaN
+    units       one row per site, unit and split
+        site (int16, into "sites"), unit (int32), split (int8, index into SPLITS), inputs (int64, N), off (int64, inputs
+        on which the unit's pre-activation was <= 0 at every position), elements, elements_off (int64)
+    cost        one row: step (int32, the last of the epoch), measuring_seconds, total_seconds (float64): what the
+        instruments took of the epoch's wall time, as clocked in this very run
+"""
+
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alexnet_lab.records import write_atomically
+
+Columns = dict[str, NDArray[Any]]  # name of a column to its values, all of one length
+
+KINDS = ("weight", "gradient", "activation", "activation gradient")
+SPLITS = ("training", "probe")  # while weights move and dropout is on; and the fixed set in eval mode at an epoch's end
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One measured parameter, in the order of the forward pass."""
+
+    name: str  # features.conv1.weight
+    layer: str  # features.conv1
+    shape: tuple[int, ...]
+    trainable: bool = True
+
+
+@dataclass(frozen=True)
+class Site:
+    """One place where units fire or stay silent: the input of an activation function, in forward order."""
+
+    name: str  # the activation's name, with #2 for its second use in one pass
+    fed_by: str  # the layer with weights that computes it: features.conv1
+    activation: str  # ReLU
+    unit: str  # channel or neuron
+    units: int
+
+    @property
+    def word(self) -> str:
+        """Name what is counted: only a ReLU is off; any other activation is on its negative side."""
+        return "off" if self.activation in ("ReLU", "ReLU6") else "negative side"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What the indices in the columns stand for, and how the run was measured."""
+
+    parameters: tuple[Parameter, ...]
+    sites: tuple[Site, ...]
+    precision: str = "fp32"
+    first_exponent: int = -126  # the power of two of a histogram's column 2
+    read_at: str = "gradients after unscaling and averaging over processes, before clipping; weights before the update"
+    every: int = 1  # steps between two measured ones
+    window: int = 1  # measured steps that one histogram adds up, at most
+    probe: str = ""  # which images the probe set is, in words
+    cost_clock: str = "processor time inside the instruments"  # how measuring_seconds was taken
+    version: int = VERSION
+
+
+class FlowWriter:
+    """Writes the records; the run that owns the folder is the only one to do so."""
+
+    def __init__(self, run: Path) -> None:
+        self.folder = run / "flow"
+
+    def begin(self, layout: Layout) -> None:
+        """Start afresh."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for stale in self.folder.glob("*.npz"):
+            stale.unlink()
+        write_atomically(self.folder / "layout.json", json.dumps(asdict(layout), indent=2))
+
+    def write_epoch(self, epoch: int, tables: Mapping[str, Columns]) -> None:
+        """Write the columns of one epoch; written again, they replace what stood there."""
+        columns = {f"{table}.{name}": values for table, found in tables.items() for name, values in found.items()}
+        self._write(f"epoch-{epoch:04}.npz", columns)
+
+    def write_filters(self, **filters: NDArray[np.float32]) -> None:
+        """Keep the first layer's weights under these names, beside those already kept."""
+        path = self.folder / "filters.npz"
+        kept: Columns = dict(np.load(path)) if path.exists() else {}
+        self._write("filters.npz", {**kept, **filters})
+
+    def _write(self, name: str, columns: Columns) -> None:
+        content = io.BytesIO()
+        np.savez_compressed(content, **columns)  # type: ignore[arg-type]  # numpy's stub takes `allow_pickle` for one
+        write_atomically(self.folder / name, content.getvalue())
+
+
+@dataclass
+class Flow:
+    """The records of one run, read back. Tables are joined over epochs, with the column `epoch` added."""
+
+    layout: Layout
+    epochs: dict[int, Columns] = field(repr=False)
+    filters: Columns = field(repr=False, default_factory=dict)
+
+    @classmethod
+    def read(cls, run: Path) -> "Flow | None":
+        """Read a run folder; None where the run carried no instruments."""
+        folder = run / "flow"
+        if not (folder / "layout.json").exists():
+            return None
+        epochs = {int(path.stem.removeprefix("epoch-")): _load(path) for path in sorted(folder.glob("epoch-*.npz"))}
+        filters = folder / "filters.npz"
+        return cls(read_layout(folder / "layout.json"), epochs, _load(filters) if filters.exists() else {})
+
+    def table(self, name: str) -> Columns:
+        """Return one table's columns over all epochs; empty arrays where nothing was measured yet."""
+        found: dict[str, list[NDArray[Any]]] = {}
+        for epoch, columns in self.epochs.items():
+            mine = {key.partition(".")[2]: values for key, values in columns.items() if key.startswith(name + ".")}
+            length = len(next(iter(mine.values()))) if mine else 0
+            for column, values in {**mine, "epoch": np.full(length, epoch, np.int32)}.items():
+                found.setdefault(column, []).append(values)
+        return {column: np.concatenate(parts) for column, parts in found.items()}
+
+
+def read_layout(path: Path) -> Layout:
+    """Read layout.json; a layout of a later version is refused."""
+    values = json.loads(path.read_text())
+    if values["version"] != VERSION:
+        raise ValueError(f"{path} is of version {values['version']}, and this alexnet-lab reads {VERSION}; update it")
+    parameters = tuple(Parameter(**{**each, "shape": tuple(each["shape"])}) for each in values.pop("parameters"))
+    sites = tuple(Site(**each) for each in values.pop("sites"))
+    return Layout(parameters, sites, **values)
+
+
+def _load(path: Path) -> Columns:
+    with np.load(path, allow_pickle=False) as found:
+        return dict(found)
