@@ -2,12 +2,11 @@
 
     faces/cat/1.png  faces/dog/2.jpg             a folder of class folders, or the same in a .zip
     faces/train/cat/1.png  faces/test/dog/2.jpg  with parts: train, training, val, valid, validation, dev, test, testing
-    faces.csv                                    path,label[,split,group]; paths are relative to the table
+    faces.csv  faces.parquet                     path,label[,split,group]; paths are relative to the table
 
 An archive is read in place: nothing is ever written under a name that stands in one, so no name can lead anywhere.
 """
 
-import csv
 import hashlib
 import os
 import zipfile
@@ -21,14 +20,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet_lab.data.decoding import SUFFIXES
+from alexnet_lab.data.tables import read_table
 
 PART_NAMES: Mapping[str, str] = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validation", "dev"), "validation"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
-LABEL_COLUMNS = ("path", "label")
-EXTRA_COLUMNS = ("split", "group")
 
 
 @dataclass(frozen=True)
@@ -83,41 +81,33 @@ def list_archive(root: Path) -> Listing:
     return _listed(root, entries, folders, state="")
 
 
-def list_table(table: Path) -> Listing:
-    """List the images that a CSV file names."""
-    with table.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        columns = [name.strip().lower() for name in reader.fieldnames or ()]
-        reader.fieldnames = columns
-        missing = [name for name in LABEL_COLUMNS if name not in columns]
-        if missing:
-            raise ValueError(
-                f"{table} must have the columns path,label[,split,group] in its first line; {', '.join(missing)} is "
-                f"missing, it has: {', '.join(columns) or 'nothing'}"
-            )
-        rows = [{name: (row[name] or "").strip() for name in columns} for row in reader]
-    if not rows:
-        raise ValueError(f"{table} names no image; each line after the first must be path,label")
+def list_table(path: Path) -> Listing:
+    """List the images that a table names (tables.py)."""
+    table = read_table(path)
+    rows, counted = table.rows, table.counted
     problems = [
-        f"line {number}: {problem}" for number, row in enumerate(rows, 2) if (problem := _problem_of(row, table.parent))
+        f"{counted} {number}: {problem}"
+        for number, row in enumerate(rows, table.first)
+        if (problem := _problem_of(row, path.parent))
     ]
     if problems:
-        raise ValueError(_listed_problems(f"{table} has {len(problems)} lines that cannot be used", problems))
+        raise ValueError(_listed_problems(f"{path} has {len(problems)} {counted}s that cannot be used", problems))
     paths = tuple(row["path"] for row in rows)
-    twice = [path for path, times in Counter(paths).items() if times > 1]
+    twice = [name for name, times in Counter(paths).items() if times > 1]
     if twice:
-        raise ValueError(_listed_problems(f"{table} names {len(twice)} images twice; keep one line of each", twice))
+        raise ValueError(_listed_problems(f"{path} names {len(twice)} images twice; keep one {counted} of each", twice))
     classes = _in_natural_order({row["label"] for row in rows})
-    states = [_state_of(table.parent / path) for path in paths]
-    digest = _digest([str(table.resolve()), *states, *(repr(sorted(row.items())) for row in rows)])
+    states = [_state_of(path.parent / name) for name in paths]
+    digest = _digest([str(path.resolve()), *states, *(repr(sorted(row.items())) for row in rows)])
+    number_of = {name: number for number, name in enumerate(classes)}
     return Listing(
-        table.parent,
+        path.parent,
         paths,
-        np.array([classes.index(row["label"]) for row in rows], np.int64),
+        np.array([number_of[row["label"]] for row in rows], np.int64),
         classes,
         digest,
-        np.array([PART_NAMES[row["split"].lower()] for row in rows]) if "split" in columns else None,
-        np.array([row["group"] for row in rows]) if "group" in columns else None,
+        np.array([PART_NAMES[row["split"].lower()] for row in rows]) if "split" in table.columns else None,
+        np.array([row["group"] for row in rows]) if "group" in table.columns else None,
     )
 
 

@@ -4,7 +4,8 @@ digits                        scikit-learn's handwritten digits: real, small, of
 synthetic:classes=4,side=32   made to order (synthetic.py)
 cifar10, cifar100, fashion-mnist, medmnist:bloodmnist@64
                               published sets, downloaded once; `cifar10:PATH` reads a copy (published.py)
-a folder, .zip or .csv        your own images (listings.py)
+a folder, .zip, .csv, .parquet
+                              your own images (listings.py)
 """
 
 import hashlib
@@ -35,7 +36,11 @@ SOURCES: Mapping[str, str] = {
     "synthetic": "gratings in noise, made to order: synthetic:classes=4,side=32,count=1000,difficulty=0.5,seed=0",
     **PUBLISHED,
 }
-LISTINGS: Mapping[str, Callable[[Path], Listing]] = {".zip": list_archive, ".csv": list_table}
+LISTINGS: Mapping[str, Callable[[Path], Listing]] = {
+    ".zip": list_archive,
+    ".csv": list_table,
+    ".parquet": list_table,
+}
 STRETCH = 4096
 LARGEST_SIDE = 2**14  # of a stored image: no network sees more
 
@@ -78,13 +83,11 @@ def check_source(data: str) -> None:
     if name == "digits" and not colon:
         return
     path = Path(data).expanduser()
-    expected = f"it must be a folder, a .zip or a .csv, or one of: {', '.join(SOURCES)}"
+    expected = f"it must be a folder, a .zip, a .csv or a .parquet, or one of: {', '.join(SOURCES)}"
     if not path.exists():
         if path.suffix or len(path.parts) > 1:
             raise FileNotFoundError(f"no data at {path}; {expected}")
         raise unknown_choice("data source", data, SOURCES)
-    if path.suffix.lower() == ".parquet":
-        raise ValueError(f"{path}: Parquet is not read; convert it to CSV with the columns path,label[,split,group]")
     if path.is_file() and path.suffix.lower() not in LISTINGS:
         raise ValueError(f"cannot read {path} as data; {expected}")
 

@@ -4,6 +4,7 @@ import sys
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 import alexnet_lab
 from alexnet_ablations.cli.ablate import ablate
@@ -44,5 +45,6 @@ def main() -> None:
     try:
         application()
     except (ValueError, OSError) as error:
-        Console(stderr=True).print(f"[bold red]error:[/] {error}", highlight=False, soft_wrap=True)
+        # Escaped: a message may have square brackets of its own, as in `pip install "alexnet-lab[parquet]"`.
+        Console(stderr=True).print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(2)
