@@ -5,10 +5,18 @@
     metrics.jsonl      one line per epoch, appended as it happens
     checkpoints/       weights and optimiser, safetensors and JSON
     split.json         which image served which purpose
-    state.json         how it ended: ok, diverged, oom or error, and why; absent until then
+    progress.json      how far it is, twice a second at most; what is left of it after a kill is where it was killed
+    output.txt         what the process printed, where a coordinator started it
+    run.lock           held by the process that may write here; the file alone means nothing (locks.py)
+    state.json         how it ended: ok, diverged, oom, error, timeout or lost, and why; absent until then
 
-Only its own run writes in it. Every write is atomic or appends, and a reader tolerates a torn last line. Plain formats,
-readable without this code; nothing is ever unpickled.
+Only its own run writes in it, and holds run.lock meanwhile. One thing is written by another: a coordinator whose run
+was over its time, or died twice without a word, takes the lock that the dead process let go of, and gives the verdict
+that the run cannot give any more, `timeout` or `lost`. So the folders alone say how every run ended. A folder without
+state.json that nobody holds is that of a lost run too: it was cut off, with whoever watched it.
+
+Every write is atomic or appends, and a reader tolerates a torn last line. Plain formats, readable without this code;
+nothing is ever unpickled.
 """
 
 import json
@@ -17,7 +25,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-State = Literal["ok", "diverged", "oom", "error"]
+State = Literal["ok", "diverged", "oom", "error", "timeout", "lost"]
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
@@ -39,6 +47,11 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+
+    @property
+    def lock(self) -> Path:
+        """Return the file whose lock the writer of this folder holds."""
+        return self.path / "run.lock"
 
     def begin(self, recipe: str, provenance: dict[str, Any], split: str) -> None:
         """Start afresh: whatever an earlier attempt left is cleared first, its verdict before its numbers."""
@@ -67,6 +80,23 @@ class RunFolder:
         """Write the verdict, last of all."""
         verdict = {"state": state, "why": why, "result": result or {}}
         write_atomically(self.path / "state.json", json.dumps(verdict, indent=2))
+
+    def note_progress(self, facts: dict[str, Any]) -> None:
+        """Say how far the run is; nothing depends on it, so it need not reach the disk before the run goes on."""
+        scratch = self.path / ".progress.json"
+        scratch.write_text(json.dumps(facts))
+        scratch.replace(self.path / "progress.json")
+
+    def forget_progress(self) -> None:
+        """Take the note away: the run has ended."""
+        (self.path / "progress.json").unlink(missing_ok=True)
+
+    def progress(self) -> dict[str, Any] | None:
+        """Return how far the run is, or None while it has not said."""
+        try:
+            return _read_json(self.path / "progress.json")
+        except ValueError:  # a power cut may leave it empty
+            return None
 
     def recipe(self) -> dict[str, Any] | None:
         """Return the recipe as it was written, or None."""
@@ -97,4 +127,6 @@ def _read_json(path: Path) -> dict[str, Any] | None:
         content: dict[str, Any] = json.loads(path.read_text())
     except FileNotFoundError:
         return None
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}); delete it, and its run is made again") from None
     return content

@@ -22,6 +22,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 FLOORS = [
     "choices",
     "randomness",
+    "locks",
     "levels",
     "records",
     "networks",

@@ -7,13 +7,11 @@ recipe stands, it goes on from it. A run is a process of its own, so that nothin
 """
 
 import errno
-import json
 import platform
 import signal
 import sys
 import time
 import traceback
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,7 +21,8 @@ import alexnet_lab
 from alexnet_lab.data.feed import Feed, open_feed
 from alexnet_lab.records import RunFolder
 from alexnet_lab.training.parallel import Ranks, joined
-from alexnet_lab.training.recipe import Recipe, read_recipe
+from alexnet_lab.training.process import run_folder
+from alexnet_lab.training.recipe import Recipe
 from alexnet_lab.training.trainer import Report, Trainer, network_of
 from alexnet_lab.training.troubles import (
     DivergedError,
@@ -165,17 +164,7 @@ def _advice_on_memory(recipe: Recipe, feed: Feed, ranks: Ranks) -> str:
 
 def main(arguments: list[str]) -> int:
     """Run the recipe that stands in the folder named on the command line."""
-    if len(arguments) != 1:
-        print("usage: python -m alexnet_lab.training.run RUN_FOLDER", file=sys.stderr)  # noqa: T201  # a command prints
-        return 2
-    path = Path(arguments[0])
-    recipe = read_recipe(json.loads((path / "recipe.json").read_text()))
-    return train_with_verdict(recipe, RunFolder(path), _print_notes)
-
-
-def _print_notes(kind: str, facts: dict[str, Any]) -> None:
-    if kind == "note":
-        print(facts["text"], flush=True)  # noqa: T201  # kept in the run's output.txt
+    return run_folder(arguments, train_with_verdict)
 
 
 if __name__ == "__main__":
