@@ -6,6 +6,9 @@
 
 The key digests everything that the pixels depend on. An entry is built beside its place and renamed into it, whole; one
 process builds while others that want the same wait. Deleting the folder costs nothing but the time to build it again.
+
+Whoever maps an entry's pixels holds a shared lock on them for as long as the map lives, so that upkeep.py can tell what
+is in use; the date of about.json is that of the last opening.
 """
 
 import errno
@@ -16,10 +19,10 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +30,8 @@ from numpy.typing import NDArray
 from alexnet_lab.data.images import Images
 
 FORMAT = 1  # of an entry; counts up when what stands in one changes its meaning
+
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 Allocate = Callable[[tuple[int, ...]], NDArray[np.uint8]]
 
@@ -47,6 +52,8 @@ def cached_images(key: str, build: Callable[[Allocate], Images]) -> Images:
     place = cache_folder() / "images" / name
     entry = _read(place)
     if entry is not None:
+        with suppress(OSError):  # a cache that may only be read keeps the date it has
+            os.utime(place / "about.json")
         return entry
     with out_of_room_says_where(place.parent):
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -67,20 +74,23 @@ def one_at_a_time(path: Path) -> Iterator[bool]:
     Some file systems, and Windows, know no such locks. Two may build at once there: wasted work, but each renames what
     is whole into place.
     """
+    with path.open("w") as file:
+        yield lock(file, shared=False)
+
+
+def lock(file: IO[Any], *, shared: bool) -> bool:
+    """Wait for a lock on an open file, which falls when the file is closed; False where there are no such locks."""
     if sys.platform == "win32":
-        yield False
-        return
+        return False
     import fcntl
 
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            alone = True
-        except OSError as error:
-            if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
-                raise
-            alone = False
-        yield alone
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        return False
+    return True
 
 
 @contextmanager
@@ -167,7 +177,7 @@ def _read_whole(place: Path) -> Images:
     }
     images = Images(
         name=about["name"],
-        pixels=np.load(place / "pixels.npy", mmap_mode="r"),
+        pixels=_mapped(place / "pixels.npy"),
         labels=np.load(place / "labels.npy"),
         classes=tuple(about["classes"]),
         notes=tuple(about["notes"]),
@@ -175,3 +185,12 @@ def _read_whole(place: Path) -> Images:
         digest=about["digest"],
     )
     return replace(images, **known)
+
+
+def _mapped(path: Path) -> NDArray[np.uint8]:
+    """Map an array for reading, under a shared lock that falls with the map: a map keeps its file open."""
+    with path.open("rb") as file:
+        lock(file, shared=True)
+        np.lib.format.read_magic(file)
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+        return np.memmap(file, dtype, "r", file.tell(), shape)

@@ -8,6 +8,7 @@ medmnist:bloodmnist@64    Yang et al. 2023: 28, 64, 128 or 224   medmnist:copies
 import hashlib
 import zipfile
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet_lab.data.archives import DAMAGED, ArchivedArray, read_idx, read_tar
-from alexnet_lab.data.cache import Allocate, cached_images
+from alexnet_lab.data.cache import Allocate, cached_images, lock
 from alexnet_lab.data.decoding import fitted_side, shrink
 from alexnet_lab.data.download import Progress, Published, fetched, md5_of
 from alexnet_lab.data.images import Images
@@ -104,7 +105,10 @@ def _cached(name: str, copies: Copies, side: int, fit: str, read: Callable[[Allo
     def build(allocate: Allocate) -> Images:
         found = {path: md5_of(path) for path in copies}
         try:
-            images = read(allocate)
+            with ExitStack() as held:
+                for path in copies:
+                    lock(held.enter_context(path.open("rb")), shared=True)  # upkeep.py removes nothing that is read
+                images = read(allocate)
         except DAMAGED as error:
             listed = ", ".join(map(str, copies))
             hint = "" if isinstance(error, ValueError) else "; was a download cut short?"

@@ -9,6 +9,7 @@ from rich.markup import escape
 import alexnet_lab
 from alexnet_ablations.cli.ablate import ablate
 from alexnet_ablations.cli.bench import bench
+from alexnet_ablations.cli.cache import cache
 from alexnet_ablations.cli.networks import networks
 from alexnet_ablations.cli.train import train
 
@@ -24,6 +25,7 @@ application = typer.Typer(
 application.command()(ablate)
 application.command()(train)
 application.command()(networks)
+application.command()(cache)
 application.add_typer(bench, name="bench")
 
 

@@ -1,0 +1,99 @@
+"""alexnet-lab cache: what decoded images and downloads take on the disk, and getting it back."""
+
+import time
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from alexnet_ablations.cli.terminal import open_console
+
+if TYPE_CHECKING:
+    from alexnet_lab.data.upkeep import Entry
+
+
+def cache(
+    prune: Annotated[
+        str | None, typer.Option(metavar="AGE", help="Remove what was not used for so long: 12h, 30d, 2w.")
+    ] = None,
+    clear: Annotated[bool, typer.Option("--clear", help="Remove everything that no process uses.")] = False,
+    downloads: Annotated[
+        bool, typer.Option("--downloads", help="With --prune or --clear: the downloaded archives too.")
+    ] = False,
+) -> None:
+    """List decoded images and downloads, or remove what nobody needs.
+
+    [bold]alexnet-lab cache[/]                        source, images, size, last use of every entry
+    [bold]alexnet-lab cache --prune 30d[/]            remove images that no run opened for 30 days
+    [bold]alexnet-lab cache --clear[/]                remove all decoded images
+    [bold]alexnet-lab cache --clear --downloads[/]    and the archives they came from
+
+    What a process has open stays. What was removed is decoded, or downloaded,
+    again when it is next needed. The cache is in ~/.cache/alexnet-lab, or where
+    ALEXNET_LAB_CACHE says; of a download, the last use is its arrival.
+    """
+    from alexnet_lab.data.cache import cache_folder
+    from alexnet_lab.data.upkeep import age_of, cache_entries, unused_for
+
+    console = open_console()
+    if prune is not None and clear:
+        raise ValueError("--prune AGE removes what is old and --clear everything; give one of them")
+    if downloads and prune is None and not clear:
+        raise ValueError("--downloads says what else to remove; give it with --prune AGE or --clear")
+    entries = cache_entries()
+    if prune is None and not clear:
+        _print_list(console, entries)
+        console.print(f"{cache_folder()}: {_counted(entries)}", highlight=False, markup=False)
+        return
+    # What a download left half done is no use to images: it goes with the downloads.
+    wanted = [entry for entry in entries if downloads or entry.path.parent == cache_folder() / "images"]
+    _remove(console, wanted if prune is None else unused_for(age_of(prune), wanted))
+
+
+def _print_list(console: Console, entries: "list[Entry]") -> None:
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("source", overflow="fold")
+    for header in ("images", "pixels", "size", "last used"):
+        table.add_column(header, justify="right")
+    for entry in entries:
+        count = f"{entry.shape[0]:,}" if entry.shape else "-"
+        pixels = "x".join(map(str, entry.shape[1:])) or "-"
+        what = "" if entry.kind == "images" else f" ({entry.kind})"
+        table.add_row(escape(entry.source + what), count, pixels, _size([entry]), _ago(time.time() - entry.used))
+    if entries:
+        console.print(table)
+
+
+def _remove(console: Console, entries: "list[Entry]") -> None:
+    from alexnet_lab.data.upkeep import remove
+
+    removed = [entry for entry in entries if remove(entry)]
+    for entry in entries:
+        if entry in removed:
+            continue
+        console.print(f"kept, in use: {entry.source}, {_size([entry])} ({entry.path})", highlight=False, markup=False)
+    console.print(f"removed {_counted(removed)}", highlight=False)
+
+
+def _counted(entries: "list[Entry]") -> str:
+    return f"{len(entries)} {'entry' if len(entries) == 1 else 'entries'}, {_size(entries)}"
+
+
+def _size(entries: "list[Entry]") -> str:
+    size = float(sum(entry.bytes for entry in entries))
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} GB"
+
+
+def _ago(seconds: float) -> str:
+    for unit, length in (("day", 86400), ("hour", 3600), ("minute", 60)):
+        count = int(seconds // length)
+        if count:
+            return f"{count} {unit}{'s' if count > 1 else ''} ago"
+    return "now"
