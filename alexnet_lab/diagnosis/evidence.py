@@ -1,0 +1,213 @@
+"""The records of one run as numbers that a rule can judge: curves, gradients, signal levels, units.
+
+Whatever was not recorded comes back empty or None, so that a rule can stay silent about what it cannot see.
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alexnet_lab.instruments.flow import KINDS, SPLITS, Flow, Parameter, Site
+from alexnet_lab.records import RunFolder
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Level:
+    """How large the values of one tensor are, from a histogram by powers of two."""
+
+    typical: float  # geometric mean of what is neither zero nor infinite; 0 where all is zero, NaN where nothing is
+    zero_share: float
+    not_finite: int  # infinite and NaN values
+    values: int  # how many were counted
+
+
+@dataclass(frozen=True)
+class Silence:
+    """On how many of N inputs each unit of one site was off, in one epoch and split."""
+
+    site: Site
+    epoch: int
+    split: str
+    inputs: int  # N
+    rate: Floats  # off-rate by unit
+
+    @property
+    def dead(self) -> tuple[int, ...]:
+        """Return the units whose off-rate is exactly 1: dead over this set, and nothing is said beyond it."""
+        return tuple(int(unit) for unit in np.flatnonzero(self.rate == 1))
+
+    @property
+    def bound(self) -> float:
+        """Return the share of inputs on which a unit dead over N may still fire, at most, with 95% confidence: 3/N."""
+        return 3 / self.inputs if self.inputs else float("nan")
+
+
+class Evidence:
+    """Everything a rule may look at, read once."""
+
+    def __init__(self, run: RunFolder) -> None:
+        self.recipe: dict[str, Any] = run.recipe() or {}
+        self.provenance: dict[str, Any] = run.provenance() or {}
+        self.verdict: dict[str, Any] = run.verdict() or {}
+        self.rows = list(run.metrics())
+        self.flow = Flow.read(run.path)
+        split = run.path / "split.json"
+        lists = json.loads(split.read_text()) if split.exists() else {}
+        self.images = {part: len(lists[part]) for part in ("train", "validation", "test") if part in lists}
+        self.classes = len(self.provenance.get("classes", ()))
+
+    # Curves: one value per epoch.
+
+    def curve(self, name: str) -> Floats:
+        """Return one metric over the epochs, NaN where it was not defined."""
+        return np.array([_number(row.get(name)) for row in self.rows], float)
+
+    @property
+    def epochs(self) -> tuple[int, ...]:
+        """Return the epochs that metrics stand for."""
+        return tuple(int(row["epoch"]) for row in self.rows)
+
+    # Steps: what each parameter did.
+
+    @property
+    def parameters(self) -> tuple[Parameter, ...]:
+        """Return the measured parameters in the order of the forward pass; none without instruments."""
+        return self.flow.layout.parameters if self.flow else ()
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """Return the places where units fire or stay silent; none without instruments."""
+        return self.flow.layout.sites if self.flow else ()
+
+    @cached_property
+    def steps(self) -> dict[str, NDArray[Any]]:
+        """Return the table of measured steps; empty without instruments."""
+        return self.flow.table("steps") if self.flow else {}
+
+    @cached_property
+    def measured_epochs(self) -> tuple[int, ...]:
+        """Return the epochs in which steps were measured."""
+        return tuple(int(epoch) for epoch in np.unique(self.steps.get("epoch", np.empty(0, int))))
+
+    @cached_property
+    def weights(self) -> tuple[int, ...]:
+        """Return the indices of weight matrices and kernels: no biases, no gains of norms."""
+        return tuple(index for index, parameter in enumerate(self.parameters) if len(parameter.shape) >= 2)
+
+    def of(self, epoch: int, parameter: int, column: str) -> Floats:
+        """Return one column over the measured steps of an epoch, for one parameter."""
+        mine = (self.steps["epoch"] == epoch) & (self.steps["parameter"] == parameter)
+        found: Floats = self.steps[column][mine].astype(float)
+        return found
+
+    def update_ratio(self, epoch: int, parameter: int) -> float:
+        """Return the median over an epoch's steps of the norm of the update over the norm of the weights."""
+        update, weight = self.of(epoch, parameter, "update_norm"), self.of(epoch, parameter, "weight_norm")
+        return _median(update[weight > 0] / weight[weight > 0])
+
+    def gradient_size(self, epoch: int, parameter: int) -> float:
+        """Return the median over an epoch's steps of the root mean square of the gradient's elements."""
+        elements = float(np.prod(self.parameters[parameter].shape))
+        return _median(self.of(epoch, parameter, "gradient_norm")) / float(elements**0.5)
+
+    def whole_gradient(self) -> Floats:
+        """Return the norm of the gradient over all parameters, step by step."""
+        steps = np.unique(self.steps["step"])
+        squares = self.steps["gradient_norm"].astype(float) ** 2
+        summed: Floats = np.bincount(np.searchsorted(steps, self.steps["step"]), squares, len(steps))
+        return np.sqrt(summed)
+
+    def first_to_last(self, epoch: int) -> float | None:
+        """Return the size of the gradient in the first trained weight layer over that in the last."""
+        trained = [index for index in self.weights if self.parameters[index].trainable]
+        if len(trained) < 2:
+            return None
+        first, last = self.gradient_size(epoch, trained[0]), self.gradient_size(epoch, trained[-1])
+        return first / last if last > 0 and np.isfinite([first, last]).all() else None
+
+    # Windows: histograms, and what the precision cannot hold.
+
+    @cached_property
+    def windows(self) -> dict[str, NDArray[Any]]:
+        """Return the table of windows, with the histogram of each as the column `counts`."""
+        if self.flow is None:
+            return {}
+        return {**self.flow.table("windows"), "counts": self.flow.table("histograms").get("counts", np.empty(0))}
+
+    def windows_of(self, kind: str, subject: int | None = None, epoch: int | None = None) -> NDArray[np.bool_]:
+        """Return which rows of the table of windows are of this kind, subject and epoch."""
+        if not self.windows or "kind" not in self.windows:
+            return np.zeros(0, bool)
+        chosen: NDArray[np.bool_] = self.windows["kind"] == KINDS.index(kind)
+        if subject is not None:
+            chosen = chosen & (self.windows["subject"] == subject)
+        return chosen if epoch is None else chosen & (self.windows["epoch"] == epoch)
+
+    def level(self, kind: str, subject: int, epoch: int, first_window: bool = False) -> Level | None:
+        """Return how large the values are of one tensor in one epoch, or in its first window; None if not counted."""
+        rows = np.flatnonzero(self.windows_of(kind, subject, epoch))
+        if not len(rows) or not self.flow or len(self.windows["counts"]) < len(self.windows["kind"]):
+            return None
+        if first_window:
+            rows = rows[[np.argmin(self.windows["first_step"][rows])]]
+        counts = self.windows["counts"][rows].sum(axis=(0, 1)).astype(float)
+        return _level(counts, self.flow.layout.first_exponent)
+
+    # Units: who fires.
+
+    @cached_property
+    def _units(self) -> dict[str, NDArray[Any]]:
+        return self.flow.table("units") if self.flow else {}
+
+    def silence(self, split: str, site: int, epoch: int) -> Silence | None:
+        """Return the off-rates of one site's units in one epoch and split; None where they were not counted."""
+        table = self._units
+        if "site" not in table:
+            return None
+        mine = (table["site"] == site) & (table["split"] == SPLITS.index(split)) & (table["epoch"] == epoch)
+        inputs = table["inputs"][mine].astype(float)
+        if not len(inputs) or not inputs.max():
+            return None
+        order = np.argsort(table["unit"][mine])
+        rate = (table["off"][mine] / np.maximum(inputs, 1))[order]
+        return Silence(self.sites[site], epoch, split, int(inputs.max()), rate)
+
+    def epochs_counted(self, split: str) -> tuple[int, ...]:
+        """Return the epochs in which units were counted on this split."""
+        table = self._units
+        if "split" not in table:
+            return ()
+        return tuple(int(epoch) for epoch in np.unique(table["epoch"][table["split"] == SPLITS.index(split)]))
+
+
+def _level(counts: Floats, first_exponent: int) -> Level:
+    total = counts.sum()
+    middle = counts[2:-2]  # powers of two; before them zero and subnormal, after them infinite and NaN
+    exponents = first_exponent + np.arange(len(middle)) + 0.5  # half a power up: the middle of a bin on the log scale
+    if middle.sum():
+        typical = float(2 ** ((middle * exponents).sum() / middle.sum()))
+    else:
+        typical = 0.0 if counts[:2].sum() else float("nan")
+    zero_share = float(counts[0] / total) if total else float("nan")
+    return Level(typical, zero_share, int(counts[-2:].sum()), int(total))
+
+
+def median_of(values: Iterable[float | None]) -> float | None:
+    """Return the median of what is a number, or None where nothing is."""
+    found = [value for value in values if value is not None and np.isfinite(value)]
+    return float(np.median(found)) if found else None
+
+
+def _median(values: Floats) -> float:
+    return float(np.median(values)) if len(values) else float("nan")
+
+
+def _number(value: object) -> float:
+    return float(value) if isinstance(value, int | float) else float("nan")

@@ -1,0 +1,49 @@
+"""Every rule over one run, the most serious finding first."""
+
+from collections.abc import Callable
+
+from alexnet_lab.diagnosis import learning
+from alexnet_lab.diagnosis.evidence import Evidence
+from alexnet_lab.diagnosis.findings import Finding, ranked
+from alexnet_lab.records import RunFolder
+
+Rule = Callable[[Evidence], list[Finding]]
+
+# Causes before consequences: among findings of one severity this order stands.
+RULES: tuple[Rule, ...] = (
+    learning.diverged,
+    learning.class_collapse,
+    learning.no_learning,
+    learning.overfitting,
+)
+
+
+def diagnose(run: RunFolder) -> list[Finding]:
+    """Judge a run by its records and return the findings, most serious first; a healthy run has none.
+
+    Works on whatever there is: an unfinished run, one that diverged, one of a single epoch, one without instruments.
+    What was not recorded is not judged; blind_spots() says what that was.
+
+    >>> for finding in diagnose(RunFolder(Path("runs/digits-alexnet"))):
+    ...     print(finding.severity, finding.title)
+    """
+    evidence = Evidence(run)
+    return ranked([finding for rule in RULES for finding in rule(evidence)])
+
+
+def blind_spots(run: RunFolder) -> list[str]:
+    """Say what these records cannot tell, so that no finding is not taken for a clean bill of health."""
+    evidence = Evidence(run)
+    found = []
+    if not evidence.rows:
+        found.append("learning curves: no epoch has ended")
+    if evidence.flow is None:
+        found.append("gradients, updates, units and precision: the run carried no instruments")
+        return found
+    if not evidence.measured_epochs:
+        found.append("gradients and updates: no step was measured yet")
+    if not len(evidence.windows.get("kind", ())):
+        found.append("sizes of values and what the precision loses: no histogram was taken")
+    if evidence.sites and not evidence.epochs_counted("probe"):
+        found.append("units on a fixed probe set in eval mode: none was counted")
+    return found
