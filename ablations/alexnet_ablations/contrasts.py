@@ -1,10 +1,16 @@
 """A contrast: which cells stand against which, with what weight. What a design can estimate is a list of these."""
 
-from collections.abc import Mapping
+import itertools
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
+
+from alexnet_ablations.design import Cell, Factor, cells_of, level_text
+from alexnet_ablations.fractional import Fraction, smallest_fraction
 
 Kind = Literal["effect", "interaction"]
+Change = tuple[Factor, Any]  # a factor and the level that is held against its baseline
 
 
 @dataclass(frozen=True)
@@ -21,3 +27,126 @@ class Contrast:
     weights: Mapping[str, float]  # by Cell.name
     fields: tuple[str, ...]  # the factors it is about
     aliases: tuple[str, ...] = ()  # other effects that a fractional design cannot tell from this one
+
+
+def contrasts_of(design: str, factors: Sequence[Factor]) -> list[Contrast]:
+    """Return what the design can estimate: effects first, then interactions of two."""
+    cells = cells_of(design, factors)
+    if design == "factorial":
+        return _of_factorial(cells, factors)
+    if design == "fractional":
+        return _of_fraction(cells, factors, smallest_fraction(len(factors)))
+    if design == "leave-one-out":
+        return _of_leave_one_out(cells, factors)
+    return [_against_baseline(cell, cells[0]) for cell in cells[1:]]
+
+
+def what_cannot_be_said(design: str, factors: Sequence[Factor]) -> list[str]:
+    """Say in plain sentences what these cells leave open."""
+    if len(factors) == 1 and design != "fractional":
+        return []
+    if design == "factorial":
+        more = "interactions of three parts or more are in the rows, and no effect is formed for them"
+        return [f"Not estimated: {more}."] if len(factors) > 2 else []
+    if design == "one-at-a-time":
+        why = "no network here carries two changes at once, so whether they help or hinder each other stays open"
+        return [f"Interactions cannot be estimated: {why}; --design factorial can tell."]
+    if design == "leave-one-out":
+        return [
+            "Interactions cannot be estimated: each effect is what a change is worth when all the others are made, "
+            "and may differ where they are not; --design factorial can tell."
+        ]
+    if design == "only":
+        parts = " and ".join(factor.field for factor in factors)
+        return [f"What each change is worth by itself cannot be said: {parts} change together; --design factorial can."]
+    found = contrasts_of(design, factors)
+    sums = sum(" + " in contrast.name for contrast in found)
+    sentences = ["Each effect of one factor is free of interactions of two, and shares its number with those of three."]
+    if not any(contrast.aliases for contrast in found if contrast.kind == "effect"):
+        sentences = ["Each effect of one factor is free of interactions of two and of three."]
+    if sums:
+        sentences.append(
+            f"{sums} of the interactions are sums that this fraction cannot take apart: a × b + c × d means that one "
+            "of them, or both, made the difference; --design factorial can tell."
+        )
+    return sentences
+
+
+def _effect_name(factor: Factor, level: Any) -> str:
+    return f"{factor.field}: {level_text(factor.levels[0])} → {level_text(level)}"
+
+
+def _interaction_name(changes: Sequence[Change]) -> str:
+    return " × ".join(f"{factor.field} {level_text(level)}" for factor, level in changes)
+
+
+def _crossed(cells: Sequence[Cell], changes: Sequence[Change]) -> dict[str, float]:
+    """Weigh the cells in which each of these factors is at its change (+) or its baseline (-), averaged over the rest.
+
+    Plus and minus multiply, so that one change is (changed - baseline) and two are what they bring beyond each alone.
+    """
+    signs: dict[str, int] = {}
+    for cell in cells:
+        settings = dict(cell.settings)
+        if all(settings[factor.field] in (factor.levels[0], level) for factor, level in changes):
+            signs[cell.name] = math.prod(1 if settings[factor.field] == level else -1 for factor, level in changes)
+    return {name: sign * 2 ** len(changes) / len(signs) for name, sign in signs.items()}
+
+
+def _effect(cells: Sequence[Cell], change: Change, aliases: tuple[str, ...] = ()) -> Contrast:
+    factor, level = change
+    return Contrast(_effect_name(factor, level), "effect", _crossed(cells, [change]), (factor.field,), aliases)
+
+
+def _of_factorial(cells: Sequence[Cell], factors: Sequence[Factor]) -> list[Contrast]:
+    changes = [[(factor, level) for level in factor.changes] for factor in factors]
+    effects = [_effect(cells, change) for change in itertools.chain.from_iterable(changes)]
+    interactions = [
+        Contrast(_interaction_name(pair), "interaction", _crossed(cells, pair), tuple(f.field for f, _ in pair))
+        for one, other in itertools.combinations(changes, 2)
+        for pair in itertools.product(one, other)
+    ]
+    return [*effects, *interactions]
+
+
+def _of_fraction(cells: Sequence[Cell], factors: Sequence[Factor], fraction: Fraction) -> list[Contrast]:
+    changes: list[Change] = [(factor, factor.changes[0]) for factor in factors]
+    effects, interactions = [], []
+    for group in fraction.aliased(order=3).values():
+        first, alike = group[0], [one for one in group[1:] if len(one) == len(group[0])]
+        # Two effects in one group have opposite signs where an odd number of factors stands in only one of them.
+        further = tuple(
+            ("" if len(set(one) ^ set(first)) % 2 == 0 else "−") + _interaction_name([changes[at] for at in one])
+            for one in group[1:]
+            if one not in alike
+        )
+        if len(first) == 1:
+            effects.append(_effect(cells, changes[first[0]], further))
+        elif len(first) == 2:
+            name = " + ".join(_interaction_name([changes[at] for at in one]) for one in (first, *alike))
+            about = dict.fromkeys(factors[at].field for one in (first, *alike) for at in one)
+            weights = _crossed(cells, [changes[at] for at in first])
+            interactions.append(Contrast(name, "interaction", weights, tuple(about), further))
+    return [*effects, *interactions]
+
+
+def _of_leave_one_out(cells: Sequence[Cell], factors: Sequence[Factor]) -> list[Contrast]:
+    baseline, full, *without = cells
+    found = [
+        Contrast(
+            f"{_effect_name(factor, factor.changes[0])}, all else changed",
+            "effect",
+            {full.name: 1.0, cell.name: -1.0},
+            (factor.field,),
+        )
+        for factor, cell in zip(factors, without, strict=True)
+    ]
+    together = {full.name: 1.0, baseline.name: -1.0}
+    return [*found, Contrast("all changes together", "effect", together, tuple(f.field for f in factors))]
+
+
+def _against_baseline(cell: Cell, baseline: Cell) -> Contrast:
+    changed = [(field, old, new) for (field, old), (_, new) in zip(baseline.settings, cell.settings, strict=True)]
+    changed = [(field, old, new) for field, old, new in changed if old != new]
+    name = ", ".join(f"{field}: {level_text(old)} → {level_text(new)}" for field, old, new in changed)
+    return Contrast(name, "effect", {cell.name: 1.0, baseline.name: -1.0}, tuple(field for field, *_ in changed))

@@ -1,32 +1,39 @@
-"""Factors and levels become cells: the networks that a study trains."""
+"""Factors and levels become cells: the networks that a study trains.
 
+factorial         every level of every factor with every other
+one-at-a-time     the baseline, and each change by itself
+leave-one-out     the network with all changes, and each of them taken back
+fractional        a part of the factorial of two-level factors, chosen so that single effects stay clean
+only              the baseline and the network with all changes named, nothing between
+"""
+
+import hashlib
 import itertools
+import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from alexnet_lab.levels import parse_level, published_level, split_levels
+from alexnet_ablations.fractional import smallest_fraction
+from alexnet_lab.choices import unknown_choice
 from alexnet_lab.training.recipe import Recipe, read_recipe
 
-FACTORS: Mapping[str, str] = {
-    "norm": "normalisation: lrn, bn, gn, none, with arguments (lrn:k=1, bn:after, gn:groups=16)",
-    "act": "activation: relu, leaky, prelu, elu, gelu, silu, tanh, sigmoid, with arguments (leaky:0.2)",
-    "dropout": "share of silenced values after fc6 and fc7",
-    "preset": "reading of AlexNet: paper, source2012, caffe, caffenet, review, torchvision",
-    "init": "initial values: he, torch, published",
-    "batch_size": "images per step",
-    "learning_rate": "learning rate at the start",
-    "weight_decay": "weight decay",
-}
+FACTORIAL_LIMIT = 8  # cells up to which everything is crossed unless another design is named
+NAME_LIMIT = 160  # characters; folder names end at 255 bytes
 
 
 @dataclass(frozen=True)
 class Factor:
-    """One field of the recipe and the levels it takes; the first is the baseline."""
+    """One field of the recipe and the levels it takes; the first is the baseline. None is: as published."""
 
     field: str
     levels: tuple[Any, ...]
+
+    @property
+    def changes(self) -> tuple[Any, ...]:
+        """Return the levels that are held against the baseline."""
+        return self.levels[1:]
 
 
 @dataclass(frozen=True)
@@ -38,64 +45,114 @@ class Cell:
     @property
     def name(self) -> str:
         """Name the cell, fit for a folder: norm=bn,act=leaky."""
-        return re.sub(r"[^\w.,=+-]", "_", ",".join(f"{field}={level}" for field, level in self.settings))
+        text = ",".join(f"{field}={level_text(level)}" for field, level in self.settings)
+        name = re.sub(r"[^\w.,=+-]", "_", text)
+        if len(name) > NAME_LIMIT:
+            name = f"{name[:NAME_LIMIT]}-{hashlib.blake2b(text.encode(), digest_size=4).hexdigest()}"
+        return name
 
     def recipe(self, start: Recipe, seed: int) -> Recipe:
         """Return the recipe of this cell under that seed."""
-        return read_recipe({**vars(start), **dict(self.settings), "seed": seed})
+        values = {**vars(start), **dict(self.settings), "seed": seed}
+        if values["network"] != "alexnet" and "preset" not in dict(self.settings):
+            values["preset"] = None  # a reading of AlexNet; another network has none
+        return read_recipe(values)
 
 
-def read_factor(field: str, text: str, start: Recipe) -> Factor:
-    """Read the levels to hold against the baseline, as in `bn,none`; the baseline itself is put first."""
-    pieces = split_levels(text) if field in ("norm", "act") else [p for p in map(str.strip, text.split(",")) if p]
-    if not pieces:
-        raise ValueError(f"{_flag(field)} names no level; for example {_flag(field)} {_example(field)}")
-    chosen = [_level(field, piece, start) for piece in pieces]
-    twice = [level for level in chosen if chosen.count(level) > 1]
-    if twice:
-        raise ValueError(f"{_flag(field)} names {twice[0]} twice; name each level once")
-    baseline = _baseline(field, start)
-    others = [level for level in chosen if level != baseline]
-    if not others:
+def level_text(level: Any) -> str:
+    """Write a level as a flag would have it."""
+    if level is None:
+        return "published"
+    if isinstance(level, bool):
+        return str(level).lower()
+    return str(level) or "none"
+
+
+def cells_of(design: str, factors: Sequence[Factor]) -> list[Cell]:
+    """Return the cells of a design, the baseline first; a design that its factors cannot carry is refused."""
+    if design not in DESIGNS:
+        raise unknown_choice("design", design, DESIGNS)
+    cells = [Cell(tuple(zip((f.field for f in factors), at, strict=True))) for at in DESIGNS[design](factors)]
+    names = [cell.name for cell in cells]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"two cells would share the folder {name}; write their levels so that they differ in it")
+    return cells
+
+
+def count_cells(design: str, factors: Sequence[Factor]) -> int:
+    """Count the cells without making them."""
+    return math.prod(len(f.levels) for f in factors) if design == "factorial" else len(cells_of(design, factors))
+
+
+def default_design(factors: Sequence[Factor]) -> str:
+    """Cross everything while that makes few cells; else change one thing at a time."""
+    return "factorial" if count_cells("factorial", factors) <= FACTORIAL_LIMIT else "one-at-a-time"
+
+
+def _baseline(factors: Sequence[Factor]) -> tuple[Any, ...]:
+    return tuple(factor.levels[0] for factor in factors)
+
+
+def _factorial(factors: Sequence[Factor]) -> list[tuple[Any, ...]]:
+    return list(itertools.product(*(factor.levels for factor in factors)))
+
+
+def _one_at_a_time(factors: Sequence[Factor]) -> list[tuple[Any, ...]]:
+    baseline = _baseline(factors)
+    changed = [
+        (*baseline[:at], level, *baseline[at + 1 :]) for at, factor in enumerate(factors) for level in factor.changes
+    ]
+    return [baseline, *changed]
+
+
+def _leave_one_out(factors: Sequence[Factor]) -> list[tuple[Any, ...]]:
+    if len(factors) < 2:
         raise ValueError(
-            f"{_flag(field)} {text} is the baseline itself; name another level, for example {_example(field)}"
+            "leave-one-out takes changes back one at a time and needs at least two factors, "
+            f"got {len(factors)}; take --design only"
         )
-    return Factor(field, (baseline, *others))
+    _require_single_changes("leave-one-out", "has one fully changed network", factors)
+    baseline, full = _baseline(factors), tuple(factor.changes[0] for factor in factors)
+    # With two factors, full less one change is the other change by itself: never the baseline.
+    return [baseline, full, *((*full[:at], baseline[at], *full[at + 1 :]) for at in range(len(factors)))]
 
 
-def factorial(factors: Sequence[Factor]) -> list[Cell]:
-    """Cross every level of every factor; the baseline cell comes first."""
-    combinations = itertools.product(*(factor.levels for factor in factors))
-    return [Cell(tuple(zip((f.field for f in factors), levels, strict=True))) for levels in combinations]
+def _fractional(factors: Sequence[Factor]) -> list[tuple[Any, ...]]:
+    _require_single_changes("fractional", "holds two levels of each factor", factors)
+    return [
+        tuple(factor.levels[bit] for factor, bit in zip(factors, row, strict=True))
+        for row in smallest_fraction(len(factors)).rows()
+    ]
 
 
-def _baseline(field: str, start: Recipe) -> Any:
-    """Return what the starting recipe says of a field, or else what its network was published with."""
-    value = getattr(start, field)
-    if value is None:
-        value = published_level(start.network, start.preset, field)
-    if value is None:
+def _only(factors: Sequence[Factor]) -> list[tuple[Any, ...]]:
+    counts = {len(factor.changes) for factor in factors} - {1}
+    if len(counts) > 1:
+        named = ", ".join(f"{factor.field} {len(factor.changes)}" for factor in factors)
         raise ValueError(
-            f"{start.network} has no single published {field} to hold other levels against; leave {_flag(field)} out"
+            "in the design only, the first levels named make one network, the second ones the next, so every factor "
+            f"names one level or the same number of them; got {named}"
         )
-    return _level(field, str(value), start)
+    variants = counts.pop() if counts else 1
+    changed = [tuple(f.changes[at if len(f.changes) > 1 else 0] for f in factors) for at in range(variants)]
+    return [_baseline(factors), *changed]
 
 
-def _level(field: str, text: str, start: Recipe) -> Any:
-    if field in ("norm", "act"):
-        return str(parse_level("norm" if field == "norm" else "act", text))
-    kind = {"dropout": float, "learning_rate": float, "weight_decay": float, "batch_size": int}.get(field, str)
-    try:
-        value = kind(text)
-    except ValueError:
-        raise ValueError(f"{_flag(field)} takes numbers, for example {_example(field)}; got {text!r}") from None
-    return getattr(read_recipe({**vars(start), field: value}), field)  # refuses what is out of range
+def _require_single_changes(design: str, why: str, factors: Sequence[Factor]) -> None:
+    for factor in factors:
+        if len(factor.levels) > 2:
+            levels = ", ".join(map(level_text, factor.levels))
+            raise ValueError(
+                f"the design {design} {why}, and {factor.field} has {len(factor.levels)} levels ({levels}); "
+                "name one level besides the baseline, or take --design factorial or one-at-a-time"
+            )
 
 
-def _flag(field: str) -> str:
-    return "--" + field.replace("_", "-")
-
-
-def _example(field: str) -> str:
-    examples = {"norm": "bn,none", "act": "leaky:0.1,prelu", "dropout": "0.3", "preset": "review", "init": "published"}
-    return examples.get(field, {"batch_size": "16,64", "learning_rate": "0.003"}.get(field, "0"))
+DESIGNS: Mapping[str, Callable[[Sequence[Factor]], list[tuple[Any, ...]]]] = {
+    "factorial": _factorial,
+    "one-at-a-time": _one_at_a_time,
+    "leave-one-out": _leave_one_out,
+    "fractional": _fractional,
+    "only": _only,
+}

@@ -1,6 +1,6 @@
 """A study: cells times seeds, in one folder, with an identity that a second call can recognise.
 
-STUDY/study.toml                 what was asked for; a folder holds one study only
+STUDY/study.toml                 what was asked for; a folder holds one study only, which may grow
 STUDY/runs/<cell>/seed-<k>/      run folders, each written by its own run
 STUDY/results.csv                one row per run
 """
@@ -8,15 +8,16 @@ STUDY/results.csv                one row per run
 import csv
 import io
 import json
-import tomllib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from alexnet_ablations.design import Cell, Factor, factorial
+from alexnet_ablations.contrasts import Contrast, contrasts_of, what_cannot_be_said
+from alexnet_ablations.declaration import read_factors, read_study_words
+from alexnet_ablations.design import Cell, Factor, cells_of, default_design, level_text
 from alexnet_lab.records import RunFolder, write_atomically
-from alexnet_lab.training.recipe import Recipe
+from alexnet_lab.training.recipe import Recipe, read_recipe
 
 
 @dataclass(frozen=True)
@@ -32,46 +33,76 @@ class PlannedRun:
     def is_done(self) -> bool:
         """Say whether this very recipe already ended here, well or diverged: a divergence is a result too."""
         verdict = self.folder.verdict()
-        return (
-            verdict is not None
-            and verdict["state"] in ("ok", "diverged")
-            and self.folder.recipe() == json.loads(self.recipe.to_json())
-        )
+        return verdict is not None and verdict["state"] in ("ok", "diverged") and self._is_recorded
+
+    @property
+    def _is_recorded(self) -> bool:
+        """Compare recipes as they are read: a field that is younger than the run has its default there."""
+        recorded = self.folder.recipe()
+        try:
+            return recorded is not None and read_recipe(recorded) == self.recipe
+        except ValueError:  # written by another version, with fields or levels unknown to this one
+            return False
 
 
 @dataclass(frozen=True)
 class Study:
-    """Factors crossed, under several seeds, from one starting recipe."""
+    """Factors, a design that says which of their levels meet, and several seeds, from one starting recipe."""
 
     start: Recipe
     factors: tuple[Factor, ...]
     seeds: int
     folder: Path
+    design: str = "factorial"
+    about: str = ""
 
     @property
     def cells(self) -> list[Cell]:
         """Return the cells, baseline first."""
-        return factorial(self.factors)
+        return cells_of(self.design, self.factors)
+
+    def contrasts(self) -> list[Contrast]:
+        """Return which cells stand against which: all that this design can estimate."""
+        return contrasts_of(self.design, self.factors)
+
+    @property
+    def cannot_say(self) -> list[str]:
+        """Say in plain sentences what this design leaves open."""
+        return what_cannot_be_said(self.design, self.factors)
 
     def runs(self) -> list[PlannedRun]:
         """Return every run, seed by seed, so that an interrupted study is still balanced."""
+        cells = self.cells
         return [
             PlannedRun(cell, seed, cell.recipe(self.start, seed), RunFolder(self._run_path(cell, seed)))
             for seed in range(self.seeds)
-            for cell in self.cells
+            for cell in cells
         ]
 
-    def open_folder(self) -> None:
-        """Write the study down, or recognise it: same study goes on, another one is refused."""
+    def grown_from_folder(self) -> "Study":
+        """Return this study together with what its folder already holds of it; another study's folder is refused."""
         path = self.folder / "study.toml"
-        mine = self._declaration()
-        if path.exists():
-            theirs = tomllib.loads(path.read_text())
-            # More seeds extend a study; anything else makes it another.
-            if {**theirs, "seeds": 0} != {**tomllib.loads(mine), "seeds": 0}:
-                raise ValueError(f"{self.folder} holds another study (see {path}); choose another folder with --out")
+        if not path.exists():
+            return self
+        theirs = read_study(path, self.folder)
+        if self._shared() != theirs._shared() or self._baselines() != theirs._baselines():
+            raise ValueError(
+                f"{self.folder} holds another study, which differs in {', '.join(self._differences(theirs))} "
+                f"(see {path}); choose another folder with --out"
+            )
+        mine = {factor.field: factor.levels for factor in self.factors}
+        factors = tuple(
+            Factor(known.field, tuple(dict.fromkeys((*known.levels, *mine[known.field])))) for known in theirs.factors
+        )
+        return replace(self, factors=factors, seeds=max(self.seeds, theirs.seeds), about=self.about or theirs.about)
+
+    def open_folder(self) -> "Study":
+        """Write the study down, or recognise it: it grows by seeds and levels, and another one is refused."""
+        grown = self.grown_from_folder()
+        grown.cells  # noqa: B018  # refuses a design that the grown factors cannot carry, before anything is written
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, mine)
+        write_atomically(self.folder / "study.toml", grown.to_toml(whole=True))
+        return grown
 
     def write_results(self, rows: Sequence[dict[str, Any]]) -> Path:
         """Write one row per run."""
@@ -83,18 +114,83 @@ class Study:
         write_atomically(path, text.getvalue())
         return path
 
+    def to_toml(self, *, whole: bool) -> str:
+        """Write the study as a file that `alexnet-lab study` reads; whole: with every field, defaults too."""
+        default = vars(Recipe())
+        shared = {
+            name: value
+            for name, value in self._shared().items()
+            if value is not None and (whole or value != default[name])
+        }
+        baselines = self._baselines().items()
+        lines = [f"about = {_toml(self.about)}"] if self.about else []
+        lines += [f"design = {_toml(self.design)}", f"seeds = {self.seeds}"]
+        lines += ["", "[baseline]  # what each change is held against"]
+        lines += [f"{name} = {_toml('published' if level is None else level)}" for name, level in baselines]
+        lines += ["", "[factors]"]
+        lines += [f"{f.field} = {_toml(['published' if v is None else v for v in f.changes])}" for f in self.factors]
+        if shared:
+            lines += ["", "[recipe]  # what all cells share"]
+            lines += [f"{name} = {_toml(value)}" for name, value in shared.items()]
+        return "\n".join(lines) + "\n"
+
     def _run_path(self, cell: Cell, seed: int) -> Path:
         return self.folder / "runs" / cell.name / f"seed-{seed}"
 
-    def _declaration(self) -> str:
-        # A JSON string, number or list of them is TOML as well.
-        lines = [f"seeds = {self.seeds}", "", "[factors]  # the first level is the baseline"]
-        lines += [f"{factor.field} = {json.dumps(list(factor.levels))}" for factor in self.factors]
-        lines += ["", "[recipe]  # what all cells share"]
+    def _shared(self) -> dict[str, Any]:
         varied = {factor.field for factor in self.factors} | {"seed"}
-        shared = {name: value for name, value in vars(self.start).items() if name not in varied and value is not None}
-        lines += [f"{name} = {json.dumps(value)}" for name, value in shared.items()]
-        return "\n".join(lines) + "\n"
+        return {name: value for name, value in vars(self.start).items() if name not in varied}
+
+    def _baselines(self) -> dict[str, Any]:
+        return {factor.field: factor.levels[0] for factor in self.factors}
+
+    def _differences(self, other: "Study") -> list[str]:
+        mine, theirs = ({**s._shared(), **s._baselines()} for s in (self, other))
+        fields = {factor.field for factor in self.factors} ^ {factor.field for factor in other.factors}
+        told = [f"its factors ({', '.join(factor.field for factor in other.factors)})"] if fields else []
+        told += [
+            f"{name} ({level_text(theirs.get(name))}, asked for {level_text(mine[name])})"
+            for name in mine
+            if name not in fields and mine[name] != theirs.get(name)
+        ]
+        return told
+
+
+def read_study(path: Path, folder: Path) -> Study:
+    """Read a study file, or the study.toml of a study's folder."""
+    words = read_study_words(path)
+    return declare(
+        words["factors"],
+        {**words["recipe"], **words["baseline"]},
+        folder,
+        design=words.get("design"),
+        seeds=words.get("seeds", 3),
+        about=words.get("about", ""),
+    )
+
+
+def declare(
+    factors: dict[str, Any],
+    start: dict[str, Any],
+    folder: Path,
+    *,
+    design: str | None = None,
+    seeds: int = 3,
+    about: str = "",
+) -> Study:
+    """Make a study of words as flags and files have them; every mistake in them is refused here."""
+    if seeds < 1:
+        raise ValueError(f"a study needs at least one seed, got {seeds}")
+    recipe = read_recipe({**start, "seed": 0})
+    found = read_factors(factors, recipe)
+    study = Study(recipe, found, seeds, folder, design or default_design(found), about)
+    study.cells  # noqa: B018  # refuses a design that its factors cannot carry
+    return study
+
+
+def _toml(value: Any) -> str:
+    """Write a value; a JSON string, number or list of them is TOML as well."""
+    return json.dumps(value, ensure_ascii=False)
 
 
 def collect(runs: Sequence[PlannedRun]) -> list[dict[str, Any]]:

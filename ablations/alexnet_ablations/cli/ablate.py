@@ -4,6 +4,7 @@ import os
 import re
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +14,6 @@ from rich.console import Console
 from alexnet_ablations.cli.progress import PlainLines
 from alexnet_ablations.cli.recipe_options import read_start
 from alexnet_ablations.cli.terminal import open_console
-from alexnet_lab.training.recipe import read_recipe
 
 if TYPE_CHECKING:
     from alexnet_ablations.study import PlannedRun, Study
@@ -73,7 +73,7 @@ def ablate(
     }
     study = _declare({field: text for field, text in given.items() if text is not None}, shared, seeds, out)
     _prepare_data(console, study)
-    study.open_folder()
+    study = study.open_folder()
     runs = study.runs()
     missing = [run for run in runs if not run.is_done]
     side_by_side = min(jobs or os.cpu_count() or 1, max(len(missing), 1))
@@ -93,21 +93,20 @@ def ablate(
 
 
 def _declare(given: dict[str, str], shared: dict[str, Any], seeds: int, out: Path | None) -> "Study":
-    from alexnet_ablations.design import FACTORS, factorial, read_factor
-    from alexnet_ablations.study import Study
+    from alexnet_ablations.declaration import FACTORS
+    from alexnet_ablations.study import declare
 
     if not given:
         flags = ", ".join("--" + field.replace("_", "-") for field in FACTORS)
         raise ValueError(f"nothing to ablate: name at least one of {flags}; for example --norm bn --act leaky")
-    start = read_recipe(shared)
-    factors = tuple(read_factor(field, text, start) for field, text in given.items())
-    count = len(factorial(factors))
+    study = declare(given, shared, Path(), seeds=seeds)
+    count = len(study.cells)
     if count > CELL_LIMIT:
-        raise ValueError(f"these levels cross to {count} cells, more than {CELL_LIMIT}; name fewer levels at once")
-    parts = (f"{f.field}-{'+'.join(str(level) for level in f.levels[1:])}" for f in factors)
-    data = Path(start.data.partition(":")[0]).stem
+        raise ValueError(f"these levels make {count} cells, more than {CELL_LIMIT}; name fewer levels at once")
+    parts = (f"{f.field}-{'+'.join(str(level) for level in f.levels[1:])}" for f in study.factors)
+    data = Path(study.start.data.partition(":")[0]).stem
     name = re.sub(r"[^\w.,=+-]", "-", "_".join([data, *parts]))
-    return Study(start, factors, seeds, out or Path("runs") / name)
+    return replace(study, folder=out or Path("runs") / name)
 
 
 def _prepare_data(console: Console, study: "Study") -> None:

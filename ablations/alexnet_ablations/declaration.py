@@ -1,0 +1,182 @@
+"""From words to a study: what flags and study files say, read alike.
+
+Levels are separated by commas, and the arguments of a norm or an activation stay with it: `lrn:k=1,alpha=2,bn` are two.
+Where a level has commas of its own, semicolons separate: `none;flip,crop` are two augmentations, `flip,crop;` is one.
+`published` is a level of network slots: whatever each network was published with.
+"""
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from alexnet_ablations.design import Factor, level_text
+from alexnet_lab.choices import unknown_choice
+from alexnet_lab.levels import published_level, split_levels
+from alexnet_lab.training.recipe import NAMED, Recipe, named_recipe, read_recipe, read_recipe_file
+
+RECIPE_FIELDS = tuple(field.name for field in fields(Recipe))
+# What these say is the same for all cells, and why.
+SHARED: Mapping[str, str] = {
+    "data": "results on two sets of images are not held against each other: make one study of each",
+    "fold": "which images are tested is the same for every cell",
+    "split_seed": "which images are tested is the same for every cell",
+    "skip_bad": "which images are used is the same for every cell",
+    "best_by": "every cell is judged by the same metric",
+    "instruments": "every cell is looked at in the same way",
+    "deterministic": "it is where and how a study runs, not what it compares",
+    "device": "it is where and how a study runs, not what it compares",
+    "threads": "it is where and how a study runs, not what it compares",
+    "seed": "every cell runs under every seed: say how many with --seeds",
+}
+FACTORS = tuple(name for name in RECIPE_FIELDS if name not in SHARED)
+SLOTS = ("preset", "norm", "act", "dropout")  # where None is: as published
+EXAMPLES: Mapping[str, str] = {
+    "norm": "bn,none",
+    "act": "leaky:0.1,prelu",
+    "dropout": "0.3",
+    "preset": "review",
+    "init": "published",
+    "network": "resnet18",
+    "batch_size": "16,64",
+    "learning_rate": "0.003",
+    "augment": '"flip,crop;"',
+    "ten_views": "true",
+}
+
+Words = str | Sequence[Any]  # levels as a flag has them, or as a list in a file
+
+
+def read_start(recipe: str) -> dict[str, Any]:
+    """Return the fields that a named recipe or a TOML file sets."""
+    path = Path(recipe)
+    is_file = recipe not in NAMED and (path.suffix == ".toml" or path.exists())
+    return read_recipe_file(path) if is_file else named_recipe(recipe)
+
+
+def read_baseline(text: str) -> dict[str, Any]:
+    """Read `norm=lrn,act=relu`; a piece without a field's name belongs to the level before it."""
+    pieces = [p for p in map(str.strip, text.split(";" if ";" in text else ",")) if p]
+    found: dict[str, str] = {}
+    latest = ""
+    for piece in pieces:
+        head, equals, level = piece.partition("=")
+        if equals and head.replace("-", "_") in RECIPE_FIELDS:
+            latest = head.replace("-", "_")
+            if latest in found:
+                raise ValueError(f"--baseline names {latest} twice; name each field once")
+            found[latest] = level
+        elif latest and ";" not in text and ":" in found[latest]:
+            found[latest] += "," + piece
+        elif equals:
+            raise unknown_choice("field in --baseline", head, RECIPE_FIELDS)
+        else:
+            raise ValueError(f"--baseline takes field=level, for example norm=lrn,act=relu; got {piece!r}")
+    return {field: _plain(field, level) for field, level in found.items()}
+
+
+def read_factors(given: Mapping[str, Words], start: Recipe) -> tuple[Factor, ...]:
+    """Read all factors; what is published of a slot may depend on which networks are in the study."""
+    for name in given:
+        if name in SHARED:
+            raise ValueError(f"{name} takes one value for all cells: {SHARED[name]}")
+        if name not in FACTORS:
+            raise unknown_choice("factor", name, FACTORS)
+    chosen = {name: read_factor(name, given[name], start) for name in ("network", "preset") if name in given}
+    networks = chosen["network"].levels if "network" in chosen else (start.network,)
+    presets = chosen["preset"].levels if "preset" in chosen else (start.preset,)
+    others = [network for network in networks if network != "alexnet"]
+    if others and "preset" in given:
+        raise ValueError(
+            f"presets are readings of alexnet, and {others[0]} has none; ablate preset or network, not both"
+        )
+    return tuple(
+        chosen[name] if name in chosen else read_factor(name, words, start, networks, presets)
+        for name, words in given.items()
+    )
+
+
+def read_factor(
+    field: str, words: Words, start: Recipe, networks: Sequence[str] = (), presets: Sequence[str | None] = ()
+) -> Factor:
+    """Read the levels to hold against the baseline, as in `bn,none`; the baseline itself is put first."""
+    pieces = _split(field, words) if isinstance(words, str) else list(words)
+    if not pieces:
+        raise ValueError(f"{_flag(field)} names no level; for example {_flag(field)} {_example(field)}")
+    levels = [_level(field, piece, start) for piece in pieces]
+    twice = [level for level in levels if levels.count(level) > 1]
+    if twice:
+        raise ValueError(f"{_flag(field)} names {level_text(twice[0])} twice; name each level once")
+    baseline = _baseline(field, start, networks or (start.network,), presets or (start.preset,))
+    others = [level for level in levels if level != baseline]
+    if not others:
+        said = ",".join(map(str, pieces))
+        raise ValueError(
+            f"{_flag(field)} {said} is the baseline itself; name another level, for example {_example(field)}"
+        )
+    return Factor(field, (baseline, *others))
+
+
+def read_study_words(path: Path) -> dict[str, Any]:
+    """Return what a study file says: about, design, seeds, and the tables recipe, baseline and factors."""
+    try:
+        words = tomllib.loads(path.read_text())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not TOML: {error}") from None
+    kinds = {"about": str, "design": str, "seeds": int, "recipe": dict, "baseline": dict, "factors": dict}
+    for name, value in words.items():
+        if name not in kinds:
+            raise unknown_choice(f"word in {path}", name, kinds)
+        if not isinstance(value, kinds[name]) or isinstance(value, bool):
+            wanted = {str: "text", int: "a whole number", dict: "a table"}[kinds[name]]
+            raise ValueError(f"in {path}, {name} must be {wanted}, got {value!r}")  # noqa: TRY004  # a mistake in a file ends as one line
+    if not words.get("factors"):
+        raise ValueError(f'{path} has no factor; for example a table [factors] with norm = ["bn", "none"]')
+    for table in ("recipe", "baseline", "factors"):
+        words[table] = {name.replace("-", "_"): value for name, value in words.get(table, {}).items()}
+    for name, levels in words["factors"].items():
+        if not isinstance(levels, str | list):
+            wanted = "a list of levels or text as a flag has it"
+            raise ValueError(f"in {path}, {name} must be {wanted}, got {levels!r}")  # noqa: TRY004  # as above
+    start = read_start(str(words["recipe"].pop("recipe", "laptop")))
+    words["recipe"] = {**start, **words["recipe"]}
+    words["baseline"] = {name: _plain(name, value) for name, value in words["baseline"].items()}
+    return words
+
+
+def _split(field: str, text: str) -> list[str]:
+    if ";" not in text and field in ("norm", "act"):
+        return split_levels(text)
+    return [p for p in map(str.strip, text.split(";" if ";" in text else ",")) if p]
+
+
+def _baseline(field: str, start: Recipe, networks: Sequence[str], presets: Sequence[str | None]) -> Any:
+    """Return what the starting recipe says of a field, or else what its network was published with."""
+    value = getattr(start, field)
+    if value is not None or field not in SLOTS:
+        return value
+    published = {published_level(network, preset, field) for network in networks for preset in presets}
+    only = published.pop()
+    # None where networks differ, or one has several: then the baseline is whatever each was published with.
+    return None if published or only is None else _level(field, only, start)
+
+
+def _level(field: str, level: Any, start: Recipe) -> Any:
+    """Check one level, and bring its spellings to one."""
+    return getattr(read_recipe({**vars(start), field: _plain(field, level)}), field)
+
+
+def _plain(field: str, level: Any) -> Any:
+    """Read the two words that stand for nothing written: published, and none where text may be empty."""
+    if field in SLOTS and level == "published":
+        return None
+    return "" if field in ("weights", "fold") and level == "none" else level
+
+
+def _flag(field: str) -> str:
+    return "--" + field.replace("_", "-")
+
+
+def _example(field: str) -> str:
+    return EXAMPLES.get(field, "another value")
