@@ -121,8 +121,7 @@ class Evidence:
         """Return the norm of the gradient over all parameters, step by step."""
         steps = np.unique(self.steps["step"])
         squares = self.steps["gradient_norm"].astype(float) ** 2
-        summed: Floats = np.bincount(np.searchsorted(steps, self.steps["step"]), squares, len(steps))
-        return np.sqrt(summed)
+        return np.array([squares[self.steps["step"] == step].sum() ** 0.5 for step in steps])
 
     def first_to_last(self, epoch: int) -> float | None:
         """Return the size of the gradient in the first trained weight layer over that in the last."""
