@@ -1,10 +1,13 @@
 """The mean, spread and colours of the training images: what brings pixels to the scale that a network expects.
 
-scale   pixels   0 to 255 less the mean of the training images, spread about 70: what the initial values of 2012 assume
-        unit     mean 0 and standard deviation 1: what modern initial values assume
+scale   unit         mean 0 and standard deviation 1: what modern initial values assume
+        pixels       0 to 255 less the mean of each channel, spread about 70: what the initial values of 2012 assume
+        mean-image   0 to 255 less the mean image, which has a value for each pixel: what was done in 2012 (paper, 2)
 
-Both figures are per channel and of the images as the network sees them in evaluation, up-scaling included: it smooths,
-and so takes away spread.
+Figures per channel are of the images as the network sees them in evaluation, up-scaling included: it smooths, and so
+takes away spread. The mean image is of the stored pixels, and taken from them before anything moves: a crop loses the
+same crop of the mean image, a mirrored one the mirrored one. All that follows is linear in the pixels with weights that
+sum to 1, so this is exact.
 """
 
 from dataclasses import dataclass
@@ -17,7 +20,7 @@ from torch import Tensor
 from alexnet_lab.choices import unknown_choice
 from alexnet_lab.data.views import Geometry, middle_weights
 
-SCALES = ("unit", "pixels")
+SCALES = ("unit", "pixels", "mean-image")
 ENOUGH = 10_000  # images for these figures; of more, as many evenly spaced ones are read
 
 
@@ -28,10 +31,10 @@ BRIGHTNESS = (0.299, 0.587, 0.114)
 
 @dataclass(frozen=True)
 class Scaling:
-    """Brings pixels to scale: (pixels - mean) / spread, per channel."""
+    """Brings pixels to scale: (pixels - mean) / spread."""
 
-    mean: Tensor  # C 1 1
-    spread: Tensor  # C 1 1; ones at scale "pixels"
+    mean: Tensor  # C 1 1; C T T at scale "mean-image"
+    spread: Tensor  # C 1 1; ones at every scale but "unit"
     colours: NDArray[np.float64]  # C C: column k is the k-th principal component times its standard deviation
 
     def to(self, device: str) -> "Scaling":
@@ -70,6 +73,7 @@ def scaling_of(
     read, cross = middle_weights(geometry), torch.zeros(channels, channels, dtype=torch.float64)
     total, stored_total = torch.zeros(channels, dtype=torch.float64), torch.zeros(channels, dtype=torch.float64)
     squares = torch.zeros(channels, dtype=torch.float64)
+    image = torch.zeros(channels, geometry.stored, geometry.stored, dtype=torch.float64)
     # A view is y = R x R'. The sum of its pixels is r' x r with r the column sums of R, and the sum of their squares is
     # that of x times G x G with G = R' R: exact, at the price of the stored pixels instead of the larger seen ones.
     column_sums, gram = read.sum(0), read.T @ read
@@ -80,6 +84,8 @@ def scaling_of(
         flat = x.transpose(0, 1).flatten(1)  # C BTT
         cross += (flat @ flat.T).double()
         stored_total += flat.sum(1).double()
+        if scale == "mean-image":
+            image += x.sum(0).double()  # of 256 images at 0 to 255 a sum that float32 holds exactly
         if cut:
             x = x[..., cut, cut]
             total += x.sum((0, 2, 3)).double()
@@ -94,7 +100,8 @@ def scaling_of(
     spread = deviation.clamp_min(1e-6) if scale == "unit" else torch.ones_like(mean)
     average = stored_total / kept
     colours = _components(cross / kept - average[:, None] * average)
-    return Scaling(mean.float()[:, None, None], spread.float()[:, None, None], colours.numpy())
+    subtracted = image / len(spaced) if scale == "mean-image" else mean[:, None, None]
+    return Scaling(subtracted.float(), spread.float()[:, None, None], colours.numpy())
 
 
 def _components(covariance: Tensor) -> Tensor:

@@ -90,7 +90,8 @@ class Recipe:
     fit: Annotated[Literal["crop", "pad", "stretch"], Field(description="how a picture becomes a square")] = "crop"
     channels: Annotated[Literal["auto", "grey", "rgb"], Field(description="auto: grey if every picture is")] = "auto"
     input_scale: Annotated[
-        Literal["unit", "pixels"], Field(description="mean 0 and spread 1, or 0 to 255 less the mean")
+        Literal["unit", "pixels", "mean-image"],
+        Field(description="mean 0 and spread 1; 0 to 255 less the mean of each channel; or less the mean image"),
     ] = "unit"
     augment: Annotated[
         str, AfterValidator(_augment), Field(description="flip, crop, colour, rotate:10, scale:0.1; or paper, xray")
@@ -145,9 +146,9 @@ class Recipe:
         if gaussian and self.input_scale == "unit":
             found.append(
                 "the 2012 initial values N(0, .01) assume pixels of 0 to 255 less their mean; on inputs of spread 1 "
-                "such a network hardly trains: take input_scale pixels, or init he"
+                "such a network hardly trains: take input_scale mean-image or pixels, or init he"
             )
-        if not gaussian and self.input_scale == "pixels":
+        if not gaussian and self.input_scale != "unit":
             found.append(
                 f"init {self.init} keeps the spread of its input, and pixels have a spread of about 70: without a norm "
                 "the loss may overflow in the first steps; take input_scale unit, or init published with a 2012 preset"
@@ -170,7 +171,7 @@ NAMED: Mapping[str, Mapping[str, Any]] = {
         "width": 1.0,
         "image_size": 227,
         "init": "published",
-        "input_scale": "pixels",
+        "input_scale": "mean-image",
         "augment": "paper",
         "epochs": 90,
         "batch_size": 128,

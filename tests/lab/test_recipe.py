@@ -43,7 +43,7 @@ def test_named_recipes_are_whole_and_paper_is_the_papers():
         0.01,
         "step:25+51",
         "published",
-        "pixels",
+        "mean-image",
     )
 
 
@@ -65,6 +65,7 @@ def test_a_file_names_its_start_and_sets_fields(tmp_path):
     [
         ({"init": "published", "width": 1.0}, "assume pixels of 0 to 255"),
         ({"input_scale": "pixels"}, "may overflow in the first steps"),
+        ({"input_scale": "mean-image"}, "may overflow in the first steps"),
         ({"init": "published", "input_scale": "pixels"}, "do not grow as a network narrows"),
     ],
 )
