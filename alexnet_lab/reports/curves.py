@@ -1,0 +1,303 @@
+"""Figures made of lines and points: curves over epochs, profiles through depth, effects with their intervals.
+
+>>> curves("loss", "Loss", "Lower is better.", [Series("training", epochs, losses)], y_label="cross-entropy")
+"""
+
+import math
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from numpy.typing import NDArray
+
+from alexnet_lab.reports.drawing import Drawing, label, whole_epochs
+from alexnet_lab.reports.page import Figure, Table, number
+from alexnet_lab.reports.palette import LIGHT, SERIES, along
+
+Scale = Literal["linear", "log", "percent"]
+
+DASHES = ("-", (0, (5, 1.6)), (0, (1.2, 1.4)), (0, (6, 1.5, 1.2, 1.5)))  # lines differ by more than colour
+MARKERS = "osD^vPX"
+MOST_MARKED = 15  # points of a line; with more, its markers would touch
+LINE_OF_TEXT = 13.5  # pixels
+SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+@dataclass(frozen=True)
+class Series:
+    """One line: its name, where it has which height, and, where known, between what it lies (a band)."""
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[float]
+    low: Sequence[float] = field(default=())
+    high: Sequence[float] = field(default=())
+    details: Sequence[str] = field(default=())  # said on hovering, behind the number
+
+
+@dataclass(frozen=True)
+class Interval:
+    """One estimate with its interval, in the unit of the plot; NaN bounds where there is none."""
+
+    name: str
+    estimate: float
+    low: float
+    high: float
+    detail: str = ""  # such as "6 pairs"
+
+
+def curves(
+    name: str,
+    title: str,
+    reading: str,
+    series: Sequence[Series],
+    *,
+    y_label: str,
+    x_label: str = "epoch",
+    scale: Scale = "linear",
+    in_order: bool = False,
+    marks: Sequence[tuple[float, str]] = (),
+    height: float = 260,
+) -> Figure:
+    """Draw lines over epochs (or steps). `in_order`: the lines are layers, or anything else with a first and a last.
+
+    `marks` are heights worth a line of their own, such as a threshold, with a word on each.
+    """
+    drawing = Drawing(height=height)
+    axes = drawing.axes()
+    for at, each in enumerate(series):
+        x, y = np.asarray(each.x, float), _drawable(each.y, scale)
+        colour = along(at, len(series)) if in_order else SERIES[at % len(SERIES)]
+        marker = MARKERS[at % len(MARKERS)] if len(x) <= MOST_MARKED else ""
+        axes.plot(x, y, color=colour, linestyle=DASHES[at % len(DASHES)], marker=marker, markersize=4)
+        if len(each.low):
+            axes.fill_between(x, _drawable(each.low, scale), _drawable(each.high, scale), color=colour, alpha=0.2, lw=0)
+        labels = [f"{x_label} {number(_whole(value))}" for value in each.x]
+        told = [_told(each, place, scale) for place in range(len(x))]
+        drawing.points(axes, each.name, x, y, labels, told)
+    for mark, word in marks:
+        axes.axhline(mark, color=LIGHT["muted"], linewidth=1, linestyle=(0, (4, 3)))
+        axes.annotate(
+            label(word), (1, mark), (-2, 3), xycoords=("axes fraction", "data"), textcoords="offset points", size=9.5,
+            color=LIGHT["muted"], ha="right",
+        )  # fmt: skip
+    every = [value for each in series for value in each.x]
+    if every:
+        whole_epochs(axes, every)
+    _set_scale(axes, scale, [_drawable(each.y, scale) for each in series])
+    axes.set_xlabel(label(x_label))
+    axes.set_ylabel(label(y_label))
+    if len(series) > 1:
+        _name_ends(axes, series, scale, in_order=in_order, height=height - 62)
+    return drawing.finish(name, title, reading, _table_of(series, x_label))
+
+
+def profile(
+    name: str,
+    title: str,
+    reading: str,
+    layers: Sequence[str],
+    series: Sequence[Series],
+    *,
+    y_label: str,
+    scale: Scale = "log",
+    height: float = 300,
+    in_order: bool = True,
+) -> Figure:
+    """Draw heights through depth: `x` of the series are places in `layers`, the first layer on the left."""
+    drawing = Drawing(height=height)
+    axes = drawing.axes()
+    for at, each in enumerate(series):
+        x, y = np.asarray(each.x, float), _drawable(each.y, scale)
+        colour = along(at, len(series)) if in_order else SERIES[at % len(SERIES)]
+        marker = MARKERS[at % len(MARKERS)] if len(layers) <= MOST_MARKED else ""
+        axes.plot(x, y, color=colour, linestyle=DASHES[at % len(DASHES)], marker=marker, markersize=4)
+        told = [_told(each, place, scale) for place in range(len(x))]
+        drawing.points(axes, each.name, x, y, [layers[int(place)] for place in each.x], told)
+    every = max(1, math.ceil(len(layers) / 20))
+    shown = list(range(0, len(layers), every))
+    axes.set_xticks(shown, [label(layers[at], 18) for at in shown], rotation=90 if len(layers) > 4 else 0)
+    axes.set_xlim(-0.4, max(len(layers) - 0.6, 0.4))
+    _set_scale(axes, scale, [_drawable(each.y, scale) for each in series])
+    axes.set_ylabel(label(y_label))
+    if len(series) > 1:
+        _name_ends(axes, series, scale, in_order=in_order, height=height - 110)
+    heights = [dict(zip((int(x) for x in each.x), each.y, strict=True)) for each in series]
+    rows = [[layer, *(found.get(at) for found in heights)] for at, layer in enumerate(layers)]
+    return drawing.finish(name, title, reading, Table(["layer", *(each.name for each in series)], rows))
+
+
+def intervals(
+    name: str,
+    title: str,
+    reading: str,
+    rows: Sequence[Interval],
+    *,
+    unit: str,
+    zero: float = 0.0,
+    negligible: float = 0.0,
+) -> Figure:
+    """Draw estimates with their intervals, one below the other, against a line at `zero`.
+
+    A full dot: the interval leaves zero out; a hollow one: it does not, or there is none. Where `negligible` is
+    given, effects within it of zero are too small to matter: that range is tinted.
+    """
+    lines = [[*textwrap.wrap(label(each.name, 80), 26), _interval_text(each)] for each in rows]
+    heights = [len(text) * LINE_OF_TEXT + 12 for text in lines]
+    drawing = Drawing(height=sum(heights) + 52)
+    axes = drawing.axes(grid=False)
+    places = -(np.cumsum(heights) - np.asarray(heights) / 2)
+    if negligible:
+        axes.axvspan(zero - negligible, zero + negligible, color=LIGHT["grid"], lw=0)
+    axes.axvline(zero, color=LIGHT["muted"], linewidth=1)
+    for each, place in zip(rows, places, strict=True):
+        has_interval = math.isfinite(each.low) and math.isfinite(each.high)
+        apart = has_interval and not each.low <= zero <= each.high
+        if has_interval:
+            axes.plot([each.low, each.high], [place, place], color=SERIES[0], linewidth=2.4, solid_capstyle="butt")
+        inside = SERIES[0] if apart else LIGHT["paper"]
+        axes.plot([each.estimate], [place], "o", markersize=8, color=SERIES[0], markerfacecolor=inside)
+        told = ", ".join(text for text in (_interval_text(each), each.detail) if text)
+        ends = [each.low, each.estimate, each.high] if has_interval else [each.estimate]
+        drawing.points(axes, each.name, ends, [place] * len(ends), [""] * len(ends), [told] * len(ends))
+    axes.set_yticks(places, ["\n".join(text) for text in lines])
+    axes.tick_params(axis="y", length=0)
+    axes.tick_params(axis="y", labelcolor=LIGHT["ink"])
+    axes.set_ylim(-sum(heights), 0)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
+    axes.spines["left"].set_visible(False)
+    axes.margins(x=0.08)
+    axes.set_xlabel(label(unit, 40))
+    columns = ["change", f"effect, {unit}", "low", "high", "from"]
+    table = Table(columns, [[each.name, each.estimate, each.low, each.high, each.detail] for each in rows])
+    return drawing.finish(name, title, reading, table)
+
+
+def power_of_ten(value: float, _place: object = None) -> str:
+    """Write a tick of a logarithmic scale as text; matplotlib would write it as a formula."""
+    if value <= 0 or 0.0099 < value < 10001:
+        return f"{value:g}"
+    exponent = math.floor(math.log10(value) + 1e-9)
+    head = round(value / 10**exponent)
+    power = "10" + str(exponent).translate(SUPERSCRIPTS)
+    return power if head == 1 else f"{head}·{power}"
+
+
+def _drawable(values: Sequence[float], scale: Scale) -> NDArray[np.float64]:
+    """Return what a scale can show: finite numbers, above zero on a logarithmic one; NaN elsewhere."""
+    found = np.asarray([math.nan if value is None else value for value in values], float)
+    fine = np.isfinite(found) & (found > 0) if scale == "log" else np.isfinite(found)
+    return np.where(fine, found, math.nan)
+
+
+def _set_scale(axes: Axes, scale: Scale, heights: Sequence[NDArray[np.float64]]) -> None:
+    every = np.concatenate([*heights, np.zeros(0)])
+    every = every[np.isfinite(every)]
+    if not len(every):
+        axes.text(0.5, 0.5, "no finite numbers", transform=axes.transAxes, ha="center", color=LIGHT["muted"])
+        axes.set_yticks([])
+        return
+    if scale == "log":
+        axes.set_yscale("log")
+        narrow = every.max() / every.min() < 30
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if narrow else (1,), numticks=7))
+        axes.yaxis.set_major_formatter(FuncFormatter(power_of_ten))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+        if narrow:
+            middle = math.sqrt(every.max() * every.min())
+            axes.set_ylim(min(every.min() / 1.2, middle / 3), max(every.max() * 1.2, middle * 3))
+    else:
+        axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
+    if scale == "percent":
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g}%"))
+        if every.max() - every.min() < 0.01:
+            axes.set_ylim(max(every.min() - 0.02, -0.02), min(every.max() + 0.02, 1.02))
+
+
+def _name_ends(axes: Axes, series: Sequence[Series], scale: Scale, *, in_order: bool, height: float) -> None:
+    """Write each line's name where it ends, moved apart where they would touch, with a stroke in its own style."""
+    low, high = axes.get_ylim()
+    tell = math.log10 if scale == "log" else float
+    ends = []
+    for at, each in enumerate(series):
+        drawn = _drawable(each.y, scale)
+        seen = drawn[np.isfinite(drawn)]
+        if len(seen):
+            ends.append((at, (tell(seen[-1]) - tell(low)) / (tell(high) - tell(low))))
+    gap = LINE_OF_TEXT / height
+    most = max(2, int(1 / gap) + 1)
+    if len(ends) > most:  # the first, the last, and as many between as there is room for
+        kept = {round(at) for at in np.linspace(0, len(ends) - 1, most)}
+        ends = [end for at, end in enumerate(ends) if at in kept]
+    ends.sort(key=lambda end: end[1])
+    places = spread([place for _, place in ends], gap)
+    for (at, end), place in zip(ends, places, strict=True):
+        colour = along(at, len(series)) if in_order else SERIES[at % len(SERIES)]
+        axes.plot(
+            [1.0, 1.045, 1.09], [end, place, place], color=colour, linestyle=DASHES[at % len(DASHES)], linewidth=1.5,
+            transform=axes.transAxes, clip_on=False, scalex=False, scaley=False,
+            marker=MARKERS[at % len(MARKERS)] if len(series[at].x) <= MOST_MARKED else "", markersize=4, markevery=[1],
+        )  # fmt: skip
+        axes.text(
+            1.105, place, label(series[at].name, 17), transform=axes.transAxes, va="center", size=10, clip_on=False
+        )
+
+
+def spread(wanted: Sequence[float], gap: float) -> list[float]:
+    """Move sorted places apart until neighbours are `gap` from each other, and all of them within 0 and 1."""
+    places = list(wanted)
+    for at in range(1, len(places)):
+        places[at] = max(places[at], places[at - 1] + gap)
+    ceiling = max(1.0, gap * (len(places) - 1))
+    for at in reversed(range(len(places))):
+        places[at] = min(places[at], ceiling - gap * (len(places) - 1 - at))
+    return places
+
+
+def _told(series: Series, place: int, scale: Scale) -> str:
+    value = series.y[place]
+    text = _share(value) if scale == "percent" else number(value)
+    if len(series.low):
+        ends = [_share(end) if scale == "percent" else number(end) for end in (series.low[place], series.high[place])]
+        text += f" ({ends[0]} to {ends[1]})"
+    return f"{text}, {series.details[place]}" if len(series.details) else text
+
+
+def _share(value: float | None) -> str:
+    return "–" if value is None or math.isnan(value) else f"{100 * value:.4g}%"
+
+
+def _whole(value: float) -> float:
+    return int(value) if float(value).is_integer() else value
+
+
+def _interval_text(row: Interval) -> str:
+    if math.isnan(row.low) or math.isnan(row.high):
+        return f"{_signed(row.estimate)}, no interval"
+    return f"{_signed(row.estimate)} [{_signed(row.low)}, {_signed(row.high)}]"
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.3g}".replace("-", "−")
+
+
+def _table_of(series: Sequence[Series], x_label: str) -> Table:
+    found = [dict(zip(each.x, each.y, strict=True)) for each in series]
+    bands = [dict(zip(each.x, zip(each.low, each.high, strict=True), strict=True)) if len(each.low) else None
+             for each in series]  # fmt: skip
+    columns = [x_label]
+    for each, band in zip(series, bands, strict=True):
+        columns += [each.name] if band is None else [each.name, f"{each.name}, low", f"{each.name}, high"]
+    rows = []
+    for x in sorted({x for each in found for x in each}):
+        row: list[object] = [_whole(x)]
+        for heights, band in zip(found, bands, strict=True):
+            row.append(heights.get(x))
+            if band is not None:
+                row += band.get(x, (None, None))
+        rows.append(row)
+    return Table(columns, rows)
