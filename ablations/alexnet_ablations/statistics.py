@@ -1,18 +1,243 @@
-"""What the runs say together: effects paired by seed, with intervals.
+"""What the runs say together: contrasts paired by seed, each with an interval, a verdict and a sentence.
 
-Two cells under one seed share every weight, batch and mask that they have in common, so their difference is taken
-within the seed and only then averaged.
+Two cells under one seed share every weight, batch and mask that they have in common, so a contrast is taken within the
+seed and only then averaged. Of the headline outcome all contrasts are one family, declared before anything is seen, and
+Holm's rule holds its false findings at one study in twenty. Every other outcome is a family of its own, adjusted within
+itself and called exploratory: over many outcomes some will stand out by chance.
 """
 
 import itertools
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
+from alexnet_ablations import intervals, sentences
+from alexnet_ablations.contrasts import Contrast
 from alexnet_ablations.design import Factor
+from alexnet_ablations.intervals import Interval
+from alexnet_ablations.multiplicity import holm
+from alexnet_ablations.outcomes import HEADLINE, OUTCOMES, Outcome
+from alexnet_ablations.seeds import seeds_for_half_width
+from alexnet_ablations.survival import Survival, survivals
+
+LEVEL = 1 - intervals.CONFIDENCE
+# difference: beyond chance in its family. equivalent: surely within the margin. open: neither. one pair: no interval.
+Verdict = Literal["difference", "equivalent", "difference within margin", "open", "no spread", "one pair", "no pair"]
+
+
+@dataclass(frozen=True)
+class Inference:
+    """What a few paired differences say about their mean, on the scale of comparison (points, or log factors)."""
+
+    n: int
+    mean: float  # NaN without a pair
+    spread: float  # standard deviation; NaN below two pairs
+    t: Interval | None = None
+    t_p: float | None = None
+    sign_flip: Interval | None = None
+    sign_flip_p: float | None = None
+    bootstrap: Interval | None = None
+    margin: float | None = None
+    equivalence_p: float | None = None
+
+    @property
+    def attainable_p(self) -> float:
+        """Return the smallest p-value that a sign-flip test on so many pairs can reach."""
+        return intervals.attainable_p(self.n)
+
+
+@dataclass(frozen=True)
+class Conclusion:
+    """One contrast of one outcome: what was found, how sure it is, and what it would take to know more."""
+
+    contrast: Contrast
+    outcome: Outcome
+    values: Mapping[int, float]  # by seed, on the scale of comparison
+    planned: int  # seeds in the study
+    inference: Inference
+    family: int  # contrasts that Holm's rule adjusts for
+    left_out: tuple[str, ...] = ()  # norm=none diverged under seed 3
+    holm_p: float | None = None
+    equivalence_holm_p: float | None = None
+    seeds_needed: int | None = (
+        None  # for an interval of the margin either way, at this spread; None: no need, or no way
+    )
+    notes: tuple[str, ...] = ()
+
+    @property
+    def n(self) -> int:
+        """Count the pairs."""
+        return self.inference.n
+
+    @property
+    def is_exploratory(self) -> bool:
+        """Say whether this is another outcome than the headline, and so outside its family."""
+        return self.outcome != HEADLINE
+
+    @property
+    def effect(self) -> float:
+        """Return the mean effect as it is reported: in the outcome's unit, or as a factor."""
+        return self.outcome.effect(self.inference.mean)
+
+    @property
+    def low(self) -> float:
+        """Return the lower end of the t interval, as reported; NaN without one."""
+        return self.outcome.effect(self.inference.t.low) if self.inference.t else math.nan
+
+    @property
+    def high(self) -> float:
+        """Return the upper end of the t interval, as reported; NaN without one."""
+        return self.outcome.effect(self.inference.t.high) if self.inference.t else math.nan
+
+    @property
+    def verdict(self) -> Verdict:
+        """Say in a word what was found."""
+        if self.n < 2:
+            return "one pair" if self.n else "no pair"
+        if self.inference.t is None:
+            return "no spread"
+        differs = self.holm_p is not None and self.holm_p <= LEVEL
+        if self.equivalence_holm_p is not None and self.equivalence_holm_p <= LEVEL:
+            return "difference within margin" if differs else "equivalent"
+        return "difference" if differs else "open"
+
+    @property
+    def is_better(self) -> bool | None:
+        """Say whether a difference that was found is for the better; None where none was, or neither way is better."""
+        if not self.verdict.startswith("difference") or self.outcome.better == "neither":
+            return None
+        return (self.inference.mean > 0) == (self.outcome.better == "more")
+
+    @property
+    def sentence(self) -> str:
+        """Say it in one sentence, always with an n."""
+        return sentences.conclusion(self)
+
+
+@dataclass(frozen=True)
+class Conclusions:
+    """All contrasts of all outcomes, and how many runs of each cell ended well."""
+
+    items: tuple[Conclusion, ...]
+    survivals: tuple[Survival, ...]
+
+    @property
+    def outcomes(self) -> list[Outcome]:
+        """Return the outcomes that something can be said about, the headline first."""
+        return list(dict.fromkeys(item.outcome for item in self.items))
+
+    def of(self, outcome: Outcome | str) -> list[Conclusion]:
+        """Return the conclusions on one outcome, in the order of the contrasts."""
+        name = outcome if isinstance(outcome, str) else outcome.name
+        return [item for item in self.items if item.outcome.name == name]
+
+    @property
+    def headline(self) -> list[Conclusion]:
+        """Return the conclusions on the headline outcome."""
+        return self.of(HEADLINE)
+
+    @property
+    def sentence(self) -> str:
+        """Say what was found, in one line."""
+        return "; ".join(item.sentence for item in self.headline)
+
+    @property
+    def survival_sentences(self) -> list[str]:
+        """Return a sentence for each cell of which a run did not end well."""
+        return [each.sentence for each in self.survivals if each.well < sum(each.states.values())]
+
+
+def infer(differences: Sequence[float], margin: float | None = None) -> Inference:
+    """Say what paired differences, all finite, tell about their mean."""
+    d = np.asarray(differences, dtype=float)
+    if not np.isfinite(d).all():
+        raise ValueError(
+            f"paired differences are finite numbers; got {d.tolist()}; leave out the pairs without a number"
+        )
+    if len(d) == 0:
+        return Inference(0, math.nan, math.nan, margin=margin)
+    return Inference(
+        n=len(d),
+        mean=float(d.mean()),
+        spread=float(d.std(ddof=1)) if len(d) > 1 else math.nan,
+        t=intervals.t_interval(d),
+        t_p=intervals.t_p_value(d),
+        sign_flip=intervals.sign_flip_interval(d),
+        sign_flip_p=intervals.sign_flip_p_value(d),
+        bootstrap=intervals.bootstrap_interval(d),
+        margin=margin,
+        equivalence_p=None if margin is None else intervals.equivalence_p_value(d, margin),
+    )
+
+
+def values_by_seed(results: pd.DataFrame, contrast: Contrast, outcome: Outcome) -> dict[int, float]:
+    """Return a contrast's value under every seed under which each run that it needs has a number."""
+    mine = results[results["cell"].isin(contrast.weights)]
+    wide = mine.pivot(index="seed", columns="cell", values=outcome.name).map(outcome.compared)
+    wide = wide.reindex(columns=list(contrast.weights)).dropna()
+    terms = wide.to_numpy() * np.array(list(contrast.weights.values()))
+    totals = terms.sum(1)
+    # Equal runs differ by exactly nothing; what rounding leaves of a weighted sum is not a difference.
+    totals[np.abs(totals) <= intervals.TIE * np.abs(terms).sum(1)] = 0.0
+    return {int(seed): float(total) for seed, total in zip(wide.index, totals, strict=True)}
+
+
+def conclude(
+    results: pd.DataFrame,
+    contrasts: Sequence[Contrast],
+    outcomes: Sequence[Outcome] = OUTCOMES,
+    margin: float | None = None,
+) -> Conclusions:
+    """Conclude on every contrast of every outcome that any run has a number for, and of the headline in any case.
+
+    `results` is the table of `outcomes.read_results`; `margin` is what is too small to matter, in points of the
+    headline (0.5); the other outcomes have margins of their own.
+    """
+    repeated = results[results.duplicated(["cell", "seed"])]
+    if len(repeated):
+        row = repeated.iloc[0]
+        raise ValueError(f"a cell has one run per seed; {row['cell']} has two under seed {row['seed']}; drop one")
+    if margin is not None and margin <= 0:
+        raise ValueError(f"a margin of equivalence is above 0; got {margin:g}; take the smallest effect that matters")
+    items: list[Conclusion] = []
+    for outcome in outcomes:
+        if outcome == HEADLINE or results[outcome.name].map(outcome.compared).notna().any():
+            chosen = margin if outcome == HEADLINE and margin is not None else outcome.compared_margin()
+            items += _conclude_one_family(results, contrasts, outcome, chosen)
+    return Conclusions(tuple(items), survivals(results))
+
+
+def _conclude_one_family(
+    results: pd.DataFrame, contrasts: Sequence[Contrast], outcome: Outcome, margin: float | None
+) -> list[Conclusion]:
+    planned = int(results["seed"].nunique())
+    values = [values_by_seed(results, contrast, outcome) for contrast in contrasts]
+    found = [
+        Conclusion(contrast, outcome, by_seed, planned, infer(list(by_seed.values()), margin), len(contrasts))
+        for contrast, by_seed in zip(contrasts, values, strict=True)
+    ]
+    different = holm([each.inference.t_p for each in found])
+    same = holm([each.inference.equivalence_p for each in found])
+    return [
+        _completed(replace(each, holm_p=p, equivalence_holm_p=q), results)
+        for each, p, q in zip(found, different, same, strict=True)
+    ]
+
+
+def _completed(found: Conclusion, results: pd.DataFrame) -> Conclusion:
+    """Add what needs the verdict: the seeds it would take, what was left out, and what to keep in mind."""
+    needed = None
+    if found.verdict == "open" and found.inference.margin is not None:
+        needed = seeds_for_half_width(found.inference.spread, found.inference.margin)
+    mine = results[results["cell"].isin(found.contrast.weights)]
+    left_out = sentences.left_out(mine, found.outcome, set(found.values))
+    notes = sentences.notes(found, mine)
+    return replace(found, seeds_needed=needed, left_out=left_out, notes=notes)
 
 
 @dataclass(frozen=True)

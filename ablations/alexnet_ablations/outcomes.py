@@ -1,0 +1,197 @@
+"""What is compared between runs, and one tidy table of it: a row per run, whatever became of the run.
+
+An outcome is compared either as a difference in its own units or as a factor. Factors are for what is above zero and
+spans orders of magnitude (losses, gradient ratios, speed, memory): their logarithms are averaged and subtracted, so
+that "×1.8" means the same at every size. Only a run that ended well has outcomes; a run that did not has its state and
+the reason, and its seed leaves the comparisons that need it.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import pandas as pd
+
+from alexnet_ablations.study import PlannedRun
+from alexnet_lab.diagnosis.health import health_of
+from alexnet_lab.records import write_atomically
+
+if TYPE_CHECKING:
+    from alexnet_lab.records import RunFolder
+
+# "epochs to reach a level": this share of the baseline's median best validation accuracy, unless a level is named
+LEVEL_SHARE = 0.9
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One number of a run, and how two of them are compared."""
+
+    name: str  # its column
+    label: str
+    source: tuple[str, ...]  # where it stands among the facts of a run; () for what is computed over all runs
+    unit: str = ""  # of a difference: points
+    scale: Literal["difference", "factor"] = "difference"
+    better: Literal["more", "less", "neither"] = "neither"
+    times: float = 1.0  # 100 where a share is shown in percent, and its differences in points
+    digits: int = 1
+    margin: float | None = None  # what is too small to matter: in the unit, or as a factor; None: nobody can say
+    percent: bool = False
+
+    def compared(self, value: float) -> float:
+        """Return the number whose differences are taken: shown units, or the logarithm; NaN where there is none."""
+        if not math.isfinite(value) or (self.scale == "factor" and value <= 0):
+            return math.nan
+        return math.log(value) if self.scale == "factor" else self.times * value
+
+    def effect(self, compared: float) -> float:
+        """Return a difference of compared numbers as it is reported: in the unit, or as a factor."""
+        return math.exp(min(compared, 700.0)) if self.scale == "factor" else compared
+
+    def show(self, value: float) -> str:
+        """Write one run's value, or a mean of them: 96.6%, 3.2e-05."""
+        if not math.isfinite(value):
+            return "-"
+        if self.scale == "factor":
+            return f"{value * self.times:.3g}"
+        return f"{self.times * value:.{self.digits}f}" + ("%" if self.percent else "")
+
+    def show_effect(self, compared: float, digits: int | None = None) -> str:
+        """Write a difference of compared numbers: +3.1, or ×1.8."""
+        digits = self.digits if digits is None else digits
+        if math.isnan(compared):
+            return "-"
+        if math.isinf(compared):
+            return {("factor", True): "×∞", ("factor", False): "×0"}.get(
+                (self.scale, compared > 0), "+∞" if compared > 0 else "-∞"
+            )
+        if self.scale == "factor":
+            return f"×{self.effect(compared):.3g}"
+        text = f"{compared:+.{digits}f}"
+        return text.replace("-", "+") if float(text) == 0 else text
+
+    def compared_margin(self) -> float | None:
+        """Return the margin on the scale of comparison."""
+        if self.margin is None:
+            return None
+        return math.log(self.margin) if self.scale == "factor" else self.margin
+
+    def show_margin(self, margin: float) -> str:
+        """Write a margin: 0.5 points either way; a factor of 1.1 either way."""
+        if self.scale == "factor":
+            return f"a factor of {math.exp(margin):.3g}"
+        unit = self.unit.removesuffix("s") if margin == 1 else self.unit
+        return f"{margin:g} {unit}".strip()
+
+
+def _points(name: str, label: str, *source: str, **more: Any) -> Outcome:
+    return Outcome(name, label, source, **{"unit": "points", "times": 100.0, "percent": True, **more})
+
+
+def _factor(name: str, label: str, *source: str, **more: Any) -> Outcome:
+    return Outcome(name, label, source, **{"scale": "factor", **more})
+
+
+OUTCOMES: tuple[Outcome, ...] = (
+    _points("test_accuracy", "test accuracy", "test", "accuracy", better="more", margin=0.5),
+    _points("balanced_accuracy", "balanced accuracy", "test", "balanced_accuracy", better="more", margin=0.5),
+    Outcome("auroc", "AUROC", ("test", "auroc"), "", better="more", digits=3, margin=0.005),
+    _points("validation_accuracy", "validation accuracy", "validation", "accuracy", better="more", margin=0.5),
+    _factor("final_train_loss", "final training loss", "final_train_loss", better="less", margin=1.1),
+    Outcome("epochs_to_level", "epochs to the level", (), "epochs", better="less", margin=1.0),
+    _points("calibration_error", "calibration error", "test", "calibration_error", better="less", margin=0.5),
+    # How far from 1 a ratio of gradients is, or from 1e-3 an update ratio, matters either way.
+    _points("dead_share", "dead units", "health", "dead_share", better="less", margin=1.0),
+    _points("negative_side_rate", "values on the negative side", "health", "negative_side_rate"),
+    _factor("gradient_first_to_last", "gradient, first layer to last", "health", "gradient_first_to_last"),
+    _factor("update_ratio", "update to weight", "health", "update_ratio"),
+    _factor("signal_to_noise", "gradient signal to noise", "health", "signal_to_noise"),
+    _factor("images_per_second", "images per second", "images_per_second", better="more", margin=1.05),
+    _factor("peak_memory_mb", "peak memory, MB", "peak_memory_mb", better="less", margin=1.05),
+    _factor("train_seconds", "seconds of training", "train_seconds", better="less", margin=1.05),
+)
+HEADLINE = OUTCOMES[0]
+
+
+def outcome_named(name: str) -> Outcome:
+    """Find an outcome by its column."""
+    found = next((outcome for outcome in OUTCOMES if outcome.name == name), None)
+    if found is None:
+        raise ValueError(f"unknown outcome {name!r}; there are {', '.join(outcome.name for outcome in OUTCOMES)}")
+    return found
+
+
+def read_results(runs: Sequence[PlannedRun], level: float | None = None) -> pd.DataFrame:
+    """Read run folders into a table: cell, factors, seed, state, why, level, never_reached, and every outcome.
+
+    `level` is a validation accuracy between 0 and 1. A run that ended well without reaching it counts one epoch more
+    than it had, the least it can have needed, and `never_reached` is 1: differences then understate how slow it is.
+    """
+    if level is not None and not 0 < level <= 1:
+        raise ValueError(f"a level is a validation accuracy above 0 and up to 1; got {level:g}; take for example 0.9")
+    read = [_read_run(run) for run in runs]
+    if level is None:
+        level = _level_of_baseline(runs, [curve for _, curve in read])
+    rows = [{**row, **_epochs_to(level, curve if row["state"] == "ok" else [])} for row, curve in read]
+    names = [outcome.name for outcome in OUTCOMES]
+    fields = list(dict.fromkeys(field for run in runs for field, _ in run.cell.settings))
+    columns = ["cell", *fields, "seed", "state", "why", "level", "never_reached", *names, "measuring_share"]
+    table = pd.DataFrame(rows, columns=columns)
+    return table.astype(dict.fromkeys([*names, "level", "never_reached", "measuring_share"], "float64"))
+
+
+def write_results(results: pd.DataFrame, path: Path) -> None:
+    """Write the table as CSV, whole or not at all."""
+    write_atomically(path, results.to_csv(index=False, lineterminator="\n"))
+
+
+def _read_run(run: PlannedRun) -> tuple[dict[str, Any], list[float]]:
+    """Return a run's row, and its validation accuracy of every epoch."""
+    verdict = run.folder.verdict()
+    state, why = _state(run.folder, verdict)
+    row = {"cell": run.cell.name, **dict(run.cell.settings), "seed": run.seed, "state": state, "why": why}
+    if verdict is None or state != "ok":
+        return row, []
+    lines = list(run.folder.metrics())
+    facts = dict(verdict.get("result") or {})
+    if lines:
+        facts.setdefault("final_train_loss", lines[-1].get("train_loss"))  # runs of before it stood in the verdict
+    if facts.get("peak_memory_bytes"):
+        facts["peak_memory_mb"] = facts["peak_memory_bytes"] / 2**20
+    if (run.folder.path / "flow").exists():
+        facts["health"] = health_of(run.folder)
+    row |= {outcome.name: _number(facts, outcome.source) for outcome in OUTCOMES if outcome.source}
+    row["measuring_share"] = _number(facts, ("measuring_share",))
+    return row, [_number(line, ("validation_accuracy",)) for line in lines]
+
+
+def _state(folder: "RunFolder", verdict: Mapping[str, Any] | None) -> tuple[str, str]:
+    if verdict is not None:
+        return str(verdict["state"]), str(verdict["why"])
+    if (folder.path / "recipe.json").exists():
+        return "lost", "the run's process ended without a verdict"
+    return "not run", "the run has not begun"
+
+
+def _number(facts: Mapping[str, Any], source: Sequence[str]) -> float:
+    """Return the number at that place; NaN where there is none, as in runs of an earlier version."""
+    found: Any = facts
+    for key in source:
+        found = found.get(key) if isinstance(found, Mapping) else None
+    return float(found) if isinstance(found, int | float) and not isinstance(found, bool) else math.nan
+
+
+def _level_of_baseline(runs: Sequence[PlannedRun], curves: Sequence[Sequence[float]]) -> float:
+    """Return nine tenths of the median best validation accuracy of the first cell, the baseline."""
+    best = [max(c) for run, c in zip(runs, curves, strict=True) if c and run.cell == runs[0].cell]
+    return LEVEL_SHARE * float(pd.Series(best, dtype=float).median())
+
+
+def _epochs_to(level: float, curve: Sequence[float]) -> dict[str, float]:
+    if not curve or math.isnan(level):
+        return {"level": level}
+    reached = [epoch for epoch, accuracy in enumerate(curve, 1) if accuracy >= level]
+    needed = reached[0] if reached else len(curve) + 1
+    return {"level": level, "epochs_to_level": needed, "never_reached": float(not reached)}
