@@ -82,6 +82,7 @@ def off_kernel(
     unit_blocks,
     UNITS: tl.constexpr,
     POSITIONS: tl.constexpr,
+    TURNS: tl.constexpr,  # known when compiled: few shapes, and Triton 3.6's interpreter cannot loop to a tensor
 ):
     """One program takes one input and a block of units: who is off at every position, and at how many."""
     pid = tl.program_id(0)
@@ -89,8 +90,8 @@ def off_kernel(
     unit = (pid % unit_blocks) * UNITS + tl.arange(0, UNITS)
     x = x_ptr + sample * units * positions + unit[:, None].to(tl.int64) * unit_step
     low = tl.zeros([UNITS, POSITIONS], tl.int32)
-    for first in range(0, positions, POSITIONS):
-        position = first + tl.arange(0, POSITIONS)[None, :]
+    for turn in range(TURNS):
+        position = turn * POSITIONS + tl.arange(0, POSITIONS)[None, :]
         inside = (unit[:, None] < units) & (position < positions)
         low += (tl.load(x + position.to(tl.int64) * position_step, mask=inside, other=1.0) <= 0.0).to(tl.int32)
     each = tl.sum(low, 1).to(tl.int64)
@@ -153,5 +154,5 @@ def add_off_counts(x: Tensor, counts: Tensor) -> None:
         positions = x[0, 0].numel()
         steps = (1, units) if last else (positions, 1)
         tile = {"UNITS": 32, "POSITIONS": 64} if last else {"UNITS": 4, "POSITIONS": 512}  # the long side in memory
-        blocks = triton.cdiv(units, tile["UNITS"])
-        off_kernel[(samples * blocks,)](x, counts, units, positions, *steps, blocks, **tile)
+        blocks, turns = triton.cdiv(units, tile["UNITS"]), triton.cdiv(positions, tile["POSITIONS"])
+        off_kernel[(samples * blocks,)](x, counts, units, positions, *steps, blocks, **tile, TURNS=turns)

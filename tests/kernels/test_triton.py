@@ -37,9 +37,9 @@ BUDGETS = [
     ("_triton_tiles", "tile_backward", {**LRN, **TILE, **NO_POOL, "RELU": True}, 128),
     ("_triton_tiles", "tile_backward", {**LRN, **TILE, **POOL, "RELU": True}, 160),
     ("_triton_tiles", "tile_pool_forward", {**LRN, **TILE, **POOL, "KEEP": True}, 160),
-    ("_triton_statistics", "histogram_kernel", COUNT, 96),
-    ("_triton_statistics", "off_kernel", {"UNITS": 4, "POSITIONS": 512}, 64),
-    ("_triton_statistics", "off_kernel", {"UNITS": 32, "POSITIONS": 64}, 128),
+    ("_triton_statistics", "histogram_kernel", COUNT, 128),
+    ("_triton_statistics", "off_kernel", {"UNITS": 4, "POSITIONS": 512, "TURNS": 6}, 96),
+    ("_triton_statistics", "off_kernel", {"UNITS": 32, "POSITIONS": 64, "TURNS": 12}, 128),
     ("_triton_statistics", "off_rows_kernel", {"UNITS": 32, "SAMPLES": 64}, 64),
 ]
 
