@@ -10,6 +10,7 @@ import alexnet_lab
 from alexnet_ablations.cli.ablate import ablate
 from alexnet_ablations.cli.bench import bench
 from alexnet_ablations.cli.cache import cache
+from alexnet_ablations.cli.export import export
 from alexnet_ablations.cli.networks import networks
 from alexnet_ablations.cli.train import train
 
@@ -26,6 +27,7 @@ application.command()(ablate)
 application.command()(train)
 application.command()(networks)
 application.command()(cache)
+application.command()(export)
 application.add_typer(bench, name="bench")
 
 

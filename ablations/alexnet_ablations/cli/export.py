@@ -1,0 +1,31 @@
+"""alexnet-lab export: a run's records for other tools."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from alexnet_ablations.cli.terminal import open_console
+
+
+def export(
+    run: Annotated[Path, typer.Argument(help="Run folder.", show_default=False)],
+    to: Annotated[str, typer.Option(help="parquet, csv or tensorboard.")] = "parquet",
+    out: Annotated[Path | None, typer.Option(help="Where to write.", show_default="RUN/export")] = None,
+) -> None:
+    """Write a run's metrics and instrument records as tables, or for TensorBoard.
+
+    [bold]alexnet-lab export runs/digits-alexnet-0a1b --to csv[/]
+    [bold]alexnet-lab export RUN --to parquet --out tables[/]           needs the extra parquet
+    [bold]alexnet-lab export RUN --to tensorboard --out tb/mine[/]      needs the extra tracking
+
+    Tables are tidy: one file each for metrics, result, confusion, steps (norms),
+    windows and histograms (long form), units, cost, parameters and sites, with
+    names instead of indices. A run without instruments has the first three.
+    """
+    from alexnet_lab.reports.export import export as write
+
+    console = open_console()
+    written = write(run, to, out or run / "export")
+    for path in written:
+        console.print(str(path), markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,180 @@
+"""A run folder as tidy tables: one row per observation, names where the records have indices.
+
+    metrics      epoch                              what metrics.jsonl says
+    result       part, metric[, class]              the verdict's figures on validation and test
+    confusion    part, true class, predicted        counts
+    steps        step, parameter                    norms of weight, gradient and update
+    windows      window                             one histogram: kind, subject, steps, what the precision cannot hold
+    histograms   window, sign, bin                  counts, in long form; bins that are empty have no row
+    units        epoch, split, site, unit           inputs on which a unit was off (flow.py says what that means)
+    cost         epoch                              what the instruments took of the time
+    parameters   sites                              what was measured, in the order of the forward pass
+
+Only tables that have rows are made: a run without instruments has no steps, a run in progress no result.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alexnet_lab.instruments.flow import KINDS, SPLITS, Flow
+from alexnet_lab.records import RunFolder
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+ZERO, SUBNORMAL, FIRST_POWER = 0, 1, 2  # columns of a histogram; the last two are infinite and NaN
+# Kinds whose subject is a parameter; of the others it is a site.
+OF_PARAMETERS = tuple(KINDS.index(kind) for kind in ("weight", "gradient"))
+
+
+def run_tables(run: Path) -> "dict[str, pd.DataFrame]":
+    """Read a run folder into tables by name."""
+    folder, flow = open_run(run), Flow.read(run)
+    found = dict(_tables_of_records(folder))
+    if flow is not None:
+        found |= dict(_tables_of_flow(flow))
+    return {name: frame for name, frame in found.items() if len(frame)}
+
+
+def open_run(path: Path) -> RunFolder:
+    """Open a folder that holds a run; anything else is refused."""
+    run = RunFolder(path)
+    if run.recipe() is None:
+        inside = sorted(path.glob("runs/*/seed-*")) or sorted(path.glob("*/recipe.json"))
+        example = inside[0].parent if inside and inside[0].name == "recipe.json" else next(iter(inside), None)
+        hint = f"; it holds runs, such as {example}: name one of them" if example else ""
+        raise ValueError(f"{path} is no run folder: it has no recipe.json{hint}")
+    return run
+
+
+def bin_edges(column: int, columns: int, first_exponent: int) -> tuple[str, float, float]:
+    """Return the name of a histogram's column, and the magnitudes it holds: from, and below."""
+    if column == ZERO:
+        return "zero", 0.0, 0.0
+    if column == SUBNORMAL:
+        return "subnormal", 0.0, 2.0**first_exponent
+    if column == columns - 2:
+        return "infinite", np.inf, np.inf
+    if column == columns - 1:
+        return "nan", np.nan, np.nan
+    exponent = first_exponent + column - FIRST_POWER
+    return f"2^{exponent}", float(np.ldexp(1.0, exponent)), float(np.ldexp(1.0, min(exponent + 1, 1023)))
+
+
+def _tables_of_records(folder: RunFolder) -> "Iterator[tuple[str, pd.DataFrame]]":
+    import pandas as pd
+
+    yield "metrics", pd.DataFrame(list(folder.metrics()))
+    result = (folder.verdict() or {}).get("result", {})
+    classes = (folder.provenance() or {}).get("classes", [])
+    rows: list[dict[str, Any]] = []
+    confusion: list[dict[str, Any]] = []
+    for part in ("validation", "test"):
+        for metric, value in result.get(part, {}).items():
+            if metric == "confusion":
+                confusion += [
+                    {"part": part, "true": true, "predicted": predicted, "count": count}
+                    for true, counts in zip(classes, value, strict=True)
+                    for predicted, count in zip(classes, counts, strict=True)
+                ]
+            elif isinstance(value, list):
+                rows += [
+                    {"part": part, "metric": metric, "class": name, "value": each}
+                    for name, each in zip(classes, value, strict=True)
+                ]
+            else:
+                rows.append({"part": part, "metric": metric, "class": None, "value": value})
+    yield "result", pd.DataFrame(rows).astype({"value": float} if rows else {})
+    yield "confusion", pd.DataFrame(confusion)
+
+
+def _tables_of_flow(flow: Flow) -> "Iterator[tuple[str, pd.DataFrame]]":
+    import pandas as pd
+
+    layout = flow.layout
+    parameters = np.array([parameter.name for parameter in layout.parameters], object)
+    sites = np.array([site.name for site in layout.sites], object)
+    layers = {"parameters": [p.layer for p in layout.parameters], "sites": [site.fed_by for site in layout.sites]}
+    yield (
+        "parameters",
+        pd.DataFrame(
+            {
+                "parameter": parameters,
+                "layer": layers["parameters"],
+                "shape": ["x".join(map(str, p.shape)) for p in layout.parameters],
+                "trainable": [p.trainable for p in layout.parameters],
+            }
+        ),
+    )
+    yield (
+        "sites",
+        pd.DataFrame(
+            {
+                "site": sites,
+                "layer": layers["sites"],
+                "activation": [site.activation for site in layout.sites],
+                "unit": [site.unit for site in layout.sites],
+                "units": [site.units for site in layout.sites],
+                "counted": [site.word for site in layout.sites],
+            }
+        ),
+    )
+    steps = flow.table("steps")
+    if steps:
+        at = steps.pop("parameter")
+        yield "steps", _framed(steps, parameter=parameters[at], layer=np.array(layers["parameters"], object)[at])
+    windows = flow.table("windows")
+    if windows:
+        named = _named_windows(windows, parameters, sites, layers)
+        yield "windows", named
+        yield "histograms", _long(named, flow.table("histograms")["counts"], layout.first_exponent)
+    units = flow.table("units")
+    if units:
+        at, split = units.pop("site"), units.pop("split")
+        words = np.array([site.word for site in layout.sites], object)
+        names = {"split": np.array(SPLITS, object)[split], "site": sites[at], "counted": words[at]}
+        yield "units", _framed(units, **names)
+    cost = flow.table("cost")
+    if cost:
+        yield "cost", _framed(cost)
+
+
+def _framed(columns: dict[str, NDArray[Any]], **names: NDArray[Any]) -> "pd.DataFrame":
+    import pandas as pd
+
+    return pd.DataFrame({"epoch": columns.pop("epoch"), **names, **columns})
+
+
+def _named_windows(
+    windows: dict[str, NDArray[Any]], parameters: NDArray[Any], sites: NDArray[Any], layers: dict[str, list[str]]
+) -> "pd.DataFrame":
+    kind, subject = windows.pop("kind"), windows.pop("subject")
+    of_parameters = np.isin(kind, OF_PARAMETERS)
+    names, places = np.empty(len(kind), object), np.empty(len(kind), object)
+    for mine, known, above in (
+        (of_parameters, parameters, layers["parameters"]),
+        (~of_parameters, sites, layers["sites"]),
+    ):
+        names[mine], places[mine] = known[subject[mine]], np.array(above, object)[subject[mine]]
+    numbers = np.arange(len(kind), dtype=np.int32)
+    return _framed(windows, window=numbers, kind=np.array(KINDS, object)[kind], subject=names, layer=places)
+
+
+def _long(windows: "pd.DataFrame", counts: NDArray[np.int64], first_exponent: int) -> "pd.DataFrame":
+    """Lay histograms out in long form: one row per bin that holds anything."""
+    import pandas as pd
+
+    edges = [bin_edges(column, counts.shape[2], first_exponent) for column in range(counts.shape[2])]
+    row, minus, column = np.nonzero(counts)
+    shared = windows[["epoch", "window", "kind", "subject", "layer", "last_step"]].iloc[row].reset_index(drop=True)
+    return shared.assign(
+        sign=np.where(minus, -1, 1).astype(np.int8),
+        bin=pd.Series([name for name, _, _ in edges], dtype=object).iloc[column].to_numpy(),
+        magnitude_from=np.array([low for _, low, _ in edges])[column],
+        magnitude_below=np.array([high for _, _, high in edges])[column],
+        count=counts[row, minus, column],
+    )
