@@ -34,12 +34,12 @@ class Lock:
             raise ValueError(f"{self.path} is not held here; take it first")
         return self._descriptor
 
-    def take(self) -> bool:
+    def take(self, patience: float = PATIENCE) -> bool:
         """Take the lock and sign with this process; False if another holds it."""
         descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + patience
         while not _try(descriptor, fcntl.LOCK_EX):
-            if time.monotonic() > deadline:
+            if time.monotonic() >= deadline:
                 os.close(descriptor)
                 return False
             time.sleep(0.02)

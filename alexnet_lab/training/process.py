@@ -37,10 +37,7 @@ def run_folder(arguments: list[str], train: Callable[[Recipe, RunFolder, Callabl
     if coordinated:
         threading.Thread(target=_end_with_coordinator, args=(sys.stdin.fileno(),), daemon=True).start()
     try:
-        written = folder.recipe()
-        if written is None:
-            raise ValueError(f"{folder.path} has no recipe.json; write one there, or start with alexnet-lab train")
-        recipe = read_recipe(written)
+        recipe = _recipe_in(folder)
         if not coordinated and os.environ.get("RANK", "0") == "0":  # torchrun's first process holds it for all
             hold(folder)
     except ValueError as error:
@@ -50,6 +47,13 @@ def run_folder(arguments: list[str], train: Callable[[Recipe, RunFolder, Callabl
         return train(recipe, folder, Tracker(folder))
     finally:
         folder.forget_progress()
+
+
+def _recipe_in(folder: RunFolder) -> Recipe:
+    written = folder.recipe()
+    if written is None:
+        raise ValueError(f"{folder.path} has no recipe.json; write one there, or start with alexnet-lab train")
+    return read_recipe(written)
 
 
 def hold(folder: RunFolder) -> Lock:

@@ -1,110 +1,385 @@
 """Processes: several side by side, a death that takes nothing with it, an interrupt that leaves none behind."""
 
+import os
+import signal
 import subprocess
 import sys
+import threading
 import time
+from pathlib import Path
 
 import pytest
 
-from alexnet_ablations import execution
+from alexnet_ablations import attempts, execution
 from alexnet_ablations.design import Factor
-from alexnet_ablations.study import Study, collect
+from alexnet_ablations.execution import Watcher, run_all
+from alexnet_ablations.ledger import read_index
+from alexnet_ablations.slots import Slots, memory_allows
+from alexnet_ablations.study import Study
+from alexnet_lab.locks import Lock
 from alexnet_lab.training.recipe import Recipe
 
-# Stands in for a run: leaves a verdict after a moment, or dies as it is told.
-STAND_IN = """
-import os, signal, sys, time
-from pathlib import Path
-from alexnet_lab.records import RunFolder
-folder = RunFolder(Path(sys.argv[-1]))
-recipe = folder.recipe()
-if recipe["norm"] == "bn" and recipe["seed"] == 0:
+sys.path.insert(0, str(Path(__file__).parent))
+from stand_ins import WELL, use
+
+
+class Listener(Watcher):
+    """Remembers what it is told."""
+
+    def __init__(self):
+        self.heard, self.processes, self.side_by_side, self.notes = [], [], [], []
+
+    def started(self, attempt):
+        self.processes.append(attempt.process)
+        self.side_by_side.append(sum(process.poll() is None for process in self.processes))
+        self.heard.append(("started", attempt.run.cell.name, attempt.run.seed))
+
+    def died(self, attempt):
+        self.heard.append(("died", attempt.run.cell.name, attempt.run.seed))
+
+    def skipped(self, run):
+        self.heard.append(("skipped", run.cell.name, run.seed))
+
+    def ended(self, attempt):
+        self.heard.append((attempt.state, attempt.run.cell.name, attempt.run.seed))
+
+    def note(self, text):
+        self.notes.append(text)
+
+    def of(self, kind):
+        return [(cell, seed) for what, cell, seed in self.heard if what == kind]
+
+
+def study_in(path, seeds=2, levels=("lrn", "bn")):
+    return Study(Recipe(epochs=1), (Factor("norm", levels),), seeds, path)
+
+
+def make(study, jobs=2, runs=None, **options):
+    listener = Listener()
+    run_all(study.folder, study.runs() if runs is None else runs, jobs, listener, **options)
+    return listener
+
+
+def states_of(study):
+    return [(run.folder.verdict() or {"state": None})["state"] for run in study.runs()]
+
+
+def test_a_killed_run_is_started_once_more_and_goes_on(tmp_path, monkeypatch):
+    use(
+        monkeypatch,
+        """
+mark = folder.path / "killed-before"
+if norm == "bn" and seed == 0 and not mark.exists():
+    folder.log({"epoch": 1})
+    mark.touch()
     os.kill(os.getpid(), signal.SIGKILL)
-time.sleep({seconds})
-folder.log({{"epoch": 1}})
-folder.end("ok", result={{"test": {{"accuracy": 0.5}}}})
 """
-
-
-@pytest.fixture
-def stand_in(monkeypatch):
-    started = []
-
-    def use(seconds):
-        original = subprocess.Popen
-
-        def popen(command, **options):
-            process = original([sys.executable, "-c", STAND_IN.format(seconds=seconds), command[-1]], **options)
-            started.append((time.monotonic(), process))
-            return process
-
-        monkeypatch.setattr(execution.subprocess, "Popen", popen)
-        return started
-
-    return use
-
-
-def study_in(path, seeds=2):
-    return Study(Recipe(epochs=1), (Factor("norm", ("lrn", "bn")),), seeds, path)
-
-
-def test_a_killed_run_is_lost_and_the_others_go_on(tmp_path, stand_in):
-    stand_in(0.1)
-    study, events = study_in(tmp_path), []
-    execution.run_all(study.runs(), 2, lambda run, event, _n: events.append((run.cell.name, run.seed, event)), 0.05)
-    assert [row["state"] for row in collect(study.runs())] == ["ok", "lost", "ok", "ok"]
-    assert sum(event == "ended" for *_, event in events) == 4
-    assert ("norm=lrn", 0, "epoch") in events
-
-
-def test_no_more_runs_stand_side_by_side_than_asked(tmp_path, stand_in):
-    started = stand_in(0.3)
-    alive = []
-    execution.run_all(
-        study_in(tmp_path, 3).runs(),
-        2,
-        lambda *_: alive.append(sum(process.poll() is None for _, process in started)),
-        0.02,
+        + WELL,
     )
-    assert max(alive) == 2
+    study = study_in(tmp_path)
+    heard = make(study)
+    assert states_of(study) == ["ok"] * 4
+    assert heard.of("died") == [("norm=bn", 0)]
+    assert heard.of("started").count(("norm=bn", 0)) == 2
+    assert [row["epoch"] for row in study.runs()[1].folder.metrics()] == [1, 2]
+    assert {(row.cell, row.seed): row.attempts for row in read_index(tmp_path)}["norm=bn", 0] == 2
 
 
-def test_an_interrupt_leaves_no_process_behind(tmp_path, stand_in):
-    started = stand_in(60)
+@pytest.mark.parametrize(
+    ("death", "why"),
+    [
+        ("os.kill(os.getpid(), signal.SIGKILL)", "killed (SIGKILL), which is also what a system does when memory"),
+        ("os.kill(os.getpid(), signal.SIGSEGV)", "ended by SIGSEGV"),
+        ("print('the last word', flush=True); os._exit(3)", "ended with status 3 and no verdict: the last word"),
+    ],
+)
+def test_a_run_that_dies_twice_is_lost_and_takes_no_other_with_it(death, why, tmp_path, monkeypatch):
+    use(monkeypatch, f"if norm == 'bn' and seed == 0: {death}\n{WELL}")
+    study = study_in(tmp_path)
+    make(study)
+    assert states_of(study) == ["ok", "lost", "ok", "ok"]
+    told = study.runs()[1].folder.verdict()["why"]
+    assert why in told
+    assert told.endswith("2 times in a row")
 
-    def interrupt(_run, event, _epochs):
-        if event == "started" and len(started) == 2:
-            raise KeyboardInterrupt
 
+def test_diverged_and_failed_runs_are_findings_and_are_not_started_again(tmp_path, monkeypatch):
+    use(
+        monkeypatch,
+        """
+if norm == "bn":
+    folder.end("diverged" if seed else "error", "as planted")
+    sys.exit(0 if seed else 1)
+"""
+        + WELL,
+    )
+    study = study_in(tmp_path)
+    heard = make(study)
+    assert states_of(study) == ["ok", "error", "ok", "diverged"]
+    assert len(heard.of("started")) == 4
+    assert {(r.seed, r.state, r.why) for r in read_index(tmp_path) if r.cell == "norm=bn"} == {
+        (0, "error", "as planted"),
+        (1, "diverged", "as planted"),
+    }
+
+
+def test_a_run_over_its_time_is_asked_to_save_and_is_a_timeout(tmp_path, monkeypatch):
+    use(
+        monkeypatch,
+        """
+def save(*_):
+    (folder.path / "saved").touch()
+    sys.exit(130)
+if norm == "bn":
+    signal.signal(signal.SIGTERM, save)
+    time.sleep(60)
+"""
+        + WELL,
+    )
+    study = study_in(tmp_path, seeds=1)
+    make(study, timeout=1.0 / 60)
+    assert states_of(study) == ["ok", "timeout"]
+    late = study.runs()[1].folder
+    assert (late.path / "saved").exists()
+    assert "longer than 0.0166667 minutes and was stopped after 0 of 1 epochs" in late.verdict()["why"]
+
+
+def test_a_run_over_its_time_that_does_not_listen_is_ended_with_all_it_started(tmp_path, monkeypatch):
+    monkeypatch.setattr(attempts, "GRACE", 0.2)
+    use(
+        monkeypatch,
+        """
+import subprocess
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+(folder.path / "child").write_text(str(child.pid))
+time.sleep(60)
+""",
+    )
+    study = study_in(tmp_path, seeds=1)
+    make(study, runs=study.runs()[:1], timeout=1.5 / 60)
+    assert states_of(study)[0] == "timeout"
+    child = int((study.runs()[0].folder.path / "child").read_text())
+    deadline = time.monotonic() + 5
+    while is_alive(child) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not is_alive(child)
+
+
+def is_alive(process):
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_no_more_runs_stand_side_by_side_than_asked(tmp_path, monkeypatch):
+    use(monkeypatch, "time.sleep(0.2)\n" + WELL)
+    assert max(make(study_in(tmp_path, 3), jobs=2).side_by_side) == 2
+
+
+def test_runs_start_seed_by_seed_so_that_what_is_there_is_balanced(tmp_path, monkeypatch):
+    use(monkeypatch, WELL)
+    started = make(study_in(tmp_path, 3), jobs=1).of("started")
+    assert [seed for _, seed in started] == [0, 0, 1, 1, 2, 2]
+
+
+def test_an_interrupt_lets_runs_save_and_leaves_no_process_behind(tmp_path, monkeypatch):
+    use(
+        monkeypatch,
+        """
+def save(*_):
+    (folder.path / "saved").touch()
+    sys.exit(130)
+signal.signal(signal.SIGTERM, save)
+(folder.path / "ready").touch()
+time.sleep(60)
+""",
+    )
+    study = study_in(tmp_path)
+
+    class Interrupting(Listener):
+        def tick(self):
+            if len(list(tmp_path.glob("runs/*/*/ready"))) == 2:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    listener = Interrupting()
     with pytest.raises(KeyboardInterrupt):
-        execution.run_all(study_in(tmp_path).runs(), 2, interrupt, 0.02)
-    assert all(process.poll() is not None for _, process in started)
+        run_all(study.folder, study.runs(), 2, listener)
+    assert len(listener.processes) == 2
+    assert all(process.poll() is not None for process in listener.processes)
+    assert len(list(tmp_path.glob("runs/*/*/saved"))) == 2
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
-def test_a_verdict_from_an_earlier_attempt_does_not_pass_for_this_one(tmp_path, stand_in):
-    stand_in(0)
-    runs = study_in(tmp_path).runs()
-    doomed = runs[1]
+def test_a_verdict_from_an_earlier_attempt_does_not_pass_for_this_one(tmp_path, monkeypatch):
+    use(monkeypatch, "os._exit(1)")
+    doomed = study_in(tmp_path).runs()[1]
     doomed.folder.begin(doomed.recipe.to_json(), {}, "{}")
     doomed.folder.end("ok", result={"test": {"accuracy": 1.0}})
-    execution.run_all([doomed], 1, lambda *_: None, 0.02)
-    assert doomed.folder.verdict() is None
+    run_all(tmp_path, [doomed], 1, repeat=True)
+    assert doomed.folder.verdict()["state"] == "lost"
+
+
+def test_what_is_done_when_its_turn_comes_is_not_done_again(tmp_path, monkeypatch):
+    use(monkeypatch, WELL)
+    study = study_in(tmp_path)
+    done = study.runs()[1]
+    done.folder.begin(done.recipe.to_json(), {}, "{}")
+    done.folder.end("ok", result={"test": {"accuracy": 1.0}})
+    heard = make(study)
+    assert heard.of("skipped") == [("norm=bn", 0)]
+    assert done.folder.verdict()["result"]["test"]["accuracy"] == 1.0
 
 
 def test_runs_that_all_fail_in_the_same_way_are_one_error(tmp_path, monkeypatch):
-    original = subprocess.Popen
-    program = """
+    use(monkeypatch, 'folder.end("error", f"no such data, says {folder.path}")')
+    study, listener = study_in(tmp_path, 5), Listener()
+    with pytest.raises(ValueError, match="the first 3 runs failed in the same way.*no such data"):
+        run_all(study.folder, study.runs(), 1, listener)
+    assert len(listener.processes) == 3
+
+
+def test_failures_of_different_kinds_do_not_stop_a_study(tmp_path, monkeypatch):
+    use(monkeypatch, 'folder.end("error", f"seed {seed}")')
+    assert len(make(study_in(tmp_path, 4), jobs=1).of("error")) == 8
+
+
+def test_a_second_coordinator_is_told_in_one_sentence_and_does_no_harm(tmp_path, monkeypatch):
+    use(monkeypatch, "(folder.path / 'ready').touch(); time.sleep(1)\n" + WELL)
+    study = study_in(tmp_path, 1)
+    first = threading.Thread(target=run_all, args=(study.folder, study.runs(), 2))
+    first.start()
+    while not list(tmp_path.glob("runs/*/*/ready")):
+        time.sleep(0.02)
+    with pytest.raises(ValueError, match=rf"is being worked on by process {os.getpid()} on \S+ since 2\d.*status"):
+        run_all(study.folder, study.runs(), 2)
+    with pytest.raises(ValueError, match="is being worked on"):
+        execution.refuse_if_coordinated(study.folder)
+    first.join()
+    execution.refuse_if_coordinated(study.folder)
+    assert states_of(study) == ["ok", "ok"]
+    assert [row.attempts for row in read_index(tmp_path)] == [1, 1]
+
+
+def test_a_run_in_the_hands_of_an_orphan_is_not_started_a_second_time(tmp_path, monkeypatch):
+    use(monkeypatch, WELL)
+    study = study_in(tmp_path, 1)
+    orphaned = study.runs()[0]
+    orphaned.folder.begin(orphaned.recipe.to_json(), {}, "{}")
+    lock = Lock(orphaned.folder.lock)
+    assert lock.take()
+    listener = Listener()
+
+    def finish():
+        orphaned.folder.end("ok", result={"test": {"accuracy": 0.75}})
+        lock.release()
+
+    threading.Timer(1.0, finish).start()
+    run_all(study.folder, study.runs(), 2, listener)
+    assert listener.of("started") == [("norm=bn", 0)]
+    assert listener.of("skipped") == [("norm=lrn", 0)]
+    assert orphaned.folder.verdict()["result"]["test"]["accuracy"] == 0.75
+    assert [note for note in listener.notes if "still in the hands of process" in note] == listener.notes
+
+
+def test_a_run_ends_when_its_coordinator_is_killed(tmp_path):
+    # The coordinator's program is a stand-in for a study; the run's is the real watch for a dead coordinator.
+    run = """
+import sys, threading, time
+from pathlib import Path
+from alexnet_lab.training import process
+threading.Thread(target=process._end_with_coordinator, args=(0,), daemon=True).start()
+Path(sys.argv[-1], "ready").touch()
+time.sleep(60)
+"""
+    coordinator = f"""
 import sys
 from pathlib import Path
-from alexnet_lab.records import RunFolder
-RunFolder(Path(sys.argv[-1])).end("error", "no such data")
+from alexnet_ablations import attempts
+from alexnet_ablations.design import Factor
+from alexnet_ablations.execution import run_all
+from alexnet_ablations.study import Study
+from alexnet_lab.training.recipe import Recipe
+attempts.command_of = lambda folder: [sys.executable, "-c", {run!r}, str(folder)]
+study = Study(Recipe(epochs=1), (Factor("norm", ("lrn", "bn")),), 1, Path({str(tmp_path)!r}))
+run_all(study.folder, study.runs(), 2)
 """
-    monkeypatch.setattr(
-        execution.subprocess, "Popen", lambda command, **o: original([sys.executable, "-c", program, command[-1]], **o)
-    )
-    study, started = study_in(tmp_path, 5), []
-    with pytest.raises(ValueError, match="the first 3 runs failed in the same way.*no such data"):
-        execution.run_all(
-            study.runs(), 1, lambda run, event, _n: started.append(run) if event == "started" else None, 0.02
-        )
-    assert len(started) == 3
+    process = subprocess.Popen([sys.executable, "-c", coordinator])
+    folders = [run.folder for run in study_in(tmp_path, 1).runs()]
+    while not all((folder.path / "ready").exists() for folder in folders):
+        assert process.poll() is None
+        time.sleep(0.05)
+    assert all(Lock(folder.lock).holder() for folder in folders)
+    process.kill()
+    process.wait()
+    assert Lock(tmp_path / "coordinator.lock").holder() is None
+    deadline = time.monotonic() + 10
+    while any(Lock(folder.lock).holder() for folder in folders):
+        assert time.monotonic() < deadline, "a run outlives its coordinator"
+        time.sleep(0.02)
+
+
+def test_a_full_disk_stops_the_study_with_one_sentence_and_lets_runs_in_progress_save(tmp_path, monkeypatch):
+    use(monkeypatch, WELL)
+    monkeypatch.setattr(execution.shutil, "disk_usage", lambda _path: type("Usage", (), {"free": 5 * 2**20}))
+    with pytest.raises(ValueError, match="no room for another run: 5 MiB are free.*64 must be; free some"):
+        make(study_in(tmp_path))
+    assert not list(tmp_path.glob("runs/*"))
+
+
+def test_a_verdict_that_finds_no_room_is_said_and_ends_nothing_else(tmp_path, monkeypatch):
+    use(monkeypatch, f"if norm == 'bn': os._exit(1)\n{WELL}")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("alexnet_lab.records.RunFolder.end", full)
+    study = study_in(tmp_path, 1)
+    heard = make(study)
+    assert any("the verdict of norm=bn seed 0 cannot be written" in note for note in heard.notes)
+    assert states_of(study) == ["ok", None]
+    assert {row.cell: row.state for row in read_index(tmp_path)} == {"norm=bn": "lost", "norm=lrn": "ok"}
+
+
+def test_a_folder_that_cannot_be_written_is_refused_with_one_sentence(tmp_path):
+    (tmp_path / "taken").write_text("a file, not a folder")
+    study = study_in(tmp_path / "taken")
+    with pytest.raises(ValueError, match="taken must be a folder that can be written.*; choose another"):
+        make(study)
+    (tmp_path / "study" / "runs").mkdir(parents=True)
+    (tmp_path / "study" / "runs" / "norm=lrn").write_text("in the way")
+    with pytest.raises(ValueError, match="seed-0 cannot be written.*the same command goes on"):
+        make(study_in(tmp_path / "study"))
+
+
+def test_a_time_limit_must_be_above_zero(tmp_path):
+    with pytest.raises(ValueError, match="above 0 minutes, got 0"):
+        make(study_in(tmp_path), timeout=0)
+
+
+def test_each_run_on_gpus_sees_one_of_them_and_they_share_the_load():
+    slots = Slots(4, ("2", "5"))
+    taken = []
+    for _ in range(4):
+        taken.append(slots.free(taken))
+    assert [slot.environment["CUDA_VISIBLE_DEVICES"] for slot in taken] == ["2", "5", "2", "5"]
+    assert slots.free(taken) is None
+    assert slots.free(taken[1:]).gpu == "2"
+
+
+@pytest.mark.parametrize(
+    ("taken", "largest", "free", "allowed"),
+    [
+        ([], 50, 1, True),  # one may always start
+        ([50], 50, 55, True),
+        ([50], 50, 54, False),
+        ([10], 50, 94, False),  # the one in progress will take 40 more
+        ([10], 50, 95, True),
+        ([60], 50, 65, False),  # what a run takes now counts if it is more than any took before
+        ([60], 50, 66, True),
+        ([10], 50, None, True),  # the system does not say
+    ],
+)
+def test_a_run_starts_only_where_memory_holds_it_beside_what_the_others_will_still_take(taken, largest, free, allowed):
+    assert memory_allows(taken, largest, free) is allowed

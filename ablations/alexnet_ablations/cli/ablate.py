@@ -55,6 +55,8 @@ def ablate(
     is a process and a folder of its own; the same command again does only what
     is missing.
     """
+    from alexnet_ablations.cli.study_progress import run_with_live_table
+
     console = open_console()
     given = {
         "norm": norm,
@@ -80,7 +82,7 @@ def ablate(
     _print_plan(console, study, len(runs), len(missing), side_by_side)
     began = time.monotonic()
     if missing:
-        _run_with_progress(console, missing, side_by_side)
+        run_with_live_table(console, study, missing, side_by_side)
     rows = _print_results(console, study, runs)
     path = study.write_results(rows)
     console.print(f"[dim]{time.monotonic() - began:.0f} s. Rows: {path}   Runs: {study.folder / 'runs'}[/]")
@@ -137,48 +139,6 @@ def _print_plan(console: Console, study: "Study", total: int, missing: int, side
     )
     for caution in start.cautions():
         console.print(f"note: {caution}", markup=False, highlight=False)
-
-
-def _run_with_progress(console: Console, runs: "Sequence[PlannedRun]", jobs: int) -> None:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-
-    from alexnet_ablations.execution import run_all
-
-    def summary(run: "PlannedRun") -> str:
-        verdict = run.folder.verdict()
-        if verdict is None:
-            return "lost"
-        return f"{verdict['result']['test']['accuracy']:.1%}" if verdict["state"] == "ok" else str(verdict["state"])
-
-    if not console.is_terminal:
-        ended = 0
-
-        def report_plainly(run: "PlannedRun", event: str, _epochs: int) -> None:
-            nonlocal ended
-            if event == "ended":
-                ended += 1
-                console.print(f"[{ended}/{len(runs)}] {run.cell.name} seed {run.seed}: {summary(run)}", markup=False)
-
-        run_all(runs, jobs, report_plainly)
-        return
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        whole = progress.add_task("epochs of all runs", total=sum(run.recipe.epochs for run in runs))
-        bars: dict[PlannedRun, TaskID] = {}
-        counted: dict[PlannedRun, int] = {}
-
-        def report(run: "PlannedRun", event: str, epochs: int) -> None:
-            if event == "started":
-                bars[run] = progress.add_task(f"{run.cell.name} seed {run.seed}", total=run.recipe.epochs)
-            progress.update(bars[run], completed=epochs)
-            if event == "ended":
-                progress.remove_task(bars[run])
-                epochs = run.recipe.epochs  # one that diverged has no more to do
-            progress.advance(whole, epochs - counted.get(run, 0))
-            counted[run] = epochs
-
-        run_all(runs, jobs, report)
 
 
 def _print_results(console: Console, study: "Study", runs: "Sequence[PlannedRun]") -> list[dict[str, Any]]:

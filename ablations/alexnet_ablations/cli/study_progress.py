@@ -1,0 +1,272 @@
+"""What a study says while it runs: a live table, plain lines, lines of JSON, or nothing."""
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import typer
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from alexnet_ablations.execution import Watcher, run_all
+from alexnet_ablations.standing import time_left
+
+if TYPE_CHECKING:
+    from alexnet_ablations.attempts import Attempt
+    from alexnet_ablations.study import PlannedRun, Study
+
+# Seconds between two lines about runs in progress, where there is no terminal.
+BETWEEN_LINES = 60.0
+
+
+def run_with_live_table(
+    console: Console,
+    study: "Study",
+    runs: "Sequence[PlannedRun]",
+    jobs: int | None = None,
+    *,
+    timeout: float | None = None,
+    repeat: bool = False,
+    quiet: bool = False,
+    as_json: bool = False,
+) -> None:
+    """Make the runs of a study and show how far they are; Ctrl-C ends as one sentence and status 130."""
+    watcher: Watcher
+    if as_json:
+        watcher = JsonLines()
+    elif quiet:
+        watcher = Watcher()
+    else:
+        watcher = LiveTable(console) if console.is_terminal else PlainLines(console)
+    try:
+        run_all(study.folder, runs, jobs, watcher, timeout=timeout, repeat=repeat)
+    except KeyboardInterrupt:
+        if not as_json:
+            console.print(f"stopped, and saved in {study.folder}; the same command goes on from there", markup=False)
+        raise typer.Exit(130) from None
+
+
+class Tally(Watcher):
+    """Counts what has ended, and foretells when all will have."""
+
+    def __init__(self) -> None:
+        self.total, self.slots = 0, 1
+        self.active: list[Attempt] = []
+        self.waiting: list[str] = []
+        self.ended_runs: list[tuple[str, float]] = []
+        self.states: dict[str, int] = {}
+
+    @property
+    def done(self) -> int:
+        """Count the runs that have ended, however they did."""
+        return sum(self.states.values())
+
+    @property
+    def left(self) -> float | None:
+        """Return the seconds until all runs will have ended; None while nothing is known."""
+        running = [(a.run.cell.name, a.seconds, a.share) for a in self.active]
+        return time_left(self.ended_runs, running, self.waiting, self.slots)
+
+    @property
+    def trouble(self) -> str:
+        """Say how many runs did not end well: 1 diverged, 2 oom."""
+        return ", ".join(f"{count} {state}" for state, count in self.states.items() if state not in ("ok", "done"))
+
+    def begin(self, runs: "Sequence[PlannedRun]", slots: int) -> None:
+        """Count the runs."""
+        self.total, self.slots = len(runs), min(slots, len(runs))
+        self.waiting = [run.cell.name for run in runs]
+
+    def started(self, attempt: "Attempt") -> None:
+        """Move a run from those that wait to those in progress."""
+        self.waiting.remove(attempt.run.cell.name)
+        self.active.append(attempt)
+
+    def died(self, attempt: "Attempt") -> None:
+        """Move a run back: it will be started again."""
+        self.active.remove(attempt)
+        self.waiting.append(attempt.run.cell.name)
+
+    def ended(self, attempt: "Attempt") -> None:
+        """Count a run that ended."""
+        self.active.remove(attempt)
+        self.states[attempt.state] = self.states.get(attempt.state, 0) + 1
+        if attempt.state == "ok":
+            self.ended_runs.append((attempt.run.cell.name, attempt.seconds))
+
+    def skipped(self, run: "PlannedRun") -> None:
+        """Count a run that was done already."""
+        self.waiting.remove(run.cell.name)
+        self.states["done"] = self.states.get("done", 0) + 1
+
+
+class JsonLines(Watcher):
+    """One line of JSON per start, epoch and end, for machines."""
+
+    def __init__(self, write: Callable[[str], object] = print) -> None:
+        self.write = write
+        self.epochs: dict[int, int] = {}
+
+    def started(self, attempt: "Attempt") -> None:
+        """Say that a run has been started, where and as which process."""
+        self._say("started", attempt, number=attempt.number, slot=attempt.slot.name, pid=attempt.process.pid)
+
+    def moved(self, attempt: "Attempt") -> None:
+        """Say that a run has ended an epoch."""
+        if self.epochs.get(attempt.process.pid, 0) != attempt.epochs:
+            self.epochs[attempt.process.pid] = attempt.epochs
+            self._say("epoch", attempt, epoch=attempt.epochs, validation_accuracy=attempt.accuracy)
+
+    def died(self, attempt: "Attempt") -> None:
+        """Say that a run will be started again."""
+        self._say("died", attempt, why=attempt.why)
+
+    def ended(self, attempt: "Attempt") -> None:
+        """Say how a run ended."""
+        self._say("ended", attempt, state=attempt.state, why=attempt.why, seconds=round(attempt.seconds, 3))
+
+    def note(self, text: str) -> None:
+        """Pass a sentence on."""
+        self.write(json.dumps({"event": "note", "text": text}))
+
+    def _say(self, event: str, attempt: "Attempt", **facts: Any) -> None:
+        run = attempt.run
+        self.write(json.dumps({"event": event, "cell": run.cell.name, "seed": run.seed, **facts}))
+
+
+class PlainLines(Tally):
+    """A line per run that ended, and at most one a minute about those in progress."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self.console, self.said_at = console, time.monotonic()
+
+    def died(self, attempt: "Attempt") -> None:
+        """Say that a run will be started again."""
+        super().died(attempt)
+        self._say(f"{attempt.name}: {attempt.why}; it is started again")
+
+    def ended(self, attempt: "Attempt") -> None:
+        """Say how a run ended."""
+        super().ended(attempt)
+        self._say(f"[{self.done}/{self.total}] {attempt.name}: {outcome_of(attempt)}, {duration(attempt.seconds)}")
+
+    def note(self, text: str) -> None:
+        """Print a sentence."""
+        self._say(f"note: {text}")
+
+    def tick(self) -> None:
+        """Say how far the runs in progress are, if nothing was said for a minute."""
+        if time.monotonic() - self.said_at > BETWEEN_LINES and self.active:
+            farthest = ", ".join(f"{a.name} {a.share:.0%}" for a in self.active[:4])
+            more = f" and {len(self.active) - 4} more" if len(self.active) > 4 else ""
+            self._say(f"{self.done} of {self.total} runs done; at work: {farthest}{more}{about_left(self.left)}")
+
+    def _say(self, text: str) -> None:
+        self.console.print(text, markup=False, highlight=False)
+        self.said_at = time.monotonic()
+
+
+class LiveTable(Tally):
+    """A bar per run in progress and one for all, redrawn in place; only what went wrong stays on the screen."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self.console = console
+        self.live = Live(console=console, auto_refresh=False, transient=True, vertical_overflow="crop")
+        self.drawn_at = 0.0
+
+    def begin(self, runs: "Sequence[PlannedRun]", slots: int) -> None:
+        """Draw the table for the first time."""
+        super().begin(runs, slots)
+        self.live.start()
+        self.tick()
+
+    def died(self, attempt: "Attempt") -> None:
+        """Leave a line that stays."""
+        super().died(attempt)
+        self._keep(attempt, f"{attempt.why}; it is started again", "yellow")
+
+    def ended(self, attempt: "Attempt") -> None:
+        """Leave a line that stays, if the run did not end well."""
+        super().ended(attempt)
+        if attempt.state != "ok":
+            self._keep(attempt, f"{attempt.state}: {attempt.why}", "yellow" if attempt.state == "diverged" else "red")
+
+    def note(self, text: str) -> None:
+        """Print a sentence above the table."""
+        self.console.print(f"note: {text}", markup=False, highlight=False)
+
+    def tick(self) -> None:
+        """Draw the table again, four times a second at most."""
+        if time.monotonic() - self.drawn_at >= 0.24:
+            self.drawn_at = time.monotonic()
+            self.live.update(self.drawing(), refresh=True)
+
+    def close(self) -> None:
+        """Take the table off the screen."""
+        self.live.stop()
+
+    def drawing(self) -> RenderableType:
+        """Return the table as it stands, at most as high and as wide as the terminal."""
+        room = max(self.console.height - 4, 1)
+        on_gpus = any(attempt.slot.gpu for attempt in self.active)
+        runs = Table.grid(padding=(0, 2, 0, 0))
+        runs.add_column(no_wrap=True, overflow="ellipsis", max_width=max(self.console.width - 50, 12))
+        for width in (7, *((6,) if on_gpus else ()), 16, 4, 6, 7):
+            runs.add_column(no_wrap=True, min_width=width, max_width=width, justify="right" if width < 10 else "left")
+        for attempt in self.active[:room]:
+            runs.add_row(
+                attempt.run.cell.name,
+                f"seed {attempt.run.seed}",
+                *((attempt.slot.name,) if on_gpus else ()),
+                ProgressBar(total=1.0, completed=attempt.share, width=16),
+                f"{attempt.share:.0%}",
+                f"{attempt.accuracy:.1%}" if attempt.accuracy is not None else "",
+                duration(attempt.seconds),
+                style=None,
+            )
+        hidden = len(self.active) - room
+        more = [Text(f"and {hidden} more", style="dim")] if hidden > 0 else []
+        share = (self.done + sum(attempt.share for attempt in self.active)) / max(self.total, 1)
+        whole = Table.grid(padding=(0, 2, 0, 0))
+        whole.add_column(width=24)
+        whole.add_column(no_wrap=True, overflow="ellipsis")
+        trouble = f", {self.trouble}" if self.trouble else ""
+        text = Text(f"{self.done} of {self.total} runs{trouble}{about_left(self.left)}")
+        whole.add_row(ProgressBar(total=1.0, completed=share, width=24), text)
+        return Group(runs, *more, whole)
+
+    def _keep(self, attempt: "Attempt", text: str, colour: str) -> None:
+        self.console.print(Text.assemble((attempt.name, "bold"), " ", (text, colour)), soft_wrap=True)
+
+
+def outcome_of(attempt: "Attempt") -> str:
+    """Say in a few words how a run ended: its test accuracy, or its state and why."""
+    if attempt.state != "ok":
+        return f"{attempt.state} ({attempt.why})" if attempt.why else attempt.state
+    verdict = attempt.run.folder.verdict() or {}
+    accuracy = verdict.get("result", {}).get("test", {}).get("accuracy")
+    return "ok" if accuracy is None else f"{accuracy:.1%}"
+
+
+def duration(seconds: float) -> str:
+    """Write a time as people read it: 0:42, 12:05, 3:04:05."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def about_left(seconds: float | None) -> str:
+    """Write what is left in round numbers, as a part of a sentence: `, about 3 min left`."""
+    if seconds is None:
+        return ""
+    if seconds < 50:
+        return f", about {max(5 * round(seconds / 5), 5)} s left"
+    if seconds < 90 * 60:
+        return f", about {round(seconds / 60)} min left"
+    return f", about {seconds / 3600:.1f} h left"

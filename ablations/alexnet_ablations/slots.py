@@ -1,0 +1,120 @@
+"""How many runs fit on this machine at once: by cores, by memory, by GPU.
+
+A run takes the cores its recipe names as threads: they are part of the recipe, so they are kept, and the number of runs
+follows. On GPUs one run stands on each unless more jobs are asked for; a run sees its own GPU only. Memory is watched:
+what a run needs is what the largest run of the study is known to have taken, and what is free must hold that beside
+what the runs in progress have not taken yet. Whatever is measured, one run may always start.
+"""
+
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+# What a run is taken to need until one has shown it: Python and torch alone take a quarter of this.
+UNKNOWN_RUN = 2**30
+# The share of a run's need that is kept free beside it.
+SPARE = 0.1
+
+PROC = Path("/proc")
+CGROUP = Path("/sys/fs/cgroup")
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A place for one run: its number, from 1, and the GPU that it sees, if the study runs on GPUs."""
+
+    number: int
+    gpu: str | None = None
+
+    @property
+    def name(self) -> str:
+        """Name the place: 2, or gpu 0."""
+        return str(self.number) if self.gpu is None else f"gpu {self.gpu}"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Return what a run started here must find in its environment."""
+        return {} if self.gpu is None else {"CUDA_VISIBLE_DEVICES": self.gpu}
+
+
+@dataclass(frozen=True)
+class Slots:
+    """The places of this machine for the runs of one study."""
+
+    count: int
+    gpus: tuple[str, ...] = ()
+
+    def free(self, taken: Iterable[Slot]) -> Slot | None:
+        """Return a free place, on the GPU with the fewest runs; None while all are taken."""
+        busy = {slot.number: slot for slot in taken}
+        number = next((n for n in range(1, self.count + 1) if n not in busy), None)
+        if number is None:
+            return None
+        if not self.gpus:
+            return Slot(number)
+        load = Counter(slot.gpu for slot in busy.values())
+        return Slot(number, min(self.gpus, key=lambda gpu: load[gpu]))
+
+
+def find_slots(threads: int, device: str, jobs: int | None) -> Slots:
+    """Count the places for runs of so many threads: as asked, or one per GPU, or as many as the cores carry."""
+    if device == "cuda":
+        gpus = visible_gpus()
+        return Slots(jobs or max(len(gpus), 1), gpus)
+    return Slots(jobs or max(usable_cores() // threads, 1))
+
+
+def usable_cores() -> int:
+    """Count the cores that this process may use: those of the machine, less what affinity or a container takes away."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota, _, period = _text(CGROUP / "cpu.max").partition(" ")
+    if quota.isdigit() and period.strip().isdigit():
+        cores = min(cores, max(int(quota) // int(period), 1))
+    return cores
+
+
+def visible_gpus() -> tuple[str, ...]:
+    """Name the GPUs that may be used, as CUDA_VISIBLE_DEVICES names them."""
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if given is not None:
+        return tuple(name for name in map(str.strip, given.split(",")) if name)
+    import torch
+
+    return tuple(str(index) for index in range(torch.cuda.device_count()))
+
+
+def free_memory() -> int | None:
+    """Return the bytes that are free for new processes; None where the system does not say."""
+    found = re.search(r"MemAvailable:\s+(\d+) kB", _text(PROC / "meminfo"))
+    free = [int(found[1]) * 1024] if found else []
+    limit, used = _text(CGROUP / "memory.max").strip(), _text(CGROUP / "memory.current").strip()
+    if limit.isdigit() and used.isdigit():
+        # Files in the page cache count as used, and give way to whoever needs the memory.
+        cached = re.search(r"^inactive_file (\d+)", _text(CGROUP / "memory.stat"), re.MULTILINE)
+        free.append(int(limit) - int(used) + (int(cached[1]) if cached else 0))
+    return min(free) if free else None
+
+
+def resident_memory(process: int) -> int:
+    """Return the bytes that a process holds at the most so far; 0 where the system does not say."""
+    found = re.search(r"VmHWM:\s+(\d+) kB", _text(PROC / str(process) / "status"))
+    return int(found[1]) * 1024 if found else 0
+
+
+def memory_allows(taken: Sequence[int], largest: int, free: int | None) -> bool:
+    """Say whether one more run fits: `taken` is what those in progress hold, `largest` what a run is known to need."""
+    if free is None or not taken:
+        return True
+    need = max(largest or UNKNOWN_RUN, *taken)
+    still_to_come = sum(need - each for each in taken)
+    return free >= need + int(SPARE * need) + still_to_come
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:  # another system, or a process that has just ended
+        return ""

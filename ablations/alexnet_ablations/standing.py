@@ -1,0 +1,126 @@
+"""How a study stands, read from its folders alone: which runs ended and how, which are at work, which wait.
+
+Nothing here writes, and nothing needs the index: what a folder says counts, and whether somebody works in it is for the
+kernel to say, by its lock.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from alexnet_ablations.study import PlannedRun
+from alexnet_lab.locks import Lock
+from alexnet_lab.records import RunFolder
+
+# In the order in which they are shown. `lost`: it began, nobody works on it, and it left no verdict.
+STATES = ("ok", "diverged", "oom", "error", "timeout", "lost", "damaged", "running", "waiting")
+FAILED = ("oom", "error", "timeout", "lost", "damaged")
+RETRIED = (*FAILED, "diverged")
+COORDINATOR_LOCK = "coordinator.lock"
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How one run stands."""
+
+    cell: str
+    seed: int
+    state: str
+    why: str = ""
+    epochs: int = 0  # that it logged
+    progress: Mapping[str, Any] = field(default_factory=dict)  # what it last said, while it runs or if it was killed
+    accuracy: float | None = None  # validation, last
+    seconds: float | None = None  # that its logged epochs took
+    holder: str | None = None
+
+
+def standing_of(folder: RunFolder, cell: str, seed: int) -> Standing:
+    """Read how a run stands from its folder, whatever the folder is like."""
+    holder = Lock(folder.lock).holder()
+    try:
+        rows = list(folder.metrics())
+        verdict, began = folder.verdict(), folder.recipe() is not None
+    except ValueError as error:
+        return Standing(cell, seed, "running" if holder else "damaged", str(error), holder=holder)
+    if holder:
+        state, why = "running", ""
+    elif verdict is not None:
+        state, why = str(verdict.get("state", "damaged")), str(verdict.get("why", ""))
+    elif began:
+        state, why = "lost", "it was cut off before it ended; the same command goes on with it"
+    else:
+        state, why = "waiting", ""
+    return Standing(
+        cell,
+        seed,
+        state if state in STATES else "damaged",
+        why,
+        epochs=len(rows),
+        progress=(folder.progress() or {}) if holder or state == "lost" else {},
+        accuracy=rows[-1].get("validation_accuracy") if rows else None,
+        seconds=sum(row.get("seconds", 0.0) for row in rows) if rows else None,
+        holder=holder,
+    )
+
+
+def standings(runs: Sequence[PlannedRun]) -> list[Standing]:
+    """Read how every planned run stands."""
+    return [standing_of(run.folder, run.cell.name, run.seed) for run in runs]
+
+
+def found_runs(study: Path) -> list[tuple[str, int, RunFolder]]:
+    """List the run folders that are there, for a study whose declaration cannot be read."""
+    found = []
+    for path in (study / "runs").glob("*/seed-*"):
+        seed = re.fullmatch(r"seed-(\d+)", path.name)
+        if seed and path.is_dir():
+            found.append((path.parent.name, int(seed[1]), RunFolder(path)))
+    return sorted(found, key=lambda each: (each[1], each[0]))
+
+
+def coordinator_of(study: Path) -> str | None:
+    """Say who coordinates the study at this moment; None if nobody does."""
+    return Lock(study / COORDINATOR_LOCK).holder()
+
+
+def share_done(progress: Mapping[str, Any], epochs: int, planned: int) -> float:
+    """Return how much of a run is done, 0 to 1: by steps where it says so, else by the epochs it logged."""
+    steps = progress.get("steps")
+    share = progress.get("step", 0) / steps if steps else epochs / planned
+    return float(min(max(share, 0.0), 1.0))
+
+
+def time_left(
+    ended: Sequence[tuple[str, float]],
+    running: Sequence[tuple[str, float, float]],
+    waiting: Sequence[str],
+    slots: int,
+) -> float | None:
+    """Return the seconds until all runs have ended; None while nothing is known.
+
+    `ended` holds cell and seconds, `running` cell, seconds so far and share done, `waiting` cells. A run takes what the
+    runs of its cell took on average, or else those of any cell; before any has ended, those in progress are projected.
+    """
+    of_cell: dict[str, list[float]] = defaultdict(list)
+    for cell, seconds in ended:
+        of_cell[cell].append(seconds)
+    measured = [seconds for _, seconds in ended]
+    projected = [seconds / share for _, seconds, share in running if share > 0.02]
+    if not measured and not projected:
+        return None
+    typical = fmean(measured or projected)
+
+    def expected(cell: str) -> float:
+        return fmean(of_cell[cell]) if of_cell[cell] else typical
+
+    rest = []
+    for cell, seconds, share in running:
+        # Its own speed counts for as much as it has shown of itself.
+        own = seconds / share if share > 0.02 else expected(cell)
+        rest.append(max(share * own + (1 - share) * expected(cell) - seconds, 0.0))
+    work = sum(rest) + sum(expected(cell) for cell in waiting)
+    return max(work / max(slots, 1), *rest, 0.0)
