@@ -20,6 +20,7 @@ COLOURS: Mapping[str, tuple[str, str]] = {
     "warning": ("#8a5300", "#f2b84b"),
     "note": ("#0b5cae", "#7ab8f6"),
     "good": ("#1d6b3a", "#7fd39b"),
+    "on-image": ("#fdfdfe", "#fdfdfe"),  # letters on a dark cell of a picture, which has the same colours on both
     "series-0": ("#0072b2", "#56b4e9"),
     "series-1": ("#cf5b00", "#ff8f4d"),
     "series-2": ("#00805e", "#2fc49b"),
