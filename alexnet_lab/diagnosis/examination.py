@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from alexnet_lab.diagnosis import learning
+from alexnet_lab.diagnosis import gradients, learning, pace, precision, units
 from alexnet_lab.diagnosis.evidence import Evidence
 from alexnet_lab.diagnosis.findings import Finding, ranked
 from alexnet_lab.records import RunFolder
@@ -12,6 +12,18 @@ Rule = Callable[[Evidence], list[Finding]]
 # Causes before consequences: among findings of one severity this order stands.
 RULES: tuple[Rule, ...] = (
     learning.diverged,
+    precision.not_finite,
+    pace.wrong_scale,
+    pace.rate_too_high,
+    gradients.vanishing,
+    gradients.exploding,
+    units.dead_since_first_epoch,
+    units.died_in_training,
+    gradients.frozen,
+    precision.overflow,
+    precision.underflow,
+    pace.rate_too_low,
+    pace.misplaced_norm,
     learning.class_collapse,
     learning.no_learning,
     learning.overfitting,

@@ -37,19 +37,13 @@ def health_of(run: RunFolder) -> dict[str, float | None]:
         "dead_share": _dead_share(evidence),
         "negative_side_rate": _negative_side_rate(evidence),
         "gradient_first_to_last": _over_last_epoch(evidence, evidence.first_to_last),
-        "update_ratio": _over_last_epoch(
-            evidence, lambda epoch: median_of(evidence.update_ratio(epoch, index) for index in _trained(evidence))
-        ),
+        "update_ratio": _over_last_epoch(evidence, evidence.typical_update_ratio),
         "signal_to_noise": _over_last_epoch(evidence, lambda epoch: _signal_to_noise(evidence, epoch)),
     }
 
 
 def _over_last_epoch(evidence: Evidence, measure: Callable[[int], float | None]) -> float | None:
     return measure(evidence.measured_epochs[-1]) if evidence.measured_epochs else None
-
-
-def _trained(evidence: Evidence) -> list[int]:
-    return [index for index in evidence.weights if evidence.parameters[index].trainable]
 
 
 def _last_probe(evidence: Evidence) -> int | None:
@@ -83,4 +77,4 @@ def _signal_to_noise(evidence: Evidence, epoch: int) -> float | None:
         rows = evidence.windows_of("gradient", parameter, epoch)
         return median_of(evidence.windows["signal_to_noise"][rows].astype(float)) if rows.any() else None
 
-    return median_of(of(parameter) for parameter in _trained(evidence))
+    return median_of(of(parameter) for parameter in evidence.trained)

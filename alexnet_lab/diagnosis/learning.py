@@ -145,7 +145,7 @@ def no_learning(evidence: Evidence) -> list[Finding]:
         return []
     guess = 1 / classes
     most = guess + limit("chance_deviations").value * (guess * (1 - guess) / images) ** 0.5
-    chance_loss = _loss_of_guessing(evidence)
+    chance_loss = loss_of_guessing(evidence)
     if np.nanmax(balanced) > most or not loss[-1] >= limit("flat_loss").value * chance_loss:
         return []
     epochs = len(balanced)
@@ -224,7 +224,7 @@ def _confusion(evidence: Evidence) -> Floats | None:
     return np.array(confusion, float) if confusion and np.sum(confusion) else None
 
 
-def _loss_of_guessing(evidence: Evidence) -> float:
+def loss_of_guessing(evidence: Evidence) -> float:
     """Return the entropy of the classes' shares among the validation images; equal shares where they are not known."""
     confusion = _confusion(evidence)
     if confusion is None:
