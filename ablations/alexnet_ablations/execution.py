@@ -166,7 +166,7 @@ class _Coordinator:
             if lock is None:  # an orphan of a killed coordinator is about to save and end; others can start meanwhile
                 continue
             self.waiting.remove(run)
-            if run.is_done and not self.repeat:
+            if not self.repeat and run.is_done:
                 lock.release()
                 self.ledger.ended(run.cell.name, run.seed, _state_of(run), "", None)
                 self.watcher.skipped(run)

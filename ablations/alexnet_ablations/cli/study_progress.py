@@ -179,10 +179,12 @@ class LiveTable(Tally):
         self.console = console
         self.live = Live(console=console, auto_refresh=False, transient=True, vertical_overflow="crop")
         self.drawn_at = 0.0
+        self.longest = 0
 
     def begin(self, runs: "Sequence[PlannedRun]", slots: int) -> None:
         """Draw the table for the first time."""
         super().begin(runs, slots)
+        self.longest = max(len(run.cell.name) for run in runs)
         self.live.start()
         self.tick()
 
@@ -216,19 +218,19 @@ class LiveTable(Tally):
         room = max(self.console.height - 4, 1)
         on_gpus = any(attempt.slot.gpu for attempt in self.active)
         runs = Table.grid(padding=(0, 2, 0, 0))
-        runs.add_column(no_wrap=True, overflow="ellipsis", max_width=max(self.console.width - 50, 12))
-        for width in (7, *((6,) if on_gpus else ()), 16, 4, 6, 7):
-            runs.add_column(no_wrap=True, min_width=width, max_width=width, justify="right" if width < 10 else "left")
+        # Fixed widths: columns that move from one drawing to the next cannot be read.
+        widths = (7, *((6,) if on_gpus else ()), 12, 8, 10, 5)
+        for width in (min(self.longest, max(self.console.width - sum(widths) - 2 * len(widths) - 1, 8)), *widths):
+            runs.add_column(no_wrap=True, overflow="ellipsis", width=width)
         for attempt in self.active[:room]:
             runs.add_row(
                 attempt.run.cell.name,
                 f"seed {attempt.run.seed}",
                 *((attempt.slot.name,) if on_gpus else ()),
-                ProgressBar(total=1.0, completed=attempt.share, width=16),
-                f"{attempt.share:.0%}",
-                f"{attempt.accuracy:.1%}" if attempt.accuracy is not None else "",
+                ProgressBar(total=1.0, completed=attempt.share, width=12),
+                "starting" if attempt.share == 0 else "testing" if attempt.share == 1 else f"{attempt.share:.0%}",
+                f"val {attempt.accuracy:.1%}" if attempt.accuracy is not None else "",
                 duration(attempt.seconds),
-                style=None,
             )
         hidden = len(self.active) - room
         more = [Text(f"and {hidden} more", style="dim")] if hidden > 0 else []
