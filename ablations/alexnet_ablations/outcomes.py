@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import pandas as pd
 
 from alexnet_ablations.study import PlannedRun
@@ -40,11 +41,11 @@ class Outcome:
     margin: float | None = None  # what is too small to matter: in the unit, or as a factor; None: nobody can say
     percent: bool = False
 
-    def compared(self, value: float) -> float:
-        """Return the number whose differences are taken: shown units, or the logarithm; NaN where there is none."""
-        if not math.isfinite(value) or (self.scale == "factor" and value <= 0):
-            return math.nan
-        return math.log(value) if self.scale == "factor" else self.times * value
+    def compared(self, results: pd.DataFrame) -> "pd.Series[float]":
+        """Return the numbers whose differences are taken: shown units, or logarithms; NaN where a run has none."""
+        values = results[self.name].astype("float64")
+        usable = values.where(np.isfinite(values) & ((values > 0) | (self.scale == "difference")))
+        return pd.Series(np.log(usable)) if self.scale == "factor" else self.times * usable
 
     def effect(self, compared: float) -> float:
         """Return a difference of compared numbers as it is reported: in the unit, or as a factor."""
@@ -97,7 +98,7 @@ def _factor(name: str, label: str, *source: str, **more: Any) -> Outcome:
 OUTCOMES: tuple[Outcome, ...] = (
     _points("test_accuracy", "test accuracy", "test", "accuracy", better="more", margin=0.5),
     _points("balanced_accuracy", "balanced accuracy", "test", "balanced_accuracy", better="more", margin=0.5),
-    Outcome("auroc", "AUROC", ("test", "auroc"), "", better="more", digits=3, margin=0.005),
+    Outcome("auroc", "AUROC", ("test", "auroc"), "", better="more", digits=4, margin=0.005),
     _points("validation_accuracy", "validation accuracy", "validation", "accuracy", better="more", margin=0.5),
     _factor("final_train_loss", "final training loss", "final_train_loss", better="less", margin=1.1),
     Outcome("epochs_to_level", "epochs to the level", (), "epochs", better="less", margin=1.0),

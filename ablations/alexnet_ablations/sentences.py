@@ -80,7 +80,7 @@ def p_value(p: float | None) -> str:
 
 def left_out(rows: pd.DataFrame, outcome: Outcome, kept: set[int]) -> tuple[str, ...]:
     """Say of each seed that a contrast does without which run it lacks, and why."""
-    without = rows[~rows["seed"].isin(kept) & rows[outcome.name].map(outcome.compared).isna()]
+    without = rows[~rows["seed"].isin(kept) & outcome.compared(rows).isna()]
     return tuple(
         f"{cell} {'has no number' if state == 'ok' else state} under seed {seed}"
         for cell, state, seed in zip(without["cell"], without["state"], without["seed"], strict=True)

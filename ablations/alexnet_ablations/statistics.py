@@ -177,9 +177,9 @@ def infer(differences: Sequence[float], margin: float | None = None) -> Inferenc
 
 def values_by_seed(results: pd.DataFrame, contrast: Contrast, outcome: Outcome) -> dict[int, float]:
     """Return a contrast's value under every seed under which each run that it needs has a number."""
-    mine = results[results["cell"].isin(contrast.weights)]
-    wide = mine.pivot(index="seed", columns="cell", values=outcome.name).map(outcome.compared)
-    wide = wide.reindex(columns=list(contrast.weights)).dropna()
+    compared = results[["seed", "cell"]].assign(value=outcome.compared(results))
+    mine = compared[compared["cell"].isin(contrast.weights)]
+    wide = mine.pivot(index="seed", columns="cell", values="value").reindex(columns=list(contrast.weights)).dropna()
     terms = wide.to_numpy() * np.array(list(contrast.weights.values()))
     totals = terms.sum(1)
     # Equal runs differ by exactly nothing; what rounding leaves of a weighted sum is not a difference.
@@ -206,7 +206,7 @@ def conclude(
         raise ValueError(f"a margin of equivalence is above 0; got {margin:g}; take the smallest effect that matters")
     items: list[Conclusion] = []
     for outcome in outcomes:
-        if outcome == HEADLINE or results[outcome.name].map(outcome.compared).notna().any():
+        if outcome == HEADLINE or outcome.compared(results).notna().any():
             chosen = margin if outcome == HEADLINE and margin is not None else outcome.compared_margin()
             items += _conclude_one_family(results, contrasts, outcome, chosen)
     return Conclusions(tuple(items), survivals(results))

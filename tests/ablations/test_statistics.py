@@ -1,39 +1,58 @@
-"""Effects against scipy, against arithmetic by hand, and with runs missing."""
+"""Conclusions against scipy, statsmodels and arithmetic by hand, with runs missing."""
 
 import itertools
 import math
+from types import MappingProxyType
 
 import numpy as np
+import pandas as pd
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+import statsmodels.formula.api as formulas
 from scipy import stats
 
+from alexnet_ablations.contrasts import Contrast, contrasts_of
 from alexnet_ablations.design import Factor
-from alexnet_ablations.statistics import factorial_effects, paired_effect
+from alexnet_ablations.outcomes import HEADLINE, OUTCOMES, outcome_named
+from alexnet_ablations.statistics import conclude, infer, values_by_seed
 
 NORM = Factor("norm", ("lrn", "bn", "none"))
 ACT = Factor("act", ("relu", "leaky"))
+CROSSED = contrasts_of("factorial", [NORM, ACT])
+BN = Contrast("norm: lrn → bn", "effect", {"norm=bn": 1.0, "norm=lrn": -1.0}, ("norm",))
+NONE = Contrast("norm: lrn → none", "effect", {"norm=none": 1.0, "norm=lrn": -1.0}, ("norm",))
 
 
-@given(st.lists(st.floats(-1, 1), min_size=2, max_size=12).filter(lambda d: np.std(d) > 1e-6))
-def test_a_paired_effect_is_scipys_one_sample_t_interval(differences):
-    effect = paired_effect(differences)
-    oracle = stats.ttest_1samp(differences, 0).confidence_interval(0.95)
-    assert effect.mean == pytest.approx(np.mean(differences))
-    assert (effect.low, effect.high) == pytest.approx((oracle.low, oracle.high))
-    assert effect.pairs == len(differences)
+def table(rows):
+    """Return results as read_results makes them: every outcome is a column, NaN where a row has none."""
+    frame = pd.DataFrame(rows)
+    frame["state"] = frame.get("state", pd.Series("ok", frame.index)).fillna("ok")
+    for column in ["why", "level", "never_reached", *(outcome.name for outcome in OUTCOMES)]:
+        if column not in frame:
+            frame[column] = "" if column == "why" else math.nan
+    return frame
 
 
-def test_one_pair_has_a_mean_and_no_interval_and_none_has_nothing():
-    assert paired_effect([]) is None
-    assert paired_effect([0.5]).mean == 0.5
-    assert math.isnan(paired_effect([0.5]).low)
-
-
-def rows_of(outcome, seeds=3):
+def crossed(accuracy, seeds=3):
     levels = itertools.product(range(seeds), NORM.levels, ACT.levels)
-    return [{"seed": s, "norm": n, "act": a, "accuracy": outcome(s, n, a)} for s, n, a in levels]
+    return table(
+        {"cell": f"norm={n},act={a}", "norm": n, "act": a, "seed": s, "test_accuracy": accuracy(s, n, a)}
+        for s, n, a in levels
+    )
+
+
+def cells(**accuracies):
+    """One factor: points of test accuracy by cell, one per seed; None is a run that diverged."""
+    return table(
+        {
+            "cell": f"norm={norm}",
+            "norm": norm,
+            "seed": seed,
+            "state": "diverged" if points is None else "ok",
+            "test_accuracy": None if points is None else points / 100,
+        }
+        for norm, all_points in accuracies.items()
+        for seed, points in enumerate(all_points)
+    )
 
 
 def planted(seed, norm, act):
@@ -42,36 +61,246 @@ def planted(seed, norm, act):
     return 0.8 + luck + gain + (0.004 if (norm, act) == ("bn", "leaky") else 0)
 
 
+def noise(seed):
+    generator = np.random.default_rng(seed)
+    return lambda *_: 0.9 + generator.normal(0, 0.01)
+
+
+def by_name(results, contrasts=CROSSED, **more):
+    return {found.contrast.name: found for found in conclude(results, contrasts, **more).headline}
+
+
 def test_planted_effects_and_interactions_are_found_and_the_luck_of_seeds_is_not():
-    found = {named.name: named.effect for named in factorial_effects(rows_of(planted), [NORM, ACT], "accuracy")}
-    assert found["norm: lrn → bn"].mean == pytest.approx(0.032)  # 0.03 with relu, 0.034 with leaky
-    assert found["norm: lrn → none"].mean == pytest.approx(-0.02)
-    assert found["act: relu → leaky"].mean == pytest.approx(0.01 + 0.004 / 3)
-    assert found["norm bn × act leaky"].mean == pytest.approx(0.004)
-    assert found["norm none × act leaky"].mean == pytest.approx(0, abs=1e-12)
-    assert all(effect.high - effect.low < 1e-9 and effect.pairs == 3 for effect in found.values())
+    found = by_name(crossed(planted))
+    means = {name: conclusion.inference.mean for name, conclusion in found.items()}
+    assert means["norm: lrn → bn"] == pytest.approx(3.2)  # points: 3 with relu, 3.4 with leaky
+    assert means["norm: lrn → none"] == pytest.approx(-2)
+    assert means["act: relu → leaky"] == pytest.approx(1 + 0.4 / 3)
+    assert means["norm bn × act leaky"] == pytest.approx(0.4)
+    assert means["norm none × act leaky"] == 0  # exactly: rounding is no difference
+    assert all(conclusion.n == 3 and conclusion.verdict == "no spread" for conclusion in found.values())
 
 
 def test_an_effect_equals_ttest_rel_over_the_seeds():
-    generator = np.random.default_rng(1)
-    rows = rows_of(lambda *_: generator.normal(), seeds=6)
-    effect = {e.name: e.effect for e in factorial_effects(rows, [NORM, ACT], "accuracy")}["norm: lrn → bn"]
+    results = crossed(noise(1), seeds=6)
+    found = by_name(results)["norm: lrn → bn"]
+    means = results.groupby(["norm", "seed"])["test_accuracy"].mean() * 100
+    oracle = stats.ttest_rel(means["bn"], means["lrn"])
+    ends = oracle.confidence_interval()
+    assert (found.low, found.high) == pytest.approx((ends.low, ends.high))
+    assert found.inference.t_p == pytest.approx(oracle.pvalue)
 
-    def means(level):
-        return [np.mean([r["accuracy"] for r in rows if r["seed"] == s and r["norm"] == level]) for s in range(6)]
 
-    oracle = stats.ttest_rel(means("bn"), means("lrn")).confidence_interval()
-    assert (effect.low, effect.high) == pytest.approx((oracle.low, oracle.high))
+def test_a_pair_of_cells_equals_regression_with_the_seed_as_a_block_and_a_run_missing():
+    results = cells(lrn=[90.1, 91.4, 89.5, 90.8, None, 90.2], bn=[92.6, 92.2, None, 93.5, 91.9, 92.8])
+    whole = results[results["seed"].isin([0, 1, 3, 5])].assign(y=lambda rows: 100 * rows["test_accuracy"])
+    oracle = formulas.ols("y ~ C(norm, Treatment('lrn')) + C(seed)", whole).fit()
+    name = "C(norm, Treatment('lrn'))[T.bn]"
+    (found,) = conclude(results, [BN]).headline
+    assert found.effect == pytest.approx(oracle.params[name])
+    assert (found.low, found.high) == pytest.approx(tuple(oracle.conf_int().loc[name]))
+    assert found.inference.t_p == pytest.approx(oracle.pvalues[name])
+    assert found.n == 4
+    assert found.planned == 6
+
+
+def test_effects_and_interactions_of_a_factorial_are_the_estimates_of_a_regression():
+    results = crossed(noise(2), seeds=5).assign(y=lambda rows: 100 * rows["test_accuracy"])
+    # Deviations: each factor's effect is then the mean over the other's levels.
+    fit = formulas.ols("y ~ C(norm, Treatment('lrn')) * C(act, Treatment('relu')) + C(seed)", results).fit()
+    found = by_name(results)
+    for norm in ("bn", "none"):
+        name = f"C(norm, Treatment('lrn'))[T.{norm}]:C(act, Treatment('relu'))[T.leaky]"
+        assert found[f"norm {norm} × act leaky"].effect == pytest.approx(fit.params[name])
+        main = fit.params[f"C(norm, Treatment('lrn'))[T.{norm}]"] + fit.params[name] / 2
+        assert found[f"norm: lrn → {norm}"].effect == pytest.approx(main)
 
 
 def test_a_seed_with_a_missing_run_is_left_out_of_the_effects_that_need_it_and_of_no_other():
-    def diverging(seed, norm, act):
-        return None if (seed, norm) == (1, "none") else planted(seed, norm, act)
+    found = by_name(crossed(lambda s, n, a: None if (s, n) == (1, "none") else planted(s, n, a)))
+    assert found["norm: lrn → none"].n == 2
+    assert found["norm: lrn → bn"].n == 3
+    assert found["norm: lrn → bn"].effect == pytest.approx(3.2)
+    assert found["act: relu → leaky"].n == 2  # averages over all norms, and one of them is missing
+    assert found["norm: lrn → bn"].left_out == ()
+    assert found["norm: lrn → none"].left_out == tuple(
+        f"norm=none,act={act} has no number under seed 1" for act in ("relu", "leaky")
+    )
 
-    found = {e.name: e.effect for e in factorial_effects(rows_of(diverging), [NORM, ACT], "accuracy")}
-    assert found["norm: lrn → none"].pairs == 2
-    assert found["norm: lrn → bn"].pairs == 3
-    assert found["norm: lrn → bn"].mean == pytest.approx(0.032)
-    assert found["act: relu → leaky"].pairs == 2  # averages over all norms, and one of them is missing
-    nothing = rows_of(lambda s, n, a: None if n == "none" else planted(s, n, a))
-    assert "norm: lrn → none" not in {e.name for e in factorial_effects(nothing, [NORM, ACT], "accuracy")}
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_what_is_no_number_is_a_missing_run(bad):
+    results = cells(lrn=[90, 91, 92], bn=[91, 100 * bad, 94])
+    (found,) = conclude(results, [BN]).headline
+    assert dict(found.values) == pytest.approx({0: 1.0, 2: 2.0})
+    with pytest.raises(ValueError, match="paired differences are finite numbers"):
+        infer([1.0, bad])
+
+
+def test_holm_adjusts_over_all_declared_contrasts_also_those_that_no_seed_could_test():
+    clear = {"lrn": [90, 91, 92, 90.5], "bn": [93, 94.1, 94.9, 93.6]}
+    alone = conclude(cells(**clear), [BN]).headline[0]
+    among = conclude(cells(**clear, none=[None] * 4), [BN, NONE]).headline[0]
+    assert alone.holm_p == pytest.approx(alone.inference.t_p)
+    assert among.holm_p == pytest.approx(2 * alone.inference.t_p)
+    assert among.family == 2
+
+
+def test_other_outcomes_are_families_of_their_own_and_exploratory():
+    results = cells(lrn=[90, 91, 92], bn=[91, 93, 92.5])
+    results["images_per_second"] = [100, 110, 120, 150, 165, 180]
+    concluded = conclude(results, [BN])
+    assert [outcome.name for outcome in concluded.outcomes] == ["test_accuracy", "images_per_second"]
+    (headline,), (speed,) = concluded.of(HEADLINE), concluded.of("images_per_second")
+    assert not headline.is_exploratory
+    assert speed.is_exploratory
+    assert speed.effect == pytest.approx(1.5)
+    assert (
+        speed.sentence == "norm lrn → bn: exactly ×1.5 under each seed, n=3 pairs: without spread there is no interval"
+    )
+
+
+def test_factors_are_compared_by_their_logarithms():
+    results = cells(lrn=[90, 91, 92], bn=[91, 93, 92.5])
+    results["gradient_first_to_last"] = [0.01, 0.02, 0.05, 0.02, 0.03, 0.2]
+    (found,) = conclude(results, [BN]).of("gradient_first_to_last")
+    logs = np.log([2, 1.5, 4])
+    ends = stats.ttest_1samp(logs, 0).confidence_interval()
+    assert found.effect == pytest.approx(stats.gmean([2, 1.5, 4]))
+    assert (found.low, found.high) == pytest.approx((math.exp(ends.low), math.exp(ends.high)))
+    results.loc[0, "gradient_first_to_last"] = 0.0  # a gradient of nothing has no logarithm
+    assert conclude(results, [BN]).of("gradient_first_to_last")[0].n == 2
+
+
+@pytest.mark.parametrize(
+    ("lrn", "bn", "verdict", "sentence"),
+    [
+        ([90, 91, 92, 90.4, 91, 90], [93, 94.1, 95.2, 93.3, 94.2, 93.1], "difference",
+         "norm lrn → bn: +3.1 points [+3.0, +3.2], n=6 pairs"),
+        ([90, 91, 92, 90.4], [90.1, 90.95, 92.1, 90.35], "equivalent",
+         "norm lrn → bn: less than 0.5 points either way, [-0.1, +0.2], n=4 pairs"),
+        ([90, 91, 92, 90.4], [90.2, 91.25, 92.15, 90.6], "difference within margin",
+         "norm lrn → bn: +0.2 points [+0.1, +0.3], n=4 pairs; less than 0.5 points either way"),
+        ([90, 91, 92], [91, 90, 93], "open",
+         "norm lrn → bn: no difference found, [-2.5, +3.2], n=3 pairs; about 23 seeds would narrow it to 0.5 points "
+         "either way"),
+        ([90], [93.1], "one pair", "norm lrn → bn: +3.1 points under one seed, n=1: no interval"),
+        ([90, 91], [90, 91], "no spread",
+         "norm lrn → bn: no difference at all under each seed, n=2 pairs: without spread there is no interval"),
+        ([90, None], [None, 91], "no pair",
+         "norm lrn → bn: nothing can be said, n=0: no seed has every run that it needs; "
+         "norm=lrn diverged under seed 1, norm=bn diverged under seed 0"),
+        ([90, 91, None, 92], [93, 94.1, 95, 95.2], "difference",
+         "norm lrn → bn: +3.1 points [+2.9, +3.3], n=3 pairs of 4"),
+    ],
+)  # fmt: skip
+def test_a_conclusion_is_a_sentence_with_its_n(lrn, bn, verdict, sentence):
+    (found,) = conclude(cells(lrn=lrn, bn=bn), [BN]).headline
+    assert found.verdict == verdict
+    assert found.sentence == sentence
+    assert "*" not in found.sentence
+
+
+def test_a_difference_that_many_comparisons_explain_is_said_to_be_one():
+    results = cells(lrn=[90, 91, 92, 90.5], bn=[91, 91.4, 93.2, 91.2], none=[90.3, 90.8, 92.4, 90.1])
+    found = conclude(results, [BN, NONE, *[Contrast(f"more {at}", "effect", NONE.weights, ()) for at in range(8)]])
+    first = found.headline[0]
+    assert first.low > 0
+    assert first.verdict == "open"
+    assert first.sentence.endswith(f"not beyond chance among 10 comparisons (Holm p = {10 * first.inference.t_p:.2g})")
+
+
+def test_the_margin_can_be_chosen_and_must_be_one():
+    results = cells(lrn=[90, 91, 92, 90.4], bn=[91, 92.1, 93.1, 91.5])
+    assert conclude(results, [BN], margin=2.0).headline[0].verdict == "difference within margin"
+    assert conclude(results, [BN]).headline[0].verdict == "difference"
+    with pytest.raises(ValueError, match="a margin of equivalence is above 0; got 0"):
+        conclude(results, [BN], margin=0)
+
+
+def test_better_depends_on_the_outcome():
+    results = cells(lrn=[90, 91, 92], bn=[93, 94.1, 95.2])
+    results["final_train_loss"] = [1, 1.1, 1.2, 0.5, 0.56, 0.61]
+    results["update_ratio"] = [1, 1.1, 1.2, 0.5, 0.56, 0.61]
+    concluded = conclude(results, [BN])
+    assert concluded.headline[0].is_better is True
+    assert concluded.of("final_train_loss")[0].is_better is True
+    assert concluded.of("update_ratio")[0].is_better is None
+    assert conclude(cells(lrn=[90, 91, 92], bn=[91, 90, 93]), [BN]).headline[0].is_better is None
+
+
+def test_few_pairs_and_dissent_of_the_sign_flip_test_are_noted():
+    three = conclude(cells(lrn=[90, 91, 92], bn=[93, 94.1, 95.2]), [BN]).headline[0]
+    assert three.notes[0].startswith("of 3 pairs an exact sign-flip test cannot go below p = 0.25;")
+    skewed = [1, 1, 1, 1, 1.1, 1.2, 1, -0.02, -0.02]
+    found = conclude(cells(lrn=[90] * 9, bn=[90 + d for d in skewed]), [BN]).headline[0]
+    assert found.verdict == "difference"
+    assert found.inference.sign_flip_p == pytest.approx(0.015625) or found.notes
+
+
+def test_runs_that_never_reached_the_level_are_noted_with_the_outcome_they_blur():
+    results = cells(lrn=[90, 91, 92], bn=[93, 94.1, 95.2])
+    results["epochs_to_level"], results["level"] = [3, 4, 3, 11, 11, 8], 0.87
+    results["never_reached"] = [0, 0, 0, 1, 1, 0]
+    (found,) = conclude(results, [BN]).of(outcome_named("epochs_to_level"))
+    assert any(note.startswith("2 of 6 runs never reached 87.0%") for note in found.notes)
+
+
+def test_aliases_of_a_fraction_are_noted():
+    aliased = Contrast(BN.name, "effect", BN.weights, BN.fields, ("act × dropout",))
+    (found,) = conclude(cells(lrn=[90, 91], bn=[93, 95]), [aliased]).headline
+    assert "cannot be told from act × dropout in this design" in found.notes
+
+
+def test_survival_is_counted_per_cell_with_an_interval_and_held_against_the_baseline_by_seed():
+    results = cells(lrn=[90] * 6, bn=[91] * 6, none=[None] * 6)
+    lrn, bn, none = conclude(results, [BN]).survivals
+    assert (lrn.well, lrn.ended, lrn.against_baseline) == (6, 6, None)
+    assert bn.against_baseline is None
+    assert none.share == 0
+    assert none.against_baseline == pytest.approx(2 / 2**6)
+    assert none.sentence == (
+        "norm=none: 0 of 6 runs ended well (0%, 95% interval 0% to 46%); 6 diverged; against the baseline, by seed, "
+        "p = 0.031"
+    )
+    assert conclude(results, [BN]).survival_sentences == [none.sentence]
+
+
+def test_runs_that_have_yet_to_end_say_nothing_about_their_cell():
+    results = cells(lrn=[90, 91, 92], bn=[91, 93, None])
+    results["state"] = ["ok", "lost", "ok", "ok", "ok", "not run"]
+    lrn, bn = conclude(results, [BN]).survivals
+    assert (lrn.well, lrn.ended, bn.ended) == (2, 2, 2)
+    assert bn.sentence == "norm=bn: 2 of 2 runs ended well (100%, 95% interval 16% to 100%); 1 not run"
+
+
+def test_a_study_without_a_single_number_concludes_so():
+    concluded = conclude(cells(lrn=[None] * 3, bn=[None] * 3), [BN])
+    assert [found.verdict for found in concluded.items] == ["no pair"]
+    assert "n=0" in concluded.sentence
+    assert math.isnan(concluded.headline[0].effect)
+    assert concluded.headline[0].holm_p is None
+
+
+def test_a_cell_with_two_runs_under_one_seed_is_refused():
+    results = cells(lrn=[90, 91], bn=[91, 92])
+    results["seed"] = 0
+    with pytest.raises(ValueError, match="a cell has one run per seed; norm=lrn has two under seed 0"):
+        conclude(results, [BN])
+
+
+def test_a_contrast_of_cells_that_were_not_run_has_no_pair():
+    (found,) = conclude(cells(lrn=[90, 91], bn=[91, 92]), [NONE]).headline
+    assert found.verdict == "no pair"
+    assert found.sentence.endswith("its cells were not run")
+    assert values_by_seed(cells(lrn=[90]), NONE, HEADLINE) == {}
+
+
+def test_conclusions_do_not_depend_on_the_order_of_rows_or_weights():
+    results = crossed(noise(3), seeds=4)
+    shuffled = results.sample(frac=1, random_state=0).sort_values("cell", key=lambda c: c != "norm=lrn,act=relu")
+    turned = [Contrast(c.name, c.kind, MappingProxyType(dict(reversed(c.weights.items()))), c.fields) for c in CROSSED]
+    first, second = by_name(results), by_name(shuffled, turned)
+    for name, conclusion in first.items():
+        assert second[name].low == pytest.approx(conclusion.low)
+        assert second[name].inference.sign_flip_p == conclusion.inference.sign_flip_p
