@@ -79,7 +79,7 @@ def test_every_dependency_is_imported_and_every_import_is_declared():
     extra = {re.match(r"[\w-]+", line).group().lower() for line in extras}
     imported = {name.split(".")[0] for path in SOURCES for name in imports_of(path)}
     third_party = imported - set(sys.stdlib_module_names) - set(PACKAGES)
-    distribution = {"sklearn": "scikit-learn", "PIL": "pillow"}
+    distribution = {"sklearn": "scikit-learn", "PIL": "pillow", "mlflow": "mlflow-skinny"}
     assert {distribution.get(name, name) for name in third_party} == declared | extra
 
 

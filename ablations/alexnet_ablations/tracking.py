@@ -1,0 +1,100 @@
+"""A study mirrored into a tracker while it runs: read from the run folders, by a thread that nothing waits for.
+
+The folders are the truth; a tracker gets a copy. It can fail in as many ways as there are networks and disks, and none
+of them may cost a run: whatever it raises is told once and the mirror is switched off, whatever it takes its time over
+delays nobody, and at the end it has a few seconds to finish.
+"""
+
+import queue
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal
+
+from alexnet_ablations.sinks import Sink, TrackedRun
+
+if TYPE_CHECKING:
+    from alexnet_ablations.study import PlannedRun
+
+PATIENCE = 15.0  # seconds that a tracker has at the end for what it was not done with
+LOST: dict[str, Any] = {"state": "lost", "why": "the run's process ended without a verdict"}
+
+Event = Literal["started", "moved", "ended"]
+
+
+class Mirror:
+    """Tells a sink what run folders say; its methods return at once."""
+
+    def __init__(self, sink: Sink, study: str, tell: Callable[[str], None], patience: float = PATIENCE) -> None:
+        self.sink, self.study, self.tell, self.patience = sink, study, tell, patience
+        self.told: dict[tuple[str, int], int] = {}  # epochs that the sink has, of the runs it knows
+        self.complaint = ""
+        self.is_on = True
+        self._events: queue.SimpleQueue[tuple[Event, PlannedRun] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name="tracker", daemon=True)
+        self._thread.start()
+
+    def run_started(self, run: "PlannedRun") -> None:
+        """Learn that a run has been started, or started again."""
+        self._put("started", run)
+
+    def epoch(self, run: "PlannedRun") -> None:
+        """Learn that a run's metrics have grown."""
+        self._put("moved", run)
+
+    def run_ended(self, run: "PlannedRun") -> None:
+        """Learn that a run has its verdict, or will have none."""
+        self._put("ended", run)
+
+    def close(self) -> None:
+        """Let the sink finish, for as long as the patience lasts."""
+        self._events.put(None)
+        self._thread.join(self.patience)
+        if self._thread.is_alive():
+            self.is_on = False
+            self.complaint = self.complaint or (
+                f"it was not done {self.patience:g} s after the study, and what it had not taken by then is not there"
+            )
+        self._deliver()
+
+    def _put(self, event: Event, run: "PlannedRun") -> None:
+        self._deliver()
+        if self.is_on:
+            self._events.put((event, run))
+
+    def _deliver(self) -> None:
+        """Tell of trouble on the caller's thread: a terminal is not for two at once."""
+        if self.complaint:
+            text, self.complaint = self.complaint, ""
+            self.tell(f"tracking is switched off: {text}. The study goes on; its folder has everything")
+
+    def _work(self) -> None:
+        try:
+            while (event := self._events.get()) is not None:
+                self._take(*event)
+            self.sink.close()
+        except Exception as error:  # noqa: BLE001  # other people's code and networks: no error of theirs may cost a run
+            self.is_on = False
+            self.complaint = f"{type(error).__name__}: {str(error).strip()}".splitlines()[0].rstrip(" .:")
+
+    def _take(self, event: Event, run: "PlannedRun") -> None:
+        key = (run.cell.name, run.seed)
+        tracked = TrackedRun(self.study, *key, dict(run.cell.settings), vars(run.recipe))
+        if key not in self.told:
+            self.told[key] = 0
+            self.sink.run_started(tracked)
+        if event == "started":  # the folder may still hold an earlier attempt, of another recipe
+            return
+        for row in run.folder.metrics():
+            if row["epoch"] > self.told[key]:
+                self.sink.epoch(tracked, row)
+                self.told[key] = row["epoch"]
+        if event == "ended":
+            self.sink.run_ended(tracked, _verdict_of(run))
+            del self.told[key]
+
+
+def _verdict_of(run: "PlannedRun") -> dict[str, Any]:
+    try:
+        return run.folder.verdict() or LOST
+    except ValueError:  # damaged: as good as none
+        return LOST
