@@ -157,6 +157,8 @@ class MlflowSink:
 
         experiment = self._experiment(run.study)
         known = self._known(experiment, run)
+        if known is not None and known.data.tags.get("state") == "ok":
+            return  # all of it is there
         if known is not None:
             self.runs[run.name] = known.info.run_id
             self.told[run.name] = int(known.data.metrics.get("epoch", 0))
@@ -170,13 +172,15 @@ class MlflowSink:
 
     def epoch(self, run: TrackedRun, row: Mapping[str, Any]) -> None:
         """Log the metrics of an epoch that it does not have yet."""
-        if row["epoch"] <= self.told[run.name]:
+        if run.name not in self.runs or row["epoch"] <= self.told[run.name]:
             return
         self._log(run, {name: value for name, value in row.items() if name != "step"}, row["step"])
         self.told[run.name] = row["epoch"]
 
     def run_ended(self, run: TrackedRun, verdict: Mapping[str, Any]) -> None:
         """Log the test's figures and the verdict."""
+        if run.name not in self.runs:
+            return
         self._log(run, figures_of_test(verdict), verdict.get("result", {}).get("steps", 0))
         identity = self.runs.pop(run.name)
         self.client.set_tag(identity, "state", verdict["state"])

@@ -7,18 +7,29 @@ delays nobody, and at the end it has a few seconds to finish.
 
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from alexnet_ablations.sinks import Sink, TrackedRun
+from alexnet_ablations.execution import Watcher
+from alexnet_ablations.sinks import Sink, TrackedRun, open_sink
 
 if TYPE_CHECKING:
-    from alexnet_ablations.study import PlannedRun
+    from alexnet_ablations.attempts import Attempt
+    from alexnet_ablations.study import PlannedRun, Study
 
 PATIENCE = 15.0  # seconds that a tracker has at the end for what it was not done with
 LOST: dict[str, Any] = {"state": "lost", "why": "the run's process ended without a verdict"}
 
 Event = Literal["started", "moved", "ended"]
+
+
+def mirrored(watcher: Watcher, study: "Study", text: str) -> Watcher:
+    """Let a tracker, `tensorboard:DIR` or `mlflow:URI`, see what a watcher sees, and the runs that are done already."""
+    mirror = Mirror(open_sink(text), study.folder.name, watcher.note)
+    for run in study.runs():
+        if run.is_done:
+            mirror.run_ended(run)
+    return _Mirrored(watcher, mirror)
 
 
 class Mirror:
@@ -91,6 +102,51 @@ class Mirror:
         if event == "ended":
             self.sink.run_ended(tracked, _verdict_of(run))
             del self.told[key]
+
+
+class _Mirrored(Watcher):
+    """Passes everything on to a watcher, and to a mirror what concerns it."""
+
+    def __init__(self, watcher: Watcher, mirror: Mirror) -> None:
+        self.watcher, self.mirror = watcher, mirror
+        self.epochs: dict[tuple[str, int], int] = {}
+
+    def begin(self, runs: "Sequence[PlannedRun]", slots: int) -> None:
+        self.watcher.begin(runs, slots)
+
+    def started(self, attempt: "Attempt") -> None:
+        self.mirror.run_started(attempt.run)
+        self.watcher.started(attempt)
+
+    def moved(self, attempt: "Attempt") -> None:
+        key = (attempt.run.cell.name, attempt.run.seed)
+        if attempt.epochs != self.epochs.get(key, 0):  # most moves are steps
+            self.epochs[key] = attempt.epochs
+            self.mirror.epoch(attempt.run)
+        self.watcher.moved(attempt)
+
+    def died(self, attempt: "Attempt") -> None:
+        self.watcher.died(attempt)
+
+    def ended(self, attempt: "Attempt") -> None:
+        self.mirror.run_ended(attempt.run)
+        self.watcher.ended(attempt)
+
+    def skipped(self, run: "PlannedRun") -> None:
+        self.mirror.run_ended(run)
+        self.watcher.skipped(run)
+
+    def note(self, text: str) -> None:
+        self.watcher.note(text)
+
+    def tick(self) -> None:
+        self.watcher.tick()
+
+    def close(self) -> None:
+        try:
+            self.mirror.close()
+        finally:  # whoever has no patience left interrupts again, and gets the terminal back as it was
+            self.watcher.close()
 
 
 def _verdict_of(run: "PlannedRun") -> dict[str, Any]:

@@ -5,13 +5,17 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from alexnet_ablations import tracking
 from alexnet_ablations.design import Cell
+from alexnet_ablations.execution import Watcher
 from alexnet_ablations.sinks import open_sink
 from alexnet_ablations.study import PlannedRun
-from alexnet_ablations.tracking import Mirror
+from alexnet_ablations.tracking import Mirror, mirrored
 from alexnet_lab.records import RunFolder
 from alexnet_lab.training.recipe import Recipe
 
@@ -182,6 +186,63 @@ def test_a_sink_that_hangs_is_left_behind_after_its_time(planned, monkeypatch):
     release.set()
 
 
+class Listener(Watcher):
+    """Writes down the names of what it is told."""
+
+    def __init__(self):
+        self.heard, self.notes = [], []
+
+    def __getattribute__(self, name):
+        if name in ("begin", "started", "moved", "died", "ended", "skipped", "tick", "close"):
+            return lambda *_: self.heard.append(name)
+        return super().__getattribute__(name)
+
+    def note(self, text):
+        self.notes.append(text)
+
+
+def test_a_watcher_sees_all_that_it_would_without_a_tracker(planned, monkeypatch):
+    sink, listener = Recorder(), Listener()
+    monkeypatch.setattr(tracking, "open_sink", lambda _text: sink)
+    done, coming = planned(seed=0), planned(seed=1)
+    make(done, Mirror(Recorder(), "study", pytest.fail))
+    study = SimpleNamespace(folder=Path("study"), runs=lambda: [done, coming])
+    watcher = mirrored(listener, study, "tensorboard:x")
+    watcher.begin([coming], 1)
+    attempt = SimpleNamespace(run=coming, epochs=0)
+    watcher.started(attempt)
+    begin(coming)
+    for epoch in (0, 1, 1, 2):
+        if epoch > attempt.epochs:
+            coming.folder.log(row(epoch))
+        attempt.epochs = epoch
+        watcher.moved(attempt)
+    watcher.died(attempt)
+    watcher.tick()
+    coming.folder.end("ok", "", RESULT)
+    watcher.ended(attempt)
+    watcher.skipped(done)
+    watcher.note("a note")
+    watcher.close()
+    moves = ["moved"] * 4
+    assert listener.heard == ["begin", "started", *moves, "died", "tick", "ended", "skipped", "close"]
+    assert listener.notes == ["a note"]
+    first, second = (f"norm=bn,dropout=published/seed-{seed}" for seed in (0, 1))
+    told = [event[:2] for event in sink.heard[:-1]]
+    of_one = [("started", first), ("epoch", first), ("epoch", first), ("ended", first)]
+    assert told == [*of_one, ("started", second), ("epoch", second), ("epoch", second), ("ended", second), *of_one]
+
+
+def test_the_terminal_is_given_back_whatever_the_tracker_does(planned, monkeypatch):
+    listener = Listener()
+    monkeypatch.setattr(tracking, "open_sink", lambda _text: Recorder())
+    watcher = mirrored(listener, SimpleNamespace(folder=Path("study"), runs=list), "tensorboard:x")
+    monkeypatch.setattr(watcher.mirror, "close", lambda: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        watcher.close()
+    assert listener.heard == ["close"]
+
+
 # --- what stands in the trackers --------------------------------------------------------------------------------------
 
 
@@ -242,6 +303,9 @@ def test_mlflow_has_an_experiment_per_study_and_no_number_twice(planned, tmp_pat
     make(run, again)
     make(planned("none", seed=1), again, state="diverged")
     again.close()
+    twice = Mirror(open_sink(f"mlflow:{address}"), "study", told.append)
+    make(run, twice)  # done long ago, and told once more
+    twice.close()
     assert told == []
     found = {found.data.tags["mlflow.runName"]: found for found in client.search_runs([experiment])}
     assert set(found) == {"norm=bn,dropout=published/seed-0", "norm=none,dropout=published/seed-1"}
@@ -251,7 +315,8 @@ def test_mlflow_has_an_experiment_per_study_and_no_number_twice(planned, tmp_pat
     assert second.data.tags["why"] == "the loss was nan"
     history = client.get_metric_history(first.info.run_id, "train_loss")
     assert [(metric.step, metric.value) for metric in history] == [(10, 1.0), (20, 0.5)]
-    assert first.data.metrics["test_accuracy"] == 0.5
+    (tested,) = client.get_metric_history(first.info.run_id, "test_accuracy")
+    assert (tested.step, tested.value) == (20, 0.5)
     assert first.data.params["norm"] == "bn"
     assert first.data.params == {name: str(value) for name, value in vars(run.recipe).items()}
 
