@@ -4,6 +4,7 @@
     provenance.json    versions, machine, data fingerprint: under what it ran
     metrics.jsonl      one line per epoch, appended as it happens
     checkpoints/       weights and optimiser, safetensors and JSON
+    flow/              what the instruments saw (instruments/flow.py), where the recipe carries any
     split.json         which image served which purpose
     progress.json      how far it is, twice a second at most; what is left of it after a kill is where it was killed
     output.txt         what the process printed, where a coordinator started it
@@ -59,7 +60,8 @@ class RunFolder:
         checkpoints.mkdir(parents=True, exist_ok=True)
         (self.path / "state.json").unlink(missing_ok=True)
         (self.path / "metrics.jsonl").unlink(missing_ok=True)
-        for stale in [*checkpoints.glob("*.json"), *checkpoints.glob("*.safetensors")]:
+        flow = [*(self.path / "flow").glob("*.npz"), *(self.path / "flow").glob("layout.json")]
+        for stale in [*checkpoints.glob("*.json"), *checkpoints.glob("*.safetensors"), *flow]:
             stale.unlink()
         write_atomically(self.path / "recipe.json", recipe)
         write_atomically(self.path / "split.json", split)
@@ -70,6 +72,9 @@ class RunFolder:
         (self.path / "state.json").unlink(missing_ok=True)
         kept = [json.dumps(row) + "\n" for row in self.metrics() if row["epoch"] <= epoch]
         write_atomically(self.path / "metrics.jsonl", "".join(kept))
+        for path in (self.path / "flow").glob("epoch-*.npz"):
+            if int(path.stem.removeprefix("epoch-")) > epoch:
+                path.unlink()
 
     def log(self, row: dict[str, Any]) -> None:
         """Append one line of metrics."""

@@ -95,6 +95,11 @@ class FlowWriter:
         self.folder.mkdir(parents=True, exist_ok=True)
         for stale in self.folder.glob("*.npz"):
             stale.unlink()
+        self.write_layout(layout)
+
+    def write_layout(self, layout: Layout) -> None:
+        """Describe the columns; what stands there already is kept."""
+        self.folder.mkdir(parents=True, exist_ok=True)
         write_atomically(self.folder / "layout.json", json.dumps(asdict(layout), indent=2))
 
     def write_epoch(self, epoch: int, tables: Mapping[str, Columns]) -> None:
@@ -123,12 +128,13 @@ class Flow:
     filters: Columns = field(repr=False, default_factory=dict)
 
     @classmethod
-    def read(cls, run: Path) -> "Flow | None":
-        """Read a run folder; None where the run carried no instruments."""
+    def read(cls, run: Path, last: int | None = None) -> "Flow | None":
+        """Read a run folder, or only so many of its last epochs; None where the run carried no instruments."""
         folder = run / "flow"
         if not (folder / "layout.json").exists():
             return None
-        epochs = {int(path.stem.removeprefix("epoch-")): _load(path) for path in sorted(folder.glob("epoch-*.npz"))}
+        paths = sorted(folder.glob("epoch-*.npz"))[-last if last else None :]
+        epochs = {int(path.stem.removeprefix("epoch-")): _load(path) for path in paths}
         filters = folder / "filters.npz"
         return cls(read_layout(folder / "layout.json"), epochs, _load(filters) if filters.exists() else {})
 

@@ -104,8 +104,9 @@ class Add(nn.Module):
 class PartSequence(nn.Sequential):
     """A sequence that runs ReLU, LRN and a 3/2 max-pool in one pass where they stand in a row.
 
-    The numbers are those of the parts one by one, to rounding. A part that somebody has hooked is run by itself, so
-    that the hook sees what it came for.
+    The numbers are those of the parts one by one, to rounding. Who listens to a ReLU's input is called before the pass,
+    so that watching it changes no number; a part that somebody has hooked in any other way is run by itself, so that
+    the hook sees what it came for.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -114,16 +115,37 @@ class PartSequence(nn.Sequential):
         at = 0
         while at < len(layers):
             norm = layers[at + 1] if at + 1 < len(layers) else None
-            if not isinstance(norm, LocalResponseNorm) or not _is_plain(layers[at : at + 2], nn.ReLU):
+            if not isinstance(norm, LocalResponseNorm) or not _can_fuse(layers[at], norm):
                 x = layers[at](x)
                 at += 1
-            elif at + 2 < len(layers) and _is_three_two_pool(layers[at + 2], x):
+                continue
+            x = _announced(layers[at], x)
+            if at + 2 < len(layers) and _is_three_two_pool(layers[at + 2], x):
                 x = norm.after_relu_pooled(x)
                 at += 3
             else:
                 x = norm.after_relu(x)
                 at += 2
         return x
+
+
+def _can_fuse(relu: nn.Module, norm: nn.Module) -> bool:
+    """Say whether ReLU and norm may run as one: nobody listens to what lies between them, or to their gradients."""
+    unheard = not (relu._forward_hooks or relu._backward_hooks or relu._backward_pre_hooks)
+    return type(relu) is nn.ReLU and unheard and _is_plain([norm], LocalResponseNorm)
+
+
+def _announced(relu: nn.Module, x: Tensor) -> Tensor:
+    """Call the forward pre-hooks of a module as running it would, and return the input it would then have."""
+    for number, hook in relu._forward_pre_hooks.items():
+        if number in relu._forward_pre_hooks_with_kwargs:
+            answer = hook(relu, (x,), {})
+            answer = None if answer is None else answer[0]
+        else:
+            answer = hook(relu, (x,))
+        if answer is not None:
+            x = answer[0] if isinstance(answer, tuple) else answer
+    return x
 
 
 def _is_plain(layers: Sequence[nn.Module], first: type[nn.Module]) -> bool:

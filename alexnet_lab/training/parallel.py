@@ -36,6 +36,10 @@ class Ranks:
             torch.distributed.all_reduce(values)
         return values
 
+    def any(self, wanted: bool, device: str) -> bool:
+        """Say whether any process wants something, the same in every one of them."""
+        return wanted if self.count == 1 else bool(self.sum(torch.tensor(float(wanted), device=device)) > 0)
+
     def wait(self) -> None:
         """Wait until every process has come this far."""
         if self.count > 1:

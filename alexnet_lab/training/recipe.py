@@ -16,6 +16,7 @@ from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationE
 from pydantic.dataclasses import dataclass
 
 from alexnet_lab.choices import unknown_choice
+from alexnet_lab.instruments.schedule import parse_instruments
 from alexnet_lab.levels import NETWORKS, PRESETS, parse_level
 
 
@@ -120,6 +121,10 @@ class Recipe:
         Field(description="validation metric that picks the checkpoint to test"),
     ] = "accuracy"
     ten_views: Annotated[bool, Field(description="test on corners and centre, mirrored, averaged (paper, 4.1)")] = False
+
+    instruments: Annotated[
+        str, AfterValidator(parse_instruments), Field(description="default, off, all, every:20 steps; change no number")
+    ] = "default"
 
     precision: Annotated[Literal["fp32", "bf16", "fp16"], Field(description="of forward and backward")] = "fp32"
     channels_last: Annotated[bool, Field(description="memory layout N H W C")] = False

@@ -22,6 +22,7 @@ from alexnet_lab.randomness import derived_seed
 from alexnet_lab.records import RunFolder
 from alexnet_lab.training import checkpoint
 from alexnet_lab.training.evaluation import evaluate
+from alexnet_lab.training.measuring import Measuring, peak_memory
 from alexnet_lab.training.metrics import is_better
 from alexnet_lab.training.optim import build_optimiser, scheduled_rate, set_rate
 from alexnet_lab.training.parallel import Ranks
@@ -54,6 +55,9 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(recipe.device, enabled=recipe.precision == "fp16")
         wrapped = ranks.wrap(self.network)
         self.forward: Callable[..., Tensor] = torch.compile(wrapped) if recipe.compile else wrapped
+        self.measuring = Measuring(
+            recipe, folder, self.network, self.optimiser, self.scaler, ranks, self.steps_per_epoch
+        )
         self.dropouts = {name: layer for name, layer in self.network.named_modules() if isinstance(layer, Dropout)}
         if not recipe.compile:
             for layer in self.dropouts.values():
@@ -66,6 +70,10 @@ class Trainer:
         self.best_epoch = 0
         self.stop_asked = False
         self._saved_at = time.monotonic()
+        # What the run cost: kept in checkpoints, so that a run which goes on counts its earlier part, and not the time
+        # between. What came after the last checkpoint is repeated, and counted once.
+        self.seconds_before, self._went_on_at = 0.0, time.perf_counter()  # of this epoch: before going on, and since
+        self.train_seconds, self.final_loss, self.peak_memory = 0.0, math.nan, 0
 
     @property
     def step(self) -> int:
@@ -87,7 +95,10 @@ class Trainer:
         self.epoch, self.step_in_epoch = facts["epoch"], facts["step_in_epoch"]
         self.loss_sum, self.hits = facts["loss_sum"], facts["hits"]
         self.best, self.best_epoch = facts["best"], facts["best_epoch"]
+        self.seconds_before, self.train_seconds = facts["seconds_in_epoch"], facts["train_seconds"]
+        self.final_loss, self.peak_memory = facts["final_loss"] or math.nan, facts["peak_memory"]
         self.scaler.load_state_dict(facts["scaler"])
+        self.measuring.restore(found.tensors, facts["panel"], self.epoch)
         if self.ranks.is_first:
             self.folder.go_on_after(self.epoch - 1)
         self.report("note", {"text": f"going on at epoch {self.epoch}, step {self.step_in_epoch}"})
@@ -97,10 +108,13 @@ class Trainer:
         """Train to the end of the recipe, test the best checkpoint, and return the result that the verdict carries."""
         recipe = self.recipe
         self.report("begin", {"epochs": recipe.epochs, "steps_per_epoch": self.steps_per_epoch, "done": self.step})
-        while self.epoch <= recipe.epochs and not self._is_patience_over():
-            self._train_epoch()
-            if time.monotonic() - self._saved_at > BETWEEN_EPOCHS:
-                self._save()
+        part = (recipe.batch_size // self.parts, self.feed.channels, recipe.image_size, recipe.image_size)
+        with self.measuring.on(torch.zeros(part, device=recipe.device)):
+            while self.epoch <= recipe.epochs and not self._is_patience_over():
+                self._train_epoch()
+                # The first process's clock decides for all: a checkpoint adds up what every process counted.
+                if self.ranks.any(self._is_save_due(BETWEEN_EPOCHS), recipe.device):
+                    self._save()
         if self.ranks.is_first:
             self._save_best_unless_there()
         self.ranks.wait()
@@ -113,12 +127,18 @@ class Trainer:
             "tested_epoch": best.facts["epoch"],
             "epochs": self.epoch - 1,
             "steps": self.step,
+            "final_train_loss": self.final_loss,
+            "train_seconds": self.train_seconds,
+            "images_per_second": self.step * recipe.batch_size / self.train_seconds,
+            "peak_memory_bytes": max(self.peak_memory, peak_memory(recipe.device)),
+            "measuring_share": self.measuring.share(),
             "validation": evaluate(tested, self.feed, split.validation, batch),
             "test": evaluate(tested, self.feed, split.test, batch, recipe.ten_views),
         }
 
     def _train_epoch(self) -> None:
-        recipe, began, first = self.recipe, time.perf_counter(), self.step_in_epoch
+        recipe, first = self.recipe, self.step_in_epoch
+        began = self._went_on_at = time.perf_counter()
         self.network.train()
         read_every = STEPS_BETWEEN_READS[recipe.device]
         batches = self.feed.training_batches(recipe.batch_size, recipe.seed, self.epoch, start=first)
@@ -132,10 +152,7 @@ class Trainer:
                 seen = self.step_in_epoch * recipe.batch_size
                 facts = {"epoch": self.epoch, "loss": self.loss_sum / self.step_in_epoch, "accuracy": self.hits / seen}
                 self.report("step", {**facts, "step": self.step, "images_per_second": rate})
-            if self.step_in_epoch < self.steps_per_epoch and time.monotonic() - self._saved_at > WITHIN_EPOCH:
-                self._read_pending(pixels)
-                self._save()
-        self._end_epoch(time.perf_counter() - began, (self.step_in_epoch - first) * recipe.batch_size)
+        self._end_epoch()
 
     def _take_step(self, pixels: Tensor, labels: Tensor) -> Tensor:
         """Take one step over this process's parts of the batch; return its loss and hits, still on the device."""
@@ -158,22 +175,27 @@ class Trainer:
                     loss = F.cross_entropy(scores, y, label_smoothing=recipe.label_smoothing) / accumulate
                 self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             outcome += torch.stack([loss.detach().float(), (scores.detach().argmax(1) == y).sum().float()])
+        self.scaler.unscale_(self.optimiser)
+        self.measuring.gradients_ready()
         if recipe.clip_norm:
-            self.scaler.unscale_(self.optimiser)
             nn.utils.clip_grad_norm_(self.network.parameters(), recipe.clip_norm)
         self.scaler.step(self.optimiser)
         self.scaler.update()
+        self.measuring.step()
         if self.averaged is not None:
             self._average_weights(self.averaged)
         return outcome
 
     def _read_pending(self, pixels: Tensor) -> None:
-        """Read losses and hits from the device; all processes learn of trouble in any of them at the same step."""
+        """Read losses and hits from the device; all processes learn of trouble in any of them at the same step.
+
+        They save at the same step too, by the first one's clock.
+        """
         if not self.pending:
             return
-        asked = torch.tensor([float(self.stop_asked)], device=pixels.device)
+        asked = torch.tensor([float(self.stop_asked), float(self._is_save_due(WITHIN_EPOCH))], device=pixels.device)
         read = self.ranks.sum(torch.cat([torch.stack(self.pending).flatten(), asked])).cpu()
-        outcomes, stop = read[:-1].view(-1, 2), bool(read[-1] > 0)
+        outcomes, (stop, due) = read[:-2].view(-1, 2), (read[-2:] > 0).tolist()
         first = self.step - len(self.pending) + 1
         self.pending.clear()
         for offset, (loss, hits) in enumerate((outcomes / torch.tensor([self.ranks.count, 1])).tolist()):
@@ -185,21 +207,27 @@ class Trainer:
         if stop:
             self._save()
             raise InterruptedRunError(f"stopped at epoch {self.epoch}, step {self.step_in_epoch}, and saved there")
+        if due and self.step_in_epoch < self.steps_per_epoch:
+            self._save()
 
-    def _end_epoch(self, seconds: float, images: int) -> None:
-        recipe = self.recipe
+    def _end_epoch(self) -> None:
+        recipe, seconds = self.recipe, self._seconds_in_epoch()
         judged = self.averaged if self.averaged is not None else self.network
-        found = evaluate(judged, self.feed, self.feed.split.validation, self._evaluation_batch())
+        with self.measuring.probing(judged):
+            found = evaluate(judged, self.feed, self.feed.split.validation, self._evaluation_batch())
+        self.measuring.end_epoch(self.epoch)
+        self.train_seconds += seconds
+        self.final_loss = self.loss_sum / self.steps_per_epoch
         scalars = {f"validation_{k}": v for k, v in found.items() if not isinstance(v, list) and k != "images"}
         row = {
             "epoch": self.epoch,
             "step": self.step,
-            "train_loss": self.loss_sum / self.steps_per_epoch,
+            "train_loss": self.final_loss,
             "train_accuracy": self.hits / (self.steps_per_epoch * recipe.batch_size),
             **scalars,
             "learning_rate": scheduled_rate(recipe, self.step - 1, self.steps_per_epoch),
             "seconds": seconds,
-            "images_per_second": images / seconds,
+            "images_per_second": self.steps_per_epoch * recipe.batch_size / seconds,
         }
         if is_better(recipe.best_by, found[recipe.best_by], self.best):
             self.best, self.best_epoch = found[recipe.best_by], self.epoch
@@ -208,6 +236,13 @@ class Trainer:
             self.folder.log(row)
         self.report("epoch", row)
         self.epoch, self.step_in_epoch, self.loss_sum, self.hits = self.epoch + 1, 0, 0.0, 0.0
+        self.seconds_before = 0.0
+
+    def _seconds_in_epoch(self) -> float:
+        return self.seconds_before + time.perf_counter() - self._went_on_at
+
+    def _is_save_due(self, after: float) -> bool:
+        return self.ranks.is_first and time.monotonic() - self._saved_at > after
 
     def _is_patience_over(self) -> bool:
         return 0 < self.recipe.patience <= self.epoch - 1 - self.best_epoch
@@ -238,8 +273,9 @@ class Trainer:
         return 4 * (self.recipe.batch_size // self.parts)
 
     def _save(self) -> None:
+        counted, panel = self.measuring.saved()
         if self.ranks.is_first:
-            tensors = checkpoint.network_tensors(self.network) | checkpoint.optimiser_tensors(self.optimiser)
+            tensors = checkpoint.network_tensors(self.network) | checkpoint.optimiser_tensors(self.optimiser) | counted
             if self.averaged is not None:
                 tensors |= checkpoint.network_tensors(self.averaged, "averaged.")
             facts = {
@@ -250,6 +286,11 @@ class Trainer:
                 "best": self.best,
                 "best_epoch": self.best_epoch,
                 "scaler": self.scaler.state_dict(),
+                "seconds_in_epoch": self._seconds_in_epoch() if self.step_in_epoch else 0.0,
+                "train_seconds": self.train_seconds,
+                "final_loss": None if math.isnan(self.final_loss) else self.final_loss,
+                "peak_memory": max(self.peak_memory, peak_memory(self.recipe.device)),
+                "panel": panel,
             }
             checkpoint.save_step(self.folder.path / "checkpoints", self.step, tensors, facts)
         self._saved_at = time.monotonic()
