@@ -12,6 +12,10 @@ from alexnet_lab.data.download import Published
 
 ADDRESS = "https://zenodo.org/records/10519652/files/"
 SIDES = (28, 64, 128, 224)
+ONE_LABEL = (  # what to do about a set whose images have many
+    "a run here tells classes apart, one an image; for chest X-rays take medmnist:pneumoniamnist, or a table "
+    "(CSV or Parquet) of path,label,group with the images of one finding or none"
+)
 
 
 @dataclass(frozen=True)
@@ -196,7 +200,7 @@ def published_set(argument: str) -> tuple[str, Published]:
     """Read `bloodmnist@64`: the set's name and its file."""
     name, at, size = argument.partition("@")
     if name == "chestmnist":
-        raise ValueError("chestmnist has up to fourteen labels an image; a run here tells classes apart, one an image")
+        raise ValueError(f"chestmnist has up to fourteen labels an image, and {ONE_LABEL}")
     if name not in MEDMNIST:
         raise unknown_choice("MedMNIST set", name, MEDMNIST)
     if at and size not in map(str, SIDES):

@@ -20,7 +20,7 @@ from alexnet_lab.data.cache import Allocate, cached_images, lock
 from alexnet_lab.data.decoding import fitted_side, shrink
 from alexnet_lab.data.download import Progress, Published, fetched, md5_of
 from alexnet_lab.data.images import Images
-from alexnet_lab.data.medmnist import MEDMNIST, published_set
+from alexnet_lab.data.medmnist import MEDMNIST, ONE_LABEL, published_set
 from alexnet_lab.data.plain_pickle import read_plain_pickle
 
 Copies = Mapping[Path, str]  # files at hand, and the MD5 that the published ones have; empty where unknown
@@ -161,7 +161,7 @@ def _medical(path: Path, name: str, side: int, fit: str, allocate: Allocate) -> 
         images = {part: ArchivedArray(archive, f"{part}_images") for part in parts}
         labels = [ArchivedArray(archive, f"{part}_labels").whole() for part in parts]
         if any(part.ndim != 2 or part.shape[1] != 1 for part in labels):
-            raise ValueError("its images have several labels each, and a run here tells classes apart, one an image")
+            raise ValueError(f"its images have several labels each, and {ONE_LABEL}")
         numbers = np.concatenate(labels)[:, 0].astype(np.int64)
         shape = images["train"].shape  # N H W, and 3 where there is colour
         stored = min(side, fitted_side(shape[1], shape[2], fit))
