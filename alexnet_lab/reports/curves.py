@@ -90,7 +90,7 @@ def curves(
         whole_epochs(axes, every)
     _set_scale(axes, scale, [_drawable(each.y, scale) for each in series])
     axes.set_xlabel(label(x_label))
-    axes.set_ylabel(label(y_label))
+    axes.set_ylabel(label(y_label, 36))
     if len(series) > 1:
         _name_ends(axes, series, scale, in_order=in_order, height=height - 62)
     return drawing.finish(name, title, reading, _table_of(series, x_label))
@@ -123,7 +123,7 @@ def profile(
     axes.set_xticks(shown, [label(layers[at], 18) for at in shown], rotation=90 if len(layers) > 4 else 0)
     axes.set_xlim(-0.4, max(len(layers) - 0.6, 0.4))
     _set_scale(axes, scale, [_drawable(each.y, scale) for each in series])
-    axes.set_ylabel(label(y_label))
+    axes.set_ylabel(label(y_label, 36))
     if len(series) > 1:
         _name_ends(axes, series, scale, in_order=in_order, height=height - 110)
     heights = [dict(zip((int(x) for x in each.x), each.y, strict=True)) for each in series]
@@ -140,28 +140,31 @@ def intervals(
     unit: str,
     zero: float = 0.0,
     negligible: float = 0.0,
+    signed: bool = True,
 ) -> Figure:
     """Draw estimates with their intervals, one below the other, against a line at `zero`.
 
-    A full dot: the interval leaves zero out; a hollow one: it does not, or there is none. Where `negligible` is
+    A full dot: the interval leaves zero out; a hollow one: it does not, or there is none. Estimates that are no
+    differences (`signed` false) have no such line. Where `negligible` is
     given, effects within it of zero are too small to matter: that range is tinted.
     """
-    lines = [[*textwrap.wrap(label(each.name, 80), 26), _interval_text(each)] for each in rows]
+    lines = [[*textwrap.wrap(label(each.name, 80), 26), _interval_text(each, signed=signed)] for each in rows]
     heights = [len(text) * LINE_OF_TEXT + 12 for text in lines]
     drawing = Drawing(height=sum(heights) + 52)
     axes = drawing.axes(grid=False)
     places = -(np.cumsum(heights) - np.asarray(heights) / 2)
     if negligible:
         axes.axvspan(zero - negligible, zero + negligible, color=LIGHT["grid"], lw=0)
-    axes.axvline(zero, color=LIGHT["muted"], linewidth=1)
+    if signed:
+        axes.axvline(zero, color=LIGHT["muted"], linewidth=1)
     for each, place in zip(rows, places, strict=True):
         has_interval = math.isfinite(each.low) and math.isfinite(each.high)
-        apart = has_interval and not each.low <= zero <= each.high
+        apart = has_interval and not (signed and each.low <= zero <= each.high)
         if has_interval:
             axes.plot([each.low, each.high], [place, place], color=SERIES[0], linewidth=2.4, solid_capstyle="butt")
         inside = SERIES[0] if apart else LIGHT["paper"]
         axes.plot([each.estimate], [place], "o", markersize=8, color=SERIES[0], markerfacecolor=inside)
-        told = ", ".join(text for text in (_interval_text(each), each.detail) if text)
+        told = ", ".join(text for text in (_interval_text(each, signed=signed), each.detail) if text)
         ends = [each.low, each.estimate, each.high] if has_interval else [each.estimate]
         drawing.points(axes, each.name, ends, [place] * len(ends), [""] * len(ends), [told] * len(ends))
     axes.set_yticks(places, ["\n".join(text) for text in lines])
@@ -172,7 +175,7 @@ def intervals(
     axes.spines["left"].set_visible(False)
     axes.margins(x=0.08)
     axes.set_xlabel(label(unit, 40))
-    columns = ["change", f"effect, {unit}", "low", "high", "from"]
+    columns = ["change", f"effect, {unit}", "low", "high", "from"] if signed else ["", unit, "low", "high", "from"]
     table = Table(columns, [[each.name, each.estimate, each.low, each.high, each.detail] for each in rows])
     return drawing.finish(name, title, reading, table)
 
@@ -275,14 +278,19 @@ def _whole(value: float) -> float:
     return int(value) if float(value).is_integer() else value
 
 
-def _interval_text(row: Interval) -> str:
+def _interval_text(row: Interval, *, signed: bool) -> str:
+    write = _signed if signed else _unsigned
     if math.isnan(row.low) or math.isnan(row.high):
-        return f"{_signed(row.estimate)}, no interval"
-    return f"{_signed(row.estimate)} [{_signed(row.low)}, {_signed(row.high)}]"
+        return f"{write(row.estimate)}, no interval"
+    return f"{write(row.estimate)} [{write(row.low)}, {write(row.high)}]"
 
 
 def _signed(value: float) -> str:
     return f"{value:+.3g}".replace("-", "−")
+
+
+def _unsigned(value: float) -> str:
+    return f"{value:.3g}".replace("-", "−")
 
 
 def _table_of(series: Sequence[Series], x_label: str) -> Table:

@@ -122,7 +122,9 @@ class Drawing:
                 text.set_parse_math(False)  # a class may be called $x^2$
                 if text.get_color() == "black":  # matplotlib's own default
                     text.set_color(LIGHT["ink"])
-            self.canvas.draw_without_rendering()
+            layout = self.canvas.get_layout_engine()
+            if layout is not None:
+                layout.execute(self.canvas)
             self.canvas.set_layout_engine("none")  # what was measured is what gets drawn
             hover = [self._in_pixels(axes, *found) for axes, found in self._found]
         drawn = self.render("svg")

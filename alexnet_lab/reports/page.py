@@ -78,7 +78,13 @@ class Facts:
 
     def html(self) -> str:
         """Return its markup."""
-        rows = (f"<dt>{escape(name)}</dt><dd>{cell_html(value)}</dd>" for name, value in self.pairs)
+        long = ' class="long"'
+        long = ' class="long"'
+        rows = (
+            f"<div{long if isinstance(value, str) and len(value) > 32 else ''}>"
+            f"<dt>{escape(name)}</dt><dd>{cell_html(value)}</dd></div>"
+            for name, value in self.pairs
+        )
         return f'<dl class="facts">{"".join(rows)}</dl>'
 
 

@@ -213,7 +213,9 @@ def contrast(one, other):
     return (light + 0.05) / (dark + 0.05)
 
 
-@pytest.mark.parametrize("name", [name for name in COLOURS if name not in ("paper", "panel", "grid", "edge", "on-image")])
+@pytest.mark.parametrize(
+    "name", [name for name in COLOURS if name not in ("paper", "panel", "grid", "edge", "on-image")]
+)
 @pytest.mark.parametrize("theme", [0, 1])
 def test_every_colour_stands_out_from_its_background(name, theme):
     least = 3 if name.startswith(("series", "depth")) else 4.5

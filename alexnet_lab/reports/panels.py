@@ -1,0 +1,323 @@
+"""The figures of one run, each made from its records; None or an empty list where the records do not carry it."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alexnet_lab.instruments.flow import Columns
+from alexnet_lab.reports.curves import Interval, Scale, Series, curves, intervals, profile
+from alexnet_lab.reports.maps import MOST_ROWS, confusion, filters, histograms_over_time, unit_map
+from alexnet_lab.reports.measured import Measured, spaced
+from alexnet_lab.reports.page import Figure, Table, number
+
+Floats = NDArray[np.float64]
+
+MOST_STRIPS = 12  # layers in one figure of histograms
+MOST_MAPS = 12  # units of so many sites
+MOST_RECALLS = 30
+SPLIT_WORDS = {"training": "while training", "probe": "on the probe set"}
+KIND_WORDS = {
+    "gradient": "Gradients of the weights",
+    "activation gradient": "Gradients at the activation functions",
+    "weight": "Weights",
+    "activation": "What the activation functions receive",
+}
+
+
+def learning(run: Measured) -> list[Figure]:
+    """Draw loss, accuracy and learning rate by epoch."""
+    found = []
+    for name, title, reading, metrics, unit, scale in (
+        (
+            "loss",
+            "Loss",
+            "Both lines should fall; a validation line that turns up while training falls on is overfitting.",
+            (("training", "train_loss"), ("validation", "validation_loss")),
+            "cross-entropy",
+            "linear",
+        ),
+        (
+            "accuracy",
+            "Accuracy",
+            "Higher is better. Training counts each batch as it was met, with dropout on; validation the whole set.",
+            (("training", "train_accuracy"), ("validation", "validation_accuracy")),
+            "images right",
+            "percent",
+        ),
+        (
+            "learning-rate",
+            "Learning rate",
+            "The rate at the end of each epoch, as the schedule had it.",
+            (("rate", "learning_rate"),),
+            "rate",
+            "linear",
+        ),
+    ):
+        series = [run.curve(word, metric) for word, metric in metrics]
+        series = [each for each in series if len(each.x)]
+        chance = [(1 / len(run.classes), "chance")] if name == "accuracy" and run.classes else []
+        if series:
+            checked: Scale = "percent" if scale == "percent" else "linear"
+            found.append(curves(name, title, reading, series, y_label=unit, scale=checked, marks=chance))
+    return found
+
+
+def flow_histograms(run: Measured, kinds: Sequence[str]) -> list[Figure]:
+    """Draw the histograms of these kinds over time, layer under layer."""
+    found = []
+    for kind in kinds:
+        every = run.subjects(kind)
+        if not every:
+            continue
+        shown = [every[at] for at in spaced(len(every), MOST_STRIPS)]
+        strips, times = run.strips(kind, shown)
+        fewer = f" {len(shown)} of {len(every)} layers, evenly chosen." if len(shown) < len(every) else ""
+        reading = (
+            "One strip a layer, the first on top; to the right time, upwards the size of the values as a power of two, "
+            "the bottom line zeros. " + KIND_READINGS[kind] + fewer
+        )
+        ends = (times[0].partition(",")[0], times[-1].partition(",")[0])
+        found.append(
+            histograms_over_time(f"{kind.replace(' ', '-')}-sizes", KIND_WORDS[kind], reading, strips, times, ends)
+        )
+    return found
+
+
+KIND_READINGS = {
+    "gradient": "A ridge that sinks from the last strip to the first is a gradient growing thin on its way back.",
+    "activation gradient": "What reaches each layer from behind, before its own weights turn it into their gradient.",
+    "weight": "A ridge that moves is a layer that learns; one that stays where it began is not.",
+    "activation": "Ridges of one height through depth carry the signal; a falling one loses it.",
+}
+
+
+def gradient_norm(rows: Columns) -> Floats:
+    """Return the norm of the gradient, step by step."""
+    return np.asarray(rows["gradient_norm"], float)
+
+
+def weight_norm(rows: Columns) -> Floats:
+    """Return the norm of the weights, step by step."""
+    return np.asarray(rows["weight_norm"], float)
+
+
+def update_ratio(rows: Columns) -> Floats:
+    """Return the norm of the update over the norm of the weights, step by step."""
+    weights = weight_norm(rows)
+    found: Floats = np.divide(rows["update_norm"], weights, out=np.full(len(weights), np.nan), where=weights > 0)
+    return found
+
+
+def norms(run: Measured) -> list[Figure]:
+    """Draw norms, update ratio and signal-to-noise of every layer's weights over time."""
+    if not run.layers or not len(run.steps.get("step", ())):
+        return []
+    found = []
+    measures: tuple[tuple[str, str, str, Callable[[Columns], Floats], str], ...] = (
+        (
+            "gradient-norm",
+            "Gradient norm by layer",
+            "The first layer far below the last: the gradient vanishes; lines that climb together: it explodes.",
+            gradient_norm,
+            "norm of the gradient",
+        ),
+        (
+            "weight-norm",
+            "Weight norm by layer",
+            "Weights that grow without end outrun their decay; a flat line is a layer that does not learn.",
+            weight_norm,
+            "norm of the weights",
+        ),
+        (
+            "update-ratio",
+            "Update ratio by layer",
+            "The update applied, as a share of the weights. Near 0.001 is usual; far above is rash, far below idle.",
+            update_ratio,
+            "update / weights",
+        ),
+    )
+    for name, title, reading, measure, unit in measures:
+        series = [run.over_steps(layer, measure) for layer in run.layers]
+        plain = [Series(each.name, each.x, each.y, details=_ranges(each)) for each in series]
+        found.append(curves(name, title, reading, plain, y_label=unit, scale="log", in_order=True, height=300))
+    noise = [run.over_windows("signal_to_noise", layer) for layer in run.layers]
+    if any(np.isfinite(each.y).any() for each in noise if len(each.y)):
+        reading = "How much the gradients of a window agree: far below 1 each step mostly follows its own batch."
+        found.append(
+            curves(
+                "signal-to-noise",
+                "Gradient signal-to-noise by layer",
+                reading,
+                noise,
+                y_label="signal / noise",
+                scale="log",
+                in_order=True,
+                height=300,
+            )
+        )
+    return found
+
+
+def through_depth(run: Measured) -> Figure | None:
+    """Draw the size of the gradient's elements from the first layer to the last, in some of the epochs."""
+    found = [run.by_epoch(layer, gradient_norm) for layer in run.layers]
+    epochs = sorted({epoch for each in found for epoch in each})
+    if not epochs:
+        return None
+    series = []
+    for epoch in [epochs[at] for at in spaced(len(epochs), 5)]:
+        sizes = [
+            each.get(epoch, math.nan) / math.sqrt(layer.elements) for each, layer in zip(found, run.layers, strict=True)
+        ]
+        series.append(Series(f"epoch {epoch}", list(range(len(sizes))), sizes))
+    return profile(
+        "gradient-through-depth",
+        "Gradient through depth",
+        "Norm over the root of the number of weights, so that layers compare: a line that rises to the right is a "
+        "gradient that thins on its way to the first layer.",
+        [layer.name for layer in run.layers],
+        series,
+        y_label="typical gradient of one weight",
+    )
+
+
+def _ranges(series: Series) -> list[str]:
+    return [
+        f"80% of steps {number(low)} to {number(high)}" for low, high in zip(series.low, series.high, strict=True)
+    ]  # fmt: skip
+
+
+def unit_rates(run: Measured, split: str) -> list[Figure]:
+    """Draw, for each site, the mean off-rate and the share of dead units by epoch."""
+    rates, dead = [], []
+    for at, (name, _) in enumerate(run.sites):
+        epochs, found, inputs = run.rates(split, at)
+        if not epochs:
+            continue
+        told = [f"N = {count:,} inputs" for count in inputs]
+        rates.append(Series(name, epochs, [float(value) for value in np.nanmean(found, 1)], details=told))
+        counts = (found == 1).sum(1)
+        said = [f"{count} of {found.shape[1]} units, N = {n:,}" for count, n in zip(counts, inputs, strict=True)]
+        dead.append(Series(name, epochs, [float(count / found.shape[1]) for count in counts], details=said))
+    if not rates:
+        return []
+    word = off_word(run)
+    where = SPLIT_WORDS[split]
+    verb = "off" if word == "off" else "on the negative side"
+    always = "dead" if word == "off" else "always negative"
+    return [
+        curves(
+            f"rate-{split}",
+            f"Inputs a unit is {verb} on, {where}",
+            "The mean over a layer's units. Near 100%, hardly anything gets through.",
+            rates,
+            y_label="share of the inputs",
+            scale="percent",
+            in_order=True,
+        ),
+        curves(
+            f"dead-{split}",
+            f"Units {always}, {where}",
+            f"The share of a layer's units that were {verb} on every one of the N inputs.",
+            dead,
+            y_label="share of the units",
+            scale="percent",
+            in_order=True,
+        ),
+    ]
+
+
+def off_word(run: Measured) -> str:
+    """Return "off" where every counted activation is a ReLU, and "negative side" where one is not."""
+    words = {site.word for _, site in run.sites}
+    return "off" if words <= {"off"} else "negative side"
+
+
+def unit_maps(run: Measured, split: str) -> list[Figure]:
+    """Draw the map of every unit of every site; of many sites, those with the highest mean rate."""
+    found = []
+    for at, (name, site) in enumerate(run.sites):
+        epochs, rates, _ = run.rates(split, at)
+        if epochs:
+            found.append((float(np.nanmean(rates)), at, name, site, epochs, rates))
+    kept = {each[1] for each in sorted(found, key=lambda each: -each[0])[:MOST_MAPS]}
+    figures = []
+    for _, at, name, site, epochs, rates in found:
+        if at not in kept:
+            continue
+        shared = -(-site.units // MOST_ROWS)
+        reading = f"{site.units} {site.unit}s of {site.activation}" + (
+            f"; a row is up to {shared} of them, neighbours in rate." if shared > 1 else ", one a row."
+        )
+        figures.append(
+            unit_map(f"units-{split}-{at}", name, reading, rates, epochs, unit=site.unit, word=_short(site.word))
+        )
+    return figures
+
+
+def _short(word: str) -> str:
+    return "off" if word == "off" else "negative"
+
+
+def first_filters(run: Measured) -> list[Figure]:
+    """Draw the first layer's filters as images, before and after."""
+    kept = run.flow.filters if run.flow else {}
+    if "start" not in kept or kept["start"].ndim != 4:
+        return []
+    start = np.asarray(kept["start"], float)
+    end = np.asarray(kept["end"], float) if "end" in kept else None
+    rows: list[list[object]] = []
+    for at, before in enumerate(start):
+        row: list[object] = [at, float(np.linalg.norm(before))]
+        if end is not None:
+            after = end[at]
+            size = float(np.linalg.norm(before) * np.linalg.norm(after))
+            row += [float(np.linalg.norm(after)), float((before * after).sum() / size) if size > 0 else None]
+        rows.append(row)
+    columns = ["filter", "norm at the start", "norm at the end", "cosine, start to end"][: len(rows[0]) if rows else 0]
+    table = Table(columns, rows)
+    told = [", ".join(f"{name} {number(value)}" for name, value in zip(columns, row, strict=True)) for row in rows]  # type: ignore[arg-type]  # numbers or None
+    reading = "Mid grey is zero; each filter is scaled by its own largest weight."
+    if start.shape[1] not in (1, 3):
+        reading += f" The mean over {start.shape[1]} channels is shown."
+    found = [filters("filters-start", "First-layer filters, before the first step", reading, start, told, table)]
+    if end is not None:
+        found.append(filters("filters-end", "First-layer filters, at the end", reading, end, told, table))
+    return found
+
+
+def predictions(run: Measured, part: str = "test") -> list[Figure]:
+    """Draw the confusion matrix and the recall of every class."""
+    found = run.result.get(part)
+    if not found or not found.get("images"):
+        return []
+    names = run.classes or [f"class {at}" for at in range(len(found["confusion"]))]
+    figures = [
+        confusion(
+            f"confusion-{part}",
+            f"Confusion, {part} images",
+            "A row is a true class, a column what it was taken for; off the diagonal are the mistakes.",
+            found["confusion"],
+            names,
+        )
+    ]
+    counts = [(name, sum(row), row[at]) for at, (name, row) in enumerate(zip(names, found["confusion"], strict=True))]
+    present = sorted((each for each in counts if each[1]), key=lambda each: each[2] / each[1])
+    shown = {each[0] for each in present[:MOST_RECALLS]}
+    rows = [recall_interval(*each) for each in counts if each[0] in shown]
+    fewer = f" The {MOST_RECALLS} lowest of {len(present)}." if len(present) > len(rows) else ""
+    reading = f"Of the images of each class, the share found, with its 95% interval (Wilson).{fewer}"
+    if rows:
+        figures.append(intervals(f"recall-{part}", f"Recall by class, {part} images", reading, rows, unit="% found",
+                                 signed=False))  # fmt: skip
+    return figures
+
+
+def recall_interval(name: str, images: int, right: int) -> Interval:
+    """Return a class's recall in percent with Wilson's 95% interval."""
+    from scipy.stats import binomtest
+
+    ends = binomtest(right, images).proportion_ci(0.95, "wilson")
+    return Interval(name, 100 * right / images, 100 * ends.low, 100 * ends.high, f"{right} of {images}")
