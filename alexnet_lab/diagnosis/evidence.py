@@ -55,14 +55,14 @@ class Silence:
 
 
 class Evidence:
-    """Everything a rule may look at, read once."""
+    """Everything a rule may look at, read once; of the instruments' records, only the last epochs if asked."""
 
-    def __init__(self, run: RunFolder) -> None:
+    def __init__(self, run: RunFolder, last_epochs: int | None = None) -> None:
         self.recipe: dict[str, Any] = run.recipe() or {}
         self.provenance: dict[str, Any] = run.provenance() or {}
         self.verdict: dict[str, Any] = run.verdict() or {}
         self.rows = list(run.metrics())
-        self.flow = Flow.read(run.path)
+        self.flow = Flow.read(run.path, last_epochs)
         split = run.path / "split.json"
         lists = json.loads(split.read_text()) if split.exists() else {}
         self.images = {part: len(lists[part]) for part in ("train", "validation", "test") if part in lists}

@@ -32,7 +32,10 @@ def health_of(run: RunFolder) -> dict[str, float | None]:
     update_ratio is that of the last epoch, where a falling schedule has made steps small: compare it between runs of
     one schedule. A finding about the rate looks at the epoch with the largest ratio instead.
     """
-    evidence = Evidence(run)
+    # A study reads a thousand runs: all epochs are opened only where the last one was not measured.
+    evidence = Evidence(run, last_epochs=1)
+    if not (evidence.measured_epochs and evidence.epochs_counted("probe")):
+        evidence = Evidence(run)
     return {
         "dead_share": _dead_share(evidence),
         "negative_side_rate": _negative_side_rate(evidence),
