@@ -1,8 +1,8 @@
 """What the cache holds, and taking out of it what nobody uses.
 
-An entry in use is one whose pixels some process has mapped: it holds a shared lock on them (cache.py), so an entry is
-removed only by who gets the exclusive one. Where a file system knows no locks, nothing can be told and nothing is
-removed: empty the folder by hand there.
+An entry in use is one whose pixels some process has mapped, under a shared lock on them, or that is being made, under
+a lock beside it (cache.py): an entry is removed only by who gets both for himself. Where a file system knows no locks,
+nothing can be told and nothing is removed: empty the folder by hand there.
 """
 
 import json
@@ -11,7 +11,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal
@@ -36,16 +36,14 @@ class Entry:
     shape: tuple[int, ...] = ()  # N C T T of decoded images
 
     @property
-    def locked_by(self) -> Path:
-        """Return the file whose lock stands for the use of this entry."""
-        if self.kind == "images":
-            return self.path / "pixels.npy"
-        if self.kind == "download":
-            return self.path
-        # One process at a time builds an entry, or fetches a file, under a lock beside it.
-        if self.path.suffix == ".part":
-            return self.path.with_suffix(".lock")
-        return self.path.with_name(self.path.name.lstrip(".").partition(".")[0] + ".lock")
+    def locks(self) -> tuple[Path, ...]:
+        """Return the files whose locks stand for the use of this entry: by who makes it, and by who reads it."""
+        if self.path.parent.name == "images":
+            made = self.path.with_name(self.path.name.lstrip(".").partition(".")[0] + ".lock")
+        else:
+            made = self.path.with_name(self.path.name.removesuffix(".part") + ".lock")
+        read = {"images": (self.path / "pixels.npy",), "download": (self.path,), "unfinished": ()}
+        return made, *read[self.kind]
 
 
 def cache_entries() -> list[Entry]:
@@ -58,24 +56,24 @@ def cache_entries() -> list[Entry]:
 
 def remove(entry: Entry) -> bool:
     """Remove an entry, or leave it and return False where a process uses it."""
-    with _alone_with(entry.locked_by) as alone:
-        if not alone:
+    with ExitStack() as held:
+        if not all(held.enter_context(_alone_with(path)) for path in entry.locks):
             return False
-        # Renamed first: who looks for it from here on finds none of it rather than a half. The name is one that a
-        # later build of the same entry clears, should this process be killed now.
+        # Renamed first: who looks for it meanwhile finds none of it rather than a half. The name is one that a later
+        # build of the same entry clears, should this process be killed now.
         gone = entry.path.with_name(f".{entry.path.name.lstrip('.')}.{os.getpid()}")
         try:
             entry.path.rename(gone)
         except FileNotFoundError:
-            return True  # another process removed it meanwhile
+            return True  # another process removed it before
         except PermissionError:
             if sys.platform == "win32":  # which renames nothing that is open
                 return False
             raise
-    if gone.is_dir():
-        shutil.rmtree(gone, ignore_errors=True)  # a build that begins now clears it too
-    else:
-        gone.unlink()
+        if gone.is_dir():
+            shutil.rmtree(gone)
+        else:
+            gone.unlink()
     return True
 
 
@@ -122,9 +120,9 @@ def _file_entry(path: Path) -> Entry:
 def _alone_with(path: Path) -> Iterator[bool]:
     """Say whether no other process uses what that file stands for; while this lasts, none can begin to."""
     try:
-        file: IO[bytes] = path.open("rb")
+        file: IO[bytes] = path.open("ab" if path.suffix == ".lock" else "rb")
     except FileNotFoundError:
-        yield True  # nothing has ever locked it
+        yield True  # removed before
         return
     with file:
         if sys.platform == "win32":

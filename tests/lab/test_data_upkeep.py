@@ -9,6 +9,7 @@ import time
 import numpy as np
 import pytest
 
+from alexnet_lab.data import cache
 from alexnet_lab.data.cache import cached_images, lock
 from alexnet_lab.data.images import Images
 from alexnet_lab.data.upkeep import age_of, cache_entries, remove, unused_for
@@ -92,6 +93,7 @@ def test_an_entry_is_removed_only_when_its_last_map_is_gone(own_cache):
 HOLDER = """
 import sys
 import numpy as np
+from alexnet_lab.data import cache
 from alexnet_lab.data.cache import cached_images, lock
 images = cached_images("xrays", lambda _: sys.exit("it should be there"))
 print("mapped", flush=True)
@@ -127,6 +129,18 @@ def test_what_broke_off_is_listed_and_removed_but_not_while_it_is_built(own_cach
     assert [(found.kind, found.path) for found in cache_entries()] == [("unfinished", left)]
     assert remove(cache_entries()[0])
     assert cache_entries() == []
+
+
+def test_between_building_an_entry_and_opening_it_nobody_removes_it(monkeypatch):
+    opened, attempts = cache._read, []
+
+    def interfere(place):
+        attempts.extend(remove(entry) for entry in cache_entries())
+        return opened(place)
+
+    monkeypatch.setattr(cache, "_read", interfere)
+    assert (store("xrays").pixels == 7).all()
+    assert attempts == [False]
 
 
 def test_a_torn_entry_is_listed_as_what_cannot_be_read():
