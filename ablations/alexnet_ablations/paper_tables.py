@@ -47,6 +47,7 @@ def cells_table(results: pd.DataFrame, conclusions: Conclusions) -> PaperTable:
     """One row per cell: mean and spread of the headline outcome, its n, and how many runs ended well."""
     fields = factor_columns(results)
     seeds_fit = results["seed"].nunique() <= MOST_SEEDS_ONE_BY_ONE
+    all_well = all(survival.well == survival.ended for survival in conclusions.survivals)
     rows = []
     for (_, mine), survival in zip(results.groupby("cell", sort=False), conclusions.survivals, strict=True):
         values = HEADLINE.compared(mine).dropna()
@@ -60,21 +61,22 @@ def cells_table(results: pd.DataFrame, conclusions: Conclusions) -> PaperTable:
                 str(len(values)),
                 *([each or "-"] if seeds_fit else []),
                 f"{survival.well}/{survival.ended}",
-                share,
+                *([] if all_well else [share]),
             )
         )
     header = (
         *fields,
-        f"{HEADLINE.label}",
+        HEADLINE.label,
         "sd over seeds",
         "n",
         *(["each seed"] if seeds_fit else []),
         "ended well",
-        "95% interval",
+        *([] if all_well else ["95% interval of that share"]),
     )
+    exact = "" if all_well else ", with the exact (Clopper-Pearson) interval of that share"
     caption = (
         f"Mean and standard deviation of {HEADLINE.label} over n seeds. Ended well: of the runs that came to an end, "
-        "those that neither diverged nor failed, with the exact (Clopper-Pearson) interval of that share."
+        f"those that neither diverged nor failed{exact}."
     )
     return PaperTable("cells", "Cells", header, tuple(rows), caption, len(fields))
 

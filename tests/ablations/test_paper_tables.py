@@ -1,0 +1,181 @@
+"""Tables for a paper: their structure, their escapes, and that LaTeX takes them where it is installed."""
+
+import csv
+import io
+import re
+import shutil
+import subprocess
+
+import pandas as pd
+import pytest
+from rich.console import Console
+
+from alexnet_ablations.cli.tables import print_conclusions, terminal_table
+from alexnet_ablations.contrasts import Contrast
+from alexnet_ablations.outcomes import OUTCOMES
+from alexnet_ablations.paper_tables import escape_latex, latex, markdown, paper_tables, write_tables
+from alexnet_ablations.statistics import conclude
+
+LEVELS = ("lrn", "bn", "lrn:k=1,alpha=1e-4", "50%_{\\of}|$#&~^")
+POINTS = {"lrn": [90, 91, 92], "bn": [93, 94.1, 95.2], LEVELS[2]: [90.5, None, 91], LEVELS[3]: [None, None, None]}
+
+
+def study():
+    rows = [
+        {
+            "cell": f"norm={level}",
+            "norm": level,
+            "act": None,
+            "seed": seed,
+            "state": "ok" if points else "diverged",
+            "why": "",
+            "level": 0.81,
+            "never_reached": 0.0,
+            **{outcome.name: float("nan") for outcome in OUTCOMES},
+            "test_accuracy": points / 100 if points else float("nan"),
+            "images_per_second": 100.0 * (1 + seed) * (1 + (level == "bn")) + seed if points else float("nan"),
+        }
+        for level, all_points in POINTS.items()
+        for seed, points in enumerate(all_points)
+    ]
+    results = pd.DataFrame(rows)
+    contrasts = [
+        Contrast(f"norm: lrn → {level}", "effect", {f"norm={level}": 1.0, "norm=lrn": -1.0}, ("norm",))
+        for level in LEVELS[1:]
+    ]
+    return results, conclude(results, contrasts)
+
+
+def test_cells_have_means_spreads_counts_and_survival():
+    cells = paper_tables(*study())[0]
+    assert cells.header[:5] == ("norm", "act", "test accuracy", "sd over seeds", "n")
+    by_level = {row[0]: dict(zip(cells.header, row, strict=True)) for row in cells.rows}
+    assert by_level["lrn"]["test accuracy"] == "91.0%"
+    assert by_level["lrn"]["sd over seeds"] == "1.0"
+    assert by_level["lrn"]["each seed"] == "90.0 91.0 92.0"
+    assert by_level[LEVELS[2]]["n"] == "2"
+    assert by_level[LEVELS[2]]["ended well"] == "2/3"
+    assert by_level[LEVELS[2]]["95% interval of that share"] == "9% to 99%"
+    assert by_level[LEVELS[3]]["test accuracy"] == by_level[LEVELS[3]]["sd over seeds"] == "-"
+    assert by_level[LEVELS[3]]["ended well"] == "0/3"
+    assert by_level["lrn"]["act"] == "-"  # a factor that this cell does not vary
+
+
+def test_where_every_run_ended_well_the_share_needs_no_interval():
+    results, _ = study()
+    whole = results[results["norm"].isin(["lrn", "bn"])]
+    cells = paper_tables(whole, conclude(whole, []))
+    assert not any("share" in title for title in cells[0].header)
+
+
+def test_effects_have_an_interval_an_n_and_three_p_values():
+    effects = paper_tables(*study())[1]
+    assert effects.header == (
+        "change",
+        "effect, points",
+        "95% interval",
+        "n pairs",
+        "p, sign flip",
+        "p, Holm",
+        "p, within 0.5 points",
+        "found",
+    )
+    change, effect, between, n, flip, _, _, found = effects.rows[0]
+    assert (change, effect, between) == ("norm: lrn → bn", "+3.1", "[+2.9, +3.3]")
+    assert (n, flip, found) == ("3", "0.25", "difference")
+    assert effects.rows[2][1:] == ("-", "-", "0", "-", "-", "-", "no pair")
+    assert "cannot go below 0.25" in effects.caption
+
+
+def test_other_outcomes_have_their_tables_and_are_called_exploratory():
+    names = [table.name for table in paper_tables(*study())]
+    assert names == ["cells", "effects", "other-means", "other-effects"]
+    means, effects = paper_tables(*study())[2:]
+    assert means.rows[0][:2] == ("images per second", "182 (3)")  # the geometric mean of 100, 201 and 302
+    assert effects.title.endswith("(exploratory)")
+    assert effects.rows[0][2] == "×2"  # of 2, 1.995 and 1.993
+
+
+def test_every_row_of_every_table_has_as_many_cells_as_the_header():
+    for table in paper_tables(*study()):
+        assert {len(row) for row in table.rows} == {len(table.header)}
+
+
+def test_markdown_rows_have_one_cell_per_column_whatever_a_level_is_called():
+    text = markdown(paper_tables(*study()))
+    for block in re.findall(r"(?:^\|.*\n)+", text, flags=re.MULTILINE):
+        counts = {len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}
+        assert len(counts) == 1, block
+    assert text.count("\n## ") + text.startswith("## ") == 4
+    assert "\\|$#&" in text
+
+
+def test_latex_has_booktabs_and_no_naked_special_character():
+    text = latex(paper_tables(*study()))
+    for word in ("\\toprule", "\\midrule", "\\bottomrule", "\\caption", "\\label{tab:effects}"):
+        assert word in text
+    rows = [line for line in text.splitlines() if line.endswith("\\\\")]
+    assert rows
+    for row in rows:
+        body = row.removesuffix(" \\\\")
+        assert len(re.findall(r"(?<!\\)&", body)) in (7, 8, 9, 4)
+        assert not re.search(r"(?<!\\)[%#_]|[→×~^−](?!\{\})", body.replace("$-$", "")), row
+        assert not body.strip().startswith("[")
+
+
+@pytest.mark.parametrize(
+    ("text", "escaped"),
+    [
+        ("50%_&#", r"50\%\_\&\#"),
+        ("a\\b", r"a\textbackslash{}b"),
+        ("{$}", r"\{\$\}"),
+        ("~^", r"\textasciitilde{}\textasciicircum{}"),
+        ("lrn → bn × 2", r"lrn $\to$ bn $\times$ 2"),
+    ],
+)
+def test_text_is_escaped_so_that_latex_prints_it_as_it_stands(text, escaped):
+    assert escape_latex(text) == escaped
+
+
+@pytest.mark.skipif(not shutil.which("pdflatex"), reason="pdflatex is not installed")
+def test_latex_compiles(tmp_path):
+    preamble = "\\documentclass{article}\\usepackage{booktabs,graphicx}\\begin{document}\n"
+    (tmp_path / "t.tex").write_text(preamble + latex(paper_tables(*study())) + "\\end{document}\n")
+    done = subprocess.run(
+        ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "t.tex"],  # noqa: S607  # wherever it is installed
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-2000:]
+
+
+def test_three_files_are_written_and_the_rows_are_all_there(tmp_path):
+    results, conclusions = study()
+    paths = write_tables(results, conclusions, tmp_path / "report")
+    assert [path.name for path in paths] == ["tables.md", "tables.tex", "results.csv"]
+    with paths[2].open() as file:
+        assert len(list(csv.DictReader(file))) == len(results)
+    assert "norm: lrn → bn" in paths[0].read_text()
+
+
+def test_the_terminal_says_the_sentences_then_the_tables_with_brackets_as_they_are():
+    console = Console(width=160, record=True, file=io.StringIO())
+    print_conclusions(console, *study())
+    text = console.export_text()
+    first = text.splitlines()[0]
+    assert first == "norm lrn → bn: +3.1 points [+2.9, +3.3], n=3 pairs"
+    assert text.index("sd over seeds") > text.index(first)
+    assert "[+2.9, +3.3]" in text[text.index("sd over seeds") :]
+    assert "3 diverged" in text
+    assert "cannot go below p = 0.25" in text
+    assert "(exploratory)" in text
+
+
+def test_markup_in_a_level_is_printed_and_not_obeyed():
+    results, _ = study()
+    odd = results.assign(norm=results["norm"].replace("bn", "[red]bn[/red]"))
+    console = Console(width=160, record=True, file=io.StringIO())
+    console.print(terminal_table(paper_tables(odd, conclude(odd, []))[0]))
+    assert "[red]bn[/red]" in console.export_text()
