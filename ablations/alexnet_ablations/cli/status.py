@@ -108,12 +108,14 @@ def _show_study(console: Console, folder: Path, as_json: bool) -> None:
         return
     if complaint:
         console.print(f"{complaint}; what follows is read from the run folders", style="red", markup=False)
-    console.print(f"[bold]{escape(str(folder))}[/]: {len(found)} runs, {_counts(found)}", highlight=False)
+    console.print(
+        f"[bold]{escape(str(folder))}[/]: {len(found)} runs, {_counts(found)}", highlight=False, soft_wrap=True
+    )
     unfinished = sum(standing.state in ("waiting", "lost") for standing in found)
     if coordinator:
         from alexnet_ablations.cli.study_progress import about_left
 
-        console.print(f"at work: {coordinator}{about_left(left)}", markup=False, highlight=False)
+        console.print(f"at work: {coordinator}{about_left(left)}", markup=False, highlight=False, soft_wrap=True)
     elif unfinished:
         console.print(
             f"nobody is at work here: the command that began this study goes on with what is missing, and so does\n"
@@ -163,7 +165,9 @@ def _list_running(console: Console, found: "Sequence[Standing]", epochs: int) ->
         total = standing.progress.get("epochs", epochs)
         accuracy = f", validation accuracy {standing.accuracy:.1%}" if standing.accuracy is not None else ""
         at = f"after epoch {standing.epochs} of {total}" if total else f"after epoch {standing.epochs}"
-        console.print(f"  {standing.cell} seed {standing.seed}: {at}{accuracy}", markup=False, highlight=False)
+        console.print(
+            f"  {standing.cell} seed {standing.seed}: {at}{accuracy}", markup=False, highlight=False, soft_wrap=True
+        )
     if len(running) > LISTED:
         console.print(f"  and {len(running) - LISTED} more at work")
 
@@ -203,7 +207,7 @@ def _show_run(console: Console, folder: Path, as_json: bool) -> None:
         recipe = {}
     colour = COLOURS.get(standing.state, "red")
     what = f"{recipe.get('network', '?')} on {recipe.get('data', '?')}, seed {recipe.get('seed', '?')}"
-    console.print(f"[bold]{escape(str(folder))}[/]: a run, {escape(what)}", highlight=False)
+    console.print(f"[bold]{escape(str(folder))}[/]: a run, {escape(what)}", highlight=False, soft_wrap=True)
     console.print(f"[{colour}]{standing.state}[/]{escape(f': {standing.why}') if standing.why else ''}", soft_wrap=True)
     if standing.holder:
         console.print(f"at work: {standing.holder}", markup=False, highlight=False)
