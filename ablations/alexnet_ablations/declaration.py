@@ -118,6 +118,25 @@ def read_factor(
     return Factor(field, (baseline, *others))
 
 
+def packaged_studies() -> dict[str, Path]:
+    """Return the studies that come with the package, by name."""
+    return {path.stem: path for path in sorted((Path(__file__).parent / "studies").glob("*.toml"))}
+
+
+def find_study(source: str) -> Path:
+    """Return the file that a path or the name of a packaged study stands for."""
+    path, packaged = Path(source), packaged_studies()
+    if source in packaged and not path.is_file():
+        return packaged[source]
+    if path.is_dir() and (path / "study.toml").exists():
+        return path / "study.toml"
+    if path.is_file():
+        return path
+    if path.suffix == ".toml" or len(path.parts) > 1:
+        raise ValueError(f"there is no study file {source}; alexnet-lab study --list names those that are packaged")
+    raise unknown_choice("study", source, packaged)
+
+
 def read_study_words(path: Path) -> dict[str, Any]:
     """Return what a study file says: about, design, seeds, and the tables recipe, baseline and factors."""
     try:

@@ -2,22 +2,24 @@
 
 STUDY/study.toml                 what was asked for; a folder holds one study only, which may grow
 STUDY/runs/<cell>/seed-<k>/      run folders, each written by its own run
-STUDY/results.csv                one row per run
+STUDY/results.csv, tables.md, .tex   one row per run; what they say together
 """
 
-import csv
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from alexnet_ablations.contrasts import Contrast, contrasts_of, what_cannot_be_said
-from alexnet_ablations.declaration import read_factors, read_study_words
-from alexnet_ablations.design import Cell, Factor, cells_of, default_design, level_text
+from alexnet_ablations.declaration import SLOTS, read_factors, read_study_words
+from alexnet_ablations.design import Cell, Factor, cells_of, count_cells, default_design, level_text
+from alexnet_lab.levels import published_level
 from alexnet_lab.records import RunFolder, write_atomically
 from alexnet_lab.training.recipe import Recipe, read_recipe
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -66,9 +68,37 @@ class Study:
         return contrasts_of(self.design, self.factors)
 
     @property
+    def crossed(self) -> int:
+        """Count the cells that crossing all levels would make."""
+        return count_cells("factorial", self.factors)
+
+    @property
+    def is_default_design(self) -> bool:
+        """Say whether this is the design that these factors get unless another is named."""
+        return self.design == default_design(self.factors)
+
+    @property
     def cannot_say(self) -> list[str]:
         """Say in plain sentences what this design leaves open."""
         return what_cannot_be_said(self.design, self.factors)
+
+    def cautions(self) -> list[str]:
+        """Say what is known not to work well together in some cell, and which cells are the same network."""
+        cells = self.cells
+        recipes = {cell.name: cell.recipe(self.start, 0) for cell in cells}
+        concerned: dict[str, list[str]] = {}
+        for name, recipe in recipes.items():
+            for caution in recipe.cautions():
+                concerned.setdefault(caution, []).append(name)
+        found = [
+            caution if len(names) == len(cells) else f"in {_some(names)}: {caution}"
+            for caution, names in concerned.items()
+        ]
+        networks: dict[str, list[str]] = {}
+        for name, recipe in recipes.items():
+            networks.setdefault(as_published(recipe).identity(""), []).append(name)
+        alike = [names for names in networks.values() if len(names) > 1]
+        return found + [f"{_some(names)} are one and the same: they differ by nothing" for names in alike]
 
     def runs(self) -> list[PlannedRun]:
         """Return every run, seed by seed, so that an interrupted study is still balanced."""
@@ -104,15 +134,17 @@ class Study:
         write_atomically(self.folder / "study.toml", grown.to_toml(whole=True))
         return grown
 
-    def write_results(self, rows: Sequence[dict[str, Any]]) -> Path:
-        """Write one row per run."""
-        text = io.StringIO()
-        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        path = self.folder / "results.csv"
-        write_atomically(path, text.getvalue())
-        return path
+    def run(self, jobs: int | None = None) -> "pd.DataFrame":
+        """Make the runs that are missing, as many side by side as `jobs` says or the machine carries.
+
+        Return one row per run: cell, factors, seed, state, and every outcome. What is in the folder counts too.
+        """
+        from alexnet_ablations.execution import run_all
+        from alexnet_ablations.outcomes import read_results
+
+        study = self.open_folder()
+        run_all(study.folder, [run for run in study.runs() if not run.is_done], jobs)
+        return read_results(study.runs())
 
     def to_toml(self, *, whole: bool) -> str:
         """Write the study as a file that `alexnet-lab study` reads; whole: with every field, defaults too."""
@@ -183,30 +215,25 @@ def declare(
         raise ValueError(f"a study needs at least one seed, got {seeds}")
     recipe = read_recipe({**start, "seed": 0})
     found = read_factors(factors, recipe)
+    if design is None and (folder / "study.toml").exists():
+        design = read_study_words(folder / "study.toml").get("design")
+    recipe = read_recipe({**vars(recipe), **{factor.field: factor.levels[0] for factor in found}})
     study = Study(recipe, found, seeds, folder, design or default_design(found), about)
     study.cells  # noqa: B018  # refuses a design that its factors cannot carry
     return study
 
 
+def as_published(recipe: Recipe) -> Recipe:
+    """Write out what each slot that was left open is published with."""
+    slots = {name: getattr(recipe, name) for name in SLOTS}
+    published = {name: published_level(recipe.network, recipe.preset, name) for name in SLOTS}
+    return read_recipe({**vars(recipe), **{n: published[n] if v is None else v for n, v in slots.items()}})
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more cells" if len(names) > 3 else "")
+
+
 def _toml(value: Any) -> str:
     """Write a value; a JSON string, number or list of them is TOML as well."""
     return json.dumps(value, ensure_ascii=False)
-
-
-def collect(runs: Sequence[PlannedRun]) -> list[dict[str, Any]]:
-    """Read the verdicts back: one row per run, whatever became of it."""
-    rows = []
-    for run in runs:
-        verdict = run.folder.verdict() or {"state": "lost", "why": "the run's process ended without a verdict"}
-        result = verdict.get("result", {})
-        rows.append(
-            {
-                **dict(run.cell.settings),
-                "seed": run.seed,
-                "state": verdict["state"],
-                "test_accuracy": result.get("test", {}).get("accuracy"),
-                "validation_accuracy": result.get("validation", {}).get("accuracy"),
-                "why": verdict["why"],
-            }
-        )
-    return rows

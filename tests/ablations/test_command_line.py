@@ -28,7 +28,8 @@ def alexnet_lab(*arguments, cwd=None, check=True):
     "arguments",
     [
         ["--help"],
-        *([c, "--help"] for c in ("ablate", "train", "networks", "bench")),
+        *([c, "--help"] for c in ("ablate", "study", "train", "networks", "bench")),
+        ["study", "--list"],
         ["bench", "lrn", "--help"],
         ["--version"],
     ],
@@ -50,7 +51,7 @@ finally:
 
 def test_every_command_has_a_help_with_an_example():
     top = alexnet_lab("--help").stdout
-    for command in ("ablate", "train", "networks", "bench"):
+    for command in ("ablate", "study", "train", "networks", "bench"):
         assert command in top
         assert f"alexnet-lab {command} " in alexnet_lab(command, "--help").stdout
 
@@ -71,9 +72,21 @@ def test_networks_lists_all_and_shows_one():
         (["networks", "vgg11", "--preset", "paper"], "only alexnet has presets"),
         (["networks", "alexnet", "--norm", "bm"], "Did you mean 'bn'"),
         (["networks", "alexnet", "--image-size", "20"], "the smallest that works is 52"),
-        (["ablate"], "nothing to ablate: name at least one of --norm"),
+        (["ablate"], "nothing to ablate: name at least one of --network"),
         (["ablate", "--norm", "lrn"], "is the baseline itself"),
-        (["ablate", "--dropout", ",".join(f"0.{i:02}" for i in range(90))], "90 cells, more than 64"),
+        (["ablate", "--norm", "bm"], "unknown norm level 'bm'. Did you mean 'bn'"),
+        (["ablate", "--norm", "bn,bn"], "--norm names bn twice"),
+        (["ablate", "--norm", "bn", "--design", "fractal"], "unknown design 'fractal'. Did you mean 'fractional'"),
+        (["ablate", "--norm", "bn", "--design", "fractional"], "at least 4 factors, got 1"),
+        (["ablate", "--norm", "bn", "--baseline", "nrom=lrn"], "unknown field in --baseline 'nrom'"),
+        (["ablate", "--norm", "bn", "--epochs", "0"], "epochs: must be greater than or equal to 1"),
+        (
+            ["ablate", "--dropout", ",".join(f"0.{i:02}" for i in range(90)), "--out", "s"],
+            "this study makes 270 runs, more than 200; name fewer levels or seeds, take --design one-at-a-time, "
+            "or allow them with --yes 270",
+        ),
+        (["study", "lrn-or-nb"], "unknown study 'lrn-or-nb'. Did you mean 'lrn-or-bn'"),
+        (["study", "mine.toml"], "there is no study file mine.toml"),
     ],
 )
 def test_a_mistake_ends_as_one_clear_line(arguments, message, tmp_path):
@@ -86,10 +99,36 @@ def test_a_mistake_ends_as_one_clear_line(arguments, message, tmp_path):
 
 
 @pytest.mark.long
+def test_a_plan_is_printed_without_training_anything(tmp_path):
+    command = ("ablate", "--norm", "bn,none", "--act", "leaky", "--dropout", "0.3,0", "--seeds", "2", "--out", "s")
+    said = alexnet_lab(*command, "--epochs", "3", "--baseline", "width=0.0625", "--plan", cwd=tmp_path).stdout
+    text = " ".join(said.split())
+    assert "one-at-a-time: 6 cells x 2 seeds = 12 runs of 3 epochs" in text
+    assert "all levels crossed would be 18 cells: --design factorial makes them all" in text
+    assert "Interactions cannot be estimated" in text
+    assert "time to expect: about" in text
+    assert "disk: about" in text
+    assert "cannot go below p = 0.5" in text
+    assert {path.name for path in (tmp_path / "s").iterdir()} == {"calibration.json"}
+
+
+@pytest.mark.long
+def test_a_study_is_saved_as_a_file_that_says_the_same(tmp_path):
+    shared = ("--baseline", "width=0.0625,norm=none", "--epochs", "2", "--seeds", "4")
+    flags = ("--act", "prelu", "--norm", "bn,lrn:k=1,alpha=2", *shared)
+    made = alexnet_lab("ablate", *flags, "--plan", "--save", "mine.toml", "--out", "a", cwd=tmp_path).stdout
+    again = alexnet_lab("study", "mine.toml", "--plan", "--out", "a", cwd=tmp_path).stdout
+    assert made.splitlines()[1:] == again.splitlines()
+    assert "norm {none, bn, lrn:alpha=2.0,k=1.0}" in again
+    refused = alexnet_lab("ablate", "--norm", "bn", "--plan", "--save", "mine.toml", cwd=tmp_path, check=False)
+    assert "mine.toml exists and says something else" in refused.stderr
+
+
+@pytest.mark.long
 def test_ablate_trains_prints_and_goes_on_where_it_was(tmp_path):
     command = ("ablate", "--norm", "bn", "--act", "leaky", "--seeds", "1", "--epochs", "1", "--out", "study")
     first = alexnet_lab(*command, cwd=tmp_path).stdout
-    assert "4 cells x 1 seed = 4 runs" in first
+    assert "4 cells x 1 seed = 4 runs of 1 epoch" in first
     assert "[4/4]" in first
     assert "norm: lrn → bn" in first
     with (tmp_path / "study" / "results.csv").open() as file:
@@ -123,3 +162,18 @@ def test_a_failing_cell_takes_no_other_with_it_and_is_reported(tmp_path):
     assert done.returncode == 1
     assert "1 of 2 runs failed" in done.stdout
     assert "batch size 2000 is larger than the 1079 training images" in " ".join(done.stdout.split())
+
+
+@pytest.mark.long
+def test_a_packaged_study_runs_on_the_digits_and_grows(tmp_path):
+    command = ("study", "dropout", "--epochs", "1", "--baseline", "width=0.0625", "--out", "s", "--seeds", "1")
+    first = alexnet_lab(*command, "--design", "one-at-a-time", cwd=tmp_path).stdout
+    assert "Is dropout 0.3 better than 0.5" in first
+    assert "4 cells x 1 seed = 4 runs of 1 epoch" in first
+    # Crossed, the four cells that are there are not made again.
+    crossed = alexnet_lab(*command, cwd=tmp_path).stdout
+    assert "6 cells x 1 seed = 6 runs of 1 epoch; 4 already done" in crossed
+    assert "[2/2]" in crossed
+    other = alexnet_lab(*command, "--baseline", "width=0.125", cwd=tmp_path, check=False)
+    assert other.returncode == 2
+    assert "s holds another study, which differs in width (0.0625, asked for 0.125)" in other.stderr

@@ -11,7 +11,10 @@ from alexnet_ablations.cli.ablate import ablate
 from alexnet_ablations.cli.bench import bench
 from alexnet_ablations.cli.cache import cache
 from alexnet_ablations.cli.export import export
+from alexnet_ablations.cli.inspect import inspect
 from alexnet_ablations.cli.networks import networks
+from alexnet_ablations.cli.status import retry, status
+from alexnet_ablations.cli.study import study
 from alexnet_ablations.cli.train import train
 
 application = typer.Typer(
@@ -24,9 +27,13 @@ application = typer.Typer(
     pretty_exceptions_enable=False,
 )
 application.command()(ablate)
+application.command()(study)
+application.command()(status)
+application.command()(retry)
 application.command()(train)
 application.command()(networks)
 application.command()(cache)
+application.command()(inspect)
 application.command()(export)
 application.add_typer(bench, name="bench")
 

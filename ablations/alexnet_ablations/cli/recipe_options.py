@@ -5,40 +5,61 @@ import types
 import typing
 from collections.abc import Callable
 from dataclasses import fields
-from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
 from pydantic.fields import FieldInfo
 
-from alexnet_lab.training.recipe import NAMED, Recipe, named_recipe, read_recipe_file
+from alexnet_ablations.declaration import FACTORS
+from alexnet_lab.training.recipe import Recipe
 
-
-def read_start(recipe: str) -> dict[str, Any]:
-    """Return the fields that a named recipe or a TOML file sets."""
-    path = Path(recipe)
-    is_file = recipe not in NAMED and (path.suffix == ".toml" or path.exists())
-    return read_recipe_file(path) if is_file else named_recipe(recipe)
+# Of the factors, the first in the list.
+FIRST = ("network", "preset", "norm", "act", "dropout", "batch_size", "learning_rate")
 
 
 def with_recipe_options(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command that ends in **given one option per field; those left out arrive as None."""
+    return _with_options(
+        command,
+        [
+            _option(field.name, _plain_type(field.type), _help_of(field.name), _default_of(field.name))
+            for field in fields(Recipe)
+        ],
+    )
+
+
+def with_study_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command that ends in **given one option per field: levels as text, or one value where all cells agree."""
+    panels = {True: "What to change: levels, separated by commas", False: "The same for all cells"}
+    chosen = [field for field in fields(Recipe) if field.name != "seed"]
+    chosen.sort(key=lambda field: field.name not in FIRST)  # those that most studies name
+    return _with_options(
+        command,
+        [
+            _option(
+                field.name,
+                str if field.name in FACTORS else _plain_type(field.type),
+                _help_of(field.name),
+                "all cores, shared" if field.name == "threads" else _default_of(field.name),
+                panels[field.name in FACTORS],
+            )
+            for field in chosen
+        ],
+    )
+
+
+def _with_options(command: Callable[..., None], options: list[inspect.Parameter]) -> Callable[..., None]:
     own = [p for p in inspect.signature(command).parameters.values() if p.kind is not p.VAR_KEYWORD]
-    options = [
-        inspect.Parameter(
-            field.name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=None,
-            annotation=Annotated[
-                _plain_type(field.type) | None,
-                typer.Option(help=_help_of(field.name), show_default=_default_of(field.name)),
-            ],
-        )
-        for field in fields(Recipe)
-    ]
     command.__signature__ = inspect.Signature([*own, *options])  # type: ignore[attr-defined]
     command.__annotations__ = {p.name: p.annotation for p in [*own, *options]}
     return command
+
+
+def _option(name: str, kind: Any, text: str, default: str | bool, panel: str | None = None) -> inspect.Parameter:
+    option = typer.Option(help=text, show_default=default, rich_help_panel=panel)
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option]
+    )
 
 
 def _plain_type(annotated: Any) -> Any:

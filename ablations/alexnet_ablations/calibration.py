@@ -1,0 +1,222 @@
+"""How long runs will take on this machine, from a few training steps of each different network.
+
+    python -m alexnet_ablations.calibration < recipes.json
+
+is a process of its own, as a run is, and prints one line of JSON per recipe. As many stand side by side as runs will,
+so that what they take from each other is in the figures. Nothing is kept of what is trained here.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from itertools import cycle, islice
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from alexnet_lab.records import write_atomically
+from alexnet_lab.training.recipe import Recipe, read_recipe
+
+# Steps are timed for about so many seconds per network; a network whose batch takes longer is timed on parts of one.
+PATIENCE = 0.25
+PARTS = (2, 4, 12)  # images: the difference of two parts tells what each image adds to a step
+SLOW = 0.5  # seconds that the smallest part may take if the largest is to be tried
+PROCESSES = 8  # no more than so many calibrate side by side
+# Fields that change what is learned, and not how long it takes.
+FREE = {"seed", "init", "weights", "learning_rate", "schedule", "warmup_epochs", "momentum", "weight_decay"}
+FREE |= {"dropout", "label_smoothing", "epochs", "patience", "best_by", "split_seed", "deterministic", "clip_norm"}
+
+
+@dataclass(frozen=True)
+class Pace:
+    """What a run of some recipe takes: time in parts, and bytes."""
+
+    start_seconds: float  # until the first step: interpreter, libraries, data
+    step_seconds: float
+    steps_per_epoch: int
+    evaluation_seconds: float  # of one image
+    validation_images: int
+    test_images: int
+    weights_bytes: int
+
+    def seconds(self, recipe: Recipe) -> float:
+        """Return what a whole run takes."""
+        views = 10 if recipe.ten_views else 1
+        evaluated = recipe.epochs * self.validation_images + self.validation_images + views * self.test_images
+        steps = recipe.epochs * self.steps_per_epoch
+        return self.start_seconds + steps * self.step_seconds + evaluated * self.evaluation_seconds
+
+
+def key_of(recipe: Recipe, jobs: int) -> str:
+    """Name what a pace depends on: the recipe, less what costs nothing, the machine, and who else is at work."""
+    facts = {name: value for name, value in asdict(recipe).items() if name not in FREE}
+    if recipe.data == "digits":
+        facts.pop("skip_bad")
+    machine = [platform.node(), platform.machine(), os.cpu_count(), min(jobs, PROCESSES)]
+    text = json.dumps([facts, machine], sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def calibrate(recipes: Sequence[Recipe], jobs: int, cache: Path) -> dict[str, Pace]:
+    """Return a pace for every recipe, by its key; those that the cache holds are not measured again."""
+    known = _read(cache)
+    missing = {key_of(recipe, jobs): recipe for recipe in recipes}
+    missing = {key: recipe for key, recipe in missing.items() if key not in known}
+    if missing:
+        processes = min(jobs, PROCESSES)
+        # With fewer recipes than processes, several time the same one: that is what will stand side by side.
+        rounds = -(-len(missing) // processes)
+        dealt = list(islice(cycle(missing.items()), rounds * processes))
+        measured = list(_measured_side_by_side([dealt[at::processes] for at in range(processes)]))
+        for key in missing:
+            known[key] = _typical([pace for name, pace in measured if name == key])
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(cache, json.dumps({key: asdict(pace) for key, pace in known.items()}, indent=1))
+    return known
+
+
+def _read(cache: Path) -> dict[str, Pace]:
+    with suppress(FileNotFoundError, ValueError, TypeError):  # absent, torn, or of another version: measured again
+        return {key: Pace(**facts) for key, facts in json.loads(cache.read_text()).items()}
+    return {}
+
+
+def _typical(paces: Sequence[Pace]) -> Pace:
+    first = asdict(paces[0])
+    return Pace(**{name: type(value)(median(getattr(pace, name) for pace in paces)) for name, value in first.items()})
+
+
+def _measured_side_by_side(hands: Sequence[Sequence[tuple[str, Recipe]]]) -> Iterator[tuple[str, Pace]]:
+    started = [(hand, _start([recipe for _, recipe in hand])) for hand in hands]
+    try:
+        for hand, process in started:
+            out, err = process.communicate()
+            if process.returncode:
+                lines = err.strip().splitlines()
+                raise ValueError(lines[-1] if lines else "the calibration ended without a word; try again")
+            for (key, _), line in zip(hand, out.splitlines(), strict=True):
+                yield key, Pace(**json.loads(line))
+    finally:
+        for _, process in started:
+            process.kill()
+            process.communicate()
+
+
+def _start(recipes: Sequence[Recipe]) -> "subprocess.Popen[str]":
+    threads = str(recipes[0].threads)
+    process = subprocess.Popen(  # noqa: S603  # our own interpreter, our own module
+        [sys.executable, "-m", "alexnet_ablations.calibration", str(time.time())],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads},
+    )
+    assert process.stdin is not None  # noqa: S101  # a pipe was asked for
+    process.stdin.write(json.dumps([asdict(recipe) for recipe in recipes]))
+    process.stdin.close()
+    process.stdin = None  # so that communicate does not write to it again
+    return process
+
+
+def measure(recipe: Recipe, start_seconds: float | None = None) -> Pace:
+    """Take a few steps by the recipe in this process; start_seconds is what it took to come here, if that is known."""
+    import torch
+
+    from alexnet_lab.training.optim import build_optimiser
+    from alexnet_lab.training.run import open_feed_of
+    from alexnet_lab.training.trainer import network_of
+
+    torch.set_num_threads(recipe.threads)
+    began = time.perf_counter()
+    feed = open_feed_of(recipe, lambda _kind, _facts: None)
+    opening = time.perf_counter() - began
+    network = network_of(recipe, feed).to(recipe.device)
+    optimiser = build_optimiser(recipe, network)
+    side, channels = recipe.image_size, feed.channels
+    dtype = torch.float16 if recipe.precision == "fp16" else torch.bfloat16
+
+    def seconds_of(work: Any) -> float:
+        began = time.perf_counter()
+        work()
+        if recipe.device == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter() - began
+
+    def step(pixels: Any, labels: Any) -> None:
+        optimiser.zero_grad(set_to_none=True)
+        with torch.autocast(recipe.device, dtype, enabled=recipe.precision != "fp32"):
+            loss = torch.nn.functional.cross_entropy(network(pixels), labels)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+
+    def blank(count: int) -> tuple[Any, Any]:
+        pixels = torch.randn(count, channels, side, side, device=recipe.device)
+        return pixels, torch.zeros(count, dtype=torch.long, device=recipe.device)
+
+    network.train()
+    # The first step allocates, and says whether more than a few images can be waited for.
+    is_slow = seconds_of(lambda: step(*blank(PARTS[0]))) > SLOW
+    fewer, more = PARTS[:2] if is_slow else PARTS[1:]
+    part = blank(more)
+    low, high = (
+        min(seconds_of(lambda x=x: step(*x)) for _ in range(1 if is_slow else 2)) for x in (blank(fewer), part)
+    )
+    whole = high + max(high - low, 0.0) / (more - fewer) * max(recipe.batch_size - more, 0)
+    if whole < PATIENCE:
+        whole = _timed_on_real_batches(recipe, feed, step, seconds_of)
+    network.eval()
+    with torch.inference_mode():
+        evaluation = min(seconds_of(lambda: network(part[0])) for _ in range(2)) / more
+    return Pace(
+        start_seconds=(opening if start_seconds is None else start_seconds + opening),
+        step_seconds=whole,
+        steps_per_epoch=feed.steps_per_epoch(recipe.batch_size),
+        evaluation_seconds=evaluation,
+        validation_images=len(feed.split.validation),
+        test_images=len(feed.split.test),
+        weights_bytes=sum(value.numel() * value.element_size() for value in network.state_dict().values()),
+    )
+
+
+def _timed_on_real_batches(recipe: Recipe, feed: Any, step: Any, seconds_of: Any) -> float:
+    """Time steps as a run takes them, feed and all, for as long as patience lasts; the first one warms up."""
+    batches = feed.training_batches(recipe.batch_size, 0, 1)
+    times: list[float] = []
+    while len(times) < 3 or sum(times) < PATIENCE:
+        began = time.perf_counter()
+        found = next(batches, None)
+        if found is None:
+            break
+        waited = time.perf_counter() - began
+        times.append(waited + seconds_of(lambda batch=found: step(*batch)))
+    batches.close()
+    return median(times[1:] or times)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Time the recipes that come in as JSON; the argument is when this process was started, by the clock."""
+    start = None
+    try:
+        for values in json.loads(sys.stdin.read()):
+            recipe = read_recipe(values)
+            if start is None:
+                import alexnet_lab.training.trainer  # noqa: F401  # what a run imports before its first step
+
+                start = max(time.time() - float(arguments[0]), 0.0)
+            print(json.dumps(asdict(measure(recipe, start))), flush=True)  # noqa: T201  # the answer
+    except (ValueError, OSError, RuntimeError) as error:
+        print(error, file=sys.stderr)  # noqa: T201  # the parent raises it
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,183 @@
+"""What ablate, study and retry do once a study is declared: plan, prepare the data, run, conclude, print."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+from rich.console import Console
+
+from alexnet_ablations.cli.progress import PlainLines
+from alexnet_ablations.design import level_text
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from alexnet_ablations.study import PlannedRun, Study
+
+RUN_LIMIT = 200  # runs that a command makes without being told that so many are meant
+
+
+def carry_out(
+    console: Console,
+    study: "Study",
+    *,
+    jobs: int | None = None,
+    plan: bool = False,
+    limit: int = RUN_LIMIT,
+    timeout: float | None = None,
+    quiet: bool = False,
+    as_json: bool = False,
+) -> None:
+    """Make what is missing of a study and say what it shows; every mistake that can be seen before, is."""
+    from alexnet_ablations.execution import refuse_if_coordinated
+
+    silent = quiet or as_json
+    asked, study = study, study.grown_from_folder()
+    if not plan:
+        refuse_if_coordinated(study.folder)
+    runs = study.runs()
+    missing = [run for run in runs if not run.is_done]
+    if len(missing) > limit:
+        raise ValueError(
+            f"this study makes {len(missing)} runs, more than {limit}; name fewer levels or seeds, take "
+            f"--design one-at-a-time, or allow them with --yes {len(missing)}"
+        )
+    if not silent or plan:
+        print_plan(console, study, asked, len(runs), len(missing))
+    if missing:
+        prepare_data(console, study, silent=silent)
+    foretell(console, study, missing, jobs, plan=plan, silent=silent)
+    if plan:
+        console.print(f"[dim]a plan: nothing was trained; without --plan the runs go to {study.folder / 'runs'}[/]")
+        return
+    study.open_folder()
+    make(console, study, missing, jobs, timeout=timeout, quiet=quiet, as_json=as_json)
+
+
+def make(
+    console: Console,
+    study: "Study",
+    runs: "Sequence[PlannedRun]",
+    jobs: int | None = None,
+    *,
+    timeout: float | None = None,
+    repeat: bool = False,
+    quiet: bool = False,
+    as_json: bool = False,
+) -> None:
+    """Make these runs of a study, whose folder is open, and say what the whole study shows; exit 1 if any failed."""
+    from alexnet_ablations.cli.study_progress import run_with_live_table
+
+    began = time.monotonic()
+    run_with_live_table(console, study, runs, jobs, timeout=timeout, repeat=repeat, quiet=quiet, as_json=as_json)
+    results = conclude_and_print(console, study, silent=quiet or as_json)
+    if not quiet and not as_json:
+        console.print(f"[dim]{time.monotonic() - began:.0f} s. Rows and tables: {study.folder}   Runs: runs/ in it[/]")
+    broken = results[~results["state"].isin(("ok", "diverged"))]
+    if len(broken):
+        if not as_json:
+            why = str(broken["why"].iloc[0])
+            console.print(f"{len(broken)} of {len(results)} runs failed: {why}", style="red", markup=False)
+            console.print("(same command: tries again)", markup=False)
+        raise typer.Exit(1)
+
+
+def conclude_and_print(console: Console, study: "Study", *, silent: bool = False) -> "pd.DataFrame":
+    """Read all runs back, write rows and tables, and print what they say together."""
+    from alexnet_ablations.cli.tables import print_conclusions
+    from alexnet_ablations.outcomes import read_results
+    from alexnet_ablations.paper_tables import write_tables
+    from alexnet_ablations.statistics import conclude
+
+    results = read_results(study.runs())
+    conclusions = conclude(results, study.contrasts())
+    if not silent:
+        print_conclusions(console, results, conclusions)
+        for sentence in study.cannot_say:
+            console.print(sentence, style="dim", markup=False, highlight=False)
+    write_tables(results, conclusions, study.folder)
+    return results
+
+
+def print_plan(console: Console, study: "Study", asked: "Study", total: int, missing: int) -> None:
+    """Say what will be compared, under what, and what is known not to go well together."""
+    start = study.start
+    factors = ", ".join(f"{f.field} {{{', '.join(map(level_text, f.levels))}}}" for f in study.factors)
+    many = "s" if study.seeds > 1 else ""
+    is_shared = all(factor.field != "epochs" for factor in study.factors)
+    epochs = f" of {start.epochs} epoch{'s' if start.epochs > 1 else ''}" if is_shared else ""
+    console.print(f"[bold]{start.network}[/] on {start.data}: ", end="")
+    console.print(factors, markup=False, highlight=False)
+    console.print(
+        f"{study.design}: {len(study.cells)} cells x {study.seeds} seed{many} = {total} runs{epochs}"
+        + (f"; {total - missing} already done" if missing < total else ""),
+        markup=False,
+    )
+    if study.is_default_design and study.design != "factorial":
+        console.print(
+            f"one change at a time, since all levels crossed would be {study.crossed} cells: --design factorial "
+            "makes them all",
+            markup=False,
+            highlight=False,
+        )
+    if (study.seeds, study.factors) != (asked.seeds, asked.factors):
+        console.print(f"{study.folder} holds more of this study than was asked for: all of it counts", markup=False)
+    console.print(
+        f"width {start.width:g}, {start.image_size} px, {start.init} init on {start.input_scale} inputs, "
+        f"{start.optimiser} {start.learning_rate:g}, batch {start.batch_size}, {start.threads} thread(s) a run",
+        style="dim",
+        markup=False,
+    )
+    for note in [*study.cautions(), *study.cannot_say, *aliases(study)]:
+        console.print(f"note: {note}", markup=False, highlight=False)
+
+
+def aliases(study: "Study") -> list[str]:
+    """Name what each effect of a fraction cannot be told from."""
+    return [
+        f"{contrast.name} cannot be told from {', '.join(contrast.aliases)}"
+        for contrast in study.contrasts()
+        if contrast.aliases
+    ]
+
+
+def prepare_data(console: Console, study: "Study", *, silent: bool) -> None:
+    """Read the images once, here: a mistake ends as one line, and the runs find everything decoded."""
+    start = study.start
+    if start.data == "digits":
+        return
+    from alexnet_lab.training.run import open_feed_of
+
+    lines = PlainLines(console)
+    feed = open_feed_of(start, (lambda _kind, _facts: None) if silent else lines)
+    if not silent:
+        for text in feed.notes:
+            lines("note", {"text": text})
+
+
+def foretell(
+    console: Console, study: "Study", missing: "Sequence[PlannedRun]", jobs: int | None, *, plan: bool, silent: bool
+) -> None:
+    """Say what the study costs and can show; refuse it where the disk has no room for it."""
+    from alexnet_ablations.forecast import forecast
+    from alexnet_ablations.slots import find_slots
+
+    if silent and not plan and len(missing) <= 1:
+        return
+    slots = min(find_slots(study.start.threads, study.start.device, jobs).count, max(len(missing), 1))
+    found = forecast(study, slots, measured=plan)
+    if silent and not plan:
+        return
+    for sentence in found.sentences():
+        console.print(sentence, markup=False, highlight=False)
+
+
+def save_study(console: Console, study: "Study", path: Path) -> None:
+    """Write a study as a file for `alexnet-lab study`; another study's file is not written over."""
+    text = study.to_toml(whole=False)
+    if path.exists() and path.read_text() != text:
+        raise ValueError(f"{path} exists and says something else; choose another name with --save")
+    path.write_text(text)
+    console.print(f"saved: alexnet-lab study {path}", markup=False, highlight=False)

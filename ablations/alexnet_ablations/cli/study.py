@@ -1,0 +1,92 @@
+"""alexnet-lab study: a study from a file, or one of those that come with the package."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from alexnet_ablations.cli.carry_out import RUN_LIMIT, carry_out, save_study
+from alexnet_ablations.cli.conditions import divide, on_this_machine
+from alexnet_ablations.cli.terminal import open_console
+from alexnet_ablations.declaration import find_study, packaged_studies, read_study_words
+
+
+def study(
+    source: Annotated[str | None, typer.Argument(help="A study file, or the name of a packaged one.")] = None,
+    listing: Annotated[bool, typer.Option("--list", help="List the packaged studies.")] = False,
+    data: Annotated[str | None, typer.Option(help="Images, instead of those the study names.")] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Seeds per cell.", show_default="the study's")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs per run.", show_default="the study's")] = None,
+    design: Annotated[str | None, typer.Option(help="Another design for the same levels.")] = None,
+    baseline: Annotated[
+        str | None, typer.Option(help="Other values for all cells: width=1,image_size=227,device=cuda.")
+    ] = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Say what it costs and can show; train nothing.")] = False,
+    save: Annotated[Path | None, typer.Option(help="Write the study as a file of your own.")] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Runs side by side.", show_default="one per core")] = None,
+    yes: Annotated[int, typer.Option(min=1, help="Allow up to so many runs.")] = RUN_LIMIT,
+    timeout: Annotated[float | None, typer.Option(help="Minutes a run may take.", show_default="no limit")] = None,
+    out: Annotated[Path | None, typer.Option(help="Study folder.", show_default="runs/<name of the study>")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print lines of JSON.")] = False,
+) -> None:
+    """Run a study that stands in a file.
+
+    [bold]alexnet-lab study --list[/]                        those that come with the package
+    [bold]alexnet-lab study lrn-or-bn --plan[/]              what it costs, what it can show
+    [bold]alexnet-lab study lrn-or-bn --data xrays.zip[/]    the same claim, on your images
+    [bold]alexnet-lab study mine.toml --seeds 6[/]
+
+    A study file has the words of alexnet-lab ablate; --save there writes one:
+
+      seeds = 6
+      \\[factors]
+      norm = \\["bn", "none"]
+      batch_size = \\[16, 64]
+      \\[recipe]
+      data = "xrays.zip"
+      epochs = 20
+    """
+    from alexnet_ablations.study import declare
+
+    console = open_console()
+    if listing or source is None:
+        print_studies(console)
+        return
+    path = find_study(source)
+    words = read_study_words(path)
+    _, shared = divide({"data": data, "epochs": None if epochs is None else str(epochs)}, baseline)
+    start = {**words["recipe"], **words["baseline"], **shared}
+    folder = out or Path("runs") / (path.parent.name if path.name == "study.toml" else path.stem)
+    chosen = declare(
+        words["factors"],
+        {**start, **on_this_machine(start, folder, jobs)},
+        folder,
+        design=design or words.get("design"),
+        seeds=seeds or words.get("seeds", 3),
+        about=words.get("about", ""),
+    )
+    if save is not None:
+        save_study(console, chosen, save)
+    if chosen.about and not quiet and not as_json:
+        console.print(chosen.about, style="bold", markup=False, highlight=False)
+    carry_out(console, chosen, jobs=jobs, plan=plan, limit=yes, timeout=timeout, quiet=quiet, as_json=as_json)
+
+
+def print_studies(console: Console) -> None:
+    """List the packaged studies, each with the question it asks."""
+    from alexnet_ablations.study import read_study
+
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False)
+    for header in ("study", "question", "runs"):
+        table.add_column(header, justify="right" if header == "runs" else "left", no_wrap=header != "question")
+    for name, path in packaged_studies().items():
+        found = read_study(path, Path())
+        table.add_row(name, found.about, f"{len(found.cells)} x {found.seeds}")
+    console.print(table)
+    console.print(
+        f"[dim]alexnet-lab study NAME   runs one. The files: {next(iter(packaged_studies().values())).parent}[/]"
+    )

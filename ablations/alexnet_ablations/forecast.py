@@ -1,0 +1,205 @@
+"""What a study will cost and what it can show, said before its first step."""
+
+import heapq
+import math
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from alexnet_ablations.calibration import FREE, Pace, calibrate, key_of
+from alexnet_ablations.study import PlannedRun, Study
+from alexnet_lab.training.recipe import Recipe
+
+LEVEL = 0.05
+# Points between runs of one cell under different seeds, where no run has shown it yet; it is said to be assumed.
+ASSUMED_SPREAD = 1.0
+# A study of so many epochs in all, at the laptop's size, is under way sooner than it is calibrated.
+SMALL = 200
+RECORDS_BYTES = 2**20  # of a run, beside its weights: metrics, instruments, split; tens of epochs
+CALIBRATION = "calibration.json"
+
+
+@dataclass(frozen=True)
+class Power:
+    """What so many seeds can show."""
+
+    pairs: int
+    family: int  # effects that Holm's rule adjusts for
+    attainable_p: float
+    seeds_for_one: int  # the fewest whose smallest p is below 5%, for one effect by itself
+    seeds_for_family: int  # and for the first step of Holm's rule
+    spread: float  # points, standard deviation between runs of one cell
+    is_assumed: bool
+    detectable: Mapping[str, float]  # points, by kind of contrast; infinite below two seeds
+
+    def sentences(self) -> list[str]:
+        """Say it in words."""
+        n = f"{self.pairs} pair{'s' if self.pairs > 1 else ''}"
+        said = f"{n}: an exact sign-flip test cannot go below p = {self.attainable_p:.2g}"
+        if self.attainable_p > LEVEL:
+            said += f"; it takes {self.seeds_for_one} seeds to get below {LEVEL:g}"
+            if self.family > 1:
+                said += f", and {self.seeds_for_family} after Holm's correction for {self.family} effects"
+        elif self.attainable_p * self.family > LEVEL:
+            said += f"; it takes {self.seeds_for_family} seeds after Holm's correction for {self.family} effects"
+        source = "assumed" if self.is_assumed else "seen in the runs already there"
+        if math.isinf(min(self.detectable.values())):
+            found = "one seed shows no spread, so no interval and no test: take at least two"
+        else:
+            sizes = " and ".join(f"{points:.1f} points for an {kind}" for kind, points in self.detectable.items())
+            spread = f"{self.spread:.2g} point{'' if self.spread == 1 else 's'}"
+            found = (
+                f"with a spread of {spread} between seeds of one cell (standard deviation, {source}) a t test finds "
+                f"effects of this size four times in five: {sizes}"
+            )
+        return [said, found]
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What is to be done, and what it takes."""
+
+    cells: int
+    runs: int
+    missing: int
+    slots: int
+    seconds: float | None  # None: not measured
+    disk_bytes: int | None
+    free_bytes: int
+    power: Power
+
+    def sentences(self) -> list[str]:
+        """Say time, disk, and what can be shown."""
+        if not self.missing:
+            return self.power.sentences()
+        if self.seconds is None or self.disk_bytes is None:
+            cost = "time to expect: shown as soon as the first runs are under way (--plan measures it before)"
+        else:
+            cost = f"time to expect: about {duration(self.seconds)}; disk: about {size(self.disk_bytes)}"
+        return [f"{self.slots} side by side; {cost}", *self.power.sentences()]
+
+
+def forecast(study: Study, slots: int, *, measured: bool) -> Forecast:
+    """Foretell a study; a few training steps are timed if `measured`, or if it is not small."""
+    runs = study.runs()
+    missing = [run for run in runs if not run.is_done]
+    seconds, needed = None, None
+    free = shutil.disk_usage(_existing(study.folder)).free
+    if missing and (measured or not is_small(missing)):
+        recipes = [run.recipe for run in missing]
+        paces = calibrate(recipes, min(slots, len(missing)), study.folder / CALIBRATION)
+        found = [(recipe, paces[key_of(recipe, min(slots, len(missing)))]) for recipe in recipes]
+        seconds = wall_time([pace.seconds(recipe) for recipe, pace in found], slots)
+        needed = disk_need(found, slots)
+        if needed > free:
+            raise ValueError(
+                f"this study needs about {size(needed)} of disk and {_existing(study.folder)} has {size(free)} free; "
+                "free some, or choose another folder with --out"
+            )
+    power = foretell_power(study, runs, done=len(runs) - len(missing))
+    return Forecast(len(study.cells), len(runs), len(missing), slots, seconds, needed, free, power)
+
+
+def is_small(runs: Sequence[PlannedRun]) -> bool:
+    """Say whether all runs have the laptop's size, and there are few."""
+    varying = {*FREE, "preset", "norm", "act", "optimiser", "batch_size"}
+    default = vars(Recipe())
+    alike = all(
+        value == default[name]
+        for run in runs
+        for name, value in vars(run.recipe).items()
+        if name in default and name not in varying
+    )
+    sizes = all(16 <= run.recipe.batch_size <= 256 for run in runs)
+    return alike and sizes and sum(run.recipe.epochs for run in runs) <= SMALL
+
+
+def wall_time(seconds: Sequence[float], slots: int) -> float:
+    """Return when the last run ends if each takes the first slot that is free, in order."""
+    ends = [0.0] * max(slots, 1)
+    for each in seconds:
+        heapq.heapreplace(ends, ends[0] + each)
+    return max(ends)
+
+
+def disk_need(found: Sequence[tuple[Recipe, Pace]], slots: int) -> int:
+    """Return the bytes that runs leave, and that those at work hold besides to go on from."""
+    kept = sum(pace.weights_bytes + RECORDS_BYTES for _, pace in found)
+    # Two checkpoints, each of weights and what the optimiser and an average of the weights add to them.
+    working = (
+        2 * pace.weights_bytes * ({"adamw": 3}.get(recipe.optimiser, 2) + bool(recipe.ema)) for recipe, pace in found
+    )
+    return kept + slots * max(working, default=0)
+
+
+def foretell_power(study: Study, runs: Sequence[PlannedRun], *, done: int) -> Power:
+    """Say what the seeds of a study can show; the spread is that of its own runs where at least two seeds have any."""
+    from alexnet_ablations.intervals import attainable_p
+    from alexnet_ablations.seeds import detectable_effect
+
+    contrasts = study.contrasts()
+    seen = _spread_of(study, runs) if done > len(study.cells) else None
+    spread = ASSUMED_SPREAD if seen is None else seen
+    detectable: dict[str, float] = {}
+    for contrast in contrasts:
+        # Independent runs; what the shared luck of a seed takes off comes as a gift.
+        of_contrast = spread * math.sqrt(sum(weight**2 for weight in contrast.weights.values()))
+        found = detectable_effect(study.seeds, of_contrast)
+        detectable[contrast.kind] = max(detectable.get(contrast.kind, 0.0), found)
+    return Power(
+        study.seeds,
+        len(contrasts),
+        attainable_p(study.seeds),
+        _seeds_below(LEVEL),
+        _seeds_below(LEVEL / len(contrasts)),
+        spread,
+        seen is None,
+        detectable,
+    )
+
+
+def _spread_of(study: Study, runs: Sequence[PlannedRun]) -> float | None:
+    """Return the spread of one run that the contrasts of the finished runs show, pooled; None where none has two."""
+    from statistics import variance
+
+    from alexnet_ablations.outcomes import HEADLINE, read_results
+    from alexnet_ablations.statistics import values_by_seed
+
+    results = read_results(runs)
+    found = []
+    for contrast in study.contrasts():
+        values = list(values_by_seed(results, contrast, HEADLINE).values())
+        if len(values) > 1:
+            found.append(variance(values) / sum(weight**2 for weight in contrast.weights.values()))
+    return math.sqrt(sum(found) / len(found)) if found else None
+
+
+def _seeds_below(level: float) -> int:
+    """Return the fewest pairs n with 2 / 2^n at the level or below."""
+    return math.ceil(1 - math.log2(level) - 1e-9)
+
+
+def duration(seconds: float) -> str:
+    """Write a time as one would say it: 40 s, 2 min, 3 h 20 min, 2 days 4 h."""
+    if seconds < 90:
+        return f"{max(round(seconds, -1), 10):.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 90:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 36:
+        return f"{hours} h {minutes} min" if minutes else f"{hours} h"
+    days, hours = divmod(round(seconds / 3600), 24)
+    return f"{days} days {hours} h" if hours else f"{days} days"
+
+
+def size(count: int) -> str:
+    """Write bytes in MB or GB."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{max(count / 1e6, 1):.0f} MB"
+
+
+def _existing(path: Path) -> Path:
+    """Return the folder, or the nearest one above it that is there."""
+    path = path.absolute()
+    return next(folder for folder in (path, *path.parents) if folder.exists())
