@@ -67,7 +67,7 @@ def histograms_over_time(
         first, last = plots[-1].get_xticklabels()
         first.set_horizontalalignment("left")
         last.set_horizontalalignment("right")
-    _draw_key(drawing, plots, norm, ["0.01%", "0.1%", "1%", "10%", "100%"], "share of the values")
+    draw_key(drawing, plots, norm, ["0.01%", "0.1%", "1%", "10%", "100%"], "share of the values")
     return drawing.finish(name, title, reading, _quantile_table(strips, times))
 
 
@@ -102,7 +102,14 @@ def unit_map(
     axes.set_ylabel(f"{unit}s")
     axes.set_yticks([])
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
-    _draw_key(drawing, [axes], Normalize(0, 1), ["0%", "50%", "100%"], f"inputs it is {word} on; crossed: dead", colours="cividis_r")
+    draw_key(
+        drawing,
+        [axes],
+        Normalize(0, 1),
+        ["0%", "50%", "100%"],
+        f"inputs it is {word} on; crossed: dead",
+        colours="cividis_r",
+    )
     columns = ["epoch", "dead", f"mean {word} rate", "highest below 1", "dead units, by number"]
     table = Table(columns, [_dead_row(epoch, rates[at]) for at, epoch in enumerate(epochs)])
     return drawing.finish(name, title, reading, table)
@@ -206,7 +213,7 @@ def _raised(exponent: int) -> str:
     return str(exponent).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
 
 
-def _draw_key(
+def draw_key(
     drawing: Drawing, plots: Sequence[Axes], norm: Normalize, names: Sequence[str], title: str, colours: str = "viridis"
 ) -> None:
     """Draw which colour is which number, below the plots."""
