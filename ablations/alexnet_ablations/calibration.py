@@ -30,7 +30,7 @@ PARTS = (2, 4, 12)  # images: the difference of two parts tells what each image 
 SLOW = 0.5  # seconds that the smallest part may take if the largest is to be tried
 PROCESSES = 8  # no more than so many calibrate side by side
 # Fields that change what is learned, and not how long it takes.
-FREE = {"seed", "init", "weights", "learning_rate", "schedule", "warmup_epochs", "momentum", "weight_decay"}
+FREE = {"seed", "init", "learning_rate", "schedule", "warmup_epochs", "momentum", "weight_decay"}
 FREE |= {"dropout", "label_smoothing", "epochs", "patience", "best_by", "split_seed", "deterministic", "clip_norm"}
 
 
@@ -130,6 +130,7 @@ def measure(recipe: Recipe, start_seconds: float | None = None) -> Pace:
     """Take a few steps by the recipe in this process; start_seconds is what it took to come here, if that is known."""
     import torch
 
+    from alexnet_lab.networks import load_pretrained
     from alexnet_lab.training.optim import build_optimiser
     from alexnet_lab.training.run import open_feed_of
     from alexnet_lab.training.trainer import network_of
@@ -138,7 +139,10 @@ def measure(recipe: Recipe, start_seconds: float | None = None) -> Pace:
     began = time.perf_counter()
     feed = open_feed_of(recipe, lambda _kind, _facts: None)
     opening = time.perf_counter() - began
-    network = network_of(recipe, feed).to(recipe.device)
+    network = network_of(recipe, feed)
+    if recipe.weights:  # costs nothing worth timing, but a file that is not there, or does not fit, is found out here
+        load_pretrained(network, recipe.weights)
+    network.to(recipe.device)
     optimiser = build_optimiser(recipe, network)
     side, channels = recipe.image_size, feed.channels
     dtype = torch.float16 if recipe.precision == "fp16" else torch.bfloat16

@@ -116,9 +116,22 @@ def test_a_pace_counts_what_the_data_and_the_network_have():
     assert 0 < pace.evaluation_seconds < pace.step_seconds
 
 
-def test_a_network_that_cannot_be_built_is_refused_by_the_calibration(tmp_path):
-    with pytest.raises(ValueError, match="the smallest that works is"):
-        calibrate([Recipe(image_size=20)], 1, tmp_path / "calibration.json")
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        (Recipe(**TINY, image_size=20), "the smallest that works is"),
+        (Recipe(**TINY, weights="absent.pth"), "absent.pth"),
+        (Recipe(**TINY, batch_size=73), "batch size 73 is larger than the 72 training images"),
+    ],
+)
+def test_what_cannot_be_built_or_trained_is_refused_by_the_calibration(recipe, message, tmp_path):
+    with pytest.raises((ValueError, OSError), match=message):
+        measure(recipe)
+
+
+def test_a_mistake_that_a_calibrating_process_meets_is_raised_as_its_sentence(tmp_path):
+    with pytest.raises(ValueError, match="^[^\n]*the smallest that works is[^\n]*$"):
+        calibrate([Recipe(**TINY, image_size=20)], 1, tmp_path / "calibration.json")
 
 
 def test_a_study_larger_than_the_disk_is_refused(tmp_path, monkeypatch):
