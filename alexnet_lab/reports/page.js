@@ -14,6 +14,7 @@
     const [width, height] = canvas.dataset.size.split(" ").map(Number);
     let layers = null;
     let at = null; // {layer, index} or {layer, row, column}
+    let spot = null; // where that is, in the drawing
 
     const load = () => (layers ??= JSON.parse(plot.querySelector("script").textContent));
 
@@ -72,15 +73,19 @@
       }
       mark.style.display = "block";
       const [value, where] = read();
-      const place = where.filter(Boolean).join(", ");
       tip.replaceChildren(Object.assign(document.createElement("strong"), { textContent: value }),
-        Object.assign(document.createElement("span"), { textContent: place }));
+        Object.assign(document.createElement("span"), { textContent: where.filter(Boolean).join(", ") }));
       tip.style.display = "block";
-      const box = canvas.getBoundingClientRect();
+      spot = [x, y];
+      place();
+      if (aloud) live.textContent = `${where.filter(Boolean).join(", ")}: ${value}`;
+    };
+
+    const place = () => {
+      const [x, y] = spot, box = canvas.getBoundingClientRect();
       const px = box.left + (x / width) * box.width, py = box.top + (y / height) * box.height;
       tip.style.left = `${within(8, px - tip.offsetWidth / 2, document.documentElement.clientWidth - tip.offsetWidth - 8)}px`;
       tip.style.top = `${py - tip.offsetHeight - 14 > 4 ? py - tip.offsetHeight - 14 : py + 16}px`;
-      if (aloud) live.textContent = `${place}: ${value}`;
     };
 
     const step = (right, down) => {
@@ -131,6 +136,6 @@
       load();
       show(moves[event.key](), true);
     });
-    document.addEventListener("scroll", () => { if (at) hide(); }, { passive: true });
+    document.addEventListener("scroll", () => { if (at) place(); }, { passive: true, capture: true });
   }
 })();

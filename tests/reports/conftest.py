@@ -155,12 +155,9 @@ def write_run(
     return path
 
 
-@pytest.fixture
-def make_run(tmp_path):
-    def make(name="run", **options):
-        return write_run(tmp_path / name, **options)
-
-    return make
+@pytest.fixture(scope="session", name="write_run")
+def give_write_run():
+    return write_run
 
 
 FLAGS = (
