@@ -173,14 +173,22 @@ class Evidence:
         counts = self.windows["counts"][rows].sum(axis=(0, 1)).astype(float)
         return _level(counts, self.flow.layout.first_exponent)
 
-    def depth_ratio(self, kind: str, epoch: int, first_window: bool = False) -> float | None:
-        """Return the size of values at the first site over that at the last; None where either was not counted."""
-        if len(self.sites) < 2:
+    def counted_ends(self, kind: str, epoch: int) -> tuple[int, int] | None:
+        """Return the first and the last site at which this kind was counted; no gradient goes below what is frozen."""
+        rows = self.windows_of(kind, epoch=epoch)
+        if not rows.any() or len(np.unique(self.windows["subject"][rows])) < 2:
             return None
-        ends = [self.level(kind, site, epoch, first_window) for site in (0, len(self.sites) - 1)]
-        if ends[0] is None or ends[1] is None or not ends[1].rms > 0 or not np.isfinite(ends[0].rms):
+        return int(self.windows["subject"][rows].min()), int(self.windows["subject"][rows].max())
+
+    def depth_ratio(self, kind: str, epoch: int) -> float | None:
+        """Return the size of values at the first site over that at the last of those at which they were counted."""
+        ends = self.counted_ends(kind, epoch)
+        if ends is None:
             return None
-        return ends[0].rms / ends[1].rms
+        first, last = (self.level(kind, site, epoch) for site in ends)
+        if first is None or last is None or not last.rms > 0 or not np.isfinite(first.rms):
+            return None
+        return first.rms / last.rms
 
     # Units: who fires.
 

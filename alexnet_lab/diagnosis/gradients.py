@@ -171,14 +171,14 @@ def _epochs_where(crosses: Callable[[float], bool], *ratios: Ratios) -> tuple[in
 def _figures(evidence: Evidence, epoch: int, of_activations: Ratios, of_weights: Ratios) -> str:
     """Say both ratios, and the gradient layer by layer."""
     parts = []
-    if epoch in of_activations:
+    if ends := evidence.counted_ends("activation gradient", epoch) if epoch in of_activations else None:
         parts.append(
-            f"gradient of the activations, {evidence.sites[0].name} over {evidence.sites[-1].name}: "
+            f"gradient of the activations, {' over '.join(evidence.sites[site].name for site in ends)}: "
             f"{of_activations[epoch]:.2g}"
         )
     if epoch in of_weights:
-        ends = [evidence.parameters[evidence.trained[at]].layer for at in (0, -1)]
-        parts.append(f"gradient of the weights, {ends[0]} over {ends[1]}: {of_weights[epoch]:.2g}")
+        first, last = (evidence.parameters[evidence.trained[at]].layer for at in (0, -1))
+        parts.append(f"gradient of the weights, {first} over {last}: {of_weights[epoch]:.2g}")
     sizes = ", ".join(f"{evidence.gradient_size(epoch, index):.1g}" for index in evidence.trained)
     steps = _steps(evidence, epoch, evidence.trained[0])
     text = "; ".join(parts)

@@ -51,7 +51,7 @@ def _growth_before(evidence: Evidence) -> str:
     if len(finite) < 3:
         return f"Only {len(finite)} steps with a finite gradient were measured: too few to see it grow."
     growth = finite[-1] / max(float(np.median(finite[:-1])), np.finfo(float).tiny)
-    if growth > 10:
+    if growth > limit("gradient_growth").value:
         return (
             f"None: the norm of the gradient had grown to {growth:.3g} times its median over {len(finite)} "
             "measured steps before the end."
@@ -109,7 +109,7 @@ def _collapse(
 ) -> Finding:
     auroc = evidence.curve("validation_auroc")
     ranks = float(auroc[-1]) if len(auroc) else float("nan")
-    if ranks > 0.6:
+    if ranks > limit("auroc_orders").value:
         contrary = (
             f"AUROC is {ranks:.3f} in the last epoch: the scores do order the images, so the classes may be told apart "
             "and only the largest score is always the same one."
@@ -191,7 +191,7 @@ def overfitting(evidence: Evidence) -> list[Finding]:
         return []
     loss = evidence.curve("validation_loss")
     best = int(np.nanargmin(loss)) if np.isfinite(loss).any() else len(loss) - 1
-    risen = bool(loss[-1] > 1.1 * loss[best])
+    risen = bool(loss[-1] > limit("loss_rise").value * loss[best])
     at_best = float(train[best] - validation[best])
     serious = gap >= limit("generalisation_gap_serious").value
     return [

@@ -162,8 +162,8 @@ def wrong_scale(evidence: Evidence) -> list[Finding]:
             + (f"The recipe was cautioned: {'; '.join(cautions)}." if cautions else "No caution stood in the recipe."),
             threshold=str(low if small else high),
             contrary=contrary,
-            remedy="Pair them: init he with input_scale unit, or init published with input_scale pixels and a 2012 "
-            "preset at full width; norm bn makes the scale of the input matter less.",
+            remedy="Pair them: init he with input_scale unit, or init published with input_scale mean-image or pixels "
+            "and a 2012 preset at full width; norm bn makes the scale of the input matter less.",
             layers=(evidence.sites[0].fed_by,),
             epochs=(epoch,),
             numbers={"first_signal": size.rms},
@@ -180,10 +180,11 @@ def _largest_ratio(evidence: Evidence) -> tuple[int, float] | None:
 
 def _growth_in_first_epoch(evidence: Evidence) -> float:
     """Return how many times its first size the first layer's weights reach in the first measured epoch, at least 1."""
-    norms = evidence.of(evidence.measured_epochs[0], evidence.weights[0], "weight_norm") if evidence.weights else []
-    return (
-        max(1.0, float(np.max(norms) / norms[0])) if len(norms) and norms[0] > 0 and np.isfinite(norms).all() else 1.0
-    )
+    if not evidence.weights:
+        return 1.0
+    norms = evidence.of(evidence.measured_epochs[0], evidence.weights[0], "weight_norm")
+    finite = norms[np.isfinite(norms)]
+    return max(1.0, float(finite.max() / finite[0])) if len(finite) and finite[0] > 0 else 1.0
 
 
 def _ratio_at_end(evidence: Evidence) -> float:
@@ -234,8 +235,8 @@ def _swings(evidence: Evidence) -> str:
     loss = evidence.curve("train_loss")
     if len(loss) < 5 or not np.isfinite(loss).all():
         return ""
-    rises = int((loss[1:] > 1.1 * loss[:-1]).sum())
-    if rises < limit("loss_swings").value * (len(loss) - 1) or loss[-1] < 0.1 * loss[0]:
+    rises = int((loss[1:] > limit("loss_rise").value * loss[:-1]).sum())
+    if rises < limit("loss_swings").value * (len(loss) - 1) or loss[-1] < limit("learned_loss").value * loss[0]:
         return ""
     return f"The training loss rose by more than a tenth in {rises} of {len(loss) - 1} steps from epoch to epoch."
 

@@ -19,7 +19,11 @@ RANGES = {
 def underflow(evidence: Evidence) -> list[Finding]:
     """Find tensors of which a large share is too small for the precision and becomes zero."""
     rows, epoch = _last_epoch(evidence)
-    share = evidence.windows["underflow"].astype(float) if len(rows) else np.empty(0)
+    if evidence.recipe.get("precision") == "fp16":
+        # Our fp16 runs scale their loss. A gradient on record below the smallest fp16 number was held, scaled up; what
+        # really was lost is on record as zero, and cannot be told from the silence of a ReLU.
+        rows = [row for row in rows if "gradient" not in KINDS[evidence.windows["kind"][row]]]
+    share = evidence.windows["underflow"].astype(float) if rows else np.empty(0)
     lost = [row for row in rows if share[row] >= limit("underflow").value]
     if not lost:
         return []
@@ -90,7 +94,10 @@ def not_finite(evidence: Evidence) -> list[Finding]:
     rows = np.flatnonzero((bad > 0) & ~(tolerated & (_precision(evidence) == "fp16")))
     if not len(rows):
         return []
-    first = rows[np.argmin(evidence.windows["first_step"][rows])]
+    # In the earliest window: weights and activations before gradients, which all turn at once; the most affected first.
+    share = bad / np.maximum(evidence.windows["counts"].sum(axis=(1, 2)), 1)
+    order = np.lexsort((-share[rows], tolerated[rows], evidence.windows["first_step"][rows]))
+    first = rows[order[0]]
     epoch, step = int(evidence.windows["epoch"][first]), int(evidence.windows["first_step"][first])
     total = int(evidence.windows["counts"][first].sum())
     return [

@@ -90,6 +90,7 @@ def _finding(
     if not chosen:
         return []
     dead, units = sum(len(deaths.last.dead) for deaths in chosen), sum(len(deaths.last.rate) for deaths in chosen)
+    of_this_kind = sum(len(concerned(deaths)) for deaths in chosen)
     last = chosen[0].last
     agreed, total, other_inputs = _other_counter(evidence, split, chosen)
     # Units that fire under dropout still learn: that is less than death, however many they are.
@@ -106,7 +107,7 @@ def _finding(
         Finding(
             name=name,
             severity="serious" if serious else "warning",
-            title=f"{dead} of {units} units {title}, in {', '.join(layers)}",
+            title=f"{of_this_kind} of {units} units {title}, in {', '.join(layers)}",
             sentence=sentence
             + (f" Every unit of {silenced[0]} is silent: nothing passes it, forward or back." if silenced else ""),
             evidence=f"Dead {where}, epoch {last.epoch}, N={last.inputs}: {by_layer}. Such a unit fires on fewer than "
@@ -116,7 +117,13 @@ def _finding(
             remedy=remedy,
             layers=layers,
             epochs=tuple(epoch for epoch in evidence.epochs_counted(split) if epoch >= min(d.since for d in chosen)),
-            numbers={"dead": dead, "units": units, "inputs": last.inputs, "bound": last.bound},
+            numbers={
+                "dead": dead,
+                "of_this_kind": of_this_kind,
+                "units": units,
+                "inputs": last.inputs,
+                "bound": last.bound,
+            },
             units={deaths.last.site.name: deaths.last.dead for deaths in chosen},
         )
     ]
@@ -133,7 +140,7 @@ def _deaths(evidence: Evidence) -> tuple[str, list[Deaths]]:
         if site.word != "off" or not history or not history[-1].dead:
             continue
         last = history[-1]
-        if not is_silent(last):
+        if not is_silent(last) or _is_hearsay(evidence, index, last):
             continue
         silent = np.array([silence.rate == 1 for silence in history])  # epochs x units
         always: NDArray[np.bool_] = np.asarray(silent.all(0))
@@ -151,6 +158,15 @@ def _deaths(evidence: Evidence) -> tuple[str, list[Deaths]]:
             )
         )
     return split, found
+
+
+def _is_hearsay(evidence: Evidence, site: int, silence: Silence) -> bool:
+    """Say whether silence on so few inputs means little, and the training epoch does not confirm it."""
+    if silence.bound <= limit("dead_bound").value:
+        return False
+    training = evidence.silence("training", site, silence.epoch)
+    confirmed = set(training.dead) & set(silence.dead) if training and training.inputs > silence.inputs else set()
+    return 2 * len(confirmed) < len(silence.dead)
 
 
 def _other_counter(evidence: Evidence, split: str, chosen: list[Deaths]) -> tuple[int, int, int]:
