@@ -35,6 +35,7 @@ class Attempt:
         self.state, self.why = "running", ""
         self.is_over_time = False
         self._asked_at: float | None = None
+        self._ended_at: float | None = None
         self._read_until = -1
         self.began = time.monotonic()
         self.seconds = 0.0
@@ -59,7 +60,7 @@ class Attempt:
     def look(self) -> bool:
         """Read how far the run is; say whether there is news."""
         before = (self.epochs, self.share)
-        self.seconds = time.monotonic() - self.began
+        self.seconds = (self._ended_at or time.monotonic()) - self.began
         self.memory = max(self.memory, resident_memory(self.process.pid))
         metrics = self.run.folder.path / "metrics.jsonl"
         size = metrics.stat().st_size if metrics.exists() else 0
@@ -103,6 +104,7 @@ class Attempt:
 
     def _wait_for_end(self, wake: threading.Event) -> None:
         self.process.wait()
+        self._ended_at = time.monotonic()
         wake.set()
 
 

@@ -1,0 +1,131 @@
+"""kill -9 of coordinators and runs at any moment: the same call goes on, and the numbers are the same to the bit."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+
+from alexnet_ablations.design import Factor
+from alexnet_ablations.ledger import read_index, rebuild
+from alexnet_ablations.standing import standings
+from alexnet_ablations.study import Study
+from alexnet_lab.training.recipe import Recipe
+
+START = Recipe(width=1 / 16, epochs=4, init="he", dropout=0.5)
+FACTORS = (Factor("norm", ("lrn", "bn")),)
+# What learning produced; how fast it went is another matter.
+LEARNT = ("epoch", "step", "train_loss", "train_accuracy", "validation_loss", "validation_accuracy", "learning_rate")
+
+# The same as a user's command does, with a checkpoint at the end of every epoch instead of every ten seconds.
+RUN = """
+import sys
+from alexnet_lab.training import run, trainer
+trainer.BETWEEN_EPOCHS = 0.0
+sys.exit(run.main(sys.argv[1:]))
+"""
+COORDINATOR = f"""
+import sys
+from pathlib import Path
+from alexnet_ablations import attempts
+from alexnet_ablations.design import Factor
+from alexnet_ablations.execution import run_all
+from alexnet_ablations.study import Study
+from alexnet_lab.training.recipe import Recipe
+attempts.command_of = lambda folder: [sys.executable, "-c", {RUN!r}, "--coordinated", str(folder)]
+study = Study({START!r}, {FACTORS!r}, 2, Path(sys.argv[1]))
+run_all(study.folder, [run for run in study.runs() if not run.is_done], 2)
+"""
+
+
+def study_in(path):
+    return Study(START, FACTORS, 2, path)
+
+
+def coordinate(path):
+    path.mkdir(exist_ok=True)
+    with (path / "stderr.txt").open("a") as said:
+        return subprocess.Popen([sys.executable, "-c", COORDINATOR, str(path)], stderr=said)
+
+
+def runs_at_work(path):
+    """Return process by run folder, from the system's own list of processes, one entry per process."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
+        except OSError:  # it has ended meanwhile
+            continue
+        if "--coordinated" in words and words[-2].startswith(f"{path}/"):
+            found.append((words[-2], int(entry.name)))
+    return found
+
+
+def learnt_in(study):
+    found = {}
+    for run in study.runs():
+        verdict = run.folder.verdict()
+        result = {name: verdict["result"][name] for name in ("tested_epoch", "epochs", "steps", "validation", "test")}
+        rows = [[row[name] for name in LEARNT] for row in run.folder.metrics()]
+        found[run.cell.name, run.seed] = (verdict["state"], json.dumps(result), rows)
+    return found
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("luck", [0, 1])
+def test_kill_9_at_any_moment_loses_nothing_repeats_nothing_and_changes_nothing(luck, tmp_path):
+    whole, broken = study_in(tmp_path / "whole"), study_in(tmp_path / "broken")
+    process = coordinate(whole.folder)
+    assert process.wait(timeout=300) == 0, (whole.folder / "stderr.txt").read_text()
+
+    moments = random.Random(luck)  # noqa: S311  # moments to kill at, not secrets
+    stamps, kills = {}, Counter()
+    for _ in range(60):
+        process = coordinate(broken.folder)
+        undisturbed = kills["coordinator"] >= 5 and kills["run"] >= 2
+        deadline = time.monotonic() + (300 if undisturbed else moments.uniform(0.5, 8.0))
+        while process.poll() is None and time.monotonic() < deadline:
+            at_work = runs_at_work(broken.folder)
+            assert max(Counter(folder for folder, _ in at_work).values(), default=0) <= 1, "two processes in one folder"
+            if at_work and not undisturbed and kills["run"] < 2 and moments.random() < 0.05:
+                with suppress(ProcessLookupError):  # it has ended meanwhile
+                    os.kill(moments.choice(at_work)[1], signal.SIGKILL)
+                    kills["run"] += 1
+            time.sleep(0.05)
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+            kills["coordinator"] += 1
+        status = process.wait()
+        for path in broken.folder.glob("runs/*/*/state.json"):
+            verdict = json.loads(path.read_text())
+            if verdict["state"] == "ok":
+                assert stamps.setdefault(path, path.stat().st_mtime_ns) == path.stat().st_mtime_ns, "done twice"
+        assert set(stamps) <= set(broken.folder.glob("runs/*/*/state.json")), "a verdict was lost"
+        assert status in (0, -signal.SIGKILL), (broken.folder / "stderr.txt").read_text()
+        if status == 0:
+            break
+    assert status == 0
+    assert kills["coordinator"] > 2
+
+    assert learnt_in(broken) == learnt_in(whole)
+    for one, other in zip(whole.runs(), broken.runs(), strict=True):
+        a, b = (
+            safetensors.torch.load_file(run.folder.path / "checkpoints" / "best.safetensors") for run in (one, other)
+        )
+        assert a.keys() == b.keys()
+        assert all(torch.equal(a[name], b[name]) for name in a)
+    assert {standing.state for standing in standings(broken.runs())} == {"ok"}
+    assert {row.state for row in read_index(broken.folder)} == {"ok"}
+    before = [(row.cell, row.seed, row.state) for row in read_index(broken.folder)]
+    rebuild(broken.folder)
+    assert [(row.cell, row.seed, row.state) for row in read_index(broken.folder)] == before
+    assert not runs_at_work(broken.folder)
