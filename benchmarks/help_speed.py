@@ -12,7 +12,7 @@ import time
 
 LIMIT = 0.3
 ROUNDS = 15
-COMMANDS = [["--help"], *([name, "--help"] for name in ("ablate", "train", "networks", "bench"))]
+COMMANDS = [["--help"], *([name, "--help"] for name in ("ablate", "study", "train", "networks", "bench"))]
 HELP = "import sys; from alexnet_ablations.cli import main; sys.exit(main())"
 
 
