@@ -28,7 +28,7 @@ def alexnet_lab(*arguments, cwd=None, check=True):
     "arguments",
     [
         ["--help"],
-        *([c, "--help"] for c in ("ablate", "study", "train", "networks", "bench")),
+        *([c, "--help"] for c in ("ablate", "study", "status", "retry", "train", "networks", "bench")),
         ["study", "--list"],
         ["bench", "lrn", "--help"],
         ["--version"],
@@ -51,7 +51,7 @@ finally:
 
 def test_every_command_has_a_help_with_an_example():
     top = alexnet_lab("--help").stdout
-    for command in ("ablate", "study", "train", "networks", "bench"):
+    for command in ("ablate", "study", "status", "retry", "train", "networks", "bench"):
         assert command in top
         assert f"alexnet-lab {command} " in alexnet_lab(command, "--help").stdout
 
