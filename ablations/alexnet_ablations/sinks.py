@@ -131,6 +131,9 @@ class MlflowSink:
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         os.environ.setdefault("DO_NOT_TRACK", "true")
         os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+        # Its own patience, seven tries of two minutes, would outlast many a study; ours is told of trouble sooner.
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
         # A folder is what it writes without a server; later versions want to be asked for that.
         os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
         try:

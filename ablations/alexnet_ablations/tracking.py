@@ -11,21 +11,22 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from alexnet_ablations.execution import Watcher
-from alexnet_ablations.sinks import Sink, TrackedRun, open_sink
+from alexnet_ablations.sinks import Sink, TrackedRun
 
 if TYPE_CHECKING:
     from alexnet_ablations.attempts import Attempt
     from alexnet_ablations.study import PlannedRun, Study
 
 PATIENCE = 15.0  # seconds that a tracker has at the end for what it was not done with
+LONGEST = 200  # characters of a complaint: some libraries put a page into one
 LOST: dict[str, Any] = {"state": "lost", "why": "the run's process ended without a verdict"}
 
 Event = Literal["started", "moved", "ended"]
 
 
-def mirrored(watcher: Watcher, study: "Study", text: str) -> Watcher:
-    """Let a tracker, `tensorboard:DIR` or `mlflow:URI`, see what a watcher sees, and the runs that are done already."""
-    mirror = Mirror(open_sink(text), study.folder.name, watcher.note)
+def mirrored(watcher: Watcher, study: "Study", sink: Sink) -> Watcher:
+    """Let a sink see what a watcher sees, and the runs that are done already."""
+    mirror = Mirror(sink, study.folder.resolve().name, watcher.note)
     for run in study.runs():
         if run.is_done:
             mirror.run_ended(run)
@@ -65,18 +66,18 @@ class Mirror:
             self.complaint = self.complaint or (
                 f"it was not done {self.patience:g} s after the study, and what it had not taken by then is not there"
             )
-        self._deliver()
+        self.tell_of_trouble()
 
-    def _put(self, event: Event, run: "PlannedRun") -> None:
-        self._deliver()
-        if self.is_on:
-            self._events.put((event, run))
-
-    def _deliver(self) -> None:
-        """Tell of trouble on the caller's thread: a terminal is not for two at once."""
+    def tell_of_trouble(self) -> None:
+        """Pass on what went wrong, once, on the caller's thread: a terminal is not for two at a time."""
         if self.complaint:
             text, self.complaint = self.complaint, ""
             self.tell(f"tracking is switched off: {text}. The study goes on; its folder has everything")
+
+    def _put(self, event: Event, run: "PlannedRun") -> None:
+        self.tell_of_trouble()
+        if self.is_on:
+            self._events.put((event, run))
 
     def _work(self) -> None:
         try:
@@ -85,7 +86,8 @@ class Mirror:
             self.sink.close()
         except Exception as error:  # noqa: BLE001  # other people's code and networks: no error of theirs may cost a run
             self.is_on = False
-            self.complaint = f"{type(error).__name__}: {str(error).strip()}".splitlines()[0].rstrip(" .:")
+            said = f"{type(error).__name__}: {str(error).strip()}".splitlines()[0]
+            self.complaint = (said if len(said) < LONGEST else said[:LONGEST] + "...").rstrip(" .:")
 
     def _take(self, event: Event, run: "PlannedRun") -> None:
         key = (run.cell.name, run.seed)
@@ -140,6 +142,7 @@ class _Mirrored(Watcher):
         self.watcher.note(text)
 
     def tick(self) -> None:
+        self.mirror.tell_of_trouble()
         self.watcher.tick()
 
     def close(self) -> None:

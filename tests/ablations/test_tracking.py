@@ -10,7 +10,6 @@ from types import SimpleNamespace
 
 import pytest
 
-from alexnet_ablations import tracking
 from alexnet_ablations.design import Cell
 from alexnet_ablations.execution import Watcher
 from alexnet_ablations.sinks import open_sink
@@ -203,11 +202,10 @@ class Listener(Watcher):
 
 def test_a_watcher_sees_all_that_it_would_without_a_tracker(planned, monkeypatch):
     sink, listener = Recorder(), Listener()
-    monkeypatch.setattr(tracking, "open_sink", lambda _text: sink)
     done, coming = planned(seed=0), planned(seed=1)
     make(done, Mirror(Recorder(), "study", pytest.fail))
     study = SimpleNamespace(folder=Path("study"), runs=lambda: [done, coming])
-    watcher = mirrored(listener, study, "tensorboard:x")
+    watcher = mirrored(listener, study, sink)
     watcher.begin([coming], 1)
     attempt = SimpleNamespace(run=coming, epochs=0)
     watcher.started(attempt)
@@ -233,10 +231,9 @@ def test_a_watcher_sees_all_that_it_would_without_a_tracker(planned, monkeypatch
     assert told == [*of_one, ("started", second), ("epoch", second), ("epoch", second), ("ended", second), *of_one]
 
 
-def test_the_terminal_is_given_back_whatever_the_tracker_does(planned, monkeypatch):
+def test_the_terminal_is_given_back_whatever_the_tracker_does(monkeypatch):
     listener = Listener()
-    monkeypatch.setattr(tracking, "open_sink", lambda _text: Recorder())
-    watcher = mirrored(listener, SimpleNamespace(folder=Path("study"), runs=list), "tensorboard:x")
+    watcher = mirrored(listener, SimpleNamespace(folder=Path("study"), runs=list), Recorder())
     monkeypatch.setattr(watcher.mirror, "close", lambda: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         watcher.close()

@@ -32,6 +32,10 @@ def ablate(
     jobs: Annotated[int | None, typer.Option(min=1, help="Runs side by side.", show_default="one per core")] = None,
     yes: Annotated[int, typer.Option(min=1, help="Allow up to so many runs.")] = RUN_LIMIT,
     timeout: Annotated[float | None, typer.Option(help="Minutes a run may take.", show_default="no limit")] = None,
+    track: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TRACKER", help="Copy all numbers to tensorboard:DIR or mlflow:ADDRESS, too."),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Study folder.", show_default="runs/<name of the study>")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print lines of JSON.")] = False,
@@ -45,6 +49,7 @@ def ablate(
     [bold]alexnet-lab ablate --augment "flip,crop;xray"[/]     two levels: ; between
     [bold]alexnet-lab ablate --act prelu --baseline width=0.5,act=leaky[/]
     [bold]alexnet-lab ablate --dropout 0.3 --data xrays.zip --plan[/]
+    [bold]alexnet-lab ablate --norm bn --track tensorboard:tb[/]
 
     The published value of each part is always in, as the baseline, or what the
     recipe or --baseline says. Designs: factorial crosses all levels;
@@ -66,4 +71,14 @@ def ablate(
     study = declare(factors, {**start, **on_this_machine(start, folder, jobs)}, folder, design=design, seeds=seeds)
     if save is not None:
         save_study(console, replace(study, start=replace(study.start, device="cpu", threads=1)), save)
-    carry_out(console, study, jobs=jobs, plan=plan, limit=yes, timeout=timeout, quiet=quiet, as_json=as_json)
+    carry_out(
+        console,
+        study,
+        jobs=jobs,
+        plan=plan,
+        limit=yes,
+        timeout=timeout,
+        quiet=quiet,
+        as_json=as_json,
+        track=track or (),
+    )

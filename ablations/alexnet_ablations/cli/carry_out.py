@@ -14,6 +14,7 @@ from alexnet_ablations.design import level_text
 if TYPE_CHECKING:
     import pandas as pd
 
+    from alexnet_ablations.sinks import Sink
     from alexnet_ablations.study import PlannedRun, Study
 
 RUN_LIMIT = 200  # runs that a command makes without being told that so many are meant
@@ -29,6 +30,7 @@ def carry_out(
     timeout: float | None = None,
     quiet: bool = False,
     as_json: bool = False,
+    track: "Sequence[str]" = (),
 ) -> None:
     """Make what is missing of a study and say what it shows; every mistake that can be seen before, is."""
     from alexnet_ablations.execution import refuse_if_coordinated
@@ -52,8 +54,9 @@ def carry_out(
     if plan:
         console.print(f"[dim]a plan: nothing was trained; without --plan the runs go to {study.folder / 'runs'}[/]")
         return
+    sinks = _opened(track)
     study.open_folder()
-    make(console, study, missing, jobs, timeout=timeout, quiet=quiet, as_json=as_json)
+    make(console, study, missing, jobs, timeout=timeout, quiet=quiet, as_json=as_json, sinks=sinks)
 
 
 def make(
@@ -66,12 +69,15 @@ def make(
     repeat: bool = False,
     quiet: bool = False,
     as_json: bool = False,
+    sinks: "Sequence[Sink]" = (),
 ) -> None:
     """Make these runs of a study, whose folder is open, and say what the whole study shows; exit 1 if any failed."""
     from alexnet_ablations.cli.study_progress import run_with_live_table
 
     began = time.monotonic()
-    run_with_live_table(console, study, runs, jobs, timeout=timeout, repeat=repeat, quiet=quiet, as_json=as_json)
+    run_with_live_table(
+        console, study, runs, jobs, timeout=timeout, repeat=repeat, quiet=quiet, as_json=as_json, sinks=sinks
+    )
     results = conclude_and_print(console, study, silent=quiet or as_json)
     if not quiet and not as_json:
         console.print(f"[dim]{time.monotonic() - began:.0f} s. Rows and tables: {study.folder}   Runs: runs/ in it[/]")
@@ -82,6 +88,14 @@ def make(
             console.print(f"{len(broken)} of {len(results)} runs failed: {why}", style="red", markup=False)
             console.print("(same command: tries again)", markup=False)
         raise typer.Exit(1)
+
+
+def _opened(track: "Sequence[str]") -> "list[Sink]":
+    if not track:
+        return []
+    from alexnet_ablations.sinks import open_sink
+
+    return [open_sink(text) for text in track]
 
 
 def conclude_and_print(console: Console, study: "Study", *, silent: bool = False) -> "pd.DataFrame":

@@ -29,6 +29,10 @@ def study(
     jobs: Annotated[int | None, typer.Option(min=1, help="Runs side by side.", show_default="one per core")] = None,
     yes: Annotated[int, typer.Option(min=1, help="Allow up to so many runs.")] = RUN_LIMIT,
     timeout: Annotated[float | None, typer.Option(help="Minutes a run may take.", show_default="no limit")] = None,
+    track: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TRACKER", help="Copy all numbers to tensorboard:DIR or mlflow:ADDRESS, too."),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Study folder.", show_default="runs/<name of the study>")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print lines of JSON.")] = False,
@@ -73,7 +77,17 @@ def study(
         save_study(console, chosen, save)
     if chosen.about and not quiet and not as_json:
         console.print(chosen.about, style="bold", markup=False, highlight=False)
-    carry_out(console, chosen, jobs=jobs, plan=plan, limit=yes, timeout=timeout, quiet=quiet, as_json=as_json)
+    carry_out(
+        console,
+        chosen,
+        jobs=jobs,
+        plan=plan,
+        limit=yes,
+        timeout=timeout,
+        quiet=quiet,
+        as_json=as_json,
+        track=track or (),
+    )
 
 
 def print_studies(console: Console) -> None:

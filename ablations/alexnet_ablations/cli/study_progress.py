@@ -17,6 +17,7 @@ from alexnet_ablations.standing import time_left
 
 if TYPE_CHECKING:
     from alexnet_ablations.attempts import Attempt
+    from alexnet_ablations.sinks import Sink
     from alexnet_ablations.study import PlannedRun, Study
 
 # Seconds between two lines about runs in progress, where there is no terminal.
@@ -33,6 +34,7 @@ def run_with_live_table(
     repeat: bool = False,
     quiet: bool = False,
     as_json: bool = False,
+    sinks: "Sequence[Sink]" = (),
 ) -> None:
     """Make the runs of a study and show how far they are; Ctrl-C ends as one sentence and status 130."""
     watcher: Watcher
@@ -42,6 +44,13 @@ def run_with_live_table(
         watcher = Watcher()
     else:
         watcher = LiveTable(console) if console.is_terminal else PlainLines(console)
+    if sinks:
+        from alexnet_ablations.tracking import mirrored
+
+        for sink in sinks:
+            watcher = mirrored(watcher, study, sink)
+        if not runs:  # all done, and told; nobody else would close it
+            watcher.close()
     try:
         run_all(study.folder, runs, jobs, watcher, timeout=timeout, repeat=repeat)
     except KeyboardInterrupt:
