@@ -11,7 +11,6 @@ and that every interval here rests on an assumption worth knowing.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,28 +35,28 @@ class Interval:
 
 def t_interval(differences: Sequence[float] | Values, confidence: float = CONFIDENCE) -> Interval | None:
     """Return Student's interval; None below two pairs, or where all pairs differ by the same amount."""
-    from scipy import stats
+    from scipy import special
 
     d = np.asarray(differences, dtype=float)
     if len(d) < 2 or has_no_spread(d):
         return None
-    half = float(stats.t.ppf((1 + confidence) / 2, len(d) - 1)) * _standard_error(d)
+    half = float(special.stdtrit(len(d) - 1, (1 + confidence) / 2)) * _standard_error(d)
     return Interval(float(d.mean()) - half, float(d.mean()) + half)
 
 
 def t_p_value(differences: Sequence[float] | Values) -> float | None:
     """Return the two-sided p-value of Student's paired test against no difference; None as for the interval."""
-    from scipy import stats
+    from scipy import special
 
     d = np.asarray(differences, dtype=float)
     if len(d) < 2 or has_no_spread(d):
         return None
-    return float(2 * stats.t.sf(abs(float(d.mean())) / _standard_error(d), len(d) - 1))
+    return float(2 * special.stdtr(len(d) - 1, -abs(float(d.mean())) / _standard_error(d)))
 
 
 def equivalence_p_value(differences: Sequence[float] | Values, margin: float) -> float | None:
     """Return the p-value of two one-sided t tests: small where the mean is surely within the margin, either way."""
-    from scipy import stats
+    from scipy import special
 
     if margin <= 0:
         raise ValueError(f"a margin of equivalence is above 0; got {margin:g}; take the smallest effect that matters")
@@ -65,7 +64,7 @@ def equivalence_p_value(differences: Sequence[float] | Values, margin: float) ->
     if len(d) < 2 or has_no_spread(d):
         return None
     nearest = (margin - abs(float(d.mean()))) / _standard_error(d)
-    return float(stats.t.sf(nearest, len(d) - 1))
+    return float(special.stdtr(len(d) - 1, -nearest))
 
 
 def attainable_p(pairs: int) -> float:
@@ -145,12 +144,14 @@ def bootstrap_interval(differences: Sequence[float] | Values, confidence: float 
 
 def share_interval(successes: int, of: int, confidence: float = CONFIDENCE) -> Interval:
     """Return the exact interval of a share (Clopper and Pearson), which covers at least as often as it says."""
-    from scipy import stats
+    from scipy import special
 
     if of == 0:
         return Interval(0.0, 1.0)
-    found: Any = stats.binomtest(successes, of).proportion_ci(confidence, method="exact")
-    return Interval(float(found.low), float(found.high))
+    tail = (1 - confidence) / 2
+    low = special.betaincinv(successes, of - successes + 1, tail) if successes else 0.0
+    high = special.betaincinv(successes + 1, of - successes, 1 - tail) if successes < of else 1.0
+    return Interval(float(low), float(high))
 
 
 def has_no_spread(differences: Values) -> bool:

@@ -15,11 +15,11 @@ POWER = 0.8
 
 def half_width(pairs: int, spread: float, confidence: float = CONFIDENCE) -> float:
     """Return half the width of the t interval that so many pairs with that standard deviation give."""
-    from scipy import stats
+    from scipy import special
 
     if pairs < 2:
         return math.inf
-    return float(stats.t.ppf((1 + confidence) / 2, pairs - 1)) * spread / math.sqrt(pairs)
+    return float(special.stdtrit(pairs - 1, (1 + confidence) / 2)) * spread / math.sqrt(pairs)
 
 
 def power(pairs: int, effect: float, spread: float, level: float = 1 - CONFIDENCE) -> float:

@@ -78,16 +78,18 @@ def p_value(p: float | None) -> str:
     return "< 0.0001" if p < 1e-4 else f"{p:.2g}"
 
 
-def left_out(rows: pd.DataFrame, outcome: Outcome, kept: set[int]) -> tuple[str, ...]:
+def left_out(without: pd.DataFrame, found: "Conclusion") -> tuple[str, ...]:
     """Say of each seed that a contrast does without which run it lacks, and why."""
-    without = rows[~rows["seed"].isin(kept) & outcome.compared(rows).isna()]
+    if without.empty:
+        return ()
+    without = without[without["cell"].isin(found.contrast.weights) & ~without["seed"].isin(found.values)]
     return tuple(
         f"{cell} {'has no number' if state == 'ok' else state} under seed {seed}"
         for cell, state, seed in zip(without["cell"], without["state"], without["seed"], strict=True)
     )
 
 
-def notes(found: "Conclusion", rows: pd.DataFrame) -> tuple[str, ...]:
+def notes(found: "Conclusion", results: pd.DataFrame) -> tuple[str, ...]:
     """Return what a reader should keep in mind beside the sentence."""
     texts = []
     inference = found.inference
@@ -100,14 +102,19 @@ def notes(found: "Conclusion", rows: pd.DataFrame) -> tuple[str, ...]:
         texts.append(f"the exact sign-flip test alone does not see it (p = {p_value(inference.sign_flip_p)})")
     if found.left_out and found.n:
         texts.append(f"over the seeds under which every run has a number; left out: {', '.join(found.left_out)}")
-    censored = int(rows["never_reached"].sum()) if found.outcome.name == "epochs_to_level" else 0
-    if censored:
-        ended = int(rows["never_reached"].notna().sum())
-        reached = f"{censored} of {ended} runs never reached {rows['level'].iloc[0]:.1%}"
-        texts.append(f"{reached}; they count one epoch more than they had, the least it can have been")
+    if found.outcome.name == "epochs_to_level":
+        texts += _never_reached(results[results["cell"].isin(found.contrast.weights)])
     if found.contrast.aliases:
         texts.append(f"cannot be told from {', '.join(found.contrast.aliases)} in this design")
     return tuple(texts)
+
+
+def _never_reached(rows: pd.DataFrame) -> list[str]:
+    censored, ended = int(rows["never_reached"].sum()), int(rows["never_reached"].notna().sum())
+    if not censored:
+        return []
+    reached = f"{censored} of {ended} runs never reached {rows['level'].iloc[0]:.1%}"
+    return [f"{reached}; they count one epoch more than they had, the least it can have been"]
 
 
 def _margin(found: "Conclusion") -> str:

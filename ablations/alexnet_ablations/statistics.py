@@ -174,9 +174,16 @@ def infer(differences: Sequence[float], margin: float | None = None) -> Inferenc
 
 def values_by_seed(results: pd.DataFrame, contrast: Contrast, outcome: Outcome) -> dict[int, float]:
     """Return a contrast's value under every seed under which each run that it needs has a number."""
+    return _values_by_seed(_by_seed_and_cell(results, outcome), contrast)
+
+
+def _by_seed_and_cell(results: pd.DataFrame, outcome: Outcome) -> pd.DataFrame:
     compared = results[["seed", "cell"]].assign(value=outcome.compared(results))
-    mine = compared[compared["cell"].isin(contrast.weights)]
-    wide = mine.pivot(index="seed", columns="cell", values="value").reindex(columns=list(contrast.weights)).dropna()
+    return compared.pivot(index="seed", columns="cell", values="value")
+
+
+def _values_by_seed(by_seed_and_cell: pd.DataFrame, contrast: Contrast) -> dict[int, float]:
+    wide = by_seed_and_cell.reindex(columns=list(contrast.weights)).dropna()
     terms = wide.to_numpy() * np.array(list(contrast.weights.values()))
     totals = terms.sum(1)
     # Equal runs differ by exactly nothing; what rounding leaves of a weighted sum is not a difference.
@@ -213,25 +220,25 @@ def _conclude_one_family(
     results: pd.DataFrame, contrasts: Sequence[Contrast], outcome: Outcome, margin: float | None
 ) -> list[Conclusion]:
     planned = int(results["seed"].nunique())
-    values = [values_by_seed(results, contrast, outcome) for contrast in contrasts]
+    wide = _by_seed_and_cell(results, outcome)
+    values = [_values_by_seed(wide, contrast) for contrast in contrasts]
     found = [
         Conclusion(contrast, outcome, by_seed, planned, infer(list(by_seed.values()), margin), len(contrasts))
         for contrast, by_seed in zip(contrasts, values, strict=True)
     ]
     different = holm([each.inference.t_p for each in found])
     same = holm([each.inference.equivalence_p for each in found])
+    without = results[outcome.compared(results).isna()]
     return [
-        _completed(replace(each, holm_p=p, equivalence_holm_p=q), results)
+        _completed(replace(each, holm_p=p, equivalence_holm_p=q), results, without)
         for each, p, q in zip(found, different, same, strict=True)
     ]
 
 
-def _completed(found: Conclusion, results: pd.DataFrame) -> Conclusion:
+def _completed(found: Conclusion, results: pd.DataFrame, without: pd.DataFrame) -> Conclusion:
     """Add what needs the verdict: the seeds it would take, what was left out, and what to keep in mind."""
     needed = None
     if found.verdict == "open" and found.inference.margin is not None:
         needed = seeds_for_half_width(found.inference.spread, found.inference.margin)
-    mine = results[results["cell"].isin(found.contrast.weights)]
-    left_out = sentences.left_out(mine, found.outcome, set(found.values))
-    notes = sentences.notes(found, mine)
-    return replace(found, seeds_needed=needed, left_out=left_out, notes=notes)
+    found = replace(found, seeds_needed=needed, left_out=sentences.left_out(without, found))
+    return replace(found, notes=sentences.notes(found, results))
