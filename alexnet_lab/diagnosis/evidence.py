@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet_lab.instruments.flow import KINDS, SPLITS, Flow, Parameter, Site
+from alexnet_lab.instruments.flow import KINDS, SPLITS, Columns, Flow, Parameter, Site
 from alexnet_lab.records import RunFolder
 
 Floats = NDArray[np.float64]
@@ -91,15 +91,16 @@ class Evidence:
         """Return the places where units fire or stay silent; none without instruments."""
         return self.flow.layout.sites if self.flow else ()
 
-    @cached_property
-    def steps(self) -> dict[str, NDArray[Any]]:
-        """Return the table of measured steps; empty without instruments."""
-        return self.flow.table("steps") if self.flow else {}
+    def table_in(self, epoch: int, name: str) -> Columns:
+        """Return one table's columns in one epoch; a long run's tables are never joined, which would take seconds."""
+        columns = self.flow.epochs.get(epoch, {}) if self.flow else {}
+        return {key.partition(".")[2]: values for key, values in columns.items() if key.startswith(name + ".")}
 
     @cached_property
     def measured_epochs(self) -> tuple[int, ...]:
         """Return the epochs in which steps were measured."""
-        return tuple(int(epoch) for epoch in np.unique(self.steps.get("epoch", np.empty(0, int))))
+        epochs = self.flow.epochs if self.flow else {}
+        return tuple(epoch for epoch in epochs if len(self.table_in(epoch, "steps").get("step", ())))
 
     @cached_property
     def weights(self) -> tuple[int, ...]:
@@ -108,8 +109,8 @@ class Evidence:
 
     def of(self, epoch: int, parameter: int, column: str) -> Floats:
         """Return one column over the measured steps of an epoch, for one parameter."""
-        mine = (self.steps["epoch"] == epoch) & (self.steps["parameter"] == parameter)
-        found: Floats = self.steps[column][mine].astype(float)
+        steps = self.table_in(epoch, "steps")
+        found: Floats = steps[column][steps["parameter"] == parameter].astype(float)
         return found
 
     def update_ratio(self, epoch: int, parameter: int) -> float:
@@ -124,10 +125,14 @@ class Evidence:
 
     def whole_gradient(self) -> Floats:
         """Return the norm of the gradient over all parameters, step by step."""
-        steps = np.unique(self.steps["step"])
-        squares = self.steps["gradient_norm"].astype(float) ** 2
-        summed = np.bincount(np.searchsorted(steps, self.steps["step"]), squares, len(steps))
-        return np.sqrt(summed.astype(np.float64))
+        found: list[Floats] = []
+        for epoch in self.measured_epochs:
+            table = self.table_in(epoch, "steps")
+            steps = np.unique(table["step"])
+            squares = table["gradient_norm"].astype(float) ** 2
+            found.append(np.bincount(np.searchsorted(steps, table["step"]), squares, len(steps)).astype(float))
+        norms: Floats = np.sqrt(np.concatenate(found))
+        return norms
 
     @cached_property
     def trained(self) -> tuple[int, ...]:
@@ -148,8 +153,8 @@ class Evidence:
     # Windows: histograms, and what the precision cannot hold.
 
     @cached_property
-    def windows(self) -> dict[str, NDArray[Any]]:
-        """Return the table of windows, with the histogram of each as the column `counts`."""
+    def windows(self) -> Columns:
+        """Return the table of windows over all epochs, each with its histogram as the column `counts`: may be large."""
         if self.flow is None:
             return {}
         return {**self.flow.table("windows"), "counts": self.flow.table("histograms").get("counts", np.empty(0))}
@@ -165,20 +170,24 @@ class Evidence:
 
     def level(self, kind: str, subject: int, epoch: int, first_window: bool = False) -> Level | None:
         """Return how large the values are of one tensor in one epoch, or in its first window; None if not counted."""
-        rows = np.flatnonzero(self.windows_of(kind, subject, epoch))
-        if not len(rows) or not self.flow or len(self.windows["counts"]) < len(self.windows["kind"]):
+        table, histograms = self.table_in(epoch, "windows"), self.table_in(epoch, "histograms")
+        if not self.flow or "kind" not in table or "counts" not in histograms:
+            return None
+        rows = np.flatnonzero((table["kind"] == KINDS.index(kind)) & (table["subject"] == subject))
+        if not len(rows):
             return None
         if first_window:
-            rows = rows[[np.argmin(self.windows["first_step"][rows])]]
-        counts = self.windows["counts"][rows].sum(axis=(0, 1)).astype(float)
+            rows = rows[[np.argmin(table["first_step"][rows])]]
+        counts = histograms["counts"][rows].sum(axis=(0, 1)).astype(float)
         return _level(counts, self.flow.layout.first_exponent)
 
     def counted_ends(self, kind: str, epoch: int) -> tuple[int, int] | None:
         """Return the first and the last site at which this kind was counted; no gradient goes below what is frozen."""
-        rows = self.windows_of(kind, epoch=epoch)
-        if not rows.any() or len(np.unique(self.windows["subject"][rows])) < 2:
+        table = self.table_in(epoch, "windows")
+        if "kind" not in table:
             return None
-        return int(self.windows["subject"][rows].min()), int(self.windows["subject"][rows].max())
+        subjects = np.unique(table["subject"][table["kind"] == KINDS.index(kind)])
+        return (int(subjects[0]), int(subjects[-1])) if len(subjects) > 1 else None
 
     def depth_ratio(self, kind: str, epoch: int) -> float | None:
         """Return the size of values at the first site over that at the last of those at which they were counted."""
@@ -192,16 +201,12 @@ class Evidence:
 
     # Units: who fires.
 
-    @cached_property
-    def _units(self) -> dict[str, NDArray[Any]]:
-        return self.flow.table("units") if self.flow else {}
-
     def silence(self, split: str, site: int, epoch: int) -> Silence | None:
         """Return the off-rates of one site's units in one epoch and split; None where they were not counted."""
-        table = self._units
+        table = self.table_in(epoch, "units")
         if "site" not in table:
             return None
-        mine = (table["site"] == site) & (table["split"] == SPLITS.index(split)) & (table["epoch"] == epoch)
+        mine = (table["site"] == site) & (table["split"] == SPLITS.index(split))
         inputs = table["inputs"][mine].astype(float)
         if not len(inputs) or not inputs.max():
             return None
@@ -211,10 +216,11 @@ class Evidence:
 
     def epochs_counted(self, split: str) -> tuple[int, ...]:
         """Return the epochs in which units were counted on this split."""
-        table = self._units
-        if "split" not in table:
-            return ()
-        return tuple(int(epoch) for epoch in np.unique(table["epoch"][table["split"] == SPLITS.index(split)]))
+        splits = {
+            epoch: self.table_in(epoch, "units").get("split") for epoch in (self.flow.epochs if self.flow else ())
+        }
+        number = SPLITS.index(split)
+        return tuple(epoch for epoch, column in splits.items() if column is not None and (column == number).any())
 
 
 def _level(counts: Floats, first_exponent: int) -> Level:

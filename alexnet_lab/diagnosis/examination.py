@@ -17,8 +17,7 @@ RULES: tuple[Rule, ...] = (
     pace.rate_too_high,
     gradients.vanishing,
     gradients.exploding,
-    units.dead_since_first_epoch,
-    units.died_in_training,
+    units.silent_units,
     gradients.frozen,
     precision.overflow,
     precision.underflow,
@@ -54,7 +53,7 @@ def blind_spots(run: RunFolder) -> list[str]:
         return found
     if not evidence.measured_epochs:
         found.append("gradients and updates: no step was measured yet")
-    if not len(evidence.windows.get("kind", ())):
+    if not any(len(evidence.table_in(epoch, "windows").get("kind", ())) for epoch in evidence.flow.epochs):
         found.append("sizes of values and what the precision loses: no histogram was taken")
     if evidence.sites and not evidence.epochs_counted("probe"):
         found.append("units on a fixed probe set in eval mode: none was counted")

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from alexnet_lab.diagnosis.evidence import Evidence, median_of
+from alexnet_lab.instruments.flow import KINDS
 from alexnet_lab.records import RunFolder
 
 OUTCOMES = {
@@ -77,7 +78,10 @@ def _negative_side_rate(evidence: Evidence) -> float | None:
 
 def _signal_to_noise(evidence: Evidence, epoch: int) -> float | None:
     def of(parameter: int) -> float | None:
-        rows = evidence.windows_of("gradient", parameter, epoch)
-        return median_of(evidence.windows["signal_to_noise"][rows].astype(float)) if rows.any() else None
+        table = evidence.table_in(epoch, "windows")
+        if "kind" not in table:
+            return None
+        rows = (table["kind"] == KINDS.index("gradient")) & (table["subject"] == parameter)
+        return median_of(table["signal_to_noise"][rows].astype(float))
 
     return median_of(of(parameter) for parameter in evidence.trained)

@@ -42,10 +42,15 @@ def is_silent(silence: Silence) -> bool:
     return len(silence.dead) >= limit(f"dead_{silence.site.unit}s").value * len(silence.rate)
 
 
-def dead_since_first_epoch(evidence: Evidence) -> list[Finding]:
-    """Find layers where a large share of units is dead, most of them in every epoch since the first."""
+def silent_units(evidence: Evidence) -> list[Finding]:
+    """Find layers where a large share of units is dead: since the first epoch for the most part, or died later."""
     split, found = _deaths(evidence)
-    chosen = [deaths for deaths in found if len(deaths.since_first) >= len(deaths.later)]
+    from_start = [deaths for deaths in found if len(deaths.since_first) >= len(deaths.later)]
+    later = [deaths for deaths in found if len(deaths.since_first) < len(deaths.later)]
+    return _dead_at_start(evidence, split, from_start) + _dying(evidence, split, later)
+
+
+def _dead_at_start(evidence: Evidence, split: str, chosen: list[Deaths]) -> list[Finding]:
     return _finding(
         evidence,
         split,
@@ -60,10 +65,7 @@ def dead_since_first_epoch(evidence: Evidence) -> list[Finding]:
     )
 
 
-def died_in_training(evidence: Evidence) -> list[Finding]:
-    """Find layers where a large share of units is dead, most of which fired in an earlier epoch."""
-    split, found = _deaths(evidence)
-    chosen = [deaths for deaths in found if len(deaths.since_first) < len(deaths.later)]
+def _dying(evidence: Evidence, split: str, chosen: list[Deaths]) -> list[Finding]:
     return _finding(
         evidence,
         split,

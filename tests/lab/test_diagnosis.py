@@ -301,7 +301,7 @@ def test_the_size_of_values_from_a_histogram_is_their_root_mean_square_to_a_fact
         np.add.at(counts[0, 0], np.frexp(np.abs(values))[1] - 1 + 126 + 2, 1)
         run = write_flow(tmp_path / f"{spread:g}")
         evidence = Evidence(run)
-        evidence.windows["counts"] = np.concatenate([counts] * 3)
+        evidence.flow.epochs[1]["histograms.counts"] = np.concatenate([counts] * 3)
         measured = evidence.level("weight", 0, 1)
         true = float(np.sqrt((values.astype(float) ** 2).mean()))
         assert true / 1.5 < measured.rms < true * 1.5
