@@ -4,8 +4,9 @@ import heapq
 import math
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from alexnet_ablations.calibration import FREE, Pace, calibrate, key_of
 from alexnet_ablations.study import PlannedRun, Study
@@ -47,7 +48,7 @@ class Power:
         if math.isinf(min(self.detectable.values())):
             found = "one seed shows no spread, so no interval and no test: take at least two"
         else:
-            sizes = " and ".join(f"{points:.1f} points for an {kind}" for kind, points in self.detectable.items())
+            sizes = " and ".join(f"{_points(least)} for an {kind}" for kind, least in self.detectable.items())
             spread = f"{self.spread:.2g} point{'' if self.spread == 1 else 's'}"
             found = (
                 f"with a spread of {spread} between seeds of one cell (standard deviation, {source}) a t test finds "
@@ -78,6 +79,12 @@ class Forecast:
         else:
             cost = f"time to expect: about {duration(self.seconds)}; disk: about {size(self.disk_bytes)}"
         return [f"{self.slots} side by side; {cost}", *self.power.sentences()]
+
+    def facts(self) -> dict[str, Any]:
+        """Return the numbers, fit for JSON: None for what is not measured or cannot be found."""
+        power = asdict(self.power)
+        found = {kind: None if math.isinf(points) else points for kind, points in self.power.detectable.items()}
+        return {**asdict(self), "power": {**power, "detectable": found}}
 
 
 def forecast(study: Study, slots: int, *, measured: bool) -> Forecast:
@@ -197,6 +204,10 @@ def duration(seconds: float) -> str:
 def size(count: int) -> str:
     """Write bytes in MB or GB."""
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{max(count / 1e6, 1):.0f} MB"
+
+
+def _points(count: float) -> str:
+    return f"{count:.1f} points" if count <= 100 else "more points than there are"
 
 
 def _existing(path: Path) -> Path:

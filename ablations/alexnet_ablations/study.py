@@ -147,12 +147,13 @@ class Study:
         return read_results(study.runs())
 
     def to_toml(self, *, whole: bool) -> str:
-        """Write the study as a file that `alexnet-lab study` reads; whole: with every field, defaults too."""
+        """Write the study as a file that `alexnet-lab study` reads; whole: every field, defaults and machine too."""
         default = vars(Recipe())
+        machine = () if whole else ("device", "threads")
         shared = {
             name: value
             for name, value in self._shared().items()
-            if value is not None and (whole or value != default[name])
+            if value is not None and name not in machine and (whole or value != default[name])
         }
         baselines = self._baselines().items()
         lines = [f"about = {_toml(self.about)}"] if self.about else []

@@ -72,6 +72,9 @@ def test_the_spread_of_runs_that_are_there_takes_the_place_of_the_assumption(tmp
 
 
 def test_one_seed_is_told_that_it_shows_no_spread(tmp_path):
+    facts = forecast.forecast(study_in(tmp_path, seeds=1), 1, measured=False).facts()
+    assert facts["power"]["detectable"] == {"effect": None, "interaction": None}
+    assert facts["seconds"] is None
     assert "take at least two" in " ".join(foretell_power(study_in(tmp_path, seeds=1), [], done=0).sentences())
 
 
@@ -143,6 +146,7 @@ def test_a_study_larger_than_the_disk_is_refused(tmp_path, monkeypatch):
     # 12 runs keep their best weights; two at work hold two checkpoints of weights and momentum
     assert found.disk_bytes == 12 * (5_000_000 + 2**20) + 2 * 2 * 2 * 5_000_000
     assert found.seconds == pytest.approx(6 * PACE.seconds(Recipe()))
+    assert json.loads(json.dumps(found.facts(), allow_nan=False))["power"]["attainable_p"] == 0.25
     monkeypatch.setattr(forecast.shutil, "disk_usage", lambda _path: type("Usage", (), {"free": 10**7}))
     with pytest.raises(ValueError, match=r"needs about 113 MB of disk and .* has 10 MB free; free some, or choose"):
         forecast.forecast(study, 2, measured=True)

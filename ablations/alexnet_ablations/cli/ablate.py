@@ -1,6 +1,5 @@
 """alexnet-lab ablate: change parts of AlexNet, train the combinations under the same luck, print what changed."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -70,7 +69,7 @@ def ablate(
     folder = out or Path("runs") / folder_name(declare(factors, start, Path(), design="only", seeds=seeds))
     study = declare(factors, {**start, **on_this_machine(start, folder, jobs)}, folder, design=design, seeds=seeds)
     if save is not None:
-        save_study(console, replace(study, start=replace(study.start, device="cpu", threads=1)), save)
+        save_study(console, study, save)
     carry_out(
         console,
         study,

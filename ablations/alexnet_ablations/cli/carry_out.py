@@ -1,5 +1,6 @@
 """What ablate, study and retry do once a study is declared: plan, prepare the data, run, conclude, print."""
 
+import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from alexnet_ablations.design import level_text
 if TYPE_CHECKING:
     import pandas as pd
 
+    from alexnet_ablations.forecast import Forecast
     from alexnet_ablations.sinks import Sink
     from alexnet_ablations.study import PlannedRun, Study
 
@@ -46,13 +48,20 @@ def carry_out(
             f"this study makes {len(missing)} runs, more than {limit}; name fewer levels or seeds, take "
             f"--design one-at-a-time, or allow them with --yes {len(missing)}"
         )
-    if not silent or plan:
+    if not silent:
         print_plan(console, study, asked, len(runs), len(missing))
     if missing:
         prepare_data(console, study, silent=silent)
-    foretell(console, study, missing, jobs, plan=plan, silent=silent)
+    foretold = foretell(study, missing, jobs, plan=plan)
+    if not silent:
+        for sentence in foretold.sentences():
+            console.print(sentence, markup=False, highlight=False)
+    if plan and as_json:
+        print(json.dumps({"event": "plan", "folder": str(study.folder), **foretold.facts()}))  # noqa: T201  # the interface
+    elif plan and not quiet:
+        runs_folder = study.folder / "runs"
+        console.print(f"a plan: nothing was trained; without --plan the runs go to {runs_folder}", markup=False)
     if plan:
-        console.print(f"[dim]a plan: nothing was trained; without --plan the runs go to {study.folder / 'runs'}[/]")
         return
     sinks = _opened(track)
     study.open_folder()
@@ -171,21 +180,13 @@ def prepare_data(console: Console, study: "Study", *, silent: bool) -> None:
             lines("note", {"text": text})
 
 
-def foretell(
-    console: Console, study: "Study", missing: "Sequence[PlannedRun]", jobs: int | None, *, plan: bool, silent: bool
-) -> None:
-    """Say what the study costs and can show; refuse it where the disk has no room for it."""
+def foretell(study: "Study", missing: "Sequence[PlannedRun]", jobs: int | None, *, plan: bool) -> "Forecast":
+    """Learn what the study costs and can show; refuse it where the disk has no room for it."""
     from alexnet_ablations.forecast import forecast
     from alexnet_ablations.slots import find_slots
 
-    if silent and not plan and len(missing) <= 1:
-        return
-    slots = min(find_slots(study.start.threads, study.start.device, jobs).count, max(len(missing), 1))
-    found = forecast(study, slots, measured=plan)
-    if silent and not plan:
-        return
-    for sentence in found.sentences():
-        console.print(sentence, markup=False, highlight=False)
+    slots = find_slots(study.start.threads, study.start.device, jobs).count
+    return forecast(study, min(slots, max(len(missing), 1)), measured=plan)
 
 
 def save_study(console: Console, study: "Study", path: Path) -> None:
