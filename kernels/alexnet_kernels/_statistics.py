@@ -1,10 +1,15 @@
 """The counting kernels in torch's own operations, for the CPU and as the reference on any device."""
 
+from functools import cache
+
 import torch
 from torch import Tensor
 
 # Values counted at a time, so that their bit patterns stay in the cache.
 _PIECE = 2**18
+# Leading bits of the mantissa that are counted apart, and added up in the end: neighbours that fall into one counter
+# wait for each other, and on a processor this makes fewer of them do so. Few values are not worth the adding up.
+_APART, _FEW = 2, 2**14
 
 
 # Integers of the same size, bits of exponent and mantissa, and how far its exponent field lies below float32's.
@@ -23,26 +28,44 @@ def add_exponent_histogram(x: Tensor, counts: Tensor) -> None:
         x = x.half()  # exact
     bits, width, mantissa, bias = FORMATS[x.dtype]
     top = 2**width - 1  # the exponent field of infinities and NaN
-    fields = torch.zeros(2 * (top + 1), dtype=torch.int64, device=x.device)
-    zeros, nans = torch.zeros(2, 2, dtype=torch.int64, device=x.device)
-    for piece in torch.split(x.flatten(), _PIECE):
+    x = x.flatten()
+    apart = _APART if x.numel() > _FEW else 0
+    size = 2 * (top + 1) << apart
+    pieces = []
+    for piece in torch.split(x, _PIECE):
         # The arithmetic shift leaves sign and exponent; the mask makes the negative ones the upper half.
-        field = (piece.view(bits) >> mantissa).bitwise_and_(2 * top + 1)
-        counted = torch.bincount(field, minlength=fields.numel())
-        fields += counted
-        # Zeros and NaN share their field with others. On the CPU looking first is cheap, and they are rare; elsewhere
-        # looking would wait for the device.
-        if x.device.type != "cpu" or counted[0] or counted[top + 1]:
-            _add_signed(zeros, piece == 0, piece)
-        if x.device.type != "cpu" or counted[top] or counted[-1]:
-            _add_signed(nans, piece.isnan(), piece)
-    fields = fields.view(2, top + 1)
+        field = (piece.view(bits) >> (mantissa - apart)).bitwise_and_(size - 1)
+        pieces.append(torch.bincount(field, minlength=size))
+    counted = pieces[0] if len(pieces) == 1 else torch.stack(pieces).sum(0)
+    fields = counted.view(2, top + 1, 1 << apart).sum(2) if apart else counted.view(2, top + 1)
     normal -= bias
+    # Zeros and NaN share their field with others. On the CPU looking first is cheap, and they are rare; elsewhere
+    # looking would wait for the device.
+    edges = fields[:, ::top].tolist() if x.device.type == "cpu" else [[1, 1], [1, 1]]
+    (small, large), (small_negative, large_negative) = edges
+    if not (small or small_negative or large or large_negative) and normal == 1:
+        counts[:, bias + 2 : top + bias + 1] += fields[:, 1:top]
+        return
+    zeros, nans = torch.zeros(2, 2, dtype=torch.int64, device=x.device)
+    if x.device.type == "cpu" and _count_zeros(x) == small + small_negative:
+        zeros += fields[:, 0]  # and no subnormal among them
+    elif small or small_negative:
+        _add_signed(zeros, x == 0, x)
+    if large or large_negative:
+        _add_signed(nans, x.isnan(), x)
     counts[:, 0] += zeros
     counts[:, 1] += fields[:, :normal].sum(1) - zeros
     counts[:, normal + bias + 1 : top + bias + 1] += fields[:, normal:top]
     counts[:, -2] += fields[:, top] - nans
     counts[:, -1] += nans
+
+
+def _count_zeros(x: Tensor) -> int:
+    found = 0
+    for piece in torch.split(x, _PIECE):
+        # Floats add up faster than truth values, and branch on nothing, as count_nonzero does.
+        found += int(torch.eq(piece, 0, out=torch.empty_like(piece)).sum(dtype=torch.float32))
+    return found
 
 
 def _add_signed(total: Tensor, chosen: Tensor, values: Tensor) -> None:
@@ -51,6 +74,7 @@ def _add_signed(total: Tensor, chosen: Tensor, values: Tensor) -> None:
     total[1] += negative
 
 
+@cache
 def smallest_normal_field(dtype: torch.dtype) -> int:
     """Return the exponent field, in float32 (or float64), of the dtype's smallest normal number.
 
@@ -66,12 +90,15 @@ def add_off_counts(x: Tensor, counts: Tensor) -> None:
     """Add, for each unit, the inputs on which it is off and its elements that are <= 0."""
     if not x.numel():
         return
+    if x.dim() == 2:
+        counts += (x <= 0).sum(0)  # one position: off and <= 0 are one
+        return
     positions = x[0, 0].numel()
     # Comparing into floats and summing those is ten times faster here than summing truth values, and exact up to 2**24.
     exact = torch.float32 if positions <= 2**24 else torch.float64
     for piece in torch.split(x, max(1, _PIECE * x.shape[0] // x.numel())):
         truths = torch.empty_like(piece, dtype=exact)
         torch.le(piece, 0, out=truths)
-        each = truths.sum(tuple(range(2, x.dim()))) if x.dim() > 2 else truths  # N C
+        each = truths.sum(tuple(range(2, x.dim())))  # N C
         counts[0] += (each == positions).sum(0)
         counts[1] += each.sum(0, dtype=torch.float64).long()
