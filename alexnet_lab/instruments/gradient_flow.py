@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from alexnet_lab.instruments.histograms import in_memory_order, stride_through
 
-NOISE_SAMPLE = 2**16  # elements of one gradient that the noise is taken from, at most
-# float32 sums of more squares than this lose digits on a processor (0.2% of the norm at 38 million).
-_EXACT_SUM = 2**14
+NOISE_SAMPLE = 2**14  # elements of one gradient that the noise is taken from, at most
+# float32 sums of many squares lose digits on a processor: 1e-6 of the norm at 2^18, 0.2% at 38 million. Longer vectors
+# are summed in rows.
+_LONGEST_SUM, _ROW = 2**18, 2**14
 _TRUSTED = (1e-12, 1e15)
 
 
@@ -25,14 +26,14 @@ def exact_norms(tensors: Sequence[Tensor]) -> Tensor:
     device = wide[0].device
     if device.type != "cpu":
         return torch.stack([norm.to(device) for norm in torch._foreach_norm(wide, 2, torch.float64)])
-    large = [i for i, x in enumerate(wide) if x.numel() > _EXACT_SUM]
-    small = [i for i, x in enumerate(wide) if x.numel() <= _EXACT_SUM]
+    large = [i for i, x in enumerate(wide) if x.numel() > _LONGEST_SUM]
+    small = [i for i, x in enumerate(wide) if x.numel() <= _LONGEST_SUM]
     norms = torch.zeros(len(wide), dtype=torch.float64)
     if small:
         norms[small] = torch.stack([norm.double() for norm in torch._foreach_norm([wide[i] for i in small])])
     for i in large:
         flat = in_memory_order(wide[i])
-        rows = flat[: len(flat) // _EXACT_SUM * _EXACT_SUM].view(-1, _EXACT_SUM)
+        rows = flat[: len(flat) // _ROW * _ROW].view(-1, _ROW)
         parts = torch.cat([torch.linalg.vector_norm(rows, dim=1), flat[rows.numel() :].norm()[None]])
         norms[i] = parts.double().norm()
     # float32 squares leave their range long before their roots do.
@@ -55,7 +56,7 @@ class ParameterMeter:
         self.before: list[Tensor] = []
         self.open_step: Tensor | None = None  # (2, P): norms of weights and gradients of the step under way
         self.noisy = [i for i, p in enumerate(self.parameters) if p.dim() > 1]
-        self.strides = [stride_through(self.parameters[i].shape, NOISE_SAMPLE) for i in self.noisy]
+        self.strides = [stride_through(self.parameters[i].shape, NOISE_SAMPLE, NOISE_SAMPLE) for i in self.noisy]
         self.sizes = [-(-self.parameters[i].numel() // k) for i, k in zip(self.noisy, self.strides, strict=True)]
         self.device = self.parameters[0].device if self.parameters else torch.device("cpu")
         self.sums = torch.zeros(sum(self.sizes), dtype=torch.float64, device=self.device)

@@ -1,8 +1,8 @@
 """Histograms by power of two, added up over windows of measured steps, on the device until they are drained.
 
 Every value is counted as float32 (float64 in a network of doubles), whose bins resolve what is subnormal in float16. A
-tensor above 2^20 elements counts every k-th in memory order, k sharing no factor with any side, so that no channel or
-column is favoured.
+tensor above 2^20 elements counts every k-th in memory order, about 2^18 of them, k sharing no factor with any side, so
+that no channel or column is favoured. Weights are counted once per window, since they hardly move within it.
 
 Shapes: R rows of a window, each one kind of tensor at one place; 2 signs; B bins.
 """
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from alexnet_kernels.statistics import first_exponent, histogram_columns
 
-HISTOGRAM_SAMPLE = 2**20  # elements counted of one tensor, at most
+LARGEST_WHOLE, SAMPLE = 2**20, 2**18  # elements of a tensor that is counted whole, at most; and of a larger one
 
 
 _GRADIENT = 1  # index into flow.KINDS
@@ -36,12 +36,12 @@ _DTYPES: dict[str, Any] = {
 }
 
 
-def stride_through(shape: Sequence[int], most: int) -> int:
-    """Return the smallest stride that leaves at most `most` elements and shares no factor with any side."""
+def stride_through(shape: Sequence[int], largest_whole: int = LARGEST_WHOLE, sample: int = SAMPLE) -> int:
+    """Return 1, or for a larger tensor the smallest stride that leaves a sample and shares no factor with any side."""
     elements = math.prod(shape)
-    if elements <= most:
+    if elements <= largest_whole:
         return 1
-    stride = -(-elements // most)
+    stride = -(-elements // sample)
     while any(math.gcd(stride, side) > 1 for side in shape if side > 1):
         stride += 1
     return stride
@@ -71,7 +71,7 @@ class HistogramRow:
         """Count a tensor, times a factor."""
         x = x.detach()
         if not self.stride:
-            self.stride = stride_through(x.shape, HISTOGRAM_SAMPLE)
+            self.stride = stride_through(x.shape)
         flat = in_memory_order(x)[:: self.stride]
         # The bins of float32 resolve what is subnormal in float16.
         wide = torch.float64 if self.counts.shape[1] == histogram_columns(torch.float64) else torch.float32

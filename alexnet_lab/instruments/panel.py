@@ -33,7 +33,7 @@ from alexnet_lab.instruments import draining, dying_relu, histograms
 from alexnet_lab.instruments.draining import Alone, Gauges, Processes
 from alexnet_lab.instruments.flow import Columns, FlowWriter, Layout
 from alexnet_lab.instruments.gradient_flow import ParameterMeter
-from alexnet_lab.instruments.histograms import HISTOGRAM_SAMPLE, Histograms, stride_through
+from alexnet_lab.instruments.histograms import Histograms, stride_through
 from alexnet_lab.instruments.sites import ForwardOrder, WatchedSite, new_site, unwrapped, watch
 
 WEIGHT, GRADIENT, ACTIVATION, ACTIVATION_GRADIENT = range(4)  # as in flow.KINDS
@@ -270,7 +270,7 @@ class Panel:
         site = self.sites[key]
         if self._surveying:
             for kind in (ACTIVATION, ACTIVATION_GRADIENT):
-                self.histograms.row(kind, site.place, x.device).stride = stride_through(x.shape, HISTOGRAM_SAMPLE)
+                self.histograms.row(kind, site.place, x.device).stride = stride_through(x.shape)
             return
         site.count(x, probing)
         if training and self.flags.measuring:
@@ -314,7 +314,8 @@ class Panel:
         meter.read()
         for at, (parameter, gradient) in enumerate(zip(meter.parameters, meter.gradients(), strict=True)):
             if parameter.dim() > 1:
-                self.histograms.row(WEIGHT, at, parameter.device).add(parameter)
+                if not self.window_steps:
+                    self.histograms.row(WEIGHT, at, parameter.device).add(parameter)
                 if gradient is not None:
                     self.histograms.row(GRADIENT, at, parameter.device).add(gradient)
         self._read = True
