@@ -80,7 +80,8 @@ def summary(run: Measured, findings: Sequence[Finding]) -> str:
     slots = ", ".join(
         f"{name} {recipe[name]}" for name in ("preset", "norm", "act", "dropout") if _is_set(recipe, name)
     )
-    what = f"{recipe.get('network', 'a network')}{f' ({slots})' if slots else ', as published,'} on {_data(recipe)}"
+    parts = f" ({slots})" if slots else " with its published parts"
+    what = f"{recipe.get('network', 'a network')}{parts} on {_data(recipe)}"
     found = _count(len(findings), "finding") if findings else "Nothing was found wrong"
     state, result = run.verdict.get("state"), run.result
     if result:
@@ -245,7 +246,8 @@ def _units(run: Measured, split: str) -> list[Block]:
             " Here some activation is no ReLU: such a unit, on its negative side, still passes something on, and is "
             "never dead in that sense."
         )
-    blocks: list[Block] = [Paragraph(said), Paragraph(meaning), FigureGrid(figures), _unit_table(run, split)]
+    blocks: list[Block] = [Paragraph(said), *([Paragraph(meaning)] if split == "training" else [])]
+    blocks += [FigureGrid(figures), _unit_table(run, split)]
     maps = panels.unit_maps(run, split)
     fewer = (
         f" Of {len(run.sites)} places, the {len(maps)} with the highest mean rate."

@@ -40,11 +40,19 @@ class Strip:
 
 
 def histograms_over_time(
-    name: str, title: str, reading: str, strips: Sequence[Strip], times: Sequence[str], ends: tuple[str, str]
+    name: str,
+    title: str,
+    reading: str,
+    strips: Sequence[Strip],
+    times: Sequence[str],
+    ends: tuple[str, str],
+    span: tuple[int, int] | None = None,
 ) -> Figure:
-    """Draw one strip per layer, the first on top: to the right time, upwards powers of two, the colour how many."""
-    seen = [e for each in strips for e, row in zip(each.exponents, each.shares, strict=True) if row.max() >= FAINTEST]
-    low, high = (min(seen), max(seen)) if seen else (-1, 0)
+    """Draw one strip per layer, the first on top: to the right time, upwards powers of two, the colour how many.
+
+    `span` is the lowest and the highest power shown; two figures of one span can be laid side by side.
+    """
+    low, high = span or span_of(strips)
     is_broken = any(each.broken.max(initial=0) > 0 for each in strips)
     drawing = Drawing(height=STRIP_HEIGHT * len(strips) + 84)
     plots = drawing.stack(len(strips))
@@ -69,6 +77,12 @@ def histograms_over_time(
         last.set_horizontalalignment("right")
     draw_key(drawing, plots, norm, ["0.01%", "0.1%", "1%", "10%", "100%"], "share of the values")
     return drawing.finish(name, title, reading, _quantile_table(strips, times))
+
+
+def span_of(strips: Sequence[Strip]) -> tuple[int, int]:
+    """Return the lowest and the highest power of two that more than the faintest share of some strip has."""
+    seen = [e for each in strips for e, row in zip(each.exponents, each.shares, strict=True) if row.max() >= FAINTEST]
+    return (min(seen), max(seen)) if seen else (-1, 0)
 
 
 def unit_map(

@@ -167,10 +167,11 @@ class Measured:
             strips.append(strip_of(name, np.stack(counts, axis=-1), self.first_exponent))
         return strips, times
 
-    def histogram(self, kind: str, subject: int, epoch: int | None = None) -> Floats:
-        """Return the counts by column, both signs together, of one epoch or of all."""
+    def histogram(self, kind: str, subject: int, epoch: int) -> Floats:
+        """Return the counts of one epoch, (2, columns) as exponent_histogram lays them out."""
         mine = (self.windows["kind"] == KINDS.index(kind)) & (self.windows["subject"] == subject)
-        return self._counts(mine if epoch is None else mine & (self.windows["epoch"] == epoch))
+        counts: Floats = self.windows["counts"][mine & (self.windows["epoch"] == epoch)].sum(0).astype(float)
+        return counts
 
     def over_windows(self, column: str, layer: Layer) -> Series:
         """Return a column of the windows of a layer's gradient, such as signal_to_noise, over epochs."""

@@ -78,10 +78,9 @@ def flow_histograms(run: Measured, kinds: Sequence[str]) -> list[Figure]:
             "One strip a layer, the first on top; to the right time, upwards the size of the values as a power of two, "
             "the bottom line zeros. " + KIND_READINGS[kind] + fewer
         )
-        ends = (times[0].partition(",")[0], times[-1].partition(",")[0])
-        found.append(
-            histograms_over_time(f"{kind.replace(' ', '-')}-sizes", KIND_WORDS[kind], reading, strips, times, ends)
-        )
+        ends = ("start", times[-1].partition(",")[0])
+        name = f"{kind.replace(' ', '-')}-sizes"
+        found.append(histograms_over_time(name, KIND_WORDS[kind], reading, strips, times, ends))
     return found
 
 
@@ -144,7 +143,10 @@ def norms(run: Measured) -> list[Figure]:
         found.append(curves(name, title, reading, plain, y_label=unit, scale="log", in_order=True, height=300))
     noise = [run.over_windows("signal_to_noise", layer) for layer in run.layers]
     if any(np.isfinite(each.y).any() for each in noise if len(each.y)):
-        reading = "How much the gradients of a window agree: far below 1 each step mostly follows its own batch."
+        reading = (
+            "How much the gradients of a window agree: far below 1 each step mostly follows its own batch. It is an "
+            "estimate, and can come out below 0 where there is nothing but noise."
+        )
         found.append(
             curves(
                 "signal-to-noise",
@@ -152,7 +154,6 @@ def norms(run: Measured) -> list[Figure]:
                 reading,
                 noise,
                 y_label="signal / noise",
-                scale="log",
                 in_order=True,
                 height=300,
             )

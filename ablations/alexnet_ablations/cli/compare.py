@@ -1,0 +1,61 @@
+"""alexnet-lab compare: runs side by side."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich import box
+from rich.markup import escape
+from rich.table import Table
+
+from alexnet_ablations.cli.terminal import open_console
+
+
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders; the first is measured from.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Folder of the report.")] = Path("comparison"),
+) -> None:
+    """Lay runs side by side: recipes, results, and the insides layer by layer.
+
+    [bold]alexnet-lab compare runs/lrn runs/bn[/]
+
+    Writes a page, index.html, that needs no network, and its figures; prints what
+    the recipes differ in, the results, and how far the histograms are apart.
+    """
+    from alexnet_lab.reports.comparison import compare_runs, distance_rows, open_runs, recipe_rows, result_table
+
+    console = open_console()
+    compared = open_runs(runs)
+    rows = recipe_rows(compared)
+    if rows:
+        console.print(plain_table(["recipe", *compared.names], rows))
+    else:
+        console.print("the recipes are the same in every field")
+    results = result_table(compared)
+    console.print(plain_table(results.columns, results.rows))
+    for other in range(1, len(compared.runs)):
+        found = [
+            [kind, layer, f"{100 * each.total_variation:.1f}%", f"{each.wasserstein:.2f}", f"{each.shift:+.2f}"]
+            for kind, layer, each in distance_rows(compared, other)
+            if kind == "gradient"
+        ]
+        if found:
+            console.print(f"{compared.names[0]} to {compared.names[other]}, epoch {compared.epoch}", markup=False)
+            columns = ["values", "layer", "total variation", "Wasserstein, powers of two", "shift"]
+            console.print(plain_table(columns, found))
+    page = compare_runs(runs).write(out)
+    console.print(f"[dim]{escape(str(page))}[/]", soft_wrap=True)
+
+
+def plain_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:
+    """Return rows under columns, numbers on the right."""
+    from alexnet_lab.reports.page import number
+
+    table = Table(box=box.SIMPLE_HEAD)
+    for at, name in enumerate(columns):
+        table.add_column(escape(name), justify="left" if at == 0 else "right", overflow="fold")
+    for row in rows:
+        cells = [number(cell) if cell is None or isinstance(cell, int | float) else str(cell) for cell in row]
+        table.add_row(*(escape(cell) for cell in cells))
+    return table

@@ -1,0 +1,345 @@
+"""Runs side by side, as a page: what their recipes differ in, first; then results, curves, and layer by layer.
+
+>>> compare_runs([Path("runs/lrn"), Path("runs/bn")]).write(Path("comparison"))
+
+Layers are matched by name, and histograms bin by bin; the first run is what the others are measured from.
+"""
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+import alexnet_lab
+from alexnet_lab.reports import panels
+from alexnet_lab.reports.curves import Scale, Series, curves, profile
+from alexnet_lab.reports.distances import Distance, distance
+from alexnet_lab.reports.inspection import open_run
+from alexnet_lab.reports.maps import histograms_over_time, span_of
+from alexnet_lab.reports.measured import Measured, short_names, spaced
+from alexnet_lab.reports.page import Block, Callout, Figure, FigureGrid, Page, Paragraph, Section, Table, number
+
+KINDS = ("gradient", "activation gradient", "weight", "activation")
+RESULTS = ("accuracy", "balanced_accuracy", "auroc", "calibration_error", "loss")
+PROVENANCE = ("data_fingerprint", "alexnet_lab", "torch", "python", "machine", "device")
+MOST_LAYERS = 12
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Runs with names that tell them apart, the first being what the others are measured from."""
+
+    names: list[str]
+    runs: list[Measured]
+
+    @property
+    def epoch(self) -> int:
+        """Return the last epoch that every run with instruments has measured; 0 if there is none."""
+        found = [set(run.flow.epochs) for run in self.runs if run.flow]
+        return max(set.intersection(*found), default=0) if len(found) > 1 else 0
+
+
+def open_runs(paths: Sequence[Path]) -> Compared:
+    """Read run folders; fewer than two different ones are no comparison."""
+    if len({path.resolve() for path in paths}) < 2:
+        raise ValueError(f"a comparison needs two different runs, got {', '.join(map(str, paths)) or 'none'}")
+    return Compared(names_of(paths), [open_run(path) for path in paths])
+
+
+def names_of(paths: Sequence[Path]) -> list[str]:
+    """Return the shortest ends of the paths that tell them apart."""
+    parts = [path.resolve().parts for path in paths]
+    for length in range(1, max(map(len, parts)) + 1):
+        names = [os.path.join(*each[-length:]) for each in parts]  # noqa: PTH118  # text for people, no path
+        if len(set(names)) == len(names):
+            return names
+    return [str(path) for path in paths]
+
+
+def compare_runs(paths: Sequence[Path]) -> Page:
+    """Return the page that lays these runs side by side."""
+    compared = open_runs(paths)
+    sections = [
+        Section("What differs", _differences(compared)),
+        Section("Results", [result_table(compared), FigureGrid(_curves(compared))]),
+        Section("Through depth", _through_depth(compared)),
+        Section("Distances", _distances(compared)),
+        Section("Histograms", _histograms(compared)),
+    ]
+    lead = f"{len(compared.names)} runs: {', '.join(compared.names)}. {_headline(compared)}"
+    return Page("Comparison of runs", lead, sections, footer=f"alexnet-lab {alexnet_lab.__version__}")
+
+
+def recipe_rows(compared: Compared) -> list[list[object]]:
+    """Return a row for each field of the recipe in which the runs differ: its name, and each run's value."""
+    fields = list(dict.fromkeys(field for run in compared.runs for field in run.recipe))
+    rows: list[list[object]] = []
+    for field in fields:
+        values = [run.recipe.get(field) for run in compared.runs]
+        if any(value != values[0] for value in values):
+            rows.append([field, *("as published" if value is None else _plain(value) for value in values)])
+    return rows
+
+
+def result_table(compared: Compared) -> Table:
+    """Return verdicts and metrics, a column for each run and, of two, one for the difference."""
+    rows: list[list[object]] = [["verdict", *(run.verdict.get("state", "none yet") for run in compared.runs)]]
+    for part in ("test", "validation"):
+        for metric in RESULTS:
+            values = [(run.result.get(part) or {}).get(metric) for run in compared.runs]
+            if any(value is not None for value in values):
+                rows.append([f"{part} {metric.replace('_', ' ')}", *values])
+        images = [(run.result.get(part) or {}).get("images") for run in compared.runs]
+        if any(images):
+            rows.append([f"{part} images", *images])
+    columns = ["", *compared.names]
+    if len(compared.runs) == 2:
+        columns.append("difference")
+        rows = [[*row, _difference(row[1], row[2]) if "images" not in str(row[0]) else None] for row in rows]
+    return Table(columns, rows)
+
+
+def distance_rows(compared: Compared, other: int) -> list[tuple[str, str, Distance]]:
+    """Return kind, layer and distance from the first run to another, at the last epoch that both have."""
+    first, second, epoch = compared.runs[0], compared.runs[other], compared.epoch
+    rows = []
+    for kind in KINDS if epoch else ():
+        one, two = _subjects(first, kind), _subjects(second, kind)
+        shared = [name for name in one if name in two]
+        for name, shown in zip(shared, short_names(shared), strict=True):
+            found = distance(
+                first.histogram(kind, one[name], epoch), second.histogram(kind, two[name], epoch)
+            )  # fmt: skip
+            if found is not None:
+                rows.append((kind, shown, found))
+    return rows
+
+
+def unmatched(compared: Compared) -> list[str]:
+    """Say which layers have no partner of their name in another run."""
+    layers = [_subjects(run, "weight", measured=False) for run in compared.runs]
+    everywhere = set.intersection(*(set(each) for each in layers))
+    found = []
+    for name, mine in zip(compared.names, layers, strict=True):
+        alone = [layer for layer in mine if layer not in everywhere]
+        if alone:
+            found.append(f"{name}: {', '.join(alone)}")
+    return found
+
+
+def _subjects(run: Measured, kind: str, *, measured: bool = True) -> dict[str, int]:
+    """Return what a kind of histogram was taken of, by the full name of the layer."""
+    parameters, sites = (run.flow.layout.parameters, run.flow.layout.sites) if run.flow else ((), ())
+    if not measured:
+        return {parameters[layer.parameter].layer: layer.parameter for layer in run.layers}
+    if kind in ("weight", "gradient"):
+        return {parameters[at].layer: at for _, at in run.subjects(kind)}
+    return {sites[at].name: at for _, at in run.subjects(kind)}
+
+
+def _headline(compared: Compared) -> str:
+    scores = [(run.result.get("test") or {}).get("accuracy") for run in compared.runs]
+    told = [
+        f"{name} {100 * score:.1f}%" if score is not None else f"{name} without a result"
+        for name, score in zip(compared.names, scores, strict=True)
+    ]
+    fields = [str(row[0]) for row in recipe_rows(compared)]
+    differ = f"They differ in {', '.join(fields)}." if fields else "Their recipes are the same."
+    return f"Test accuracy: {', '.join(told)}. {differ}"
+
+
+def _differences(compared: Compared) -> list[Block]:
+    rows = recipe_rows(compared)
+    blocks: list[Block] = []
+    if rows:
+        blocks.append(Table(["recipe", *compared.names], rows))
+    else:
+        blocks.append(Paragraph("The recipes are the same in every field."))
+    prints = {run.provenance.get("data_fingerprint") for run in compared.runs}
+    if len(prints) > 1:
+        text = "The fingerprints of their data differ, so what differs between the runs is not the recipe alone."
+        blocks.append(Callout("warning", "Not the same data", text))
+    seeds = {run.recipe.get("seed") for run in compared.runs}
+    if len(seeds) > 1:
+        text = "Runs of different seeds share no draw: part of every difference below is luck."
+        blocks.append(Callout("note", "Not the same seed", text))
+    elsewhere: list[list[object]] = []
+    for field in PROVENANCE:
+        values = [str(run.provenance.get(field, "–")) for run in compared.runs]
+        if len(set(values)) > 1:
+            elsewhere.append([field, *values])
+    if elsewhere:
+        blocks.append(Table(["provenance", *compared.names], elsewhere))
+    return blocks
+
+
+def _curves(compared: Compared) -> list[Figure]:
+    found = []
+    for metric, title, reading, unit, scale in (
+        ("validation_accuracy", "Validation accuracy", "Higher is better.", "images right", "percent"),
+        ("validation_loss", "Validation loss", "Lower is better.", "cross-entropy", "linear"),
+        ("train_loss", "Training loss", "Lower is better; with what is switched on while training.", "loss", "linear"),
+    ):
+        series = [run.curve(name, metric) for name, run in zip(compared.names, compared.runs, strict=True)]
+        series = [each for each in series if len(each.x)]
+        checked: Scale = "percent" if scale == "percent" else "linear"
+        if series:
+            found.append(curves(metric.replace("_", "-"), title, reading, series, y_label=unit, scale=checked))
+    return found
+
+
+def _through_depth(compared: Compared) -> list[Block]:
+    blocks: list[Block] = []
+    without = [name for name, run in zip(compared.names, compared.runs, strict=True) if run.flow is None]
+    if without:
+        blocks.append(Paragraph(f"Without instruments, and so without these numbers: {', '.join(without)}."))
+    alone = unmatched(compared)
+    if alone:
+        blocks.append(Paragraph(f"Layers are matched by name; without a partner: {'; '.join(alone)}."))
+    layers = list(
+        dict.fromkeys(name for run in compared.runs for name in _subjects(run, "weight", measured=False))
+    )  # fmt: skip
+    if not layers or not compared.epoch:
+        return [
+            *blocks,
+            Paragraph("No two of these runs measured the same epoch, so there is nothing to lay together."),
+        ]
+    shown = short_names(layers)
+    figures = []
+    for name, title, reading, measure, unit in (
+        (
+            "depth-gradient",
+            "Gradient norm through depth",
+            "Where one line falls off towards the left and the other does not, its gradient thins on the way back.",
+            panels.gradient_norm,
+            "norm of the gradient",
+        ),
+        (
+            "depth-update",
+            "Update ratio through depth",
+            "How large a share of its weights each layer changes in a step.",
+            panels.update_ratio,
+            "update / weights",
+        ),
+    ):
+        series = []
+        for run_name, run in zip(compared.names, compared.runs, strict=True):
+            parameters = run.flow.layout.parameters if run.flow else ()
+            at = {parameters[layer.parameter].layer: run.by_epoch(layer, measure) for layer in run.layers}
+            places = [place for place, layer in enumerate(layers) if layer in at]
+            heights = [at[layers[place]].get(compared.epoch, math.nan) for place in places]
+            series.append(Series(run_name, places, heights))
+        said = f"{reading} Medians of epoch {compared.epoch}."
+        figures.append(profile(name, title, said, shown, series, y_label=unit, in_order=False))
+    figures += _unit_profiles(compared)
+    return [*blocks, FigureGrid(figures)]
+
+
+def _unit_profiles(compared: Compared) -> list[Figure]:
+    """Draw mean rate and share of dead units through depth: on the probe set where all have one."""
+    sites = [run.flow.layout.sites if run.flow else () for run in compared.runs]
+    names = list(dict.fromkeys(site.fed_by for each in sites for site in each))
+    split = "probe" if all(run.rates("probe", 0)[0] for run in compared.runs if run.sites) else "training"
+    rates, dead = [], []
+    for run_name, run, mine in zip(compared.names, compared.runs, sites, strict=True):
+        places, means, shares, told = [], [], [], []
+        for at, site in enumerate(mine):
+            epochs, found, inputs = run.rates(split, at)
+            if compared.epoch in epochs:
+                row, n = found[epochs.index(compared.epoch)], inputs[epochs.index(compared.epoch)]
+                places.append(names.index(site.fed_by))
+                means.append(float(np.nanmean(row)))
+                shares.append(float((row == 1).mean()))
+                told.append(f"{int((row == 1).sum())} of {len(row)} units, {site.activation}, N = {n:,}")
+        rates.append(Series(run_name, places, means, details=told))
+        dead.append(Series(run_name, places, shares, details=told))
+    if not any(len(each.x) for each in rates):
+        return []
+    shown, where = short_names(names), panels.SPLIT_WORDS[split]
+    reading = f"Mean over a layer's units, {where}, epoch {compared.epoch}; of leaky units, the negative side."
+    said = f"Off, or on the negative side, on every one of the N inputs, {where}, epoch {compared.epoch}."
+    return [
+        profile("depth-rate", "Off-rate through depth", reading, shown, rates, y_label="share of the inputs",
+                scale="percent", in_order=False),
+        profile("depth-dead", "Dead units through depth", said, shown, dead, y_label="share of the units",
+                scale="percent", in_order=False),
+    ]  # fmt: skip
+
+
+def _distances(compared: Compared) -> list[Block]:
+    if not compared.epoch:
+        return [Paragraph("There are no histograms of one epoch in two of these runs.")]
+    blocks: list[Block] = [
+        Paragraph(
+            "Two numbers for each pair of histograms, because each is blind where the other sees. Total variation: the "
+            "share of values that would have to change their bin, signs, zeros and infinities too; 100% once no bin "
+            "is shared. Wasserstein: by how many powers of two the finite, non-zero values would have to move on "
+            "average. Shift: by how many powers of two the mean size moved, with its direction. "
+            f"All at epoch {compared.epoch}."
+        )
+    ]
+    for other in range(1, len(compared.runs)):
+        rows = distance_rows(compared, other)
+        if not rows:
+            continue
+        name = compared.names[other]
+        table = [
+            [kind, layer, f"{100 * found.total_variation:.1f}%", found.wasserstein, f"{found.shift:+.2f}"]
+            for kind, layer, found in rows
+        ]
+        layers = list(dict.fromkeys(layer for _, layer, _ in rows))
+        series = [
+            Series(
+                panels.KIND_WORDS[kind],
+                [layers.index(layer) for own, layer, _ in rows if own == kind],
+                [found.wasserstein for own, _, found in rows if own == kind],
+            )
+            for kind in KINDS
+            if any(own == kind for own, _, _ in rows)
+        ]
+        reading = "How many powers of two lie between the two runs' values, layer by layer; 0: the same histogram."
+        figure = profile(
+            f"distance-{other}", f"From {compared.names[0]} to {name}", reading, layers, series,
+            y_label="powers of two", scale="linear", in_order=False, height=320,
+        )  # fmt: skip
+        columns = ["values", "layer", "total variation", "Wasserstein, powers of two", "shift, powers of two"]
+        full = Table(columns, table, f"Numbers: from {compared.names[0]} to {name}", folded=True)
+        blocks.append(replace(figure, table=full))
+    return blocks
+
+
+def _histograms(compared: Compared) -> list[Block]:
+    blocks: list[Block] = []
+    for kind in KINDS:
+        subjects = [_subjects(run, kind) for run in compared.runs]
+        shared = [name for name in subjects[0] if all(name in each for each in subjects)]
+        if not shared:
+            continue
+        chosen = [shared[at] for at in spaced(len(shared), MOST_LAYERS)]
+        titles = short_names(chosen)
+        drawn = []
+        for run, mine in zip(compared.runs, subjects, strict=True):
+            drawn.append(run.strips(kind, [(title, mine[name]) for title, name in zip(titles, chosen, strict=True)]))
+        spans = [span_of(strips) for strips, _ in drawn]
+        span = (min(low for low, _ in spans), max(high for _, high in spans))
+        figures = [
+            histograms_over_time(
+                f"{kind.replace(' ', '-')}-{at}", name, f"{panels.KIND_WORDS[kind]}; the same bins in every run.",
+                strips, times, ("start", times[-1].partition(",")[0]), span,
+            )
+            for at, (name, (strips, times)) in enumerate(zip(compared.names, drawn, strict=True))
+        ]  # fmt: skip
+        blocks += [Paragraph(panels.KIND_WORDS[kind] + "."), FigureGrid(figures)]
+    return blocks or [Paragraph("No kind of histogram was taken in all of these runs.")]
+
+
+def _difference(one: object, two: object) -> float | None:
+    numbers = isinstance(one, int | float) and isinstance(two, int | float)
+    return float(two) - float(one) if numbers else None  # type: ignore[arg-type]  # just checked
+
+
+def _plain(value: object) -> str:
+    return number(value) if isinstance(value, int | float) else str(value)
