@@ -151,6 +151,12 @@ class _Coordinator:
                 for attempt in list(self.active):
                     self._look_at(attempt)
                 self.watcher.tick()
+        except KeyboardInterrupt:
+            if self.active:
+                self.watcher.note(
+                    f"{len(self.active)} runs are saved before this ends; once more Ctrl-C ends them at once"
+                )
+            raise
         finally:
             self._stop_all()
             self.ledger.close()
@@ -200,7 +206,7 @@ class _Coordinator:
         elif attempt.is_over_time:
             attempt.state = "timeout"
             attempt.why = (
-                f"it took longer than {self.timeout:g} minutes and was stopped after {attempt.epochs} of "
+                f"it took longer than {self.timeout:g} min and was stopped after {attempt.epochs} of "
                 f"{run.recipe.epochs} epochs; with a longer time limit it goes on from there"
             )
         else:

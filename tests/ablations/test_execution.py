@@ -141,7 +141,7 @@ if norm == "bn":
     assert states_of(study) == ["ok", "timeout"]
     late = study.runs()[1].folder
     assert (late.path / "saved").exists()
-    assert "longer than 0.0166667 minutes and was stopped after 0 of 1 epochs" in late.verdict()["why"]
+    assert "longer than 0.0166667 min and was stopped after 0 of 1 epochs" in late.verdict()["why"]
 
 
 def test_a_run_over_its_time_that_does_not_listen_is_ended_with_all_it_started(tmp_path, monkeypatch):
@@ -209,6 +209,7 @@ time.sleep(60)
     assert len(listener.processes) == 2
     assert all(process.poll() is not None for process in listener.processes)
     assert len(list(tmp_path.glob("runs/*/*/saved"))) == 2
+    assert listener.notes == ["2 runs are saved before this ends; once more Ctrl-C ends them at once"]
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 

@@ -75,7 +75,7 @@ def test_a_study_at_work_shows_its_cells_by_state_what_runs_and_what_failed(stud
     # A run took 40 s. Running: 10 s left by its own pace. Lost and waiting: 40 s each, one at a time.
     assert "at work: process" in shown
     assert "about 2 min left" in shown
-    assert "norm=bn seed 1: after epoch 3 of 4, validation accuracy 75.0%" in shown
+    assert "norm=bn seed 1: 75%, after epoch 3 of 4, validation accuracy 75.0%" in shown
     assert "oom norm=bn seed 0: 64 images at once do not fit" in shown
     assert "diverged norm=none seed 0: the loss was nan at step 3" in shown
     rows = [line.split() for line in shown.splitlines() if line.strip().startswith("norm=")]

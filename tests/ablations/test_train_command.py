@@ -1,6 +1,7 @@
 """alexnet-lab train as a user meets it."""
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import fields
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from alexnet_lab.locks import Lock
 from alexnet_lab.training.recipe import Recipe
 
 TINY = ("--width", "0.0625", "--norm", "bn", "--threads", "1")
@@ -50,6 +52,16 @@ def test_a_mistake_ends_as_one_clear_line_and_leaves_nothing(arguments, message,
     assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_a_folder_that_another_process_trains_in_is_left_alone(tmp_path):
+    lock = Lock(tmp_path / "run.lock")
+    assert lock.take()
+    done = train(*TINY, "--out", ".", cwd=tmp_path, check=False)
+    lock.release()
+    assert done.returncode == 2
+    assert f"is being written by process {os.getpid()} on " in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["run.lock"]
 
 
 @pytest.mark.long

@@ -160,11 +160,15 @@ def _table(found: "Sequence[Standing]") -> Table:
 
 
 def _list_running(console: Console, found: "Sequence[Standing]", epochs: int) -> None:
+    from alexnet_ablations.standing import share_done
+
     running = [standing for standing in found if standing.state == "running"]
     for standing in running[:LISTED]:
         total = standing.progress.get("epochs", epochs)
         accuracy = f", validation accuracy {standing.accuracy:.1%}" if standing.accuracy is not None else ""
         at = f"after epoch {standing.epochs} of {total}" if total else f"after epoch {standing.epochs}"
+        if standing.progress.get("steps"):
+            at = f"{share_done(standing.progress, 0, 1):.0%}, {at}"
         console.print(
             f"  {standing.cell} seed {standing.seed}: {at}{accuracy}", markup=False, highlight=False, soft_wrap=True
         )

@@ -15,6 +15,7 @@ from alexnet_ablations.cli.recipe_options import with_recipe_options
 from alexnet_ablations.cli.terminal import open_console
 from alexnet_ablations.declaration import read_start
 from alexnet_lab.records import RunFolder
+from alexnet_lab.training.process import hold
 from alexnet_lab.training.recipe import NAMED, Recipe, read_recipe
 
 SHOWN = ("accuracy", "balanced_accuracy", "auroc", "top5_accuracy", "calibration_error", "loss")
@@ -53,7 +54,10 @@ def train(
     is_first = int(os.environ.get("RANK", "0")) == 0
     verdict = folder.verdict() if _is_same(folder, chosen) else None
     if verdict is None or verdict["state"] not in ("ok", "diverged"):
+        lock = hold(folder) if is_first else None
         status = _run(chosen, folder, console, quiet=quiet or not is_first, as_json=as_json and is_first)
+        if lock is not None:
+            lock.release()
         if status == 130 or not is_first:
             raise typer.Exit(status)
         verdict = folder.verdict()
@@ -62,6 +66,7 @@ def train(
     if verdict is None or verdict["state"] not in ("ok", "diverged"):
         if not (folder.path / "recipe.json").exists():  # it never began: nothing there is worth keeping
             (folder.path / "state.json").unlink(missing_ok=True)
+            folder.lock.unlink(missing_ok=True)
             folder.path.rmdir()
         raise ValueError(verdict["why"] if verdict else "the run ended without a verdict")
     if as_json:
