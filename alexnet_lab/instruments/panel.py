@@ -48,7 +48,8 @@ class Flags:
     """What hooks look at, apart from what changes at every step: compiled code stands for one setting of these."""
 
     def __init__(self) -> None:
-        self.measuring, self.probing = False, False
+        self.measuring = False
+        self.probed: nn.Module | None = None
 
 
 class Panel:
@@ -142,11 +143,11 @@ class Panel:
         handles = watch(other, self._meet) if other is not self.model or not self._handles else []
         if other is self.model and not self._surveyed and not self.order.handles:
             self.order.listen()
-        self.flags.probing = True
+        self.flags.probed = other
         try:
             yield
         finally:
-            self.flags.probing = False
+            self.flags.probed = None
             for handle in handles:
                 handle.remove()
 
@@ -256,8 +257,8 @@ class Panel:
 
     def _meet(self, network: nn.Module, name: str, use: int, x: Tensor) -> None:
         """Take up one pre-activation."""
-        probing = self.flags.probing
-        training = not probing and network.training and torch.is_grad_enabled()
+        probing = self.flags.probed is network
+        training = self.flags.probed is None and network.training and torch.is_grad_enabled()
         if not probing and not training:
             return
         compiling = torch.compiler.is_compiling()
