@@ -14,7 +14,8 @@ from torch import nn
 
 from alexnet_lab.diagnosis import diagnose, health_of
 from alexnet_lab.diagnosis.evidence import Evidence
-from alexnet_lab.instruments.flow import FlowWriter, Layout, Parameter, Site
+from alexnet_lab.instruments.flow import Flow, FlowWriter, Layout, Parameter, Site
+from alexnet_lab.instruments.panel import Panel
 from alexnet_lab.records import RunFolder
 
 ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.Tanh, nn.Sigmoid, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.GELU, nn.SiLU)
@@ -106,7 +107,8 @@ class Measurer:
         for index, ((_, value), old, gradient) in enumerate(zip(self.parameters, before, gradients, strict=True)):
             update = (value.detach() - old).norm().item()
             self.rows.append((self.count, index, old.norm().item(), np.linalg.norm(gradient), update))
-            self.add(0, index, old.numpy())
+            if self.count == self.first_step:  # weights are counted once a window
+                self.add(0, index, old.numpy())
             self.add(1, index, gradient)
 
     def end_epoch(self, epoch, probe=None):
@@ -445,3 +447,54 @@ def test_planted_findings_each_carry_evidence_threshold_contrary_check_and_remed
     for finding in found:
         assert all((finding.evidence, finding.threshold, finding.contrary, finding.remedy, finding.sentence))
         assert any(digit in finding.evidence for digit in "0123456789")
+
+
+@pytest.mark.parametrize("act", [nn.ReLU, nn.LeakyReLU])
+def test_the_instruments_and_the_measurer_of_this_file_write_the_same_records(tmp_path, act):
+    network = small_network(act, norm=True)
+    optimiser = torch.optim.SGD(network.parameters(), 0.05, momentum=0.9)
+    own = Measurer(network, optimiser, tmp_path / "own")
+    (x, y), (probe, _) = pictures(96, 1), pictures(50, 2)
+    with Panel(network, optimiser, every=1, window=100, folder=tmp_path / "panel") as panel:
+        for start in range(0, 96, 32):
+            optimiser.zero_grad()
+            F.cross_entropy(network(x[start : start + 32]), y[start : start + 32]).backward()
+            panel.gradients_ready()
+            own.step()
+            panel.step()
+        with panel.probing():
+            own.end_epoch(1, probe)
+    ours, theirs = Flow.read(tmp_path / "own"), Flow.read(tmp_path / "panel")
+    assert [site.fed_by for site in theirs.layout.sites] == [site.fed_by for site in ours.layout.sites]
+    assert [site.word for site in theirs.layout.sites] == [site.word for site in ours.layout.sites]
+
+    def steps(flow):
+        table, name = flow.table("steps"), [parameter.name for parameter in flow.layout.parameters]
+        columns = (table[each] for each in ("weight_norm", "gradient_norm", "update_norm"))
+        return {
+            (name[at], int(step)): numbers
+            for at, step, *numbers in zip(table["parameter"], table["step"], *columns, strict=True)
+        }
+
+    assert steps(theirs).keys() == steps(ours).keys()
+    for key, numbers in steps(ours).items():
+        assert steps(theirs)[key] == pytest.approx(numbers, rel=1e-4, abs=1e-7), key
+
+    def units(flow):
+        columns = ("site", "unit", "split", "inputs", "off", "elements", "elements_off")
+        return sorted(zip(*(flow.table("units")[name].tolist() for name in columns), strict=True))
+
+    assert units(theirs) == units(ours)
+
+    def histograms(flow):
+        table, names = flow.table("windows"), [parameter.name for parameter in flow.layout.parameters]
+        counts = flow.table("histograms")["counts"]
+        return {
+            (int(kind), names[subject] if kind < 2 else int(subject)): counts[row]
+            for row, (kind, subject) in enumerate(zip(table["kind"], table["subject"], strict=True))
+        }
+
+    counted = histograms(theirs)
+    assert {kind for kind, _ in counted} == {0, 1, 2, 3}
+    for key, counts in counted.items():
+        assert np.array_equal(counts, histograms(ours)[key]), key
