@@ -95,6 +95,9 @@ def test_calibration_is_measured_once_per_architecture_and_then_read(tmp_path, m
     # One architecture and three slots: all three time it at once. Another number of slots is another measurement.
     calibrate(recipes[:1], 3, tmp_path / "calibration.json")
     assert dealt[1:] == [[["lrn"], ["lrn"], ["lrn"]]]
+    # Three architectures and two slots: the last one is timed beside the first, since it will not run alone either.
+    calibrate([Recipe(norm=norm, width=0.5) for norm in ("lrn", "bn", "gn")], 2, tmp_path / "calibration.json")
+    assert dealt[2:] == [[["lrn", "gn"], ["bn", "lrn"]]]
 
 
 def test_a_torn_calibration_is_measured_again(tmp_path, monkeypatch):

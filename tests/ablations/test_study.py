@@ -105,7 +105,7 @@ def test_a_study_comes_back_from_its_file_as_it_was(tmp_path, whole):
         tmp_path,
         design="fractional",
         seeds=5,
-        about="Does it “work”?",
+        about="Does it “work” 🩻?",
     )
     path = tmp_path / "mine.toml"
     path.write_text(study.to_toml(whole=whole))
