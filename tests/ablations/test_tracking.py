@@ -1,6 +1,8 @@
 """Trackers get a copy of a study and can never cost it a run."""
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -18,6 +20,7 @@ from alexnet_ablations.tracking import Mirror, mirrored
 from alexnet_lab.records import RunFolder
 from alexnet_lab.training.recipe import Recipe
 
+MAIN = "from alexnet_ablations.cli import main; main()"
 RESULT = {"steps": 20, "test": {"accuracy": 0.5, "auroc": None, "recall": [0.5, 0.5], "images": 4}}
 
 
@@ -353,7 +356,47 @@ def test_mlflow_asks_nobody_outside_unless_the_address_is_there(tmp_path):
     assert done.stdout == "done\n"
 
 
+@pytest.mark.long
+def test_a_study_ends_well_beside_one_tracker_that_works_and_one_that_is_not_there(tmp_path):
+    pytest.importorskip("tensorboard")
+    pytest.importorskip("mlflow")
+    smallest = ["--norm", "bn", "--seeds", "1", "--epochs", "1", "--baseline", "width=0.0625"]
+    trackers = ["--track", "tensorboard:tb", "--track", "mlflow:http://127.0.0.1:9"]
+    for _ in range(2):  # the second time all is done, and told all the same
+        done = subprocess.run(
+            [sys.executable, "-c", MAIN, "ablate", *smallest, *trackers, "--out", "study"],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            check=False,
+            timeout=500,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert done.stdout.count("tracking is switched off: MlflowException") == 1
+        for cell in ("norm=lrn", "norm=bn"):
+            folder = tmp_path / "tb" / "study" / cell / "seed-0"
+            accuracy = json.loads((tmp_path / f"study/runs/{cell}/seed-0/state.json").read_text())["result"]["test"]
+            assert [value for _, value in read_scalars(folder)["accuracy/test"]] == [
+                pytest.approx(accuracy["accuracy"], rel=1e-6)
+            ]
+            shutil.rmtree(folder)
+
+
 # --- what is refused before anything runs -----------------------------------------------------------------------------
+
+
+def test_a_mistaken_tracker_ends_as_one_line_before_anything_is_written(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", MAIN, "ablate", "--norm", "bn", "--track", "tensorbord:x", "--out", "study"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: unknown tracker 'tensorbord'. Did you mean 'tensorboard'")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
