@@ -10,17 +10,15 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
+from alexnet_ablations.standing import standing_of
 from alexnet_ablations.study import PlannedRun
 from alexnet_lab.diagnosis.health import health_of
 from alexnet_lab.records import write_atomically
-
-if TYPE_CHECKING:
-    from alexnet_lab.records import RunFolder
 
 # "epochs to reach a level": this share of the baseline's median best validation accuracy, unless a level is named
 LEVEL_SHARE = 0.9
@@ -150,10 +148,9 @@ def write_results(results: pd.DataFrame, path: Path) -> None:
 
 def _read_run(run: PlannedRun) -> tuple[dict[str, Any], list[float]]:
     """Return a run's row, and its validation accuracy of every epoch."""
-    verdict = run.folder.verdict()
-    state, why = _state(run.folder, verdict)
+    state, why, verdict = _state(run)
     row = {"cell": run.cell.name, **dict(run.cell.settings), "seed": run.seed, "state": state, "why": why}
-    if verdict is None or state != "ok":
+    if state != "ok":
         return row, []
     lines = list(run.folder.metrics())
     facts = dict(verdict.get("result") or {})
@@ -168,12 +165,16 @@ def _read_run(run: PlannedRun) -> tuple[dict[str, Any], list[float]]:
     return row, [_number(line, ("validation_accuracy",)) for line in lines]
 
 
-def _state(folder: "RunFolder", verdict: Mapping[str, Any] | None) -> tuple[str, str]:
-    if verdict is not None:
-        return str(verdict["state"]), str(verdict["why"])
-    if (folder.path / "recipe.json").exists():
-        return "lost", "the run's process ended without a verdict"
-    return "not run", "the run has not begun"
+def _state(run: PlannedRun) -> tuple[str, str, dict[str, Any]]:
+    """Return how a run ended, why, and its verdict; without one, how it stands: running, waiting, lost, damaged."""
+    try:
+        verdict = run.folder.verdict()
+    except ValueError:  # not JSON any more
+        verdict = None
+    if verdict is not None and "state" in verdict:
+        return str(verdict["state"]), str(verdict.get("why", "")), verdict
+    standing = standing_of(run.folder, run.cell.name, run.seed)
+    return standing.state, standing.why, {}
 
 
 def _number(facts: Mapping[str, Any], source: Sequence[str]) -> float:

@@ -7,7 +7,7 @@ import pandas as pd
 
 from alexnet_ablations.intervals import Interval, share_interval
 
-ENDED = ("ok", "diverged", "oom", "error")  # anything else has yet to end, and says nothing about its cell
+ENDED = ("ok", "diverged", "oom", "error", "timeout")  # anything else has yet to end, and says nothing about its cell
 
 
 @dataclass(frozen=True)

@@ -68,9 +68,21 @@ def test_whatever_became_of_a_run_it_has_a_row(tmp_path):
         ended(tmp_path, seed=3, state="error", why="no such file", result={"traceback": "..."}),
         ended(tmp_path, seed=4, state=""),
         planned(tmp_path, seed=5),
+        ended(tmp_path, seed=6, state="timeout", why="it took longer than 5 min", result={}),
+        ended(tmp_path, seed=7),
     ]
+    (runs[7].folder.path / "state.json").write_text('{"state": "o')
     table = read_results(runs)
-    assert table["state"].tolist() == ["ok", "diverged", "oom", "error", "lost", "not run"]
+    assert table["state"].tolist() == [
+        "ok",
+        "diverged",
+        "oom",
+        "error",
+        "lost",
+        "waiting",
+        "timeout",
+        "damaged",
+    ]
     assert table["why"].tolist()[1] == "the loss was nan"
     assert table[[outcome.name for outcome in OUTCOMES]].iloc[1:].isna().all(axis=None)
 
@@ -162,7 +174,7 @@ def test_results_are_written_as_plain_rows(tmp_path):
     write_results(table, tmp_path / "results.csv")
     with (tmp_path / "results.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert [row["state"] for row in rows] == ["ok", "not run"]
+    assert [row["state"] for row in rows] == ["ok", "waiting"]
     assert rows[0]["why"] == 'a "why", with commas'
     assert float(rows[0]["test_accuracy"]) == 0.9
     assert rows[1]["test_accuracy"] == ""

@@ -268,10 +268,10 @@ def test_survival_is_counted_per_cell_with_an_interval_and_held_against_the_base
 
 def test_runs_that_have_yet_to_end_say_nothing_about_their_cell():
     results = cells(lrn=[90, 91, 92], bn=[91, 93, None])
-    results["state"] = ["ok", "lost", "ok", "ok", "ok", "not run"]
+    results["state"] = ["ok", "lost", "ok", "ok", "ok", "waiting"]
     lrn, bn = conclude(results, [BN]).survivals
     assert (lrn.well, lrn.ended, bn.ended) == (2, 2, 2)
-    assert bn.sentence == "norm=bn: 2 of 2 runs ended well (100%, 95% interval 16% to 100%); 1 not run"
+    assert bn.sentence == "norm=bn: 2 of 2 runs ended well (100%, 95% interval 16% to 100%); 1 waiting"
 
 
 def test_a_study_without_a_single_number_concludes_so():
