@@ -10,9 +10,11 @@ import alexnet_lab
 from alexnet_ablations.cli.ablate import ablate
 from alexnet_ablations.cli.bench import bench
 from alexnet_ablations.cli.cache import cache
+from alexnet_ablations.cli.compare import compare
 from alexnet_ablations.cli.export import export
 from alexnet_ablations.cli.inspect import inspect
 from alexnet_ablations.cli.networks import networks
+from alexnet_ablations.cli.report import report
 from alexnet_ablations.cli.status import retry, status
 from alexnet_ablations.cli.study import study
 from alexnet_ablations.cli.train import train
@@ -33,7 +35,9 @@ application.command()(retry)
 application.command()(train)
 application.command()(networks)
 application.command()(cache)
+application.command()(report)
 application.command()(inspect)
+application.command()(compare)
 application.command()(export)
 application.add_typer(bench, name="bench")
 

@@ -1,0 +1,45 @@
+"""alexnet-lab report: the page of a study, written anew from its folder."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from alexnet_ablations.cli.terminal import open_console
+from alexnet_lab.choices import unknown_choice
+
+INSPECT = ("none", "cells", "all")
+
+
+def report(
+    folder: Annotated[Path, typer.Argument(help="Study folder.", show_default=False)],
+    inspect: Annotated[
+        str, typer.Option(help="Write pages of single runs too: of the first seed per cell (cells), or all.")
+    ] = "none",
+    opened: Annotated[bool, typer.Option("--open", help="Show the page in the browser.")] = False,
+) -> None:
+    """Write the report of a study: what was found, how sure it is, and why.
+
+    [bold]alexnet-lab report runs/digits_norm-bn[/]                   DIR/report/index.html
+    [bold]alexnet-lab report runs/digits_norm-bn --inspect cells[/]   with a page of one run per cell
+
+    A page that needs no network, tables for a paper (tables.md, tables.tex), a
+    row per run (results.csv) and every figure as SVG and PNG. Works on a study
+    in any state, and trains nothing.
+    """
+    if inspect not in INSPECT:
+        raise unknown_choice("choice of runs to inspect", inspect, INSPECT)
+    if not (folder / "study.toml").exists():
+        run = " (a run: alexnet-lab inspect looks into it)" if (folder / "recipe.json").exists() else ""
+        raise ValueError(f"{folder} holds no study.toml{run}; name the folder of a study (--out of its command)")
+
+    from alexnet_ablations.report import write_report
+    from alexnet_ablations.study import read_study
+
+    console = open_console()
+    study = read_study(folder / "study.toml", folder)
+    page = write_report(study, inspect=inspect)  # type: ignore[arg-type]  # checked above
+    console.print(f"{escape(str(page))}", soft_wrap=True, highlight=False)
+    if opened:
+        typer.launch(page.resolve().as_uri())

@@ -1,0 +1,61 @@
+"""Pieces of a study's page that no other page has: verdicts in boxes, sentences as a list, headings in a section."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from alexnet_ablations.report import words
+from alexnet_ablations.statistics import Conclusion
+from alexnet_lab.reports.page import Block, escape
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What one comparison came to, as a box that says in a word whether it was settled."""
+
+    found: Conclusion
+
+    def html(self) -> str:
+        """Return its markup."""
+        word = words.VERDICTS[self.found.verdict]
+        better = self.found.is_better
+        if better is not None:
+            word += ", for the better" if better else ", for the worse"
+        kinds = {True: "good", False: "serious"}
+        kind = kinds.get(better, "") if better is not None else ("note" if self.found.verdict == "equivalent" else "")
+        return (
+            f'<div class="callout {kind}"><p class="level">{escape(word)}</p>'
+            f"<h3>{escape(self.found.contrast.name)}</h3><p>{escape(words.verdict_text(self.found))}</p></div>"
+        )
+
+
+@dataclass(frozen=True)
+class Points:
+    """Sentences below each other."""
+
+    sentences: Sequence[str]
+
+    def html(self) -> str:
+        """Return its markup."""
+        return "<ul>" + "".join(f"<li>{escape(text)}</li>" for text in self.sentences) + "</ul>"
+
+
+@dataclass(frozen=True)
+class SideBySide:
+    """Boxes beside each other, as many as the page is wide."""
+
+    boxes: Sequence[Block]
+
+    def html(self) -> str:
+        """Return its markup."""
+        return f'<div class="figures two boxes">{"".join(box.html() for box in self.boxes)}</div>'
+
+
+@dataclass(frozen=True)
+class Heading:
+    """A heading within a section."""
+
+    text: str
+
+    def html(self) -> str:
+        """Return its markup."""
+        return f"<h3>{escape(self.text)}</h3>"

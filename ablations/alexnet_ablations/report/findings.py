@@ -1,0 +1,98 @@
+"""What the diagnosis finds in the runs of a study, merged: one entry per kind of finding, with the cells it is in."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from alexnet_ablations.study import PlannedRun
+from alexnet_lab.diagnosis import Finding, diagnose
+from alexnet_lab.diagnosis.findings import SEVERITIES, Severity
+from alexnet_lab.reports.page import Block, Callout, Paragraph
+
+MOST_RUNS = 120  # that are diagnosed: each opens all of its epochs; of more, the first seeds of every cell
+
+
+@dataclass(frozen=True)
+class MergedFinding:
+    """One kind of finding in all cells that have it."""
+
+    name: str
+    severity: Severity  # the worst of any run
+    first: Finding  # of the first cell that has it, in which the sentence and the remedy are the same for all
+    cells: Mapping[str, Sequence[tuple[int, Finding]]]  # by cell: seeds and what was found
+
+
+@dataclass(frozen=True)
+class Diagnosed:
+    """What was found in which runs, and how many were looked at."""
+
+    findings: tuple[MergedFinding, ...]
+    seeds: Mapping[str, int]  # by cell: how many of its runs were diagnosed
+    runs: int  # all that could have been
+
+
+def diagnose_runs(runs: Sequence[PlannedRun], results: pd.DataFrame) -> Diagnosed:
+    """Diagnose the runs that have begun, seed by seed, as many as time allows."""
+    begun = set(map(tuple, results.loc[results["state"] != "not run", ["cell", "seed"]].to_numpy().tolist()))
+    can = [run for run in runs if (run.cell.name, run.seed) in begun]
+    chosen = can[:MOST_RUNS]  # runs stand seed by seed, so these are the first seeds of every cell
+    found: dict[str, dict[str, list[tuple[int, Finding]]]] = {}
+    seeds: dict[str, int] = {}
+    for run in chosen:
+        seeds[run.cell.name] = seeds.get(run.cell.name, 0) + 1
+        for finding in diagnose(run.folder):
+            found.setdefault(finding.name, {}).setdefault(run.cell.name, []).append((run.seed, finding))
+    merged = [_merged(name, cells) for name, cells in found.items()]
+    # Most serious first, and of these what most runs have.
+    merged.sort(key=lambda each: (SEVERITIES.index(each.severity), -sum(map(len, each.cells.values()))))
+    return Diagnosed(tuple(merged), seeds, len(can))
+
+
+def _merged(name: str, cells: dict[str, list[tuple[int, Finding]]]) -> MergedFinding:
+    every = [finding for found in cells.values() for _, finding in found]
+    worst = min(every, key=lambda finding: SEVERITIES.index(finding.severity))
+    return MergedFinding(name, worst.severity, worst, cells)
+
+
+def finding_blocks(diagnosed: Diagnosed, labels: Mapping[str, str], most_cells: int = 12) -> list[Block]:
+    """Return the findings of a study, and which cells are without any."""
+    looked = sum(diagnosed.seeds.values())
+    if not looked:
+        return [Paragraph("No run has begun, so there is nothing to diagnose.")]
+    blocks: list[Block] = []
+    if looked < diagnosed.runs:
+        blocks.append(
+            Paragraph(f"{looked} of {diagnosed.runs:,} runs were diagnosed, the first seeds of each cell; for another "
+                      "run take alexnet-lab inspect.")
+        )  # fmt: skip
+    for each in diagnosed.findings:
+        title = each.name.replace("-", " ").capitalize()
+        details = [
+            (_short(labels[cell]), _in_cell(found, diagnosed.seeds[cell])) for cell, found in each.cells.items()
+        ]  # fmt: skip
+        if len(details) > most_cells:
+            details = [*details[:most_cells], ("and", f"{len(details) - most_cells} more cells")]
+        details.append(("Try", each.first.remedy))
+        blocks.append(Callout(each.severity, title, each.first.sentence, details))
+    concerned = {cell for each in diagnosed.findings for cell in each.cells}
+    clean = [labels[cell] for cell in diagnosed.seeds if cell not in concerned]
+    if not diagnosed.findings:
+        text = f"Every rule was applied to {looked} runs; none found anything wrong."
+        blocks.append(Callout("good", "No finding", text))
+    elif clean:
+        shown = "; ".join(clean[:most_cells]) + (
+            f"; and {len(clean) - most_cells} more" if len(clean) > most_cells else ""
+        )
+        blocks.append(Paragraph(f"Without any finding: {shown}."))
+    return blocks
+
+
+def _in_cell(found: Sequence[tuple[int, Finding]], looked: int) -> str:
+    share = f"in {len(found)} of {looked} seeds" if looked > 1 else "in its one seed"
+    seed, finding = found[0]
+    return f"{share}. Seed {seed}: {finding.title}. {finding.evidence}"
+
+
+def _short(label: str) -> str:
+    return label if len(label) <= 40 else f"{label[:39]}…"

@@ -1,0 +1,213 @@
+"""Figures of what happened inside, all cells on the same axes: learning, gradients through depth, silent units."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from alexnet_ablations.outcomes import HEADLINE
+from alexnet_ablations.report.multiples import depth_pictures, lines_by_cell, matrix
+from alexnet_ablations.report.readings import CellReadings, Silent
+from alexnet_lab.reports.page import Figure, Table
+
+MOST_CELLS = 12  # drawn side by side; of more, the baseline and those farthest from it
+MOST_NETWORKS = 3  # kinds of network with layers of their own, each with figures of its own
+
+
+def drawn_cells(cells: Sequence[CellReadings], results: pd.DataFrame) -> list[CellReadings]:
+    """Choose the cells that figures show: all, or the baseline and those whose headline lies farthest from it."""
+    if len(cells) <= MOST_CELLS:
+        return list(cells)
+    means = results.assign(value=HEADLINE.compared(results)).groupby("cell", sort=False)["value"].mean()
+    base = means.get(cells[0].cell, np.nan)
+    away = {each.cell: abs(means.get(each.cell, np.nan) - base) for each in cells[1:]}
+    ranked = sorted(cells[1:], key=lambda each: -np.nan_to_num(away[each.cell], nan=-1.0))
+    kept = {each.cell for each in ranked[: MOST_CELLS - 1]} | {cells[0].cell}
+    return [each for each in cells if each.cell in kept]
+
+
+def learning(cells: Sequence[CellReadings]) -> list[Figure]:
+    """Draw training loss and validation accuracy of every cell by epoch, with the range of its seeds."""
+    found = []
+    for name, metric, title, unit, scale, reading in (
+        ("loss", "train_loss", "Training loss", "cross-entropy", "linear", "Lower is better."),
+        ("validation", "validation_accuracy", "Validation accuracy", "images right", "percent", "Higher is better."),
+    ):
+        series = [each.curve(metric) for each in cells]
+        if any(np.isfinite(each.y).any() for each in series if len(each.y)):
+            how = " Line: mean over seeds; band: lowest to highest seed."
+            also = " Grey: the baseline." if len(series) > 4 else ""
+            found.append(
+                lines_by_cell(
+                    f"learning-{name}",
+                    title,
+                    reading + how + also,
+                    series,
+                    y_label=unit,
+                    scale="percent" if scale == "percent" else "linear",
+                )
+            )
+    return found
+
+
+def gradient_flow(cells: Sequence[CellReadings]) -> list[Figure]:
+    """Draw the size of the gradient through depth, and how its elements are spread, cell beside cell."""
+    found = []
+    for at, (layers, mine) in enumerate(_by_layers(cells)):
+        series = [each.gradients(layers) for each in mine]
+        tail, of = ("", "") if at == 0 else (f"-{at + 1}", f", {mine[0].label}")
+        if any(np.isfinite(each.y).any() for each in series):
+            also = " Grey: the baseline." if len(series) > 4 else ""
+            found.append(
+                lines_by_cell(
+                    f"gradient-depth{tail}",
+                    f"Gradient through depth{of}",
+                    "Norm over the root of the number of weights, median over the last epoch's measured steps, so that "
+                    "layers compare. A line that rises to the right is a gradient that thins on its way to the first "
+                    f"layer. Band: lowest to highest seed.{also}",
+                    series,
+                    y_label="typical gradient of one weight",
+                    scale="log",
+                    layers=layers,
+                )
+            )
+        pictures = [(each.label, each.sizes(layers)) for each in mine]
+        if any(strip.exponents for _, strips in pictures for strip in strips):
+            found.append(
+                depth_pictures(
+                    f"gradient-sizes{tail}",
+                    f"Sizes of the gradient's elements{of}",
+                    "To the right depth, upwards size as a power of two, the bottom row zeros; the colour is how many "
+                    "elements. A ridge that sinks to the left: the gradient grows thin towards the first layer.",
+                    pictures,
+                    layers,
+                )
+            )
+    return found
+
+
+def silent_units(cells: Sequence[CellReadings]) -> list[Figure]:
+    """Draw, cells below each other and layers aligned, how often units are off and how many never fire."""
+    found = []
+    for at, (sites, layers, mine) in enumerate(_by_sites(cells)):
+        counted = [each.silent(sites) for each in mine]
+        tail, of = ("", "") if at == 0 else (f"-{at + 1}", f", {mine[0].label}")
+        labels = [each.label for each in mine]
+        found.append(_rates(f"off-rates{tail}", of, labels, layers, counted))
+        found.append(_dead(f"dead-units{tail}", of, labels, layers, counted))
+    return found
+
+
+def _rates(
+    name: str, of: str, labels: Sequence[str], layers: Sequence[str], counted: Sequence[Sequence[Sequence[Silent]]]
+) -> Figure:
+    rates = np.asarray([[_mean([one.rate for one in runs]) for runs in row] for row in counted])
+    texts = [["" if np.isnan(rate) else f"{100 * rate:.0f}%" for rate in row] for row in rates]
+    told = [
+        [
+            f"{100 * rate:.3g}% ({_seeds(runs)}, N = {_inputs(runs)})" if runs else ""
+            for runs, rate in zip(row, values, strict=True)
+        ]
+        for row, values in zip(counted, rates, strict=True)
+    ]  # fmt: skip
+    rows: list[list[object]] = [
+        [cell, layer, _word(runs), *_range([100 * one.rate for one in runs]), len(runs), _inputs(runs)]
+        for cell, row in zip(labels, counted, strict=True)
+        for layer, runs in zip(layers, row, strict=True)
+    ]
+    columns = ["cell", "layer", "counted as", "mean, %", "lowest seed", "highest seed", "seeds", "N"]
+    reading = (
+        "The share of inputs on which a unit's pre-activation is 0 or less everywhere, mean over the units of a layer "
+        "and over seeds: off, where a ReLU follows; on the negative side elsewhere. Near 100%, hardly anything passes."
+    )
+    title = f"Inputs a unit is silent on{of}"
+    return matrix(name, title, reading, labels, layers, rates, texts, told, Table(columns, rows))
+
+
+def _dead(
+    name: str, of: str, labels: Sequence[str], layers: Sequence[str], counted: Sequence[Sequence[Sequence[Silent]]]
+) -> Figure:
+    shares = np.asarray([[_mean([one.dead / one.units for one in runs]) for runs in row] for row in counted])
+    texts = [[_dead_text(runs) for runs in row] for row in counted]
+    told = [[_dead_told(runs) for runs in row] for row in counted]
+    rows: list[list[object]] = []
+    for cell, row in zip(labels, counted, strict=True):
+        for layer, runs in zip(layers, row, strict=True):
+            dead = " ".join(str(one.dead) for one in runs) or "–"
+            units = runs[0].units if runs else None
+            rows.append([cell, layer, _word(runs), units, dead, _inputs(runs), _bound(runs)])
+    columns = [
+        "cell",
+        "layer",
+        "counted as",
+        "units",
+        "silent on all N, each seed",
+        "N",
+        "may fire on fewer than (95%)",
+    ]
+    reading = (
+        "Units silent on every one of the N inputs, mean count over seeds; the colour is their share of the layer. "
+        "Behind a ReLU such a unit is dead, elsewhere it still passes something on. A unit silent on all N may still "
+        "fire on fewer than 3/N of inputs, with 95% confidence."
+    )
+    title = f"Units that never fire{of}"
+    return matrix(name, title, reading, labels, layers, shares, texts, told, Table(columns, rows))
+
+
+def _by_layers(cells: Sequence[CellReadings]) -> list[tuple[tuple[str, ...], list[CellReadings]]]:
+    """Group the cells by their layers: networks of one kind share a figure."""
+    groups: dict[tuple[str, ...], list[CellReadings]] = {}
+    for each in cells:
+        layers = next((run.layers for run in each.runs if run.layers), ())
+        if layers:
+            groups.setdefault(layers, []).append(each)
+    return list(groups.items())[:MOST_NETWORKS]
+
+
+def _by_sites(cells: Sequence[CellReadings]) -> list[tuple[tuple[str, ...], tuple[str, ...], list[CellReadings]]]:
+    """Group the cells by the places where units fire, with the layers that feed these in the first of each group."""
+    groups: dict[tuple[str, ...], tuple[tuple[str, ...], list[CellReadings]]] = {}
+    for each in cells:
+        run = next((run for run in each.runs if run.sites and any(run.silent)), None)
+        if run is not None:
+            groups.setdefault(run.sites, (run.fed_by, []))[1].append(each)
+    return [(sites, fed_by, mine) for sites, (fed_by, mine) in groups.items()][:MOST_NETWORKS]
+
+
+def _dead_text(runs: Sequence[Silent]) -> str:
+    if not runs:
+        return ""
+    mean = _mean([one.dead for one in runs])
+    return f"{mean:.0f}" if mean >= 10 or mean == round(mean) else f"{mean:.1f}"
+
+
+def _dead_told(runs: Sequence[Silent]) -> str:
+    if not runs:
+        return ""
+    counts = ", ".join(str(one.dead) for one in runs[:8]) + (" …" if len(runs) > 8 else "")
+    return f"{counts} of {runs[0].units} units ({_seeds(runs)}), N = {_inputs(runs)}, bound {_bound(runs)}"
+
+
+def _bound(runs: Sequence[Silent]) -> str:
+    fewest = min((one.inputs for one in runs), default=0)
+    return f"{100 * min(3 / fewest, 1):.2g}%" if fewest else "–"
+
+
+def _inputs(runs: Sequence[Silent]) -> str:
+    return " or ".join(f"{count:,}" for count in sorted({one.inputs for one in runs})) or "–"
+
+
+def _word(runs: Sequence[Silent]) -> str:
+    return runs[0].word if runs else "–"
+
+
+def _seeds(runs: Sequence[Silent]) -> str:
+    return "1 seed" if len(runs) == 1 else f"{len(runs)} seeds"
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values)) if values else float("nan")
+
+
+def _range(values: Sequence[float]) -> tuple[float | None, float | None, float | None]:
+    return (_mean(values), min(values), max(values)) if values else (None, None, None)

@@ -1,0 +1,186 @@
+"""What the report needs of each run beside its outcomes: curves, gradients through depth, silent units.
+
+Of the instruments' records only the last epoch is opened, so that a thousand runs are read in seconds.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from alexnet_ablations.design import Cell, level_text
+from alexnet_ablations.study import PlannedRun, Study
+from alexnet_lab.diagnosis.evidence import Evidence
+from alexnet_lab.reports.curves import Series
+from alexnet_lab.reports.maps import Strip
+from alexnet_lab.reports.measured import short_names, strip_of
+
+Floats = NDArray[np.float64]
+CURVES = ("train_loss", "validation_loss", "train_accuracy", "validation_accuracy")
+
+
+@dataclass(frozen=True)
+class Silent:
+    """The units of one site in one run's last counted epoch."""
+
+    word: str  # off, or negative side
+    units: int
+    rate: float  # mean over units of the share of inputs on which a unit is off
+    dead: int  # units that were off on every input
+    inputs: int  # N
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One run, as far as it got."""
+
+    seed: int
+    state: str
+    curves: dict[str, list[float]]
+    layers: tuple[str, ...] = ()  # with weights, in forward order; none without instruments
+    gradients: tuple[float, ...] = ()  # the typical gradient of one weight, by layer
+    histograms: tuple[Floats | None, ...] = field(default=(), repr=False)  # of the gradient, by layer
+    first_exponent: int = -126
+    sites: tuple[str, ...] = ()
+    fed_by: tuple[str, ...] = ()  # the layer that feeds each site
+    silent: tuple[Silent | None, ...] = ()
+    split: str = ""  # what the units were counted on: probe or training
+    read_at: str = ""
+    precision: str = ""
+
+
+@dataclass(frozen=True)
+class CellReadings:
+    """One cell with all of its runs."""
+
+    cell: str  # its folder
+    label: str  # what changed against the baseline
+    runs: tuple[Reading, ...]
+
+    def curve(self, metric: str) -> Series:
+        """Return the mean over seeds by epoch, and the lowest and highest seed as its band."""
+        found = [run.curves[metric] for run in self.runs if run.curves.get(metric)]
+        length = max(map(len, found), default=0)
+        table = np.full((len(found), length), math.nan)
+        for row, curve in zip(table, found, strict=True):
+            row[: len(curve)] = curve
+        return banded(self.label, list(range(1, length + 1)), table, geometric=False)
+
+    def gradients(self, layers: Sequence[str]) -> Series:
+        """Return the geometric mean over seeds of the gradient by layer, and the range of seeds as its band."""
+        rows = [run.gradients for run in self.runs if run.layers == tuple(layers)]
+        table = np.asarray(rows, float).reshape(len(rows), len(layers))
+        return banded(self.label, list(range(len(layers))), np.where(table > 0, table, math.nan), geometric=True)
+
+    def sizes(self, layers: Sequence[str]) -> list[Strip]:
+        """Return how the sizes of the gradient's elements are spread, by layer, over the runs of the cell."""
+        found = []
+        for at, layer in enumerate(layers):
+            shares = []
+            first_exponent = -126
+            for run in self.runs:
+                counts = run.histograms[at] if run.layers == tuple(layers) else None
+                if counts is not None and counts.sum() > 0:
+                    shares.append(counts / counts.sum())
+                    first_exponent = run.first_exponent
+            if shares:
+                found.append(strip_of(layer, np.mean(shares, axis=0)[:, None], first_exponent))
+            else:
+                found.append(Strip(layer, [], np.zeros((0, 1)), np.zeros(1), np.zeros(1)))
+        return found
+
+    def silent(self, sites: Sequence[str]) -> list[list[Silent]]:
+        """Return, by site, what was counted in each run of the cell."""
+        runs = [run for run in self.runs if run.sites == tuple(sites)]
+        return [[count for run in runs if (count := run.silent[at]) is not None] for at in range(len(sites))]
+
+
+def banded(name: str, x: list[int], table: Floats, *, geometric: bool) -> Series:
+    """Join rows (one per seed) into a line with the range of its seeds; places without a finite number stay NaN."""
+    low, middle, high, told = [], [], [], []
+    for column in table.T:
+        values = column[np.isfinite(column)]
+        count = len(values)
+        told.append(f"lowest to highest of {count} seeds" if count > 1 else f"{count} seed")
+        low.append(float(values.min()) if count else math.nan)
+        high.append(float(values.max()) if count else math.nan)
+        mean = math.nan
+        if count:
+            mean = float(np.exp(np.log(values).mean()) if geometric else values.mean())
+        middle.append(mean)
+    return Series(name, x, middle, low, high, told)
+
+
+def labels_of(cells: Sequence[Cell]) -> dict[str, str]:
+    """Name each cell by what it changes: `baseline`, `norm bn`, `norm bn, act leaky`."""
+    if not cells:
+        return {}
+    baseline = dict(cells[0].settings)
+    found = {}
+    for cell in cells:
+        changed = [f"{name} {level_text(level)}" for name, level in cell.settings if level != baseline[name]]
+        found[cell.name] = ", ".join(changed) or "baseline"
+    return found
+
+
+def read_cells(
+    study: Study, results: pd.DataFrame, tell: Callable[[str], None] = lambda _text: None
+) -> list[CellReadings]:
+    """Read every run of a study, cell by cell in the order of the design, the baseline first."""
+    labels = labels_of(study.cells)
+    states = {(row.cell, row.seed): str(row.state) for row in results[["cell", "seed", "state"]].itertuples()}
+    found: dict[str, list[Reading]] = {name: [] for name in labels}
+    for run in study.runs():
+        found[run.cell.name].append(read_run(run, states.get((run.cell.name, run.seed), "not run")))
+    tell(f"{sum(map(len, found.values()))} runs read")
+    return [CellReadings(name, labels[name], tuple(runs)) for name, runs in found.items()]
+
+
+def read_run(run: PlannedRun, state: str) -> Reading:
+    """Read one run folder; whatever was not recorded comes back empty."""
+    evidence = Evidence(run.folder, last_epochs=1)
+    if evidence.flow and not (evidence.measured_epochs and evidence.epochs_counted("probe")):
+        evidence = Evidence(run.folder)
+    curves = {name: [float(value) for value in evidence.curve(name)] for name in CURVES}
+    if evidence.flow is None:
+        return Reading(run.seed, state, curves)
+    weights, epochs = evidence.weights, evidence.measured_epochs
+    names = short_names([evidence.parameters[at].layer for at in weights])
+    split = next((each for each in ("probe", "training") if evidence.epochs_counted(each)), "")
+    counted = evidence.epochs_counted(split)[-1] if split else 0
+    layout = evidence.flow.layout
+    return Reading(
+        run.seed,
+        state,
+        curves,
+        layers=tuple(names),
+        gradients=tuple(evidence.gradient_size(epochs[-1], at) if epochs else math.nan for at in weights),
+        histograms=tuple(_histogram(evidence, at) for at in weights),
+        first_exponent=layout.first_exponent,
+        sites=tuple(site.name for site in evidence.sites),
+        fed_by=tuple(short_names([site.fed_by for site in evidence.sites])),
+        silent=tuple(_silent(evidence, split, at, counted) if split else None for at in range(len(evidence.sites))),
+        split=split,
+        read_at=layout.read_at,
+        precision=layout.precision,
+    )
+
+
+def _histogram(evidence: Evidence, parameter: int) -> Floats | None:
+    """Return the counts by column, both signs together, of the last epoch that has any."""
+    rows = evidence.windows_of("gradient", parameter)
+    if not rows.any():
+        return None
+    rows = rows & (evidence.windows["epoch"] == evidence.windows["epoch"][rows].max())
+    counts: Floats = evidence.windows["counts"][rows].sum(axis=(0, 1)).astype(float)
+    return counts
+
+
+def _silent(evidence: Evidence, split: str, site: int, epoch: int) -> Silent | None:
+    found = evidence.silence(split, site, epoch)
+    if found is None:
+        return None
+    return Silent(found.site.word, len(found.rate), float(found.rate.mean()), len(found.dead), found.inputs)

@@ -1,0 +1,140 @@
+"""The sections that let a reader retrace a study: what failed, every run, and how to do it all again."""
+
+import shlex
+from urllib.parse import quote
+
+import pandas as pd
+
+from alexnet_ablations.outcomes import HEADLINE
+from alexnet_ablations.report import words
+from alexnet_ablations.report.material import MOST_UNFOLDED, Material
+from alexnet_ablations.sentences import p_value
+from alexnet_lab.reports.page import Block, Commands, Facts, Link, Paragraph, Section, Table
+
+
+def failures_section(of: Material) -> Section:
+    """Return how many runs of each cell ended well, and why the others did not."""
+    bad = of.results[~of.results["state"].isin(("ok", *words.NEVER_ENDED))]
+    if not len(bad):
+        ended = int((of.results["state"] == "ok").sum())
+        return Section(
+            "Failures",
+            [Paragraph(f"None: all {ended} runs that ended, ended well." if ended else "No run has ended yet.")],
+        )
+    rows: list[list[object]] = []
+    for (cell, state, why), mine in bad.groupby(["cell", "state", "why"], sort=False):
+        seeds = ", ".join(str(seed) for seed in mine["seed"].head(12)) + (" …" if len(mine) > 12 else "")
+        rows.append([of.labels[str(cell)], str(state), seeds, str(why)])
+    table = Table(["cell", "state", "seeds", "why"], rows, "Failures", folded=len(rows) > MOST_UNFOLDED)
+    survived = [
+        [
+            of.labels[each.cell],
+            f"{each.well} of {each.ended}",
+            _span(each.interval.low, each.interval.high) if each.ended else "–",
+            p_value(each.against_baseline),
+        ]
+        for each in of.conclusions.survivals
+    ]
+    shown = Table(
+        ["cell", "ended well", "95% interval", "p, against the baseline"],
+        survived,
+        "Survival: of the runs that ended, those that neither diverged nor failed (Clopper-Pearson; exact McNemar)",
+        folded=len(survived) > MOST_UNFOLDED,
+    )
+    said = (
+        "A cell that diverges is a result: its runs count here, and their seeds leave the comparisons that need them."
+    )
+    return Section("Failures", [Paragraph(said), shown, table])
+
+
+def runs_section(of: Material) -> Section:
+    """Return every run with its state, its headline, and its page where there is one."""
+    rows: list[list[object]] = []
+    pages = 0
+    headline = dict(
+        zip(zip(of.results["cell"], of.results["seed"], strict=True), HEADLINE.compared(of.results), strict=True)
+    )
+    states = dict(zip(zip(of.results["cell"], of.results["seed"], strict=True), of.results["state"], strict=True))
+    for run in of.study.runs():
+        key = (run.cell.name, run.seed)
+        has_page = (run.folder.path / "report" / "index.html").exists()
+        pages += has_page
+        where = quote(f"../runs/{run.cell.name}/seed-{run.seed}/report/index.html")
+        value = headline.get(key, float("nan"))
+        rows.append(
+            [
+                of.labels[run.cell.name],
+                run.seed,
+                str(states.get(key, "not run")),
+                "–" if value != value else f"{value:.1f}%",  # noqa: PLR0124  # only NaN differs from itself
+                Link("inspection", where) if has_page else "–",
+            ]
+        )
+    columns = ["cell", "seed", "state", HEADLINE.label, "page"]
+    folded = len(rows) > 2 * MOST_UNFOLDED
+    blocks: list[Block] = [Table(columns, rows, "Every run" if folded else "", folded=folded)]
+    if pages < len(rows):
+        blocks.append(Paragraph(
+            "A run's page shows its histograms over time, every unit and its findings in full. These commands write "
+            "them: for one run, for the first seed of every cell, for all."
+        ))  # fmt: skip
+        first = of.study.runs()[0].folder.path
+        folder = shlex.quote(str(of.study.folder))
+        blocks.append(Commands([
+            f"alexnet-lab inspect {shlex.quote(str(first))}",
+            f"alexnet-lab report {folder} --inspect cells",
+            f"alexnet-lab report {folder} --inspect all",
+        ]))  # fmt: skip
+    return Section("Runs", blocks)
+
+
+def reproduce_section(of: Material) -> Section:
+    """Return what it takes to do this again: the study file, versions, machine, data; and what measuring cost."""
+    said = (
+        "Save these lines as study.toml, or take the file of that name in the study's folder; the same data, version "
+        "and kind of machine give the same numbers."
+    )
+    blocks: list[Block] = [
+        Paragraph(said),
+        Commands(["alexnet-lab study study.toml --out again"]),
+        Commands(of.study.to_toml(whole=True).splitlines()),
+    ]
+    facts, notes = _provenance(of)
+    if facts:
+        blocks.append(Facts(facts))
+    blocks += [Paragraph(f"Note: {note}") for note in notes[:6]]
+    shares = of.results["measuring_share"].dropna() if "measuring_share" in of.results else pd.Series(dtype=float)
+    if len(shares):
+        blocks.append(Paragraph(
+            f"Measuring took {100 * shares.mean():.1f}% of the time of training, as clocked in these runs "
+            f"({100 * shares.min():.1f}% to {100 * shares.max():.1f}%, n={len(shares)} runs)."
+        ))  # fmt: skip
+    blocks.append(
+        Paragraph(
+            "Beside this page: tables.md and tables.tex for a paper, results.csv with a row per run, and every figure "
+            "as SVG and PNG in figures/."
+        )
+    )
+    return Section("Reproduce", blocks)
+
+
+def _provenance(of: Material) -> tuple[list[tuple[str, object]], list[str]]:
+    """Return under what the runs ran: a fact on which they differ lists its values."""
+    seen: dict[str, dict[str, None]] = {}
+    notes: dict[str, None] = {}
+    left_out = ("classes", "notes", "identity", "started")
+    for run in of.study.runs()[:400]:
+        provenance = run.folder.provenance() or {}
+        for name, value in provenance.items():
+            if name not in left_out and not isinstance(value, dict | list):
+                seen.setdefault(name, {})[str(value)] = None
+        notes |= dict.fromkeys(str(note) for note in provenance.get("notes", []))
+    facts: list[tuple[str, object]] = [
+        (name.replace("_", " "), "; ".join(list(values)[:3]) + (f"; {len(values) - 3} more" if len(values) > 3 else ""))
+        for name, values in seen.items()
+    ]
+    return facts, list(notes)
+
+
+def _span(low: float, high: float) -> str:
+    return f"{100 * low:.0f}% to {100 * high:.0f}%"

@@ -1,0 +1,87 @@
+"""Writes the report of a study: a page, its tables and its figures, from the study's folder alone.
+
+>>> write_report(read_study(folder / "study.toml", folder))  # folder/report/index.html
+"""
+
+from pathlib import Path
+from typing import Literal
+
+import pandas as pd
+
+import alexnet_lab
+from alexnet_ablations.outcomes import read_results
+from alexnet_ablations.paper_tables import write_tables
+from alexnet_ablations.report import sections, trail, words
+from alexnet_ablations.report.findings import diagnose_runs
+from alexnet_ablations.report.material import Material
+from alexnet_ablations.report.readings import read_cells
+from alexnet_ablations.statistics import Conclusions, conclude
+from alexnet_ablations.study import Study
+from alexnet_lab.reports.page import Page
+
+Inspect = Literal["none", "cells", "all"]
+REPORT = "report"
+
+
+def write_report(
+    study: Study,
+    results: pd.DataFrame | None = None,
+    conclusions: Conclusions | None = None,
+    *,
+    inspect: Inspect = "none",
+) -> Path:
+    """Write STUDY/report: index.html, tables.md, tables.tex, results.csv, figures/; return the path of the page.
+
+    Works on a study in any state. `results` and `conclusions` save reading what was read already. `inspect` writes
+    the pages of single runs first, which takes some seconds each: of the first seed of every cell, or of all.
+    """
+    if inspect != "none":
+        write_inspections(study, only_first=inspect == "cells")
+    found = read_results(study.runs()) if results is None else results
+    told = conclude(found, study.contrasts()) if conclusions is None else conclusions
+    folder = study.folder / REPORT
+    page = study_page(study, found, told)
+    write_tables(found, told, folder)
+    for stale in [*folder.glob("figures/*.svg"), *folder.glob("figures/*.png")]:
+        stale.unlink()  # a figure of an earlier report, which this one may not have
+    return page.write(folder)
+
+
+def study_page(study: Study, results: pd.DataFrame, conclusions: Conclusions) -> Page:
+    """Return the page of a study."""
+    of = Material(study, results, conclusions, read_cells(study, results), diagnose_runs(study.runs(), results))
+    made = [
+        sections.verdicts(of),
+        sections.effect_plots(of),
+        sections.cells_section(of),
+        sections.curves_section(of),
+        sections.gradients_section(of),
+        sections.units_section(of),
+        sections.others_section(of),
+        sections.findings_section(of),
+        trail.failures_section(of),
+        trail.runs_section(of),
+        trail.reproduce_section(of),
+    ]
+    fields = " and ".join(factor.field.replace("_", " ") for factor in study.factors)
+    title = study.about or f"{fields}: what they are worth on {study.start.data.rpartition('/')[2]}"
+    footer = f"alexnet-lab {alexnet_lab.__version__}; {study.folder.resolve()}"
+    return Page(title[:1].upper() + title[1:], words.lead(study, results, conclusions), made, footer=footer)
+
+
+def write_inspections(study: Study, *, only_first: bool) -> list[Path]:
+    """Write the page of every run that has begun and has no page newer than its records, or of one run per cell."""
+    from alexnet_lab.reports.inspection import inspect_run
+
+    written = []
+    seen: set[str] = set()
+    for run in study.runs():
+        path = run.folder.path
+        if not (path / "recipe.json").exists() or (only_first and run.cell.name in seen):
+            continue
+        seen.add(run.cell.name)
+        page = path / "report" / "index.html"
+        records = max((each.stat().st_mtime for each in (*path.glob("*.json*"), path / "recipe.json")), default=0.0)
+        if not page.exists() or page.stat().st_mtime < records:
+            written.append(inspect_run(path).write(path / "report"))
+    return written
