@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from alexnet_ablations.attempts import GRACE, Attempt
 from alexnet_ablations.ledger import Ledger, Row
@@ -29,6 +30,8 @@ SAME_FAILURES = 3
 ATTEMPTS = 2
 # Seconds between two looks at how far the runs are. Their ends are noticed without looking.
 TICK = 0.25
+# What a run that ended well says of its own memory.
+PEAK = "peak_memory_bytes"
 # Bytes that must be free on the disk for another run to start.
 ROOM = 64 * 2**20
 
@@ -174,7 +177,9 @@ class _Coordinator:
             self.waiting.remove(run)
             if not self.repeat and run.is_done:
                 lock.release()
-                self.ledger.ended(run.cell.name, run.seed, _state_of(run), "", None)
+                done = _verdict_of(run)
+                if done is not None:
+                    self.ledger.ended(run.cell.name, run.seed, done["state"], done["why"], None)
                 self.watcher.skipped(run)
                 continue
             key = (run.cell.name, run.seed)
@@ -199,10 +204,11 @@ class _Coordinator:
         self.active.remove(attempt)
         attempt.close()
         run, key = attempt.run, (attempt.run.cell.name, attempt.run.seed)
-        self.largest = max(self.largest, attempt.memory)
         verdict = _verdict_of(run)
         if verdict is not None:
-            attempt.state, attempt.why = verdict
+            attempt.state, attempt.why, peak = verdict["state"], verdict["why"], verdict["result"].get(PEAK)
+            if peak and run.recipe.device == "cpu":  # what the run measured itself, where the system showed nothing
+                attempt.memory = max(attempt.memory, int(peak))
         elif attempt.is_over_time:
             attempt.state = "timeout"
             attempt.why = (
@@ -217,6 +223,7 @@ class _Coordinator:
                 self.watcher.died(attempt)
                 return
             attempt.why += f", {attempt.number} times in a row"
+        self.largest = max(self.largest, attempt.memory)
         if verdict is None:
             self._give_verdict(attempt)
         self.ledger.ended(*key, attempt.state, attempt.why, attempt.seconds, attempt.memory)
@@ -297,22 +304,17 @@ class _Coordinator:
                     attempt.kill()
                     attempt.process.wait()
                 attempt.close()
-                state, why = _verdict_of(attempt.run) or ("lost", "it was stopped with the study")
-                self.ledger.ended(attempt.run.cell.name, attempt.run.seed, state, why, attempt.seconds)
+                verdict = _verdict_of(attempt.run) or {"state": "lost", "why": "it was stopped with the study"}
+                key = (attempt.run.cell.name, attempt.run.seed)
+                self.ledger.ended(*key, verdict["state"], verdict["why"], attempt.seconds)
             self.active.clear()
 
 
-def _verdict_of(run: PlannedRun) -> tuple[str, str] | None:
+def _verdict_of(run: PlannedRun) -> dict[str, Any] | None:
     try:
-        verdict = run.folder.verdict()
+        return run.folder.verdict()
     except ValueError:  # damaged: as good as none
         return None
-    return None if verdict is None else (verdict["state"], verdict["why"])
-
-
-def _state_of(run: PlannedRun) -> str:
-    verdict = _verdict_of(run)
-    return verdict[0] if verdict else "lost"
 
 
 @contextmanager

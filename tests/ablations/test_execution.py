@@ -359,6 +359,25 @@ def test_a_time_limit_must_be_above_zero(tmp_path):
         make(study_in(tmp_path), timeout=0)
 
 
+def test_where_memory_is_short_fewer_runs_stand_side_by_side_and_it_is_said_once(tmp_path, monkeypatch):
+    # Each run says that it took 3 GiB; 4 GiB stay free whatever runs, so a second one does not fit beside the first.
+    use(
+        monkeypatch,
+        """
+time.sleep(0.3)
+folder.end("ok", result={"test": {"accuracy": 0.5}, "peak_memory_bytes": 3 * 2**30})
+""",
+    )
+    monkeypatch.setattr(execution, "free_memory", lambda: 4 * 2**30)
+    study = study_in(tmp_path, 3)
+    heard = make(study, jobs=1, runs=study.runs()[:1])
+    assert heard.notes == []
+    heard = make(study, jobs=3)
+    assert max(heard.side_by_side) == 1
+    assert heard.notes == ["fewer than 3 side by side: a run takes about 3.0 GiB of memory"]
+    assert states_of(study) == ["ok"] * 6
+
+
 def test_each_run_on_gpus_sees_one_of_them_and_they_share_the_load():
     slots = Slots(4, ("2", "5"))
     taken = []

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -116,8 +117,8 @@ class Tally(Watcher):
 class JsonLines(Watcher):
     """One line of JSON per start, epoch and end, for machines."""
 
-    def __init__(self, write: Callable[[str], object] = print) -> None:
-        self.write = write
+    def __init__(self, write: Callable[[str], object] | None = None) -> None:
+        self.write = write or partial(print, flush=True)
         self.epochs: dict[int, int] = {}
 
     def started(self, attempt: "Attempt") -> None:
@@ -176,7 +177,7 @@ class PlainLines(Tally):
             self._say(f"{self.done} of {self.total} runs done; at work: {farthest}{more}{about_left(self.left)}")
 
     def _say(self, text: str) -> None:
-        self.console.print(text, markup=False, highlight=False)
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
         self.said_at = time.monotonic()
 
 
