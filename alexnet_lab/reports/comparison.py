@@ -23,6 +23,7 @@ from alexnet_lab.reports.measured import Measured, short_names, spaced
 from alexnet_lab.reports.page import Block, Callout, Figure, FigureGrid, Page, Paragraph, Section, Table, number
 
 KINDS = ("gradient", "activation gradient", "weight", "activation")
+SHORT_KINDS = dict(zip(KINDS, ("weight gradients", "activ. gradients", "weights", "activations"), strict=True))
 RESULTS = ("accuracy", "balanced_accuracy", "auroc", "calibration_error", "loss")
 PROVENANCE = ("data_fingerprint", "alexnet_lab", "torch", "python", "machine", "device")
 MOST_LAYERS = 12
@@ -64,7 +65,7 @@ def compare_runs(paths: Sequence[Path]) -> Page:
     compared = open_runs(paths)
     sections = [
         Section("What differs", _differences(compared)),
-        Section("Results", [result_table(compared), FigureGrid(_curves(compared))]),
+        Section("Results", [*_verdicts(compared), result_table(compared), FigureGrid(_curves(compared))]),
         Section("Through depth", _through_depth(compared)),
         Section("Distances", _distances(compared)),
         Section("Histograms", _histograms(compared)),
@@ -85,8 +86,8 @@ def recipe_rows(compared: Compared) -> list[list[object]]:
 
 
 def result_table(compared: Compared) -> Table:
-    """Return verdicts and metrics, a column for each run and, of two, one for the difference."""
-    rows: list[list[object]] = [["verdict", *(run.verdict.get("state", "none yet") for run in compared.runs)]]
+    """Return the metrics, a column for each run and, of two, one for the difference."""
+    rows: list[list[object]] = []
     for part in ("test", "validation"):
         for metric in RESULTS:
             values = [(run.result.get(part) or {}).get(metric) for run in compared.runs]
@@ -132,12 +133,12 @@ def unmatched(compared: Compared) -> list[str]:
 
 def _subjects(run: Measured, kind: str, *, measured: bool = True) -> dict[str, int]:
     """Return what a kind of histogram was taken of, by the full name of the layer."""
-    parameters, sites = (run.flow.layout.parameters, run.flow.layout.sites) if run.flow else ((), ())
+    parameters = run.flow.layout.parameters if run.flow else ()
     if not measured:
         return {parameters[layer.parameter].layer: layer.parameter for layer in run.layers}
     if kind in ("weight", "gradient"):
         return {parameters[at].layer: at for _, at in run.subjects(kind)}
-    return {sites[at].name: at for _, at in run.subjects(kind)}
+    return {run.site_keys[at]: at for _, at in run.subjects(kind)}
 
 
 def _headline(compared: Compared) -> str:
@@ -174,6 +175,15 @@ def _differences(compared: Compared) -> list[Block]:
     if elsewhere:
         blocks.append(Table(["provenance", *compared.names], elsewhere))
     return blocks
+
+
+def _verdicts(compared: Compared) -> list[Block]:
+    """Say which runs did not end well, and why."""
+    return [
+        Paragraph(f"{name}: {run.verdict.get('state', 'no verdict yet')}. {run.verdict.get('why', '')}")
+        for name, run in zip(compared.names, compared.runs, strict=True)
+        if not run.result
+    ]
 
 
 def _curves(compared: Compared) -> list[Figure]:
@@ -240,17 +250,16 @@ def _through_depth(compared: Compared) -> list[Block]:
 
 def _unit_profiles(compared: Compared) -> list[Figure]:
     """Draw mean rate and share of dead units through depth: on the probe set where all have one."""
-    sites = [run.flow.layout.sites if run.flow else () for run in compared.runs]
-    names = list(dict.fromkeys(site.fed_by for each in sites for site in each))
+    names = list(dict.fromkeys(key for run in compared.runs for key in run.site_keys))
     split = "probe" if all(run.rates("probe", 0)[0] for run in compared.runs if run.sites) else "training"
     rates, dead = [], []
-    for run_name, run, mine in zip(compared.names, compared.runs, sites, strict=True):
+    for run_name, run in zip(compared.names, compared.runs, strict=True):
         places, means, shares, told = [], [], [], []
-        for at, site in enumerate(mine):
+        for at, (_, site) in enumerate(run.sites):
             epochs, found, inputs = run.rates(split, at)
             if compared.epoch in epochs:
                 row, n = found[epochs.index(compared.epoch)], inputs[epochs.index(compared.epoch)]
-                places.append(names.index(site.fed_by))
+                places.append(names.index(run.site_keys[at]))
                 means.append(float(np.nanmean(row)))
                 shares.append(float((row == 1).mean()))
                 told.append(f"{int((row == 1).sum())} of {len(row)} units, {site.activation}, N = {n:,}")
@@ -264,7 +273,7 @@ def _unit_profiles(compared: Compared) -> list[Figure]:
     return [
         profile("depth-rate", "Off-rate through depth", reading, shown, rates, y_label="share of the inputs",
                 scale="percent", in_order=False),
-        profile("depth-dead", "Dead units through depth", said, shown, dead, y_label="share of the units",
+        profile("depth-dead", "Units off on every input", said, shown, dead, y_label="share of the units",
                 scale="percent", in_order=False),
     ]  # fmt: skip
 
@@ -293,7 +302,7 @@ def _distances(compared: Compared) -> list[Block]:
         layers = list(dict.fromkeys(layer for _, layer, _ in rows))
         series = [
             Series(
-                panels.KIND_WORDS[kind],
+                SHORT_KINDS[kind],
                 [layers.index(layer) for own, layer, _ in rows if own == kind],
                 [found.wasserstein for own, _, found in rows if own == kind],
             )
@@ -327,12 +336,13 @@ def _histograms(compared: Compared) -> list[Block]:
         span = (min(low for low, _ in spans), max(high for _, high in spans))
         figures = [
             histograms_over_time(
-                f"{kind.replace(' ', '-')}-{at}", name, f"{panels.KIND_WORDS[kind]}; the same bins in every run.",
+                f"{kind.replace(' ', '-')}-{at}", f"{name}: {panels.KIND_WORDS[kind].lower()}",
+                "One strip a layer, the first on top; to the right time, upwards powers of two, alike in every run.",
                 strips, times, ("start", times[-1].partition(",")[0]), span,
             )
             for at, (name, (strips, times)) in enumerate(zip(compared.names, drawn, strict=True))
         ]  # fmt: skip
-        blocks += [Paragraph(panels.KIND_WORDS[kind] + "."), FigureGrid(figures)]
+        blocks.append(FigureGrid(figures))
     return blocks or [Paragraph("No kind of histogram was taken in all of these runs.")]
 
 

@@ -347,7 +347,7 @@ def command_of(recipe: dict[str, Any]) -> str:
         if isinstance(value, bool):
             parts.append(f"--{flag}" if value else f"--no-{flag}")
         else:
-            parts.append(f"--{flag} {shlex.quote(f'{value:g}' if isinstance(value, float) else str(value))}")
+            parts.append(f"--{flag} {shlex.quote(str(value))}")
     return " ".join(parts)
 
 

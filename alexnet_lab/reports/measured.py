@@ -72,12 +72,17 @@ class Measured:
         ]  # fmt: skip
 
     @cached_property
-    def sites(self) -> list[tuple[str, Site]]:
-        """Return the places where units fire, each under the shortest name of the layer that feeds it."""
+    def site_keys(self) -> list[str]:
+        """Return the full name of the layer that feeds each site, or the site's own where one layer feeds several."""
         sites = self.flow.layout.sites if self.flow else ()
-        fed_by = [f"{each.fed_by}{'#' + each.name.partition('#')[2] if '#' in each.name else ''}" for each in sites]
-        names = short_names(fed_by) if len(set(fed_by)) == len(fed_by) else [each.name for each in sites]
-        return list(zip(names, sites, strict=True))
+        fed_by = [each.fed_by for each in sites]
+        return [each.name if fed_by.count(each.fed_by) > 1 else each.fed_by for each in sites]
+
+    @cached_property
+    def sites(self) -> list[tuple[str, Site]]:
+        """Return the places where units fire, in forward order, each under its shortest name."""
+        sites = self.flow.layout.sites if self.flow else ()
+        return list(zip(short_names(self.site_keys), sites, strict=True))
 
     def position(self, steps: NDArray[Any]) -> Floats:
         """Say how many epochs had passed after these steps."""

@@ -10,7 +10,8 @@ from PIL import Image
 from alexnet_lab.reports.inspection import inspect_run
 
 EVIL = "<script>alert(1)</script>"
-EVIL_LAYERS = [f"features.{EVIL}1", "features.conv2", "features.conv3", f"classifier.{EVIL}$x$", "classifier.fc5"]
+EVIL_LAYERS = [f"features.{EVIL}1", f"classifier.{EVIL}$x$", "classifier.fc3"]
+SHAPES = [(8, 3, 5, 5), (20, 48), (4, 20)]
 
 
 @pytest.fixture(scope="module")
@@ -20,6 +21,7 @@ def report(tmp_path_factory, write_run):
         epochs=4,
         classes=(f'"{EVIL}', "</title><b>x", "猫", "newt"),
         layers=EVIL_LAYERS,
+        shapes=SHAPES,
         data=f"pictures/{EVIL}.zip",
     )
     path = run / "index.html"

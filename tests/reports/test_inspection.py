@@ -1,0 +1,284 @@
+"""The pages of runs, from whole records to hardly any."""
+
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+
+from alexnet_lab.diagnosis import Finding
+from alexnet_lab.reports.comparison import compare_runs, distance_rows, names_of, open_runs, recipe_rows, unmatched
+from alexnet_lab.reports.inspection import command_of, inspect_run, layer_rows, open_run
+from alexnet_lab.reports.measured import Measured, short_names, spaced, strip_of
+from alexnet_lab.reports.page import Callout, Paragraph, Table
+from alexnet_lab.reports.panels import recall_interval
+from alexnet_lab.training.recipe import Recipe
+
+FINDING = Finding(
+    "x", "serious", "Dead", "They are silent.", "12 of 96", "0.25", "None", "leaky", ("conv1",), (1, 2, 3, 5)
+)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, write_run):
+    return write_run(tmp_path_factory.mktemp("whole") / "run")
+
+
+@pytest.fixture(scope="module")
+def page(whole):
+    return inspect_run(whole, [FINDING])
+
+
+# A network of two layers has a quarter of the figures.
+SMALL = {"layers": ["conv1", "fc2"], "shapes": [(8, 1, 3, 3), (4, 72)]}
+BARE = {"flow": False}
+
+
+def blocks(page, section):
+    return next(each for each in page.sections if each.title == section).blocks
+
+
+def words(page, section):
+    return " ".join(block.text for block in blocks(page, section) if isinstance(block, Paragraph))
+
+
+def figure(page, name):
+    return next(each for each in page.figures() if each.name == name)
+
+
+def test_a_whole_run_has_every_section_and_says_first_what_became_of_it(page):
+    assert page.lead == (
+        "alexnet with its published parts on digits: 87.4% of 95 test images right, by the weights of epoch 3 of 3. "
+        "1 finding."
+    )
+    assert [each.title for each in page.sections] == [
+        "Findings", "Learning", "Predictions", "Gradient flow", "Norms and updates", "Signals", "Units while training",
+        "Units on the probe set", "First-layer filters", "Cost of measuring", "Recipe and provenance", "Reproduce",
+    ]  # fmt: skip
+    names = [each.name for each in page.figures()]
+    assert {"loss", "accuracy", "learning-rate", "confusion-test", "recall-test", "gradient-through-depth",
+            "gradient-sizes", "activation-gradient-sizes", "weight-sizes", "activation-sizes", "gradient-norm",
+            "weight-norm", "update-ratio", "signal-to-noise", "rate-training", "dead-training", "units-training-0",
+            "rate-probe", "dead-probe", "units-probe-0", "filters-start", "filters-end"} <= set(names)  # fmt: skip
+    assert all(each.reading and each.table.rows for each in page.figures())
+    assert len(page.html()) < 3_000_000
+
+
+def test_findings_are_told_with_all_that_stands_behind_them(page):
+    found = blocks(page, "Findings")[0]
+    assert (found.level, found.title) == ("serious", "Dead")
+    assert ("Epochs", "1 to 3, 5") in found.details
+    assert ("Try", "leaky") in found.details
+
+
+def test_a_healthy_run_says_so(write_run, tmp_path):
+    found = blocks(inspect_run(write_run(tmp_path / "run", **BARE), []), "Findings")[0]
+    assert isinstance(found, Callout)
+    assert found.level == "good"
+
+
+def test_the_cost_is_what_the_run_clocked(page):
+    assert "took 0.75 of 30.0 seconds of training, 2.5%" in words(page, "Cost of measuring")
+
+
+def test_planted_dead_units_are_marked_with_n_and_its_bound(page):
+    for split, n, bound in (("training", 200, "1.5%"), ("probe", 64, "4.7%")):
+        title = "Units while training" if split == "training" else "Units on the probe set"
+        table = next(block for block in blocks(page, title) if isinstance(block, Table))
+        row = dict(zip(table.columns, table.rows[0], strict=True))
+        assert (row["layer"], row["units"], row["N"], row["dead"]) == ("conv1", 8, n, 2)
+        assert row["fires on fewer than (95%)"] == bound
+        assert (row["revived at some time"], row["dead in every epoch"]) == (0, 2)
+        units = figure(page, f"units-{split}-0")
+        assert units.table.rows[-1][-1] == "0, 1"
+        assert [cells[0] for cells in units.hover[0].cells].count("dead") == 2
+        other = figure(page, f"units-{split}-1")
+        assert not any("dead" in cell for cells in other.hover[0].cells for cell in cells)
+
+
+def test_what_hovers_over_a_histogram_is_the_share_that_was_counted(whole, page):
+    run = Measured(whole)
+    found = figure(page, "gradient-sizes").hover[0]
+    windows = (run.windows["kind"] == 1) & (run.windows["subject"] == 0)
+    counts = run.windows["counts"][windows & (run.windows["last_step"] == 5)].sum((0, 1))
+    power = int(np.argmax(counts[2:-2])) - 126
+    row = next(at for at, name in enumerate(found.rows) if name.startswith(f"size 2{raised(power)} "))
+    assert float(found.cells[row][0].rstrip("%")) == pytest.approx(100 * counts.max() / counts.sum(), rel=1e-2)
+    assert found.columns[0] == "epoch 0.5, to step 5"
+
+
+def raised(power):
+    return str(power).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+
+
+def test_the_short_table_has_the_medians_of_the_last_epoch(whole):
+    run = open_run(whole)
+    rows = layer_rows(run)
+    steps = run.flow.table("steps")
+    mine = (steps["epoch"] == 3) & (steps["parameter"] == 0)
+    assert rows[0]["gradient norm"] == pytest.approx(np.median(steps["gradient_norm"][mine]))
+    ratio = np.median(steps["update_norm"][mine].astype(float) / steps["weight_norm"][mine])
+    assert rows[0]["update ratio"] == pytest.approx(ratio)
+    assert (rows[0]["dead"], rows[0]["units"], rows[0]["N"], rows[0]["split"]) == (2, 8, 64, "probe")
+    assert rows[-1]["off-rate"] is None  # no activation follows the last layer
+
+
+@pytest.mark.parametrize(
+    ("options", "section", "said"),
+    [
+        ({"flow": False}, "Inside the network", "carried no instruments"),
+        ({"validation": False, **BARE}, "Learning", "no validation metrics"),
+        ({"probe": False, **SMALL}, "Units on the probe set", "No unit was counted on a fixed probe set"),
+        ({"filters": False, **SMALL}, "First-layer filters", "were not kept"),
+        ({"state": "diverged", **BARE}, "Predictions", "only a run that ended well"),
+        ({"state": None, **BARE}, "Predictions", "only a run that ended well"),
+        ({"epochs": 0, "state": None, **SMALL}, "Learning", "No epoch has ended"),
+        ({"epochs": 0, "state": "oom", "flow": False}, "Learning", "No epoch has ended"),
+        ({"epochs": 1, **SMALL}, "Cost of measuring", "took 0.25"),
+    ],
+)
+def test_what_was_not_recorded_is_said_to_be_missing(options, section, said, write_run, tmp_path):
+    page = inspect_run(write_run(tmp_path / "run", **options), [])
+    assert said in words(page, section)
+    assert page.html()
+
+
+@pytest.mark.parametrize(
+    ("state", "said"),
+    [
+        ("diverged", "diverged: the loss was nan at step 7"),
+        ("error", "ended without a result (error): the loss was nan at step 7"),
+        (None, "no verdict yet, 2 of 2 epochs recorded"),
+    ],
+)
+def test_the_first_sentence_says_how_a_run_ended(state, said, write_run, tmp_path):
+    assert said in inspect_run(write_run(tmp_path / "run", epochs=2, state=state, flow=False), []).lead
+
+
+def test_numbers_that_overflowed_do_not_end_the_report(write_run, tmp_path):
+    run = write_run(tmp_path / "run", epochs=2, state="diverged", **SMALL)
+    path = run / "flow" / "epoch-0002.npz"
+    columns = dict(np.load(path))
+    columns["steps.gradient_norm"][:] = np.inf
+    columns["steps.update_norm"][:] = np.nan
+    columns["histograms.counts"][:] = 0
+    columns["histograms.counts"][:, 0, -1] = 5
+    np.savez(path, **columns)
+    page = inspect_run(run, [])
+    assert "infinite or NaN" in figure(page, "gradient-sizes").hover[0].rows
+    assert page.html()
+
+
+def test_leaky_units_are_never_called_dead(write_run, tmp_path):
+    page = inspect_run(write_run(tmp_path / "run", activation="LeakyReLU", **SMALL), [])
+    assert figure(page, "dead-training").title == "Units always negative, while training"
+    assert "never dead" in words(page, "Units while training")
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="is no run folder"):
+        open_run(tmp_path)
+
+
+def test_of_a_study_the_runs_are_named(tmp_path, write_run):
+    (tmp_path / "study.toml").touch()
+    write_run(tmp_path / "runs" / "norm=bn" / "seed-0", flow=False)
+    with pytest.raises(ValueError, match="is a study; name one of its runs: .*norm=bn/seed-0"):
+        open_run(tmp_path)
+
+
+def test_the_command_that_reproduces_a_run_is_its_recipe(tmp_path):
+    recipe = json.loads(
+        Recipe(norm="bn", data="my x rays.zip", learning_rate=0.0123456789, channels_last=True).to_json()
+    )
+    command = command_of(recipe)
+    assert command == (
+        "alexnet-lab train --norm bn --data 'my x rays.zip' --learning-rate 0.0123456789 --channels-last "
+        "--device cpu --threads 1"
+    )
+
+
+def test_a_recall_has_wilsons_interval():
+    # Newcombe 1998, table I, method 3: 81 of 263, Wilson's 95% interval is 0.2553 to 0.3662.
+    found = recall_interval("x", 263, 81)
+    assert (round(found.low, 2), round(found.high, 2)) == (25.53, 36.62)
+
+
+def test_shares_of_a_histogram_add_up_to_one():
+    counts = np.random.default_rng(0).integers(0, 9, (258, 4)).astype(float)
+    strip = strip_of("x", counts, -126)
+    np.testing.assert_allclose(strip.shares.sum(0) + strip.zero + strip.broken, 1)
+    assert (strip.exponents[0], strip.exponents[-1]) == (-126, 127)
+
+
+def test_layers_go_by_their_last_name_where_that_is_enough():
+    assert short_names(["features.conv1", "classifier.fc6"]) == ["conv1", "fc6"]
+    assert short_names(["a.0.conv", "a.1.conv"]) == ["a.0.conv", "a.1.conv"]
+    assert spaced(53, 5) == [0, 13, 26, 39, 52]
+    assert spaced(3, 5) == [0, 1, 2]
+
+
+def test_a_comparison_says_first_what_the_recipes_differ_in(write_run, tmp_path):
+    one = write_run(tmp_path / "one", **SMALL)
+    other = write_run(tmp_path / "other", norm="bn", learning_rate=0.02, **SMALL)
+    page = compare_runs([one, other])
+    assert {"depth-gradient", "depth-rate", "distance-1", "gradient-0", "gradient-1"} <= {
+        f.name for f in page.figures()
+    }
+    table = blocks(page, "What differs")[0]
+    assert page.sections[0].title == "What differs"
+    assert table.rows == [["norm", "as published", "bn"], ["learning_rate", "0.01", "0.02"]]
+    assert page.lead.endswith("They differ in norm, learning_rate.")
+
+
+def test_the_planted_fall_of_the_gradient_is_the_distance_that_is_found(whole, write_run, tmp_path):
+    compared = open_runs([whole, write_run(tmp_path / "other", fall=4)])
+    found = {layer: each for kind, layer, each in distance_rows(compared, 1) if kind == "gradient"}
+    # Gradients fall by 1.5 powers of two a layer in one run and by 4 in the other, counted from the last.
+    for depth, layer in enumerate(["fc5", "fc4", "conv3", "conv2", "conv1"]):
+        assert found[layer].shift == pytest.approx(-2.5 * depth, abs=0.5)
+    assert found["fc5"].total_variation < 0.2
+    assert found["conv1"].total_variation > 0.8
+
+
+def test_layers_without_a_partner_are_listed(write_run, tmp_path):
+    one = write_run(tmp_path / "one", **SMALL)
+    other = write_run(tmp_path / "other", **{**SMALL, "layers": ["conv1", "extra"]})
+    assert unmatched(open_runs([one, other])) == ["one: fc2", "other: extra"]
+    assert "without a partner: one: fc2; other: extra" in words(compare_runs([one, other]), "Through depth")
+
+
+def test_runs_without_instruments_are_compared_by_what_they_have(whole, write_run, tmp_path):
+    other = write_run(tmp_path / "other", flow=False, state="diverged")
+    page = compare_runs([whole, other])
+    assert "Without instruments, and so without these numbers: other" in words(page, "Through depth")
+    assert "other: diverged. the loss was nan at step 7" in words(page, "Results")
+    assert page.html()
+
+
+def test_a_comparison_needs_two_runs(whole):
+    with pytest.raises(ValueError, match="needs two different runs"):
+        compare_runs([whole, whole])
+
+
+def test_runs_of_one_name_are_told_apart_by_their_folders(tmp_path):
+    paths = [tmp_path / "norm=bn" / "seed-0", tmp_path / "norm=lrn" / "seed-0"]
+    assert names_of(paths) == ["norm=bn/seed-0", "norm=lrn/seed-0"]
+
+
+def test_equal_recipes_are_said_to_be_equal(whole, tmp_path):
+    shutil.copytree(whole, tmp_path / "copy")
+    compared = open_runs([whole, tmp_path / "copy"])
+    assert recipe_rows(compared) == []
+    assert all(each.total_variation == 0 for _, _, each in distance_rows(compared, 1))
+
+
+@pytest.mark.long
+def test_the_page_of_a_long_run_of_wide_layers_stays_light(write_run, tmp_path):
+    shapes = [(96, 3, 11, 11), (256, 96, 5, 5), (384, 256, 3, 3), (4096, 9216), (1000, 4096)]
+    classes = [f"class {at}" for at in range(1000)]
+    run = write_run(tmp_path / "run", epochs=90, shapes=shapes, classes=classes, dead=9)
+    text = inspect_run(run, []).html()
+    assert len(text.encode()) < 10_000_000
+    assert re.search(r"4096 neurons of ReLU; a row is up to 43 of them", text)
