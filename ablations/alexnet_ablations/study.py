@@ -2,7 +2,8 @@
 
 STUDY/study.toml                 what was asked for; a folder holds one study only, which may grow
 STUDY/runs/<cell>/seed-<k>/      run folders, each written by its own run
-STUDY/results.csv, tables.md, .tex   one row per run; what they say together
+STUDY/results.csv                one row per run
+STUDY/report/                    index.html, tables.md, tables.tex, figures/: what they say together
 """
 
 import json

@@ -80,6 +80,7 @@ class Drawing:
         self.canvas.get_layout_engine().set(w_pad=0.03, h_pad=0.03)  # type: ignore[union-attr, call-arg]  # stub knows the base class only
         self.size = (float(width), float(height))
         self._found: list[tuple[Axes, Any]] = []
+        self._drawn = b""  # the finished drawing as SVG
 
     def axes(self, *, grid: bool = True) -> Axes:
         """Return the only plot of this drawing, with lines to read heights by."""
@@ -127,12 +128,14 @@ class Drawing:
                 layout.execute(self.canvas)
             self.canvas.set_layout_engine("none")  # what was measured is what gets drawn
             hover = [self._in_pixels(axes, *found) for axes, found in self._found]
-        drawn = self.render("svg")
+        drawn = self._drawn = self.render("svg")
         folded = Table(table.columns, table.rows, table.caption or f"Numbers: {title}", folded=True)
         return Figure(name, title, reading, _inline(drawn, name, title, reading), self.size, hover, folded, self.render)
 
     def render(self, kind: str) -> bytes:
         """Return the content of a file of this kind, svg or png, in light colours."""
+        if kind == "svg" and self._drawn:
+            return self._drawn
         content = io.BytesIO()
         with mpl.rc_context(STYLE), _unknown_letters_allowed():
             if kind == "svg":

@@ -89,7 +89,7 @@ def make(
     )
     results = conclude_and_print(console, study, silent=quiet or as_json)
     if not quiet and not as_json:
-        console.print(f"[dim]{time.monotonic() - began:.0f} s. Rows and tables: {study.folder}   Runs: runs/ in it[/]")
+        console.print(f"[dim]{time.monotonic() - began:.0f} s. Runs and rows: {study.folder}[/]")
     broken = results[~results["state"].isin(("ok", "diverged"))]
     if len(broken):
         if not as_json:
@@ -108,10 +108,10 @@ def _opened(track: "Sequence[str]") -> "list[Sink]":
 
 
 def conclude_and_print(console: Console, study: "Study", *, silent: bool = False) -> "pd.DataFrame":
-    """Read all runs back, write rows and tables, and print what they say together."""
+    """Read all runs back, print what they say together, and write rows and report."""
     from alexnet_ablations.cli.tables import print_conclusions
-    from alexnet_ablations.outcomes import read_results
-    from alexnet_ablations.paper_tables import write_tables
+    from alexnet_ablations.outcomes import read_results, write_results
+    from alexnet_ablations.report import write_report
     from alexnet_ablations.statistics import conclude
 
     results = read_results(study.runs())
@@ -120,7 +120,10 @@ def conclude_and_print(console: Console, study: "Study", *, silent: bool = False
         print_conclusions(console, results, conclusions)
         for sentence in study.cannot_say:
             console.print(sentence, style="dim", markup=False, highlight=False)
-    write_tables(results, conclusions, study.folder)
+    write_results(results, study.folder / "results.csv")
+    page = write_report(study, results, conclusions)
+    if not silent:
+        console.print(f"report: {page}", markup=False, highlight=False, soft_wrap=True)
     return results
 
 
