@@ -132,7 +132,7 @@ def _alone_with(path: Path) -> Iterator[bool]:
 
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            alone = path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat())  # else it was built anew
+            alone = True
         except OSError as error:
             if not isinstance(error, BlockingIOError) and error.errno not in NO_LOCKS:
                 raise
