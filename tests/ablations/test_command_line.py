@@ -28,7 +28,7 @@ def alexnet_lab(*arguments, cwd=None, check=True):
     "arguments",
     [
         ["--help"],
-        *([c, "--help"] for c in ("ablate", "study", "status", "retry", "train", "networks", "bench")),
+        *([c, "--help"] for c in ("ablate", "study", "status", "retry", "train", "inspect", "compare", "networks", "bench")),
         ["study", "--list"],
         ["bench", "lrn", "--help"],
         ["--version"],
@@ -154,14 +154,21 @@ def test_ablate_trains_prints_and_goes_on_where_it_was(tmp_path):
 
 
 @pytest.mark.long
-def test_a_failing_cell_takes_no_other_with_it_and_is_reported(tmp_path):
-    # 1,079 training images: a batch of 2,000 cannot be filled
-    done = alexnet_lab(
-        "ablate", "--batch-size", "2000", "--seeds", "1", "--epochs", "1", "--out", "s", cwd=tmp_path, check=False
-    )
-    assert done.returncode == 1
-    assert "1 of 2 runs failed" in done.stdout
-    assert "batch size 2000 is larger than the 1079 training images" in " ".join(done.stdout.split())
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--batch-size", "2000"), "batch size 2000 is larger than the 1079 training images"),
+        (("--image-size", "20"), "the smallest that works is"),
+        (("--weights", "absent.pth"), "absent.pth"),
+        (("--norm", "bn", "--data", "nowhere"), "nowhere"),
+    ],
+)
+def test_a_cell_that_cannot_be_trained_is_refused_before_any_is(flags, message, tmp_path):
+    done = alexnet_lab("ablate", *flags, "--seeds", "1", "--epochs", "1", "--out", "s", cwd=tmp_path, check=False)
+    assert done.returncode == 2
+    assert message in " ".join(done.stderr.split())
+    assert done.stderr.startswith("error: ")
+    assert not (tmp_path / "s").exists()
 
 
 @pytest.mark.long

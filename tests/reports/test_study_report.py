@@ -1,0 +1,350 @@
+"""The report of a study in every state it can be in: whole, cut off, of one seed, with a cell that never survives."""
+
+import html
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+
+from alexnet_ablations.contrasts import Contrast
+from alexnet_ablations.outcomes import HEADLINE, outcome_named, read_results
+from alexnet_ablations.report import effects, inside, words, write_report
+from alexnet_ablations.report.multiples import lines_by_cell
+from alexnet_ablations.report.readings import labels_of, read_cells
+from alexnet_ablations.report.writing import study_page
+from alexnet_ablations.statistics import conclude
+from alexnet_ablations.study import declare
+from alexnet_lab.reports.curves import Series
+from alexnet_lab.reports.page import Figure, FigureGrid
+
+EVIL = "<script>alert(1)</script>"
+CROSSED = {"norm": ["bn"], "act": ["leaky"]}
+
+
+@pytest.fixture
+def make_study(tmp_path, write_run):
+    """Make a study whose runs ended as `outcome` says: an accuracy, a state, or None for a run that never began."""
+
+    def make(outcome, factors=CROSSED, seeds=3, name="study", about="", flow=True, data="digits", **options):
+        start = {"data": data, "epochs": 3, "threads": 1, "device": "cpu"}
+        study = declare(factors, start, tmp_path / name, seeds=seeds, about=about, **options).open_folder()
+        for run in study.runs():
+            settings = dict(run.cell.settings)
+            found = outcome(run.seed, **settings)
+            if found is None:
+                continue
+            accurate = not isinstance(found, str)
+            write_run(
+                run.folder.path,
+                state="ok" if accurate else found,
+                flow=flow,
+                filters=False,
+                activation="LeakyReLU" if settings.get("act") == "leaky" else "ReLU",
+                fall=0.2 if settings.get("norm") == "bn" else 2.0,
+                dead=0 if settings.get("norm") == "bn" else 3,
+            )
+            (run.folder.path / "recipe.json").write_text(run.recipe.to_json())
+            if accurate:
+                verdict = run.folder.verdict()
+                verdict["result"]["test"]["accuracy"] = found
+                verdict["result"]["measuring_share"] = 0.025
+                run.folder.end("ok", result=verdict["result"])
+        return study
+
+    return make
+
+
+def planted(seed, norm, act):
+    """BN is worth three points under every seed, give or take a tenth; leaky nothing that three seeds can tell."""
+    luck = (0.0, 0.05, -0.03)[seed % 3]
+    return (
+        0.9 + luck + (0.03 + 0.001 * (seed - 1) if norm == "bn" else 0) + (0.002 * (seed - 1) if act == "leaky" else 0)
+    )
+
+
+def page_of(study):
+    results = read_results(study.runs())
+    return study_page(study, results, conclude(results, study.contrasts()))
+
+
+def text_of(page):
+    """All that a reader sees, without what only hovering tells."""
+    markup = re.sub(r"<(script|style|svg)\b.*?</\1>", " ", page.html(), flags=re.S)
+    return re.sub(r"\s+", " ", html.unescape(re.sub(r"<[^>]+>", " ", markup)))
+
+
+def figures_of(page):
+    return {figure.name: figure for figure in page.figures()}
+
+
+def test_a_planted_difference_comes_first_with_its_number_interval_and_pairs(make_study):
+    page = page_of(make_study(planted))
+    # By hand: the pairs differ by 2.9, 3.0 and 3.1 points, and t(.975, 2) x 0.1 / sqrt(3) is 0.248.
+    assert "norm lrn → bn +3.0 points [+2.8, +3.2], n=3" in page.lead
+    text = text_of(page)
+    assert text.index("Difference, for the better") < text.index("Effects on test accuracy, points")
+    assert "cannot go below p = 0.25" in text
+    assert "act relu → leaky" in page.lead.partition("Open:")[2]
+
+
+def test_the_report_stands_beside_its_tables_rows_and_figures(make_study):
+    study = make_study(planted)
+    page = write_report(study)
+    assert page == study.folder / "report" / "index.html"
+    names = {path.name for path in page.parent.iterdir()}
+    assert names == {"index.html", "tables.md", "tables.tex", "results.csv", "figures"}
+    figures = {path.name for path in (page.parent / "figures").iterdir()}
+    for name in (
+        "effects",
+        "seeds",
+        "interaction-norm-act",
+        "learning-loss",
+        "gradient-depth",
+        "off-rates",
+        "dead-units",
+    ):
+        assert {f"{name}.svg", f"{name}.png"} <= figures
+    assert len((page.parent / "results.csv").read_text().splitlines()) == 1 + 12
+
+
+def test_a_figure_of_an_earlier_report_does_not_outlive_it(make_study):
+    study = make_study(planted)
+    stale = study.folder / "report" / "figures" / "gradient-depth-9.svg"
+    stale.parent.mkdir(parents=True)
+    stale.write_text("old")
+    write_report(study)
+    assert not stale.exists()
+
+
+def test_a_study_half_done_says_so_before_anything_else(make_study):
+    study = make_study(lambda seed, norm, act: planted(seed, norm, act) if norm == "lrn" or seed == 0 else None)
+    shutil.rmtree(study.runs()[0].folder.path / "checkpoints")
+    (study.runs()[0].folder.path / "state.json").unlink()  # it was cut off
+    page = page_of(study)
+    assert page.lead.startswith("Unfinished: 7 of 12 runs have ended (4 not begun, 1 cut off)")
+    assert "This study is not finished" in text_of(page)
+
+
+def test_a_finished_study_does_not_say_that_it_is_unfinished(make_study):
+    assert "finished" not in text_of(page_of(make_study(planted)))
+
+
+def test_a_study_of_which_nothing_has_run_is_a_page_that_says_so(make_study):
+    page = page_of(make_study(lambda seed, **_: None))
+    assert "0 of 12 runs have ended (12 not begun)" in page.lead
+    assert "nothing can be said yet" in page.lead
+    assert not figures_of(page)
+
+
+def test_one_seed_has_no_interval_and_no_verdict_and_the_page_says_why(make_study):
+    page = page_of(make_study(planted, seeds=1))
+    text = text_of(page)
+    assert "One pair of runs per comparison, so there is no interval and no verdict" in page.lead
+    assert "One seed: there are no intervals and no verdicts" in text
+    assert "Difference," not in text
+    assert not re.search(r"points \[", text)
+    assert "n=1" in text
+
+
+def test_a_cell_that_always_diverges_is_reported_with_its_survival_and_never_dropped(make_study):
+    study = make_study(lambda seed, norm: "diverged" if norm == "none" else planted(seed, norm, "relu"),
+                       {"norm": ["bn", "none"]})  # fmt: skip
+    page = page_of(study)
+    text = text_of(page)
+    assert "norm none: 0 of 3 runs ended well" in text
+    assert "No seed has every run that this needs (n=0)" in text
+    assert "the loss was nan at step 7" in text
+    assert "norm lrn → bn +3.0 points" in page.lead
+    rows = {row[0]: row for row in figures_of(page)["seeds"].table.rows}
+    assert rows["seed 0"][3] is None  # drawn as a gap, under its name
+
+
+def test_a_study_of_two_cells_is_not_empty(make_study):
+    page = page_of(make_study(lambda seed, norm: planted(seed, norm, "relu"), {"norm": ["bn"]}))
+    assert {"effects", "seeds", "learning-loss", "gradient-depth", "off-rates"} <= set(figures_of(page))
+    assert "interaction" not in " ".join(figures_of(page))
+
+
+def test_runs_without_instruments_leave_a_page_that_says_what_is_missing(make_study):
+    page = page_of(make_study(planted, flow=False))
+    assert "gradient-depth" not in figures_of(page)
+    assert text_of(page).count("No run has recorded this yet.") == 2
+
+
+def test_names_that_look_like_markup_stay_text(make_study):
+    study = make_study(planted, about=f"What {EVIL} does", data=f"x/{EVIL.replace('/', '')}.zip")
+    markup = page_of(study).html()
+    assert "<script>alert" not in markup
+    assert "&lt;script&gt;alert(1)" in markup
+
+
+def test_levels_that_look_like_markup_stay_text(make_study):
+    evil = {"weights": [f"{EVIL}.pth"]}
+    study = make_study(lambda seed, weights: 0.9 + seed / 100, evil, seeds=2)
+    page = page_of(study)
+    assert "<script>alert" not in page.html()
+    assert "weights <script>alert(1)</script>.pth" in text_of(page)
+
+
+def test_the_effect_plot_shows_every_pair_the_interval_and_what_is_too_small_to_matter(make_study):
+    study = make_study(planted)
+    figure = figures_of(page_of(study))["effects"]
+    rings = next(each for each in figure.hover if each.labels and each.labels[0] == "seed 0")
+    assert rings.name == "norm: lrn → bn"
+    assert rings.values == ["+2.9 points", "+3.0 points", "+3.1 points"]
+    assert "norm=lrn, act=relu" in figure.reading  # the baseline has a name
+    assert "less than 0.5 points either way" in figure.reading
+    assert list(figure.table.rows[0][1:3]) == pytest.approx([3.0, 3.0 - 4.302652730 * 0.1 / 3**0.5])
+    assert figure.table.rows[0][4] == 3
+
+
+def test_the_rings_of_the_effect_plot_lie_where_their_numbers_are(make_study):
+    figure = figures_of(page_of(make_study(planted)))["effects"]
+    bar = next(each for each in figure.hover if len(each.values) == 3 and "[" in each.values[0])
+    rings = next(each for each in figure.hover if each.labels[:1] == ["seed 0"])
+    # The mean of the rings lies on the dot of the mean, in pixels.
+    assert np.mean(rings.x) == pytest.approx(bar.x[1], abs=0.1)
+    assert rings.y[0] > bar.y[0]
+
+
+def test_an_interaction_is_drawn_from_the_means_of_its_cells(make_study):
+    figure = figures_of(page_of(make_study(planted)))["interaction-norm-act"]
+    rows = {(row[0], row[1]): row[2:] for row in figure.table.rows}
+    luck = np.mean([0.0, 0.05, -0.03])
+    assert rows["norm bn", "act leaky"] == pytest.approx([100 * (0.9 + luck + 0.03), 3])
+    assert rows["norm lrn", "act relu"] == pytest.approx([100 * (0.9 + luck), 3])
+
+
+def test_no_interaction_is_drawn_where_the_design_has_none(make_study):
+    page = page_of(make_study(planted, design="one-at-a-time"))
+    assert not [name for name in figures_of(page) if name.startswith("interaction")]
+    assert "Interactions cannot be estimated" in text_of(page)
+
+
+def test_gradients_through_depth_are_those_of_the_records_cell_beside_cell(make_study):
+    study = make_study(planted)
+    cells = read_cells(study, read_results(study.runs()))
+    layers = cells[0].runs[0].layers
+    assert layers == ("conv1", "conv2", "conv3", "fc4", "fc5")
+    baseline, bn = cells[0].gradients(layers), cells[2].gradients(layers)
+    # The records fall by 2 powers of two a layer without BN and by 0.2 with it, in norms; per weight they are divided
+    # by the root of the number of weights: 600 in conv1 and 80 in fc5.
+    assert baseline.y[0] / baseline.y[4] == pytest.approx(2.0**-8 * (80 / 600) ** 0.5, rel=0.3)
+    assert bn.y[0] / bn.y[4] == pytest.approx(2.0**-0.8 * (80 / 600) ** 0.5, rel=0.3)
+    assert bn.low[0] <= bn.y[0] <= bn.high[0]
+
+
+def test_dead_units_are_counted_by_cell_and_layer_with_their_n_and_bound(make_study):
+    rows = figures_of(page_of(make_study(planted)))["dead-units"].table.rows
+    found = {(row[0], row[1]): row[2:] for row in rows}
+    assert found["baseline", "conv1"] == ["off", 8, "3 3 3", "64", "4.7%"]  # 3/64
+    assert found["act leaky", "conv1"][:3] == ["negative side", 8, "3 3 3"]
+    assert found["norm bn", "conv1"][2] == "0 0 0"
+
+
+def test_a_finding_says_in_how_many_seeds_of_which_cells_it_is(make_study):
+    text = text_of(page_of(make_study(planted)))
+    found = text.partition("Failures None")[0].rpartition("Findings")[2]
+    assert re.search(r"Vanishing gradients .* baseline in 3 of 3 seeds", found)
+    assert "norm bn in" not in found.partition("Vanishing gradients")[2].partition("Try")[0]
+
+
+def test_what_stands_out_beside_accuracy_is_said_in_plain_words(make_study):
+    text = text_of(page_of(make_study(planted)))
+    assert re.search(
+        r"norm lrn → bn: more gradient reaches the first layer, ×\d[\d.]* \[×[\d.]+, ×[\d.]+\], n=3 pairs", text
+    )
+    assert "Exploratory" in text
+
+
+def test_a_run_is_linked_only_where_its_page_exists(make_study):
+    study = make_study(planted)
+    assert "report/index.html" not in page_of(study).html()
+    page = study.runs()[2].folder.path / "report" / "index.html"
+    page.parent.mkdir()
+    page.write_text("x")
+    links = re.findall(r'href="(\.\./[^"]+)"', page_of(study).html())
+    assert links == ["../runs/norm%3Dbn%2Cact%3Drelu/seed-0/report/index.html"]
+
+
+def test_a_damaged_run_is_named_and_the_others_are_reported(make_study):
+    study = make_study(planted)
+    (study.runs()[0].folder.path / "provenance.json").write_text("{")
+    page = page_of(study)
+    assert "provenance.json is damaged" in text_of(page)
+    assert "effects" in figures_of(page)
+
+
+def test_what_the_study_is_can_be_read_back_from_its_page(make_study):
+    study = make_study(planted)
+    text = page_of(study).html()
+    shown = html.unescape(re.findall(r"<pre[^>]*><code>(design.*?)</code>", text, flags=re.S)[0])
+    path = study.folder / "again.toml"
+    path.write_text(shown)
+    from alexnet_ablations.study import read_study
+
+    assert read_study(path, study.folder) == study
+
+
+def test_the_cost_of_measuring_is_the_one_that_the_runs_clocked(make_study):
+    assert (
+        "Measuring took 2.5% of the time of training, as clocked in these runs (2.5% to 2.5%, n=12 runs)."
+        in text_of(page_of(make_study(planted)))
+    )
+
+
+def test_of_many_cells_the_baseline_and_the_farthest_are_drawn_and_the_page_says_so(make_study):
+    levels = [f"0.{at:02}" for at in range(1, 16)]
+    far = {0.07, 0.09}
+    study = make_study(lambda seed, dropout: 0.7 if dropout in far else 0.9 + seed / 100, {"dropout": levels}, seeds=2)
+    results = read_results(study.runs())
+    drawn = inside.drawn_cells(read_cells(study, results), results)
+    assert len(drawn) == inside.MOST_CELLS
+    names = [each.label for each in drawn]
+    assert names[0] == "baseline"
+    assert {"dropout 0.07", "dropout 0.09"} <= set(names)
+    assert "12 of 16 cells" in text_of(page_of(study))
+
+
+def test_cells_are_named_by_what_they_change(make_study):
+    study = make_study(lambda seed, **_: None)
+    assert list(labels_of(study.cells).values()) == ["baseline", "act leaky", "norm bn", "norm bn, act leaky"]
+
+
+def test_the_band_of_a_curve_is_the_range_of_its_seeds(make_study):
+    study = make_study(planted)
+    run = study.runs()[0].folder
+    lines = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
+    (run.path / "metrics.jsonl").write_text(
+        "".join(json.dumps({**line, "train_loss": 9.0}) + "\n" for line in lines[:2])
+    )
+    curve = read_cells(study, read_results(study.runs()))[0].curve("train_loss")
+    # The others lost 2, 1, 2/3; this one 9, 9, and then nothing.
+    assert curve.y == pytest.approx([(9 + 2 + 2) / 3, (9 + 1 + 1) / 3, 2 / 3])
+    assert curve.high == pytest.approx([9, 9, 2 / 3])
+    assert curve.low == pytest.approx([2, 1, 2 / 3])
+    assert curve.details[2] == "lowest to highest of 2 seeds"
+
+
+def test_verdicts_say_how_many_more_seeds_would_tell(make_study):
+    study = make_study(lambda seed, norm: 0.9 + (0.01 * (seed - 1) if norm == "bn" else 0), {"norm": ["bn"]})
+    results = read_results(study.runs())
+    found = conclude(results, study.contrasts()).headline[0]
+    assert found.verdict == "open"
+    assert f"{found.seeds_needed - 3} more seeds would narrow it to about 0.5 points either way" in words.verdict_text(
+        found
+    )
+
+
+def test_a_figure_of_lines_tells_seeds_and_range_on_hovering():
+    series = [Series("a", [1, 2], [0.5, 0.7], [0.4, 0.6], [0.6, 0.8], ["3 seeds", "3 seeds"])]
+    figure = lines_by_cell("f", "t", "r", series, y_label="y", scale="percent")
+    assert figure.hover[0].values == ["50% (40% to 60%, 3 seeds)", "70% (60% to 80%, 3 seeds)"]
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 8])
+def test_lines_by_cell_without_a_finite_number_say_so(count):
+    series = [Series(str(at), [1], [float("nan")], [float("nan")], [float("nan")], ["0"]) for at in range(count)]
+    assert "no finite numbers" in lines_by_cell("f", "t", "r", series, y_label="y").svg
