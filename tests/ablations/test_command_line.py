@@ -28,7 +28,10 @@ def alexnet_lab(*arguments, cwd=None, check=True):
     "arguments",
     [
         ["--help"],
-        *([c, "--help"] for c in ("ablate", "study", "status", "retry", "train", "inspect", "compare", "networks", "bench")),
+        *(
+            [c, "--help"]
+            for c in ("ablate", "study", "status", "retry", "train", "inspect", "compare", "networks", "bench")
+        ),
         ["study", "--list"],
         ["bench", "lrn", "--help"],
         ["--version"],
