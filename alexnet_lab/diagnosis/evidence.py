@@ -42,6 +42,7 @@ class Silence:
     split: str
     inputs: int  # N
     rate: Floats  # off-rate by unit
+    positions: int = 1  # at how many places a unit looks at one input
 
     @property
     def dead(self) -> tuple[int, ...]:
@@ -212,7 +213,8 @@ class Evidence:
             return None
         order = np.argsort(table["unit"][mine])
         rate = (table["off"][mine] / np.maximum(inputs, 1))[order]
-        return Silence(self.sites[site], epoch, split, int(inputs.max()), rate)
+        positions = int((table["elements"][mine] / np.maximum(inputs, 1)).max())
+        return Silence(self.sites[site], epoch, split, int(inputs.max()), rate, positions)
 
     def epochs_counted(self, split: str) -> tuple[int, ...]:
         """Return the epochs in which units were counted on this split."""

@@ -39,7 +39,12 @@ class Deaths:
 
 def is_silent(silence: Silence) -> bool:
     """Say whether as large a share of a site's units is dead as a warning needs."""
-    return len(silence.dead) >= limit(f"dead_{silence.site.unit}s").value * len(silence.rate)
+    return len(silence.dead) >= limit(_limit_of(silence)).value * len(silence.rate)
+
+
+def _limit_of(silence: Silence) -> str:
+    """Name the limit for a site: a channel that looks at one position is a neuron by another name."""
+    return "dead_channels" if silence.positions > 1 else "dead_neurons"
 
 
 def silent_units(evidence: Evidence) -> list[Finding]:
@@ -97,7 +102,7 @@ def _finding(
     agreed, total, other_inputs = _other_counter(evidence, split, chosen)
     # Units that fire under dropout still learn: that is less than death, however many they are.
     serious = max(deaths.share for deaths in chosen) >= limit("dead_serious").value and 2 * agreed >= total
-    limits = ["dead_serious"] if serious else sorted({f"dead_{deaths.last.site.unit}s" for deaths in chosen})
+    limits = ["dead_serious"] if serious else sorted({_limit_of(deaths.last) for deaths in chosen})
     layers = tuple(deaths.layer for deaths in chosen)
     where = "on the probe set in eval mode" if split == "probe" else "in the training epoch, weights moving"
     by_layer = ", ".join(

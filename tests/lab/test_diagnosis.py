@@ -206,17 +206,21 @@ def test_findings_are_described_whole_within_the_width(tmp_path):
 # Instruments: tables small enough to be worked out by hand.
 
 
-def write_flow(path, activation="ReLU", epochs=1, off=((3, 10, 10, 0), (0, 0, 5, 10)), **layout):
-    """Two layers of four units; two steps per epoch; `off` holds the off counts of N=10 probe inputs by site."""
+def write_flow(path, activation="ReLU", epochs=1, off=((3, 10, 10, 0), (0, 0, 5, 10)), inputs=10, training=None):
+    """Two layers of four units; two steps per epoch; `off` holds the off counts of N probe inputs by site.
+
+    `training` holds those of as many training inputs, by epoch. Every unit looks at one position.
+    """
     parameters = (
         Parameter("conv1.weight", "conv1", (4, 1, 5, 5)),
         Parameter("conv1.bias", "conv1", (4,)),
-        Parameter("fc2.weight", "fc2", (4, 25)),
+        Parameter("fc2.weight", "fc2", (4, 9)),
     )
     sites = (Site("act1", "conv1", activation, "channel", 4), Site("act2", "fc2", activation, "neuron", 4))
     writer = FlowWriter(path)
-    writer.begin(Layout(parameters, sites, **layout))
+    writer.begin(Layout(parameters, sites))
     for epoch in range(1, epochs + 1):
+        splits = [off] if training is None else [training[epoch - 1], off]
         writer.write_epoch(
             epoch,
             {
@@ -240,13 +244,13 @@ def write_flow(path, activation="ReLU", epochs=1, off=((3, 10, 10, 0), (0, 0, 5,
                 },
                 "histograms": {"counts": np.zeros((3, 2, 258), np.int64)},
                 "units": {
-                    "site": np.repeat(np.array([0, 1], np.int16), 4),
-                    "unit": np.tile(np.arange(4, dtype=np.int32), 2),
-                    "split": np.ones(8, np.int8),
-                    "inputs": np.full(8, 10),
-                    "off": np.concatenate([np.array(site) for site in off]),
-                    "elements": np.full(8, 10),
-                    "elements_off": np.zeros(8, np.int64),
+                    "site": np.tile(np.repeat(np.array([0, 1], np.int16), 4), len(splits)),
+                    "unit": np.tile(np.arange(4, dtype=np.int32), 2 * len(splits)),
+                    "split": np.repeat(np.array([0, 1], np.int8)[-len(splits) :], 8),
+                    "inputs": np.full(8 * len(splits), inputs),
+                    "off": np.array(splits).ravel(),
+                    "elements": np.full(8 * len(splits), inputs),
+                    "elements_off": np.zeros(8 * len(splits), np.int64),
                 },
             },
         )
@@ -257,8 +261,8 @@ def test_health_is_what_one_works_out_by_hand(tmp_path):
     health = health_of(write_flow(tmp_path))
     assert health["dead_share"] == 3 / 8
     assert health["negative_side_rate"] == pytest.approx((23 / 40 + 15 / 40) / 2)
-    # Medians over two steps: conv1 norm 2 of 100 elements, fc2 norm 4 of 100 elements.
-    assert health["gradient_first_to_last"] == pytest.approx((2 / 10) / (4 / 10))
+    # Medians over two steps: conv1 norm 2 of 100 elements, fc2 norm 4 of 36 elements.
+    assert health["gradient_first_to_last"] == pytest.approx((2 / 10) / (4 / 6))
     # Update over weights, median of steps: conv1 .002, fc2 .004; the bias is no weight layer.
     assert health["update_ratio"] == pytest.approx(0.003)
     assert health["signal_to_noise"] == pytest.approx(1.0)
@@ -279,6 +283,36 @@ def test_dead_is_an_off_rate_of_exactly_one_and_comes_with_three_over_n(tmp_path
     assert silence.dead == (1, 2)
     assert silence.rate.tolist() == [0.3, 1.0, 1.0, 0.0]
     assert silence.bound == pytest.approx(0.3)
+
+
+ALIVE = (0, 0, 0, 0)
+
+
+def test_units_that_fired_in_the_first_epoch_and_were_silent_after_it_died_in_training(tmp_path):
+    off, never, early = (ALIVE, (100,) * 4), (ALIVE, (100,) * 4), (ALIVE, (60,) * 4)
+    run = write_flow(tmp_path / "never", off=off, inputs=100, epochs=2, training=[never, never])
+    assert names(run) == ["dead-at-start"]
+    run = write_flow(tmp_path / "early", off=off, inputs=100, epochs=2, training=[early, never])
+    assert names(run) == ["dying-units"]
+
+
+def test_units_that_fire_in_training_are_never_a_serious_finding(tmp_path):
+    off, sometimes = (ALIVE, (100,) * 4), (ALIVE, (99,) * 4)
+    (found,) = diagnose(write_flow(tmp_path, off=off, inputs=100, epochs=2, training=[sometimes, sometimes]))
+    assert (found.name, found.severity) == ("dying-units", "warning")
+    assert "0 of these 4 were off" in found.contrary
+
+
+def test_silence_on_few_inputs_is_no_finding_of_its_own(tmp_path):
+    few = write_flow(tmp_path / "few", off=(ALIVE, (59,) * 4), inputs=59)
+    assert names(few) == []
+    assert Evidence(few).silence("probe", 1, 1).dead == (0, 1, 2, 3)  # counted all the same
+    assert names(write_flow(tmp_path / "enough", off=(ALIVE, (60,) * 4), inputs=60)) == ["dead-at-start"]
+
+
+def test_two_of_five_neurons_are_the_limit_and_the_layer_as_a_whole_is_judged(tmp_path):
+    assert names(write_flow(tmp_path / "a", off=(ALIVE, (100, 0, 0, 0)), inputs=100)) == []
+    assert names(write_flow(tmp_path / "b", off=(ALIVE, (100, 100, 0, 0)), inputs=100)) == ["dead-at-start"]
 
 
 def test_the_first_epoch_file_alone_is_enough(tmp_path):
@@ -318,8 +352,7 @@ def test_every_limit_has_a_value_a_unit_a_reason_and_a_source_and_is_used_by_a_r
         assert found.unit
         assert found.reason
         assert found.source
-        assert f'"{name}"' in code or name in ("dead_channels", "dead_neurons"), name
-    assert 'f"dead_{' in code
+        assert f'"{name}"' in code, name
 
 
 def test_an_unknown_limit_is_answered_with_the_nearest():
