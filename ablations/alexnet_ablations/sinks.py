@@ -170,7 +170,7 @@ class MlflowSink:
         tags = {RUN_TAG: run.name, "cell": run.cell, "seed": str(run.seed)}
         begun = self.client.create_run(experiment, tags=tags, run_name=run.name)
         self.runs[run.name], self.told[run.name] = begun.info.run_id, 0
-        params = [Param(name, str(value)) for name, value in run.recipe.items()]
+        params = [Param(name, value) for name, value in _params(run).items()]
         self.client.log_batch(begun.info.run_id, params=params)
 
     def epoch(self, run: TrackedRun, row: Mapping[str, Any]) -> None:
@@ -204,8 +204,7 @@ class MlflowSink:
     def _known(self, experiment: str, run: TrackedRun) -> "Run | None":
         found = self.client.search_runs([experiment], f"tags.`{RUN_TAG}` = '{run.name}'")
         # One of another recipe is another run, whatever its name.
-        recipe = {name: str(value) for name, value in run.recipe.items()}
-        return next((known for known in found if known.data.params == recipe), None)
+        return next((known for known in found if known.data.params == _params(run)), None)
 
     def _log(self, run: TrackedRun, values: Mapping[str, Any], step: int) -> None:
         from mlflow.entities import Metric
@@ -215,6 +214,11 @@ class MlflowSink:
             Metric(name, float(value), now, step) for name, value in values.items() if isinstance(value, int | float)
         ]
         self.client.log_batch(self.runs[run.name], metrics=metrics)
+
+
+def _params(run: TrackedRun) -> dict[str, str]:
+    """Return the recipe as MLflow has it; some servers refuse the empty text."""
+    return {name: str(value) for name, value in run.recipe.items() if value != ""}
 
 
 KINDS: Mapping[str, Callable[[str], Sink]] = {"tensorboard": TensorBoardSink, "mlflow": MlflowSink}

@@ -120,7 +120,8 @@ def _file_entry(path: Path) -> Entry:
 def _alone_with(path: Path) -> Iterator[bool]:
     """Say whether no other process uses what that file stands for; while this lasts, none can begin to."""
     try:
-        file: IO[bytes] = path.open("ab" if path.suffix == ".lock" else "rb")
+        # For writing, though nothing is written: over NFS only such a file can be locked for oneself.
+        file: IO[bytes] = path.open("ab" if path.suffix == ".lock" else "r+b")
     except FileNotFoundError:
         yield True  # removed before
         return

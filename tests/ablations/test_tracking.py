@@ -318,7 +318,7 @@ def test_mlflow_has_an_experiment_per_study_and_no_number_twice(planned, tmp_pat
     (tested,) = client.get_metric_history(first.info.run_id, "test_accuracy")
     assert (tested.step, tested.value) == (20, 0.5)
     assert first.data.params["norm"] == "bn"
-    assert first.data.params == {name: str(value) for name, value in vars(run.recipe).items()}
+    assert first.data.params == {name: str(value) for name, value in vars(run.recipe).items() if value != ""}
 
 
 def test_mlflow_asks_nobody_outside_unless_the_address_is_there(tmp_path):
