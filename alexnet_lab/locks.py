@@ -64,7 +64,7 @@ class Lock:
         """Say who holds the lock, anywhere; None if nobody does."""
         try:
             descriptor = os.open(self.path, os.O_RDONLY)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         try:
             if _try(descriptor, fcntl.LOCK_SH):

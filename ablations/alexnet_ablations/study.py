@@ -131,8 +131,13 @@ class Study:
         """Write the study down, or recognise it: it grows by seeds and levels, and another one is refused."""
         grown = self.grown_from_folder()
         grown.cells  # noqa: B018  # refuses a design that the grown factors cannot carry, before anything is written
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(self.folder / "study.toml", grown.to_toml(whole=True))
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_atomically(self.folder / "study.toml", grown.to_toml(whole=True))
+        except OSError as error:
+            raise ValueError(
+                f"{self.folder} must be a folder that can be written ({error.strerror}); choose another with --out"
+            ) from None
         return grown
 
     def run(self, jobs: int | None = None) -> "pd.DataFrame":

@@ -348,6 +348,9 @@ def test_a_folder_that_cannot_be_written_is_refused_with_one_sentence(tmp_path):
     study = study_in(tmp_path / "taken")
     with pytest.raises(ValueError, match="taken must be a folder that can be written.*; choose another"):
         make(study)
+    with pytest.raises(ValueError, match="taken must be a folder that can be written.*; choose another with --out"):
+        study.open_folder()
+    execution.refuse_if_coordinated(study.folder)
     (tmp_path / "study" / "runs").mkdir(parents=True)
     (tmp_path / "study" / "runs" / "norm=lrn").write_text("in the way")
     with pytest.raises(ValueError, match="seed-0 cannot be written.*the same command goes on"):

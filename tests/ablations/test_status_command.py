@@ -84,6 +84,18 @@ def test_a_study_at_work_shows_its_cells_by_state_what_runs_and_what_failed(stud
     assert rows[2] == ["norm=none", "1", "1"]
 
 
+def test_failures_that_differ_in_their_folder_alone_are_listed_as_one(study):
+    for cell in ("norm=lrn", "norm=bn", "norm=none"):
+        for seed in range(2):
+            folder = begin(study, cell, seed)
+            folder.end("error", f"no space left on the disk of {folder.path}; free some")
+    shown = call("status", study.folder)
+    assert (
+        "error norm=lrn seed 0, norm=bn seed 0, norm=none seed 0 and 3 more: no space left on the disk of its" in shown
+    )
+    assert shown.count("no space left") == 1
+
+
 def test_an_interrupted_study_says_how_to_go_on(study):
     one_of_each(study)
     shown = call("status", study.folder)

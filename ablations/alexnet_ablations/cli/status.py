@@ -1,6 +1,7 @@
 """alexnet-lab status and retry: how a study stands, and its failed runs once more."""
 
 import json
+import re
 import time
 from calendar import timegm
 from collections import Counter, defaultdict
@@ -181,7 +182,9 @@ def _list_failures(console: Console, found: "Sequence[Standing]", index: "dict[t
     groups: dict[tuple[str, str], list[Standing]] = defaultdict(list)
     for standing in found:
         if standing.why and standing.state not in ("ok", "running", "waiting"):
-            groups[standing.state, standing.why].append(standing)
+            # A path of its own would make every failure one of a kind.
+            own = rf"\S*{re.escape(f'{standing.cell}/seed-{standing.seed}')}\b"
+            groups[standing.state, re.sub(own, "its folder", standing.why)].append(standing)
     for (state, why), members in list(groups.items())[:LISTED]:
         names = ", ".join(f"{standing.cell} seed {standing.seed}" for standing in members[:3])
         more = f" and {len(members) - 3} more" if len(members) > 3 else ""
