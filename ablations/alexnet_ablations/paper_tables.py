@@ -37,7 +37,7 @@ def paper_tables(results: pd.DataFrame, conclusions: Conclusions) -> list[PaperT
     tables = [cells_table(results, conclusions)]
     if conclusions.headline:
         tables.append(effects_table(conclusions))
-    others = [outcome for outcome in conclusions.outcomes if outcome != HEADLINE]
+    others = [outcome for outcome in conclusions.outcomes if outcome.name != HEADLINE.name]
     if others:
         tables += [_other_means(results, others), _other_effects(conclusions, others)]
     return tables

@@ -74,7 +74,7 @@ class Conclusion:
     @property
     def is_exploratory(self) -> bool:
         """Say whether this is another outcome than the headline, and so outside its family."""
-        return self.outcome != HEADLINE
+        return self.outcome.name != HEADLINE.name
 
     @property
     def effect(self) -> float:
@@ -210,8 +210,9 @@ def conclude(
         raise ValueError(f"a margin of equivalence is above 0; got {margin:g}; take the smallest effect that matters")
     items: list[Conclusion] = []
     for outcome in outcomes:
-        if outcome == HEADLINE or outcome.compared(results).notna().any():
-            chosen = margin if outcome == HEADLINE and margin is not None else outcome.compared_margin()
+        is_headline = outcome.name == HEADLINE.name
+        if is_headline or outcome.compared(results).notna().any():
+            chosen = margin if is_headline and margin is not None else outcome.compared_margin()
             items += _conclude_one_family(results, contrasts, outcome, chosen)
     return Conclusions(tuple(items), survivals(results))
 

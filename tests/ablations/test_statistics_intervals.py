@@ -22,6 +22,7 @@ from alexnet_ablations.intervals import (
     t_interval,
     t_p_value,
 )
+from alexnet_ablations.multiplicity import holm
 
 DIFFERENCES = st.lists(st.floats(-10, 10).map(lambda d: round(d, 3)), min_size=2, max_size=8).filter(
     lambda d: np.ptp(d) > 1e-3
@@ -95,7 +96,7 @@ def test_fewer_than_six_pairs_have_no_sign_flip_interval_and_six_have_their_rang
 
 
 def test_the_bootstrap_interval_is_what_all_resamples_give():
-    d = np.array([0.3, 1.1, -0.4, 0.9, 2.2])
+    d = np.array([0.0, 0.2, 0.5, 1.1, 6.0])  # lopsided: an interval mirrored by mistake would show
     every = np.array(list(itertools.product(d, repeat=5)))
     spreads = every.std(1, ddof=1)
     with np.errstate(divide="ignore"):
@@ -150,3 +151,30 @@ def test_the_interval_of_a_share_is_statsmodels_clopper_pearson(well, of):
 
 def test_a_share_of_nothing_may_be_anything():
     assert share_interval(0, 0) == intervals.Interval(0, 1)
+
+
+def test_identical_cells_are_told_apart_in_one_study_of_twenty_and_of_families_no_more():
+    generator = np.random.default_rng(11)
+    studies = 2000
+    single = family = 0
+    for _ in range(studies):
+        cells = generator.normal(size=(6, 5)) + generator.normal(size=5)  # five seeds, whose luck is shared
+        p_values = [t_p_value(cell - cells[0]) for cell in cells[1:]]
+        single += p_values[0] <= 0.05
+        family += min(holm(p_values)) <= 0.05
+    error = math.sqrt(0.05 * 0.95 / studies)
+    assert abs(single / studies - 0.05) < 4 * error
+    assert 0.02 < family / studies < 0.05 + 4 * error
+
+
+def test_intervals_hold_the_truth_as_often_as_they_say():
+    generator = np.random.default_rng(12)
+    studies = 400
+    held = dict.fromkeys((t_interval, sign_flip_interval, bootstrap_interval), 0)
+    for _ in range(studies):
+        d = generator.standard_t(3, size=7) + 2
+        for method in held:
+            found = method(d)
+            held[method] += found.low <= 2 <= found.high
+    for method, count in held.items():
+        assert 0.91 < count / studies < 0.99, method
