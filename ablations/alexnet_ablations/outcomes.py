@@ -8,13 +8,16 @@ the reason, and its seed leaves the comparisons that need it.
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
 
+from alexnet_ablations.design import level_text
 from alexnet_ablations.standing import standing_of
 from alexnet_ablations.study import PlannedRun
 from alexnet_lab.diagnosis.health import health_of
@@ -141,6 +144,11 @@ def read_results(runs: Sequence[PlannedRun], level: float | None = None) -> pd.D
     return table.astype(dict.fromkeys([*names, "level", "never_reached", "measuring_share"], "float64"))
 
 
+def level_in_results(level: Any) -> Any:
+    """Return a level as the table has it: None and "" would be missing values there, and have words instead."""
+    return level_text(level) if level is None or level == "" else level
+
+
 def write_results(results: pd.DataFrame, path: Path) -> None:
     """Write the table as CSV, whole or not at all."""
     write_atomically(path, results.to_csv(index=False, lineterminator="\n"))
@@ -149,7 +157,8 @@ def write_results(results: pd.DataFrame, path: Path) -> None:
 def _read_run(run: PlannedRun) -> tuple[dict[str, Any], list[float]]:
     """Return a run's row, and its validation accuracy of every epoch."""
     state, why, verdict = _state(run)
-    row = {"cell": run.cell.name, **dict(run.cell.settings), "seed": run.seed, "state": state, "why": why}
+    levels = {field: level_in_results(level) for field, level in run.cell.settings}
+    row = {"cell": run.cell.name, **levels, "seed": run.seed, "state": state, "why": why}
     if state != "ok":
         return row, []
     lines = list(run.folder.metrics())
@@ -159,7 +168,8 @@ def _read_run(run: PlannedRun) -> tuple[dict[str, Any], list[float]]:
     if facts.get("peak_memory_bytes"):
         facts["peak_memory_mb"] = facts["peak_memory_bytes"] / 2**20
     if (run.folder.path / "flow").exists():
-        facts["health"] = health_of(run.folder)
+        with suppress(ValueError, BadZipFile):  # damaged records cost a run its health; the report names them
+            facts["health"] = health_of(run.folder)
     row |= {outcome.name: _number(facts, outcome.source) for outcome in OUTCOMES if outcome.source}
     row["measuring_share"] = _number(facts, ("measuring_share",))
     return row, [_number(line, ("validation_accuracy",)) for line in lines]

@@ -8,6 +8,7 @@ import torch
 
 from alexnet_ablations.declaration import find_study, packaged_studies
 from alexnet_ablations.design import Factor
+from alexnet_ablations.outcomes import read_results
 from alexnet_ablations.study import Study, declare, read_study
 from alexnet_lab.networks import build_network
 from alexnet_lab.training.recipe import Recipe
@@ -214,3 +215,12 @@ def test_cells_that_are_one_network_and_cells_that_will_hardly_train_are_named(t
     gaussian = declare({"init": "published"}, {}, tmp_path).cautions()
     assert all(text.startswith("in init=published: the 2012 initial values") for text in gaussian)
     assert len(gaussian) == 2
+
+
+def test_levels_that_stand_for_nothing_written_have_words_in_the_results(tmp_path):
+    study = declare({"network": "resnet18", "norm": "bn", "weights": "imagenet"}, {}, tmp_path, design="only", seeds=1)
+    results = read_results(study.runs())
+    assert results[["network", "norm", "weights"]].to_numpy().tolist() == [
+        ["alexnet", "published", "none"],
+        ["resnet18", "bn", "imagenet"],
+    ]

@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from alexnet_ablations.design import Factor, level_text
-from alexnet_ablations.outcomes import HEADLINE, Outcome
+from alexnet_ablations.outcomes import HEADLINE, Outcome, level_in_results
 from alexnet_ablations.sentences import effect, interval
 from alexnet_ablations.statistics import Conclusion
 from alexnet_lab.reports.curves import DASHES, LINE_OF_TEXT, MARKERS
@@ -188,11 +188,6 @@ def _at_least_tall(axes: Any) -> None:
     if high - low < least:
         middle = (low + high) / 2
         axes.set_ylim(middle - least / 2, middle + least / 2)
-
-
-def _at(results: pd.DataFrame, factor: Factor, level: Any) -> "pd.Series[bool]":
-    column = results[factor.field]
-    return column.isna() if level is None else column.map(lambda value: value == level)
 
 
 def _widest(found: Sequence[Conclusion]) -> list[Conclusion]:
