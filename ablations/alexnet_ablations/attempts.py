@@ -84,7 +84,7 @@ class Attempt:
         """End the run and whatever it started."""
         try:
             os.killpg(self.process.pid, signal.SIGKILL)
-        except ProcessLookupError:  # it has ended by itself meanwhile
+        except (ProcessLookupError, PermissionError):  # all have ended by themselves; macOS says the latter
             return
 
     def close(self) -> None:

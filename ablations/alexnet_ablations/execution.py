@@ -205,6 +205,8 @@ class _Coordinator:
         attempt.close()
         run, key = attempt.run, (attempt.run.cell.name, attempt.run.seed)
         verdict = _verdict_of(run)
+        if verdict is None:
+            attempt.kill()  # what it started may have outlived it, and hold its folder
         if verdict is not None:
             attempt.state, attempt.why, peak = verdict["state"], verdict["why"], verdict["result"].get(PEAK)
             if peak and run.recipe.device == "cpu":  # what the run measured itself, where the system showed nothing

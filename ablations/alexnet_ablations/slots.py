@@ -6,6 +6,7 @@ what a run needs is what the largest run of the study is known to have taken, an
 what the runs in progress have not taken yet. Whatever is measured, one run may always start.
 """
 
+import itertools
 import os
 import re
 from collections import Counter
@@ -80,7 +81,8 @@ def visible_gpus() -> tuple[str, ...]:
     """Name the GPUs that may be used, as CUDA_VISIBLE_DEVICES names them."""
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
     if given is not None:
-        return tuple(name for name in map(str.strip, given.split(",")) if name)
+        names = [name for name in map(str.strip, given.split(",")) if name]
+        return tuple(itertools.takewhile(lambda name: name != "-1", names))  # as CUDA reads it: no more after -1
     import torch
 
     return tuple(str(index) for index in range(torch.cuda.device_count()))

@@ -14,7 +14,6 @@ from alexnet_ablations import attempts, execution
 from alexnet_ablations.design import Factor
 from alexnet_ablations.execution import Watcher, run_all
 from alexnet_ablations.ledger import read_index
-from alexnet_ablations.slots import Slots, memory_allows
 from alexnet_ablations.study import Study
 from alexnet_lab.locks import Lock
 from alexnet_lab.training.recipe import Recipe
@@ -164,6 +163,28 @@ time.sleep(60)
     while is_alive(child) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert not is_alive(child)
+
+
+def test_what_a_dead_run_leaves_behind_is_ended_and_does_not_hold_its_folder(tmp_path, monkeypatch):
+    use(
+        monkeypatch,
+        """
+child = os.fork()
+if child == 0:
+    time.sleep(60)
+with (folder.path / "children").open("a") as file:
+    file.write(f"{child}\\n")
+os._exit(1)
+""",
+    )
+    study, began = study_in(tmp_path, seeds=1), time.monotonic()
+    make(study, runs=study.runs()[:1])
+    assert states_of(study)[0] == "lost"
+    children = [int(line) for line in (study.runs()[0].folder.path / "children").read_text().split()]
+    assert len(children) == 2
+    while any(map(is_alive, children)):
+        assert time.monotonic() - began < 30
+        time.sleep(0.02)
 
 
 def is_alive(process):
@@ -379,30 +400,3 @@ folder.end("ok", result={"test": {"accuracy": 0.5}, "peak_memory_bytes": 3 * 2**
     assert max(heard.side_by_side) == 1
     assert heard.notes == ["fewer than 3 side by side: a run takes about 3.0 GiB of memory"]
     assert states_of(study) == ["ok"] * 6
-
-
-def test_each_run_on_gpus_sees_one_of_them_and_they_share_the_load():
-    slots = Slots(4, ("2", "5"))
-    taken = []
-    for _ in range(4):
-        taken.append(slots.free(taken))
-    assert [slot.environment["CUDA_VISIBLE_DEVICES"] for slot in taken] == ["2", "5", "2", "5"]
-    assert slots.free(taken) is None
-    assert slots.free(taken[1:]).gpu == "2"
-
-
-@pytest.mark.parametrize(
-    ("taken", "largest", "free", "allowed"),
-    [
-        ([], 50, 1, True),  # one may always start
-        ([50], 50, 55, True),
-        ([50], 50, 54, False),
-        ([10], 50, 94, False),  # the one in progress will take 40 more
-        ([10], 50, 95, True),
-        ([60], 50, 65, False),  # what a run takes now counts if it is more than any took before
-        ([60], 50, 66, True),
-        ([10], 50, None, True),  # the system does not say
-    ],
-)
-def test_a_run_starts_only_where_memory_holds_it_beside_what_the_others_will_still_take(taken, largest, free, allowed):
-    assert memory_allows(taken, largest, free) is allowed
