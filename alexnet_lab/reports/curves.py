@@ -7,7 +7,7 @@ import math
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -23,6 +23,8 @@ Scale = Literal["linear", "log", "percent"]
 DASHES = ("-", (0, (5, 1.6)), (0, (1.2, 1.4)), (0, (6, 1.5, 1.2, 1.5)))  # lines differ by more than colour
 MARKERS = "osD^vPX"
 MOST_MARKED = 15  # points of a line; with more, its markers would touch
+MANY = 12  # lines; more are thin, and few of them named
+MOST_NAMED = 9
 LINE_OF_TEXT = 13.5  # pixels
 SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
@@ -73,7 +75,7 @@ def curves(
         x, y = np.asarray(each.x, float), _drawable(each.y, scale)
         colour = along(at, len(series)) if in_order else SERIES[at % len(SERIES)]
         marker = MARKERS[at % len(MARKERS)] if len(x) <= MOST_MARKED else ""
-        axes.plot(x, y, color=colour, linestyle=DASHES[at % len(DASHES)], marker=marker, markersize=4)
+        axes.plot(x, y, color=colour, marker=marker, markersize=4, **_stroke(at, len(series)))
         if len(each.low):
             axes.fill_between(x, _drawable(each.low, scale), _drawable(each.high, scale), color=colour, alpha=0.2, lw=0)
         labels = [f"{x_label} {number(_whole(value))}" for value in each.x]
@@ -149,7 +151,10 @@ def intervals(
     given, effects within it of zero are too small to matter: that range is tinted.
     """
     lines = [[*textwrap.wrap(label(each.name, 80), 26), _interval_text(each, signed=signed)] for each in rows]
-    heights = [len(text) * LINE_OF_TEXT + 12 for text in lines]
+    gap = 12.0
+    if len(rows) > MANY:  # a line each; their numbers are told on hovering and in the table
+        lines, gap = [[label(each.name)] for each in rows], 6.0
+    heights = [len(text) * LINE_OF_TEXT + gap for text in lines]
     drawing = Drawing(height=sum(heights) + 52)
     axes = drawing.axes(grid=False)
     places = -(np.cumsum(heights) - np.asarray(heights) / 2)
@@ -232,7 +237,7 @@ def _name_ends(axes: Axes, series: Sequence[Series], scale: Scale, *, in_order: 
         if len(seen):
             ends.append((at, (tell(seen[-1]) - tell(low)) / (tell(high) - tell(low))))
     gap = LINE_OF_TEXT / height
-    most = max(2, int(1 / gap) + 1)
+    most = max(2, int(1 / gap) + 1) if len(series) <= MANY else MOST_NAMED
     if len(ends) > most:  # the first, the last, and as many between as there is room for
         kept = {round(at) for at in np.linspace(0, len(ends) - 1, most)}
         ends = [end for at, end in enumerate(ends) if at in kept]
@@ -241,13 +246,20 @@ def _name_ends(axes: Axes, series: Sequence[Series], scale: Scale, *, in_order: 
     for (at, end), place in zip(ends, places, strict=True):
         colour = along(at, len(series)) if in_order else SERIES[at % len(SERIES)]
         axes.plot(
-            [1.0, 1.045, 1.09], [end, place, place], color=colour, linestyle=DASHES[at % len(DASHES)], linewidth=1.5,
+            [1.0, 1.045, 1.09], [end, place, place], color=colour, **_stroke(at, len(series)),
             transform=axes.transAxes, clip_on=False, scalex=False, scaley=False,
             marker=MARKERS[at % len(MARKERS)] if len(series[at].x) <= MOST_MARKED else "", markersize=4, markevery=[1],
         )  # fmt: skip
         axes.text(
             1.105, place, label(series[at].name, 17), transform=axes.transAxes, va="center", size=10, clip_on=False
         )
+
+
+def _stroke(at: int, count: int) -> dict[str, Any]:
+    """Return how a line is drawn: dashed in its own way, or thin where many lines share a plot."""
+    if count > MANY:
+        return {"linewidth": 0.9, "linestyle": "-"}
+    return {"linewidth": 1.8, "linestyle": DASHES[at % len(DASHES)]}
 
 
 def spread(wanted: Sequence[float], gap: float) -> list[float]:

@@ -167,11 +167,14 @@ class Drawing:
 
 
 def label(text: str, longest: int = LONGEST_LABEL) -> str:
-    """Make any text fit a drawing: one line, no control characters, its middle left out where it is long."""
+    """Make any text fit a drawing: one line, no control characters.
+
+    Where it is too long, a dotted name such as a layer's loses its head, and anything else its middle.
+    """
     flat = "".join(letter if letter.isprintable() else " " for letter in text)
     if len(flat) <= longest:
         return flat
-    head = (longest - 1) // 2
+    head = 0 if "." in flat and " " not in flat else (longest - 1) // 2
     return f"{flat[:head]}…{flat[len(flat) - (longest - 1 - head) :]}"
 
 

@@ -82,7 +82,7 @@ def summary(run: Measured, findings: Sequence[Finding]) -> str:
     )
     parts = f" ({slots})" if slots else " with its published parts"
     what = f"{recipe.get('network', 'a network')}{parts} on {_data(recipe)}"
-    found = _count(len(findings), "finding") if findings else "Nothing was found wrong"
+    found = _count(len(findings), "finding") if findings else "The diagnosis has no finding"
     state, result = run.verdict.get("state"), run.result
     if result:
         test = result["test"]

@@ -4,6 +4,7 @@ A cell's number is told on hovering; a picture of ten thousand cells stays a few
 """
 
 import math
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -167,8 +168,11 @@ def confusion(name: str, title: str, reading: str, counts: Sequence[Sequence[int
     count = len(names)
     ticks = [label(each, 16) for each in names]
     step = 1 if count <= 20 else 2
-    upright = 6.5 * max(map(len, ticks)) * count / step > 250  # side by side they would touch
-    below = 6.5 * max(map(len, ticks)) if upright else 14.0
+    # Under few columns a name may have two lines; side by side under many they would touch, and stand upright.
+    under = ["\n".join(textwrap.wrap(each, 11)) or each for each in ticks] if count <= 5 else ticks
+    longest = max(len(line) for each in under for line in [*each.split("\n"), ""])
+    upright = 6.5 * longest * count / step > 250
+    below = 6.5 * longest if upright else 26.0
     side = float(np.clip(34 * count, 100, 300)) + 45 + below
     drawing = Drawing(height=side, width=380)
     axes = drawing.axes(grid=False)
@@ -182,7 +186,7 @@ def confusion(name: str, title: str, reading: str, counts: Sequence[Sequence[int
         for row, column in np.argwhere(matrix > 0):
             colour = LIGHT["on-image"] if shares[row, column] > 0.85 else LIGHT["ink"]
             axes.text(column, row, f"{matrix[row, column]}", ha="center", va="center", color=colour, fontsize=10.5)
-    axes.set_xticks(range(0, count, step), ticks[::step], rotation=90 if upright else 0)
+    axes.set_xticks(range(0, count, step), under[::step], rotation=90 if upright else 0)
     axes.set_yticks(range(0, count, step), ticks[::step])
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")

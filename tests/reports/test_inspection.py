@@ -108,6 +108,13 @@ def test_what_hovers_over_a_histogram_is_the_share_that_was_counted(whole, page)
     assert found.columns[0] == "epoch 0.5, to step 5"
 
 
+def test_a_histogram_is_that_of_the_epoch_that_was_asked_for(whole):
+    columns = np.load(whole / "flow" / "epoch-0002.npz")
+    mine = (columns["windows.kind"] == 1) & (columns["windows.subject"] == 4)
+    expected = columns["histograms.counts"][mine].sum(0)
+    np.testing.assert_array_equal(Measured(whole).histogram("gradient", 4, 2), expected)
+
+
 def raised(power):
     return str(power).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
 

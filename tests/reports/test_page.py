@@ -29,7 +29,7 @@ from alexnet_lab.reports.page import (
 )
 from alexnet_lab.reports.palette import COLOURS, SERIES
 
-EVIL = '"</script><script>alert(1)</script><img src=x onerror=alert(1)> $x^2$ &amp; \x00\x1b[31m\nœ 猫'
+EVIL = '"</script><script>alert(1)</script ><!-- <script<img src=x onerror=alert(1)> $x^2$ &amp; \x00\x1b[31m\nœ 猫'
 SVG = "{http://www.w3.org/2000/svg}"
 
 
@@ -240,8 +240,9 @@ def test_labels_that_do_not_touch_stay_where_they_are():
     assert spread([0.1, 0.5, 0.9], 0.1) == [0.1, 0.5, 0.9]
 
 
-def test_long_texts_lose_their_middle():
-    assert label("features.12.block.0.conv", 11) == "featu….conv"
+def test_long_texts_lose_their_middle_and_long_layer_names_their_head():
+    assert label("features.12.block.0.conv", 11) == "…ock.0.conv"
+    assert label("viral pneumonia", 11) == "viral…monia"
     assert label("a\nb\x00c") == "a b c"
 
 
