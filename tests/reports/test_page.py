@@ -95,8 +95,11 @@ def test_no_text_becomes_markup():
 
 
 def test_figure_data_is_json_that_holds_any_text():
-    found = read(render_page("t", "l", evil_sections()))
-    layers = json.loads(found.scripts[0])
+    text = render_page("t", "l", evil_sections())
+    data = re.findall(r'<script type="application/json">(.*?)</script>', text, re.DOTALL)
+    assert len(data) == 3
+    assert not [each for each in data if "<" in each]  # nothing in it can end its element
+    layers = json.loads(data[0])
     assert layers[0]["name"] == EVIL
     assert layers[0]["values"] == ["0.5 (0.4 to 0.6)", "0.7 (0.6 to 0.8)"]
 
