@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from alexnet_ablations.design import Factor, level_text
-from alexnet_ablations.outcomes import HEADLINE, Outcome, level_in_results
+from alexnet_ablations.design import Cell, Factor, level_text
+from alexnet_ablations.outcomes import HEADLINE, Outcome
 from alexnet_ablations.sentences import effect, interval
 from alexnet_ablations.statistics import Conclusion
 from alexnet_lab.reports.curves import DASHES, LINE_OF_TEXT, MARKERS
@@ -68,7 +68,7 @@ def _draw_effect(drawing: Drawing, axes: Any, each: Conclusion, place: float) ->
         inside = SERIES[0] if apart else LIGHT["paper"]
         axes.plot([each.inference.mean], [place], "o", markersize=8, color=SERIES[0], markerfacecolor=inside)
         ends = [t.low, each.inference.mean, t.high] if t is not None else [each.inference.mean]
-        told = f"{_in_words(each)}: {each.verdict}"
+        told = f"{_in_words(each, each.outcome.unit)}: {each.verdict}"
         drawing.points(axes, each.contrast.name, ends, [place] * len(ends), [""] * len(ends), [told] * len(ends))
     seeds, values = list(each.values), list(each.values.values())
     if len(values) > 1:
@@ -116,7 +116,7 @@ def seeds_over_cells(results: pd.DataFrame, labels: Mapping[str, str]) -> Figure
 
 
 def interactions(
-    results: pd.DataFrame, factors: Sequence[Factor], found: Sequence[Conclusion], most: int = 6
+    results: pd.DataFrame, cells: Sequence[Cell], factors: Sequence[Factor], found: Sequence[Conclusion], most: int = 6
 ) -> list[Figure]:
     """Draw, for each pair of factors whose interaction the design estimates, one factor's levels under the other's."""
     pairs: dict[tuple[str, ...], list[Conclusion]] = {}
@@ -126,24 +126,28 @@ def interactions(
     by_field = {factor.field: factor for factor in factors}
     figures = []
     for fields, mine in list(pairs.items())[:most]:
-        figure = _interaction(results, by_field[fields[0]], by_field[fields[1]], mine)
+        figure = _interaction(results, cells, by_field[fields[0]], by_field[fields[1]], mine)
         if figure is not None:
             figures.append(figure)
     return figures
 
 
-def _interaction(results: pd.DataFrame, first: Factor, second: Factor, found: Sequence[Conclusion]) -> Figure | None:
+def _interaction(
+    results: pd.DataFrame, every: Sequence[Cell], first: Factor, second: Factor, found: Sequence[Conclusion]
+) -> Figure | None:
     drawing = Drawing(height=270)
     axes = drawing.axes()
-    compared = results.assign(value=HEADLINE.compared(results))
+    compared = HEADLINE.compared(results)
     rows: list[list[object]] = []
     x = np.arange(len(first.levels))
     names = [level_text(level) for level in first.levels]
     handles = []
     for at, level in enumerate(second.levels):
-        cells = [
-            compared[_at(compared, first, one) & _at(compared, second, level)]["value"].dropna() for one in first.levels
-        ]
+        cells = []
+        for one in first.levels:
+            wanted = {(first.field, one), (second.field, level)}
+            mine = [cell.name for cell in every if wanted <= set(cell.settings)]
+            cells.append(compared[results["cell"].isin(mine)].dropna())
         means = np.asarray([values.mean() if len(values) else np.nan for values in cells], float)
         name = f"{second.field} {level_text(level)}"
         handles += axes.plot(
@@ -199,10 +203,10 @@ def _widest(found: Sequence[Conclusion]) -> list[Conclusion]:
     return [each for each in found if id(each) in kept]
 
 
-def _in_words(found: Conclusion) -> str:
+def _in_words(found: Conclusion, unit: str = "") -> str:
     if not found.n:
         return "no pair"
-    told = effect(found.outcome, found.inference.mean).removesuffix(found.outcome.unit).strip()
+    told = found.outcome.show_effect(found.inference.mean) + (f" {unit}" if unit else "")
     between = f" {interval(found.outcome, found.inference.t)}" if found.inference.t else ""
     return f"{told}{between}, n={found.n}".replace("-", "−")
 

@@ -3,14 +3,13 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import pandas as pd
-
+from alexnet_ablations.report.readings import CellReadings
 from alexnet_ablations.study import PlannedRun
 from alexnet_lab.diagnosis import Finding, diagnose
 from alexnet_lab.diagnosis.findings import SEVERITIES, Severity
 from alexnet_lab.reports.page import Block, Callout, Paragraph
 
-MOST_RUNS = 120  # that are diagnosed: each opens all of its epochs; of more, the first seeds of every cell
+MOST_RUNS = 60  # that are diagnosed: each opens all of its epochs; of more, the first seeds of every cell
 
 
 @dataclass(frozen=True)
@@ -32,10 +31,10 @@ class Diagnosed:
     runs: int  # all that could have been
 
 
-def diagnose_runs(runs: Sequence[PlannedRun], results: pd.DataFrame) -> Diagnosed:
-    """Diagnose the runs that have begun, seed by seed, as many as time allows."""
-    begun = set(map(tuple, results.loc[results["state"] != "not run", ["cell", "seed"]].to_numpy().tolist()))
-    can = [run for run in runs if (run.cell.name, run.seed) in begun]
+def diagnose_runs(runs: Sequence[PlannedRun], cells: Sequence[CellReadings]) -> Diagnosed:
+    """Diagnose the runs that have begun and can be read, seed by seed, as many as time allows."""
+    readable = {(each.cell, run.seed) for each in cells for run in each.runs if run.has_begun and not run.trouble}
+    can = [run for run in runs if (run.cell.name, run.seed) in readable]
     chosen = can[:MOST_RUNS]  # runs stand seed by seed, so these are the first seeds of every cell
     found: dict[str, dict[str, list[tuple[int, Finding]]]] = {}
     seeds: dict[str, int] = {}

@@ -29,6 +29,11 @@ class Material:
         return {each.cell: each.label for each in self.cells}
 
     @property
+    def troubled(self) -> dict[tuple[str, int], str]:
+        """Return the runs whose records cannot be read, by cell and seed, and why."""
+        return {(each.cell, run.seed): run.trouble for each in self.cells for run in each.runs if run.trouble}
+
+    @property
     def baseline(self) -> str:
         """Name the baseline by its levels."""
         return self.cells[0].cell.replace(",", ", ")

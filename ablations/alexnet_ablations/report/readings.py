@@ -6,6 +6,7 @@ Of the instruments' records only the last epoch is opened, so that a thousand ru
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
@@ -50,6 +51,12 @@ class Reading:
     split: str = ""  # what the units were counted on: probe or training
     read_at: str = ""
     precision: str = ""
+    trouble: str = ""  # why its records could not be read
+
+    @property
+    def has_begun(self) -> bool:
+        """Say whether there is anything on record."""
+        return self.state != "waiting"
 
 
 @dataclass(frozen=True)
@@ -134,13 +141,22 @@ def read_cells(
     states = {(row.cell, row.seed): str(row.state) for row in results[["cell", "seed", "state"]].itertuples()}
     found: dict[str, list[Reading]] = {name: [] for name in labels}
     for run in study.runs():
-        found[run.cell.name].append(read_run(run, states.get((run.cell.name, run.seed), "not run")))
+        found[run.cell.name].append(read_run(run, states.get((run.cell.name, run.seed), "waiting")))
     tell(f"{sum(map(len, found.values()))} runs read")
     return [CellReadings(name, labels[name], tuple(runs)) for name, runs in found.items()]
 
 
 def read_run(run: PlannedRun, state: str) -> Reading:
-    """Read one run folder; whatever was not recorded comes back empty."""
+    """Read one run folder; whatever was not recorded comes back empty, and so does what is damaged, with the reason."""
+    try:
+        return _read(run, state)
+    except ValueError as error:
+        return Reading(run.seed, state, {}, trouble=str(error))
+    except BadZipFile as error:
+        return Reading(run.seed, state, {}, trouble=f"{run.folder.path / 'flow'} is damaged ({error})")
+
+
+def _read(run: PlannedRun, state: str) -> Reading:
     evidence = Evidence(run.folder, last_epochs=1)
     if evidence.flow and not (evidence.measured_epochs and evidence.epochs_counted("probe")):
         evidence = Evidence(run.folder)

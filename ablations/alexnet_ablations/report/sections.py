@@ -54,7 +54,7 @@ def effect_plots(of: Material) -> Section:
     drawn = inside.drawn_cells(of.cells, of.results)
     first = [effects.forest(found, of.baseline)] if any(each.n for each in found) else []
     lines = effects.seeds_over_cells(of.results, {each.cell: each.label for each in drawn})
-    crossed = effects.interactions(of.results, of.study.factors, found)
+    crossed = effects.interactions(of.results, of.study.cells, of.study.factors, found)
     figures = [*first, *([lines] if lines else []), *crossed]
     blocks: list[Block] = [FigureGrid(figures)] if figures else [Paragraph("There is no pair of runs to compare yet.")]
     if found:

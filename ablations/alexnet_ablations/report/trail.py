@@ -6,45 +6,48 @@ from urllib.parse import quote
 import pandas as pd
 
 from alexnet_ablations.outcomes import HEADLINE
-from alexnet_ablations.report import words
 from alexnet_ablations.report.material import MOST_UNFOLDED, Material
 from alexnet_ablations.sentences import p_value
 from alexnet_lab.reports.page import Block, Commands, Facts, Link, Paragraph, Section, Table
 
+MOST_PROVENANCES = 200  # runs whose circumstances are compared
+
 
 def failures_section(of: Material) -> Section:
     """Return how many runs of each cell ended well, and why the others did not."""
-    bad = of.results[~of.results["state"].isin(("ok", *words.NEVER_ENDED))]
-    if not len(bad):
-        ended = int((of.results["state"] == "ok").sum())
-        return Section(
-            "Failures",
-            [Paragraph(f"None: all {ended} runs that ended, ended well." if ended else "No run has ended yet.")],
-        )
+    bad = of.results[~of.results["state"].isin(("ok", "waiting", "running"))]
     rows: list[list[object]] = []
     for (cell, state, why), mine in bad.groupby(["cell", "state", "why"], sort=False):
         seeds = ", ".join(str(seed) for seed in mine["seed"].head(12)) + (" …" if len(mine) > 12 else "")
         rows.append([of.labels[str(cell)], str(state), seeds, str(why)])
+    unread = [(key, why) for key, why in of.troubled.items() if why not in set(bad["why"])]
+    rows += [[of.labels[cell], "unreadable records", str(seed), why] for (cell, seed), why in unread]
+    if not rows:
+        ended = int((of.results["state"] == "ok").sum())
+        text = f"None: all {ended} runs that ended, ended well." if ended else "No run has ended yet."
+        return Section("Failures", [Paragraph(text)])
+    said = (
+        "A cell that diverges is a result: its runs count here, and their seeds leave the comparisons that need them."
+    )
     table = Table(["cell", "state", "seeds", "why"], rows, "Failures", folded=len(rows) > MOST_UNFOLDED)
-    survived = [
+    return Section("Failures", [Paragraph(said), _survival(of), table])
+
+
+def _survival(of: Material) -> Table:
+    rows = [
         [
             of.labels[each.cell],
             f"{each.well} of {each.ended}",
             _span(each.interval.low, each.interval.high) if each.ended else "–",
-            p_value(each.against_baseline),
+            "–" if each.against_baseline is None else p_value(each.against_baseline),
         ]
         for each in of.conclusions.survivals
     ]
-    shown = Table(
-        ["cell", "ended well", "95% interval", "p, against the baseline"],
-        survived,
-        "Survival: of the runs that ended, those that neither diverged nor failed (Clopper-Pearson; exact McNemar)",
-        folded=len(survived) > MOST_UNFOLDED,
+    caption = (
+        "Survival: of the runs that ended, those that neither diverged nor failed (Clopper-Pearson; exact McNemar)"
     )
-    said = (
-        "A cell that diverges is a result: its runs count here, and their seeds leave the comparisons that need them."
-    )
-    return Section("Failures", [Paragraph(said), shown, table])
+    columns = ["cell", "ended well", "95% interval", "p, against the baseline"]
+    return Table(columns, rows, caption, folded=len(rows) > MOST_UNFOLDED)
 
 
 def runs_section(of: Material) -> Section:
@@ -65,7 +68,7 @@ def runs_section(of: Material) -> Section:
             [
                 of.labels[run.cell.name],
                 run.seed,
-                str(states.get(key, "not run")),
+                str(states.get(key, "waiting")),
                 "–" if value != value else f"{value:.1f}%",  # noqa: PLR0124  # only NaN differs from itself
                 Link("inspection", where) if has_page else "–",
             ]
@@ -123,7 +126,10 @@ def _provenance(of: Material) -> tuple[list[tuple[str, object]], list[str]]:
     seen: dict[str, dict[str, None]] = {}
     notes: dict[str, None] = {}
     left_out = ("classes", "notes", "identity", "started")
-    for run in of.study.runs()[:400]:
+    troubled = of.troubled
+    for run in of.study.runs()[:MOST_PROVENANCES]:
+        if (run.cell.name, run.seed) in troubled:
+            continue
         provenance = run.folder.provenance() or {}
         for name, value in provenance.items():
             if name not in left_out and not isinstance(value, dict | list):

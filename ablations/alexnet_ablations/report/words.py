@@ -9,7 +9,7 @@ from alexnet_ablations.sentences import effect, interval
 from alexnet_ablations.statistics import Conclusion, Conclusions
 from alexnet_ablations.study import Study
 
-NEVER_ENDED = ("not run", "running", "waiting")
+UNFINISHED = {"waiting": "not begun", "running": "at work", "lost": "cut off", "damaged": "damaged"}
 VERDICTS = {
     "difference": "Difference",
     "difference within margin": "Difference, too small to matter",
@@ -40,14 +40,10 @@ PLAIN = {
 
 def unfinished(results: pd.DataFrame) -> str:
     """Say that runs are missing; empty where every run has come to an end."""
-    without_verdict = (results["state"] == "lost") & (results["why"] == "the run's process ended without a verdict")
-    waiting = int(results["state"].isin(NEVER_ENDED).sum())
-    cut = int(without_verdict.sum())
-    if not waiting + cut:
-        return ""
-    parts = [f"{waiting} not begun" if waiting else "", f"{cut} begun and not ended" if cut else ""]
-    ended = len(results) - waiting - cut
-    return f"{ended} of {len(results)} runs have ended ({', '.join(part for part in parts if part)})"
+    counts = results["state"].value_counts()
+    parts = [f"{counts[state]} {word}" for state, word in UNFINISHED.items() if counts.get(state, 0)]
+    ended = int((~results["state"].isin(list(UNFINISHED))).sum())
+    return f"{ended} of {len(results)} runs have ended ({', '.join(parts)})" if parts else ""
 
 
 def lead(study: Study, results: pd.DataFrame, conclusions: Conclusions) -> str:

@@ -49,7 +49,8 @@ def write_report(
 
 def study_page(study: Study, results: pd.DataFrame, conclusions: Conclusions) -> Page:
     """Return the page of a study."""
-    of = Material(study, results, conclusions, read_cells(study, results), diagnose_runs(study.runs(), results))
+    cells = read_cells(study, results)
+    of = Material(study, results, conclusions, cells, diagnose_runs(study.runs(), cells))
     made = [
         sections.verdicts(of),
         sections.effect_plots(of),
