@@ -122,7 +122,11 @@ def profile(
         drawing.points(axes, each.name, x, y, [layers[int(place)] for place in each.x], told)
     every = max(1, math.ceil(len(layers) / 20))
     shown = list(range(0, len(layers), every))
-    axes.set_xticks(shown, [label(layers[at], 18) for at in shown], rotation=90 if len(layers) > 4 else 0)
+    axes.set_xticks(
+        shown,
+        [label(layers[at], 18 if len(layers) <= MANY else 13) for at in shown],
+        rotation=90 if len(layers) > 4 else 0,
+    )
     axes.set_xlim(-0.4, max(len(layers) - 0.6, 0.4))
     _set_scale(axes, scale, [_drawable(each.y, scale) for each in series])
     axes.set_ylabel(label(y_label, 36))

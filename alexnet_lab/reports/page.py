@@ -118,8 +118,8 @@ class Table:
     def html(self) -> str:
         """Return its markup."""
         numbers = [
-            any(isinstance(row[at], int | float) for row in self.rows)
-            and all(isinstance(row[at], int | float | None) for row in self.rows)
+            any(_is_number(row[at]) and row[at] is not None for row in self.rows)
+            and all(_is_number(row[at]) for row in self.rows)
             for at in range(len(self.columns))
         ]
         kinds = [' class="number"' if number else "" for number in numbers]
@@ -324,6 +324,13 @@ def cell_html(value: object) -> str:
     if value is None or isinstance(value, int | float):
         return number(value)
     return escape(str(value))
+
+
+def _is_number(value: object) -> bool:
+    """Say whether a cell reads as a number, such as 3, "4.7%" or a missing one; those stand right."""
+    if isinstance(value, str):
+        return re.fullmatch(r"[+−-]?[\d.,]+%?|–", value) is not None
+    return value is None or isinstance(value, int | float)
 
 
 def _table_cell(value: object, kind: str) -> str:

@@ -186,6 +186,12 @@ def test_in_a_page_no_colour_is_fixed():
         assert not re.search(r'(style|fill|stroke)="[^"]*#[0-9a-f]{6}', block.svg)
 
 
+def test_columns_of_numbers_stand_right_and_texts_left():
+    rows = [["conv1", "4.7%", None, "2 of 8"], ["7", "–", 3.0, "-"]]
+    cells = re.findall(r"<td( class=\"number\")?>", Table(["a", "b", "c", "d"], rows).html())
+    assert [bool(cell) for cell in cells] == [False, True, True, False] * 2
+
+
 def test_a_page_is_written_with_its_figures(tmp_path):
     page = Page("t", "l", [Section("s", [FigureGrid([simple("one"), simple("two")]), simple("three")])])
     assert page.write(tmp_path / "report") == tmp_path / "report" / "index.html"
