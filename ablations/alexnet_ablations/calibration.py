@@ -15,19 +15,24 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import cycle, islice
 from pathlib import Path
 from statistics import median
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
 
 from alexnet_lab.records import write_atomically
 from alexnet_lab.training.recipe import Recipe, read_recipe
 
-# Steps are timed for about so many seconds per network; a network whose batch takes longer is timed on parts of one.
-PATIENCE = 0.25
+if TYPE_CHECKING:
+    from alexnet_lab.data.feed import Feed
+
+# A step that takes no longer than so many seconds is timed in a run, over some steps; a longer one on parts of a batch.
+PATIENCE = 0.4
+STEPS = 12  # of which the default instruments measure one
 PARTS = (2, 4, 12)  # images: the difference of two parts tells what each image adds to a step
-SLOW = 0.5  # seconds that the smallest part may take if the largest is to be tried
+SLOW = 0.3  # seconds that the smallest part may take if the largest is to be tried
 PROCESSES = 8  # no more than so many calibrate side by side
 # Fields that change what is learned, and not how long it takes.
 FREE = {"seed", "init", "learning_rate", "schedule", "warmup_epochs", "momentum", "weight_decay"}
@@ -166,16 +171,17 @@ def measure(recipe: Recipe, start_seconds: float | None = None) -> Pace:
         return pixels, torch.zeros(count, dtype=torch.long, device=recipe.device)
 
     network.train()
-    # The first step allocates, and says whether more than a few images can be waited for.
+    step(*blank(PARTS[0]))  # the first step allocates; the second says whether more images can be waited for
     is_slow = seconds_of(lambda: step(*blank(PARTS[0]))) > SLOW
     fewer, more = PARTS[:2] if is_slow else PARTS[1:]
     part = blank(more)
     low, high = (
         min(seconds_of(lambda x=x: step(*x)) for _ in range(1 if is_slow else 2)) for x in (blank(fewer), part)
     )
-    whole = high + max(high - low, 0.0) / (more - fewer) * max(recipe.batch_size - more, 0)
+    each = min(max(high - low, 0.0) / (more - fewer), high / more)
+    whole = high + each * max(recipe.batch_size - more, 0)
     if whole < PATIENCE:
-        whole = _timed_on_real_batches(recipe, feed, step, seconds_of)
+        whole = _seconds_per_step_of_a_run(recipe, feed) or whole
     network.eval()
     with torch.inference_mode():
         evaluation = min(seconds_of(lambda: network(part[0])) for _ in range(2)) / more
@@ -190,19 +196,31 @@ def measure(recipe: Recipe, start_seconds: float | None = None) -> Pace:
     )
 
 
-def _timed_on_real_batches(recipe: Recipe, feed: Any, step: Any, seconds_of: Any) -> float:
-    """Time steps as a run takes them, feed and all, for as long as patience lasts; the first one warms up."""
-    batches = feed.training_batches(recipe.batch_size, 0, 1)
-    times: list[float] = []
-    while len(times) < 3 or sum(times) < PATIENCE:
-        began = time.perf_counter()
-        found = next(batches, None)
-        if found is None:
-            break
-        waited = time.perf_counter() - began
-        times.append(waited + seconds_of(lambda batch=found: step(*batch)))
-    batches.close()
-    return median(times[1:] or times)
+def _seconds_per_step_of_a_run(recipe: Recipe, feed: "Feed") -> float | None:
+    """Time the first steps of a run as it is, instruments and all; None where it has fewer than two."""
+    from alexnet_lab.records import RunFolder
+    from alexnet_lab.training.parallel import joined
+    from alexnet_lab.training.trainer import Trainer
+    from alexnet_lab.training.troubles import DivergedError, InterruptedRunError
+
+    seen: list[tuple[int, float]] = []  # steps taken, and when
+
+    def watch(kind: str, facts: dict[str, Any]) -> None:
+        if kind == "step":
+            seen.append((facts["step"], time.perf_counter()))
+            trainer.stop_asked = facts["step"] > STEPS
+
+    with TemporaryDirectory() as place, joined(recipe.device) as ranks:
+        folder = RunFolder(Path(place))
+        folder.begin(recipe.to_json(), {}, "{}")
+        # Compiling takes a minute, once; what it brings is not worth waiting for here.
+        trainer = Trainer(replace(recipe, compile=False, epochs=1), folder, feed, ranks, watch)
+        with suppress(InterruptedRunError, DivergedError):
+            trainer.run()
+    if len(seen) < 2:
+        return None
+    (first, began), (last, ended) = seen[0], seen[-1]
+    return (ended - began) / (last - first)
 
 
 def main(arguments: Sequence[str]) -> int:
