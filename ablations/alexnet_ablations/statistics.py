@@ -19,7 +19,7 @@ from alexnet_ablations.contrasts import Contrast
 from alexnet_ablations.intervals import Interval
 from alexnet_ablations.multiplicity import holm
 from alexnet_ablations.outcomes import HEADLINE, OUTCOMES, Outcome
-from alexnet_ablations.seeds import seeds_for_half_width
+from alexnet_ablations.seeds import seeds_for_half_width, seeds_for_power
 from alexnet_ablations.survival import Survival, survivals
 
 LEVEL = 1 - intervals.CONFIDENCE
@@ -61,9 +61,9 @@ class Conclusion:
     left_out: tuple[str, ...] = ()  # norm=none diverged under seed 3
     holm_p: float | None = None
     equivalence_holm_p: float | None = None
-    seeds_needed: int | None = (
-        None  # for an interval of the margin either way, at this spread; None: no need, or no way
-    )
+    # What would resolve an open question, at the spread of three pairs or more; None: no need, no way, too few pairs.
+    seeds_needed: int | None = None  # for an interval that is the margin either way
+    seeds_to_show: int | None = None  # to find an effect as large as this estimate four times in five
     notes: tuple[str, ...] = ()
 
     @property
@@ -109,6 +109,11 @@ class Conclusion:
         if not self.verdict.startswith("difference") or self.outcome.better == "neither":
             return None
         return (self.inference.mean > 0) == (self.outcome.better == "more")
+
+    @property
+    def is_within_margin(self) -> bool:
+        """Say whether the estimate itself, whatever its interval, is too small to matter."""
+        return self.inference.margin is not None and abs(self.inference.mean) <= self.inference.margin
 
     @property
     def sentence(self) -> str:
@@ -238,8 +243,10 @@ def _conclude_one_family(
 
 def _completed(found: Conclusion, results: pd.DataFrame, without: pd.DataFrame) -> Conclusion:
     """Add what needs the verdict: the seeds it would take, what was left out, and what to keep in mind."""
-    needed = None
-    if found.verdict == "open" and found.inference.margin is not None:
-        needed = seeds_for_half_width(found.inference.spread, found.inference.margin)
-    found = replace(found, seeds_needed=needed, left_out=sentences.left_out(without, found))
+    inference, narrow, show = found.inference, None, None
+    if found.verdict == "open" and found.n >= 3:
+        # At the level of Holm's first step: what is open now must stand out in its family then.
+        show = seeds_for_power(inference.mean, inference.spread, LEVEL / found.family)
+        narrow = None if inference.margin is None else seeds_for_half_width(inference.spread, inference.margin)
+    found = replace(found, seeds_needed=narrow, seeds_to_show=show, left_out=sentences.left_out(without, found))
     return replace(found, notes=sentences.notes(found, results))

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import statsmodels.formula.api as formulas
 from scipy import stats
+from statsmodels.stats.power import TTestPower
 
 from alexnet_ablations.contrasts import Contrast, contrasts_of
 from alexnet_ablations.design import Factor
@@ -181,10 +182,14 @@ def test_factors_are_compared_by_their_logarithms():
          "norm lrn → bn: less than 0.5 points either way, [-0.1, +0.2], n=4 pairs"),
         ([90, 91, 92, 90.4], [90.2, 91.25, 92.15, 90.6], "difference within margin",
          "norm lrn → bn: +0.2 points [+0.1, +0.3], n=4 pairs; less than 0.5 points either way"),
-        ([90, 91, 92], [91, 90, 93], "open",
-         "norm lrn → bn: no difference found, [-2.5, +3.2], n=3 pairs; about 23 seeds would narrow it to 0.5 points "
-         "either way"),
-        ([90], [93.1], "one pair", "norm lrn → bn: +3.1 points under one seed, n=1: no interval"),
+([90, 91, 92], [91, 90, 92.6], "open",
+ "norm lrn → bn: no difference found, +0.2 points [-2.4, +2.8], n=3 pairs; about 20 seeds would narrow it to "
+ "0.5 points either way"),
+([90, 91, 92], [92, 91.5, 96.5], "open",
+ "norm lrn → bn: no difference found, +2.3 points [-2.7, +7.4], n=3 pairs; about 9 seeds would show an effect of "
+ "this size four times in five"),
+([90, 91], [92, 91.5], "open", "norm lrn → bn: no difference found, +1.2 points [-8.3, +10.8], n=2 pairs"),
+([90], [93.1], "one pair", "norm lrn → bn: +3.1 points under one seed, n=1: no interval"),
         ([90, 91], [90, 91], "no spread",
          "norm lrn → bn: no difference at all under each seed, n=2 pairs: without spread there is no interval"),
         ([90, None], [None, 91], "no pair",
@@ -207,7 +212,20 @@ def test_a_difference_that_many_comparisons_explain_is_said_to_be_one():
     first = found.headline[0]
     assert first.low > 0
     assert first.verdict == "open"
-    assert first.sentence.endswith(f"not beyond chance among 10 comparisons (Holm p = {10 * first.inference.t_p:.2g})")
+    assert f"not beyond chance among 10 comparisons (Holm p = {10 * first.inference.t_p:.2g})" in first.sentence
+
+
+def test_what_is_open_says_what_it_would_take_and_two_pairs_say_nothing():
+    found = conclude(cells(lrn=[90, 91, 92], bn=[92, 91.5, 96.5], none=[None] * 3), [BN, NONE]).headline[0]
+    spread = np.std([2, 0.5, 4.5], ddof=1)
+    oracle = TTestPower().solve_power(np.mean([2, 0.5, 4.5]) / spread, power=0.8, alpha=0.05 / 2)
+    assert found.seeds_to_show == math.ceil(oracle)
+    assert found.seeds_needed == next(
+        n for n in range(2, 999) if stats.t.ppf(0.975, n - 1) * spread / math.sqrt(n) <= 0.5
+    )
+    two = conclude(cells(lrn=[90, 91], bn=[92, 91.5]), [BN]).headline[0]
+    assert two.seeds_needed is None
+    assert two.seeds_to_show is None
 
 
 def test_the_margin_can_be_chosen_and_must_be_one():

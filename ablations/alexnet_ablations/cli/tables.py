@@ -48,6 +48,7 @@ def _print_others(console: Console, conclusions: "Conclusions") -> None:
     if not others:
         return
     outcomes = len({found.outcome.name for found in others})
-    console.print(f"\nbeside accuracy, {outcomes} outcomes (exploratory), {len(differing)} differences:", style="dim")
+    many = f"{len(differing)} difference{'' if len(differing) == 1 else 's'}" if differing else "no difference found"
+    console.print(f"\nbeside accuracy, {outcomes} outcomes (exploratory): {many}", style="dim")
     for found in differing:
         console.print(f"  {escape(found.outcome.label)}: {escape(found.sentence)}", highlight=False)
