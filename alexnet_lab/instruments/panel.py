@@ -354,7 +354,7 @@ class Panel:
 
     def _check_compiled(self, _used: nn.Module, _inputs: object) -> None:
         if torch.compiler.is_compiling() and not self._surveyed:
-            raise RuntimeError("torch.compile needs to know the sites beforehand; call panel.survey(batch) first")
+            _refuse_unsurveyed()
 
     def _timed(self, work: Callable[[], None]) -> None:
         began = time.perf_counter()
@@ -371,3 +371,9 @@ class Panel:
                     "and ran before the panel was entered, does not run its hooks; enter the panel first",
                     stacklevel=3,
                 )
+
+
+@torch.compiler.disable
+def _refuse_unsurveyed() -> None:
+    """Raise outside of what is compiled: inside, torch.compile would go on without."""
+    raise RuntimeError("torch.compile needs to know the sites beforehand; call panel.survey(batch) first")
