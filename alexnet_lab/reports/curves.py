@@ -111,7 +111,9 @@ def profile(
     in_order: bool = True,
 ) -> Figure:
     """Draw heights through depth: `x` of the series are places in `layers`, the first layer on the left."""
-    drawing = Drawing(height=height)
+    names = [label(layer, 20) for layer in layers]
+    below = 6.3 * max((len(name) for name in names), default=0) if len(layers) > 4 else 12
+    drawing = Drawing(height=height + max(0.0, below - 40))
     axes = drawing.axes()
     for at, each in enumerate(series):
         x, y = np.asarray(each.x, float), _drawable(each.y, scale)
@@ -124,7 +126,7 @@ def profile(
     shown = list(range(0, len(layers), every))
     axes.set_xticks(
         shown,
-        [label(layers[at], 18 if len(layers) <= MANY else 13) for at in shown],
+        [names[at] for at in shown],
         rotation=90 if len(layers) > 4 else 0,
     )
     axes.set_xlim(-0.4, max(len(layers) - 0.6, 0.4))

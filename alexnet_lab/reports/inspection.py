@@ -352,7 +352,8 @@ def command_of(recipe: dict[str, Any]) -> str:
 
 
 def _blind(run: Measured) -> list[Block]:
-    return [Paragraph(f"Not examined: {text}.") for text in blind_spots(run.folder)]
+    spots = [text.partition(": ") for text in blind_spots(run.folder)]
+    return [Paragraph("Not examined:"), Facts([(what, why) for what, _, why in spots])] if spots else []
 
 
 def _is_set(recipe: dict[str, Any], name: str) -> bool:

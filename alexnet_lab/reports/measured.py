@@ -1,5 +1,6 @@
 """What a run folder says, arranged for figures: curves in epochs, layers in order, histograms in columns of time."""
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -246,9 +247,26 @@ def strip_of(name: str, counts: Floats, first_exponent: int) -> Strip:
 
 
 def short_names(names: Sequence[str]) -> list[str]:
-    """Leave out what leads to a name where its last part says enough: conv1 for features.conv1."""
+    """Leave out what tells nothing apart: conv1 for features.conv1; the conv in which nearly every name ends.
+
+    >>> short_names(["stem.conv", "stage1.first.conv", "stage1.second.conv"])
+    ['stem', 'stage1.first', 'stage1.second']
+    """
     tails = [name.rpartition(".")[2] for name in names]
-    return tails if len(set(tails)) == len(tails) else list(names)
+    if _tell_apart(tails):
+        return tails
+    parts = [name.split(".") for name in names]
+    for word in dict.fromkeys(part for each in reversed(parts) for part in reversed(each)):
+        if sum(word in each for each in parts) >= 2 / 3 * len(parts):
+            without = [[part for part in each if part != word] for each in parts]
+            if _tell_apart([".".join(each) for each in without]):
+                parts = without
+    return [".".join(each) for each in parts]
+
+
+def _tell_apart(names: Sequence[str]) -> bool:
+    """Say whether all names differ and each has a word in it, not only places in a list."""
+    return len(set(names)) == len(names) and all(re.search("[^0-9.]", name) for name in names)
 
 
 def spaced(count: int, most: int) -> list[int]:

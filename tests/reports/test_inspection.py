@@ -221,7 +221,15 @@ def test_shares_of_a_histogram_add_up_to_one():
 
 def test_layers_go_by_their_last_name_where_that_is_enough():
     assert short_names(["features.conv1", "classifier.fc6"]) == ["conv1", "fc6"]
-    assert short_names(["a.0.conv", "a.1.conv"]) == ["a.0.conv", "a.1.conv"]
+    assert short_names(["a.0.conv", "a.1.conv"]) == ["a.0", "a.1"]
+    resnet = ["stem.conv", "stage1.first.conv", "stage1.second.conv", "stage2.first.conv", "classifier"]
+    assert short_names(resnet) == ["stem", "stage1.first", "stage1.second", "stage2.first", "classifier"]
+    assert short_names(["features.0.0", "features.0.1", "features.1.0"]) == [
+        "features.0.0",
+        "features.0.1",
+        "features.1.0",
+    ]
+    assert short_names(["x", "x"]) == ["x", "x"]
     assert spaced(53, 5) == [0, 13, 26, 39, 52]
     assert spaced(3, 5) == [0, 1, 2]
 
