@@ -42,7 +42,8 @@ def study(
     [bold]alexnet-lab study --list[/]                        those that come with the package
     [bold]alexnet-lab study lrn-or-bn --plan[/]              what it costs, what it can show
     [bold]alexnet-lab study lrn-or-bn --data xrays.zip[/]    the same claim, on your images
-    [bold]alexnet-lab study mine.toml --seeds 6[/]
+    [bold]alexnet-lab study mine.toml --out runs/mine[/]
+    [bold]alexnet-lab study runs/mine --seeds 6[/]           a study folder: goes on, and grows
 
     A study file has the words of alexnet-lab ablate; --save there writes one:
 
@@ -64,7 +65,7 @@ def study(
     words = read_study_words(path)
     _, shared = divide({"data": data, "epochs": None if epochs is None else str(epochs)}, baseline)
     start = {**words["recipe"], **words["baseline"], **shared}
-    folder = out or Path("runs") / (path.parent.name if path.name == "study.toml" else path.stem)
+    folder = out or (path.parent if path.name == "study.toml" else Path("runs") / path.stem)
     chosen = declare(
         words["factors"],
         {**start, **on_this_machine(start, folder, jobs)},

@@ -1,0 +1,41 @@
+"""What flags say for all cells: epochs, baseline, device, threads, and the folder's name."""
+
+import pytest
+
+from alexnet_ablations.cli import conditions
+from alexnet_ablations.cli.conditions import divide, folder_name, on_this_machine
+from alexnet_ablations.study import declare
+
+
+def test_one_number_of_epochs_is_for_all_cells_and_of_several_the_first_is_the_baseline():
+    assert divide({"epochs": "5", "norm": "bn"}, None) == ({"norm": "bn"}, {"epochs": "5"})
+    assert divide({"epochs": "5,10,20"}, None) == ({"epochs": "10,20"}, {"epochs": "5"})
+
+
+def test_what_is_the_same_for_all_cells_is_no_factor_and_the_baseline_joins_it():
+    factors, shared = divide({"norm": "bn", "data": "a.zip", "act": None, "threads": 2}, "norm=none,width=0.5")
+    assert factors == {"norm": "bn"}
+    assert shared == {"data": "a.zip", "threads": 2, "norm": "none", "width": "0.5"}
+    with pytest.raises(ValueError, match="epochs is named twice, in --baseline and by itself"):
+        divide({"epochs": "5"}, "epochs=6")
+
+
+def test_the_threads_of_a_run_are_its_share_of_the_cores_and_a_study_keeps_those_it_has(tmp_path, monkeypatch):
+    monkeypatch.setattr("alexnet_ablations.slots.usable_cores", lambda: 8)
+    monkeypatch.setattr(conditions, "_has_gpu", lambda: False)
+    assert on_this_machine({}, tmp_path, None) == {"device": "cpu", "threads": 1}
+    assert on_this_machine({}, tmp_path, 2) == {"device": "cpu", "threads": 4}
+    assert on_this_machine({}, tmp_path, 16) == {"device": "cpu", "threads": 1}
+    assert on_this_machine({"threads": 3}, tmp_path, 2) == {"device": "cpu", "threads": 3}
+    declare({"norm": "bn"}, {"threads": 4, "device": "cpu"}, tmp_path).open_folder()
+    # Elsewhere, with another number of jobs, or on a machine that has a GPU by now: its runs would not be comparable.
+    monkeypatch.setattr(conditions, "_has_gpu", lambda: True)
+    assert on_this_machine({}, tmp_path, 1) == {"device": "cpu", "threads": 4}
+    assert on_this_machine({}, tmp_path / "new", None) == {"device": "cuda", "threads": 1}
+
+
+def test_a_study_is_named_after_its_data_and_its_changes(tmp_path):
+    study = declare({"norm": "bn,lrn:k=1", "act": "leaky"}, {"data": "some/xrays.zip"}, tmp_path)
+    assert folder_name(study) == "xrays_norm-bn+lrn-k=1.0_act-leaky"
+    long = declare({"dropout": ",".join(f"0.{at:03}" for at in range(60))}, {}, tmp_path)
+    assert len(folder_name(long)) <= 120
