@@ -145,9 +145,10 @@ class Study:
 
         Return one row per run: cell, factors, seed, state, and every outcome. What is in the folder counts too.
         """
-        from alexnet_ablations.execution import run_all
+        from alexnet_ablations.execution import refuse_if_coordinated, run_all
         from alexnet_ablations.outcomes import read_results
 
+        refuse_if_coordinated(self.folder)
         study = self.open_folder()
         run_all(study.folder, [run for run in study.runs() if not run.is_done], jobs)
         return read_results(study.runs())

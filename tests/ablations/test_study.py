@@ -9,7 +9,9 @@ import torch
 from alexnet_ablations.declaration import find_study, packaged_studies
 from alexnet_ablations.design import Factor
 from alexnet_ablations.outcomes import read_results
+from alexnet_ablations.standing import COORDINATOR_LOCK
 from alexnet_ablations.study import Study, declare, read_study
+from alexnet_lab.locks import Lock
 from alexnet_lab.networks import build_network
 from alexnet_lab.training.recipe import Recipe
 
@@ -224,3 +226,15 @@ def test_levels_that_stand_for_nothing_written_have_words_in_the_results(tmp_pat
         ["alexnet", "published", "none"],
         ["resnet18", "bn", "imagenet"],
     ]
+
+
+def test_a_study_that_another_process_works_on_is_not_grown_from_python(tmp_path):
+    study = declare({"norm": "bn"}, {}, tmp_path)
+    lock = Lock(tmp_path / COORDINATOR_LOCK)
+    assert lock.take()
+    try:
+        with pytest.raises(ValueError, match="is being worked on by"):
+            study.run()
+    finally:
+        lock.release()
+    assert not (tmp_path / "study.toml").exists()

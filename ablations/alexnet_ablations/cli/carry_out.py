@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from alexnet_ablations.cli.progress import PlainLines
 from alexnet_ablations.design import level_text
@@ -134,8 +135,7 @@ def print_plan(console: Console, study: "Study", asked: "Study", total: int, mis
     many = "s" if study.seeds > 1 else ""
     is_shared = all(factor.field != "epochs" for factor in study.factors)
     epochs = f" of {start.epochs} epoch{'s' if start.epochs > 1 else ''}" if is_shared else ""
-    console.print(f"[bold]{start.network}[/] on {start.data}: ", end="")
-    console.print(factors, markup=False, highlight=False)
+    console.print(f"[bold]{start.network}[/] on {escape(start.data)}: {escape(factors)}", highlight=False)
     console.print(
         f"{study.design}: {len(study.cells)} cells x {study.seeds} seed{many} = {total} runs{epochs}"
         + (f"; {total - missing} already done" if missing < total else ""),
@@ -150,12 +150,19 @@ def print_plan(console: Console, study: "Study", asked: "Study", total: int, mis
         )
     if (study.seeds, study.factors) != (asked.seeds, asked.factors):
         console.print(f"{study.folder} holds more of this study than was asked for: all of it counts", markup=False)
-    console.print(
-        f"width {start.width:g}, {start.image_size} px, {start.init} init on {start.input_scale} inputs, "
-        f"{start.optimiser} {start.learning_rate:g}, batch {start.batch_size}, {start.threads} thread(s) a run",
-        style="dim",
-        markup=False,
-    )
+    shown = {
+        "width": f"width {start.width:g}",
+        "image_size": f"{start.image_size} px",
+        "init": f"{start.init} init",
+        "input_scale": f"{start.input_scale} inputs",
+        "optimiser": start.optimiser,
+        "learning_rate": f"rate {start.learning_rate:g}",
+        "batch_size": f"batch {start.batch_size}",
+        "threads": f"{start.threads} thread{'s' if start.threads > 1 else ''} a run",
+    }
+    varied = {factor.field for factor in study.factors}
+    same = ", ".join(text for name, text in shown.items() if name not in varied)
+    console.print(f"all cells: {same}", style="dim", markup=False, highlight=False)
     for note in [*study.cautions(), *study.cannot_say, *aliases(study)]:
         console.print(f"note: {note}", markup=False, highlight=False)
 
