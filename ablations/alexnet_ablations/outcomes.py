@@ -106,10 +106,11 @@ OUTCOMES: tuple[Outcome, ...] = (
     _points("calibration_error", "calibration error", "test", "calibration_error", better="less", margin=0.5),
     # How far from 1 a ratio of gradients is, or from 1e-3 an update ratio, matters either way.
     _points("dead_share", "dead units", "health", "dead_share", better="less", margin=1.0),
-    _points("negative_side_rate", "values on the negative side", "health", "negative_side_rate"),
+    _points("negative_side_rate", "off-rate, negative side", "health", "negative_side_rate"),
     _factor("gradient_first_to_last", "gradient, first layer to last", "health", "gradient_first_to_last"),
     _factor("update_ratio", "update to weight", "health", "update_ratio"),
-    _factor("signal_to_noise", "gradient signal to noise", "health", "signal_to_noise"),
+    # Exactly 0 where no signal rises above the noise, so that it has no logarithm.
+    Outcome("signal_to_noise", "gradient signal to noise", ("health", "signal_to_noise"), digits=3),
     _factor("images_per_second", "images per second", "images_per_second", better="more", margin=1.05),
     _factor("peak_memory_mb", "peak memory, MB", "peak_memory_mb", better="less", margin=1.05),
     _factor("train_seconds", "seconds of training", "train_seconds", better="less", margin=1.05),

@@ -17,6 +17,7 @@ from alexnet_ablations.sentences import effect, interval, p_value
 from alexnet_ablations.statistics import Conclusion, Conclusions
 from alexnet_lab.records import write_atomically
 
+MOST_CELLS_SIDE_BY_SIDE = 8
 MOST_SEEDS_ONE_BY_ONE = 6  # a column of more numbers than these is no help
 
 
@@ -120,20 +121,21 @@ def effects_table(conclusions: Conclusions) -> PaperTable:
 
 def _other_means(results: pd.DataFrame, outcomes: Sequence[Outcome]) -> PaperTable:
     cells = {str(cell): mine for cell, mine in results.groupby("cell", sort=False)}
-    rows = tuple(
-        (
-            outcome.label,
-            *(f"{mean_over_seeds(outcome, mine)} ({outcome.compared(mine).count()})" for mine in cells.values()),
-        )
-        for outcome in outcomes
-    )
+
+    def mean(outcome: Outcome, mine: pd.DataFrame) -> str:
+        return f"{mean_over_seeds(outcome, mine)} ({outcome.compared(mine).count()})"
+
+    rows = [[outcome.label, *(mean(outcome, mine) for mine in cells.values())] for outcome in outcomes]
+    header = ["outcome", *cells]
+    if len(cells) > MOST_CELLS_SIDE_BY_SIDE:  # then cells go down and outcomes across
+        header, *rows = [list(column) for column in zip(["cell", *cells], *rows, strict=True)]
     level = results["level"].dropna()
     reached = f" The level is a validation accuracy of {level.iloc[0]:.1%}." if len(level) else ""
     caption = (
         "Means over seeds, n in parentheses; geometric means of what is compared as a factor (losses, ratios, speed, "
         f"memory, time).{reached}"
     )
-    return PaperTable("other-means", "Other outcomes", ("outcome", *cells), rows, caption, 1)
+    return PaperTable("other-means", "Other outcomes", tuple(header), tuple(map(tuple, rows)), caption, 1)
 
 
 def _other_effects(conclusions: Conclusions, outcomes: Sequence[Outcome]) -> PaperTable:

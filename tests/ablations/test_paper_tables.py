@@ -96,6 +96,17 @@ def test_other_outcomes_have_their_tables_and_are_called_exploratory():
     assert effects.rows[0][2] == "×2"  # of 2, 1.995 and 1.993
 
 
+def test_many_cells_go_down_and_outcomes_across():
+    results, _ = study()
+    copies = [results.assign(cell=results["cell"] + f",x={at}") for at in range(3)]
+    many = pd.concat(copies, ignore_index=True)
+    one = Contrast("norm: lrn → bn", "effect", {"norm=bn,x=0": 1.0, "norm=lrn,x=0": -1.0}, ("norm",))
+    means = paper_tables(many, conclude(many, [one]))[-2]
+    assert means.header == ("cell", "images per second")
+    assert means.rows[0] == ("norm=lrn,x=0", "182 (3)")
+    assert len(means.rows) == 12
+
+
 def test_every_row_of_every_table_has_as_many_cells_as_the_header():
     for table in paper_tables(*study()):
         assert {len(row) for row in table.rows} == {len(table.header)}
