@@ -11,6 +11,7 @@ and that every interval here rests on an assumption worth knowing.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -88,8 +89,9 @@ def sign_flip_p_value(differences: Sequence[float] | Values) -> float | None:
         for value in d[1:]:
             sums = np.concatenate([sums + value, sums - value])
         return float(np.mean(np.abs(sums) >= observed))
-    signs = _generator(len(d)).integers(0, 2, (DRAWN_PATTERNS, len(d))) * 2 - 1
-    return float((1 + np.sum(np.abs(signs @ d) >= observed)) / (1 + DRAWN_PATTERNS))
+    # What has one sign is a drawn subset, what has the other is the rest.
+    sums = 2 * _sums_of_drawn(d.tobytes()) - d.sum()
+    return float((1 + np.sum(np.abs(sums) >= observed)) / (1 + DRAWN_PATTERNS))
 
 
 def sign_flip_interval(differences: Sequence[float] | Values, confidence: float = CONFIDENCE) -> Interval | None:
@@ -109,9 +111,8 @@ def sign_flip_interval(differences: Sequence[float] | Values, confidence: float 
             sums, sizes = np.concatenate([sums, sums + value]), np.concatenate([sizes, sizes + 1])
         means = sums[1:] / sizes[1:]
     else:
-        chosen = _generator(len(d)).integers(0, 2, (DRAWN_PATTERNS, len(d))).astype(float)
-        chosen = chosen[chosen.any(1)]
-        means = chosen @ d / chosen.sum(1)
+        sizes = _drawn_subsets(len(d)).sum(1)
+        means = _sums_of_drawn(d.tobytes())[sizes > 0] / sizes[sizes > 0]
     ordered = np.partition(means, [tail - 1, len(means) - tail])
     return Interval(float(ordered[tail - 1]), float(ordered[len(means) - tail]))
 
@@ -161,6 +162,19 @@ def has_no_spread(differences: Values) -> bool:
 
 def _standard_error(differences: Values) -> float:
     return float(differences.std(ddof=1)) / math.sqrt(len(differences))
+
+
+@lru_cache(maxsize=4)
+def _drawn_subsets(pairs: int) -> NDArray[np.int8]:
+    """Return which pairs each drawn subset holds; drawn once for all lists of that length."""
+    return _generator(pairs).integers(0, 2, (DRAWN_PATTERNS, pairs)).astype(np.int8)
+
+
+@lru_cache(maxsize=2)
+def _sums_of_drawn(differences: bytes) -> Values:
+    """Return the sum over each drawn subset; a test and an interval of the same list share them."""
+    d = np.frombuffer(differences)
+    return np.concatenate([part.astype(float) @ d for part in np.array_split(_drawn_subsets(len(d)), 16)])
 
 
 def _generator(pairs: int) -> np.random.Generator:
