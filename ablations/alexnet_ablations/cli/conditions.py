@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alexnet_ablations.declaration import FACTORS, read_baseline, read_study_words
+from alexnet_ablations.declaration import FACTORS, SHARED, read_baseline, read_study_words
 
 if TYPE_CHECKING:
     from alexnet_ablations.study import Study
@@ -18,6 +18,9 @@ def divide(given: Mapping[str, Any], baseline: str | None) -> tuple[dict[str, st
     named = {name: value for name, value in given.items() if value is not None}
     factors = {name: value for name, value in named.items() if name in FACTORS}
     shared = {name: value for name, value in named.items() if name not in FACTORS}
+    for name, value in shared.items():
+        if isinstance(value, str) and "," in value and name != "data":  # a path may have commas
+            raise ValueError(f"{name} takes one value for all cells: {SHARED[name]}; got {value!r}")
     if "epochs" in factors:  # one number is for all cells; of several the first is the baseline
         first, _, others = factors.pop("epochs").replace(";", ",").partition(",")
         shared["epochs"] = first.strip()
