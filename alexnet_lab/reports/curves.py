@@ -112,7 +112,9 @@ def profile(
 ) -> Figure:
     """Draw heights through depth: `x` of the series are places in `layers`, the first layer on the left."""
     names = [label(layer, 20) for layer in layers]
-    below = 6.3 * max((len(name) for name in names), default=0) if len(layers) > 4 else 12
+    longest = 6.3 * max((len(name) for name in names), default=0)
+    upright = longest * len(layers) > 240  # side by side they would touch
+    below = longest if upright else 12.0
     drawing = Drawing(height=height + max(0.0, below - 40))
     axes = drawing.axes()
     for at, each in enumerate(series):
@@ -127,7 +129,7 @@ def profile(
     axes.set_xticks(
         shown,
         [names[at] for at in shown],
-        rotation=90 if len(layers) > 4 else 0,
+        rotation=90 if upright else 0,
     )
     axes.set_xlim(-0.4, max(len(layers) - 0.6, 0.4))
     _set_scale(axes, scale, [_drawable(each.y, scale) for each in series])

@@ -175,14 +175,14 @@ def label(text: str, longest: int = LONGEST_LABEL) -> str:
     if len(flat) <= longest:
         return flat
     head = 0 if "." in flat and " " not in flat else (longest - 1) // 2
-    return f"{flat[:head]}…{flat[len(flat) - (longest - 1 - head) :]}"
+    return f"{flat[:head]}…{flat[len(flat) - (longest - 1 - head) :].lstrip('.')}"
 
 
 def whole_epochs(axes: Axes, epochs: Sequence[float]) -> None:
     """Let the ticks below a plot be whole epochs, however few there are."""
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
     first, last = min(epochs), max(epochs)
-    room = max(0.02 * (last - first), 0.5 if first == last else 0.1)
+    room = 0.02 * (last - first) or 0.5
     axes.set_xlim(first - room, last + room)
 
 
