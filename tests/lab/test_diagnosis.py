@@ -321,6 +321,12 @@ def test_the_first_epoch_file_alone_is_enough(tmp_path):
     assert blind_spots(run) == ["learning curves: no epoch has ended"]
 
 
+def test_a_schedule_that_ends_with_tiny_updates_is_no_rate_too_low(tmp_path):
+    run = write_flow(tmp_path, off=(ALIVE, ALIVE), epochs=40)
+    assert health_of(run)["update_ratio"] < limit("update_ratio_low").value
+    assert diagnose(run) == []
+
+
 def test_an_instrumented_run_that_has_measured_nothing_yet_is_no_case(tmp_path):
     FlowWriter(tmp_path).begin(Layout((Parameter("a.weight", "a", (2, 2)),), (Site("b", "a", "ReLU", "neuron", 2),)))
     assert diagnose(RunFolder(tmp_path)) == []

@@ -406,7 +406,7 @@ def test_faint_gradients_of_a_run_that_scales_its_loss_are_no_underflow(tmp_path
     nn.init.normal_(network[7].weight, std=1e-6)  # behind it every gradient is faint
     run = run_of(tmp_path, network, rate=1e-9, epochs=1, lose_below=2.0**-24)
     assert "precision-underflow" in names(run)
-    run.begin(json.dumps({"precision": "fp16"}), {"classes": list("abcd"), "notes": []}, "{}")
+    (tmp_path / "recipe.json").write_text(json.dumps({"precision": "fp16"}))
     assert "precision-underflow" not in names(run)
 
 
