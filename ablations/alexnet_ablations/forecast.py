@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from alexnet_ablations.calibration import FREE, Pace, calibrate, key_of
@@ -74,7 +75,9 @@ class Forecast:
         """Say time, disk, and what can be shown."""
         if not self.missing:
             return self.power.sentences()
-        if self.seconds is None or self.disk_bytes is None:
+        if self.seconds is not None and self.disk_bytes is None:
+            cost = f"time to expect: about {duration(self.seconds)}, by the runs already there"
+        elif self.seconds is None or self.disk_bytes is None:
             cost = "time to expect: shown as soon as the first runs are under way (--plan measures it before)"
         else:
             cost = f"time to expect: about {duration(self.seconds)}; disk: about {size(self.disk_bytes)}"
@@ -104,8 +107,24 @@ def forecast(study: Study, slots: int, *, measured: bool) -> Forecast:
                 f"this study needs about {size(needed)} of disk and {_existing(study.folder)} has {size(free)} free; "
                 "free some, or choose another folder with --out"
             )
+    elif missing:
+        seconds = _by_runs_that_ended(study, missing, slots)
     power = foretell_power(study, runs, done=len(runs) - len(missing))
     return Forecast(len(study.cells), len(runs), len(missing), slots, seconds, needed, free, power)
+
+
+def _by_runs_that_ended(study: Study, missing: Sequence[PlannedRun], slots: int) -> float | None:
+    """Expect of each run what those of its cell took, or else those of any; None where none has ended well."""
+    from alexnet_ablations.ledger import read_index
+
+    took: dict[str, list[float]] = {}
+    for row in read_index(study.folder):
+        if row.state == "ok" and row.seconds:
+            took.setdefault(row.cell, []).append(row.seconds)
+    if not took:
+        return None
+    typical = fmean(seconds for each in took.values() for seconds in each)
+    return wall_time([fmean(took.get(run.cell.name, [typical])) for run in missing], slots)
 
 
 def is_small(runs: Sequence[PlannedRun]) -> bool:

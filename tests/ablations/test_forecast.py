@@ -10,6 +10,7 @@ import pytest
 from alexnet_ablations import calibration, forecast
 from alexnet_ablations.calibration import Pace, calibrate, key_of, measure
 from alexnet_ablations.forecast import duration, foretell_power, is_small, wall_time
+from alexnet_ablations.ledger import Ledger, Row
 from alexnet_ablations.study import declare
 from alexnet_lab.training.recipe import Recipe
 
@@ -160,6 +161,23 @@ def test_the_default_study_is_small_and_a_larger_one_is_calibrated(tmp_path):
     assert not is_small(study_in(tmp_path, seeds=6).runs())
     assert not is_small(study_in(tmp_path, seeds=1, network="vgg11").runs())
     assert not is_small(study_in(tmp_path, seeds=1, batch_size="2000").runs())
+
+
+def test_a_study_that_grows_expects_what_its_runs_took(tmp_path):
+    study = study_in(tmp_path, norm="bn,none")
+    assert forecast.forecast(study, 2, measured=False).seconds is None
+    ledger = Ledger(tmp_path)
+    rows = [Row("norm=lrn", 0, "waiting"), Row("norm=bn", 0, "waiting"), Row("norm=none", 0, "waiting")]
+    ledger.enter(rows)
+    for row, state, seconds in zip(rows, ("ok", "ok", "error"), (30.0, 50.0, 2.0), strict=True):
+        ledger.started(row.cell, 0, 1, "1")
+        ledger.ended(row.cell, 0, state, "", seconds)
+    ledger.close()
+    found = forecast.forecast(study, 2, measured=False)
+    # Nine runs on two slots, seed by seed: 30, 50 and, for the one that failed, their mean. Ends by hand:
+    # 30 | 50; 40 -> 70 | 50; 30 -> 70 | 80; 50 -> 120 | 80; 40 -> 120 | 120; 30, 50 -> 150 | 170; 40 -> 190 | 170
+    assert found.seconds == 190
+    assert "about 3 min, by the runs already there" in found.sentences()[0]
 
 
 def test_times_are_said_in_round_numbers():
