@@ -77,7 +77,10 @@ class Panel:
             raise ValueError(f"every and window count steps and must be at least 1, got {every} and {window}")
         self.model, self.optimiser, self.every, self.window = unwrapped(model), optimiser, every, window
         self.writer = FlowWriter(folder) if folder else None
-        self.precision, self.scaler, self.probe = precision, scaler, probe
+        self.precision, self.probe = precision, probe
+        self.scaler = scaler if scaler is not None and scaler.is_enabled() else None
+        # The loss scale of the step under way, for compiled code, which cannot ask a scaler.
+        self.loss_scale = torch.ones((), device=next((p.device for p in self.model.parameters()), None))
         self.processes: Processes = processes or Alone()
         self.flags = Flags()
         self.order = ForwardOrder(self.model)
@@ -104,6 +107,7 @@ class Panel:
         if self.optimiser is not None:
             self._handles.append(self.optimiser.register_step_pre_hook(self._optimiser_steps))
         self.flags.measuring = self.step_in_epoch % self.every == 0
+        self._note_loss_scale()
         self._began = time.perf_counter()
         return self
 
@@ -157,7 +161,7 @@ class Panel:
             self._timed(self._read_parameters)
 
     def step(self) -> None:
-        """Say that the step is over, and the update applied."""
+        """Say that the step is over, and the update applied; after scaler.update(), where there is a scaler."""
         if self.flags.measuring:
             self._timed(self._finish_step)
         self.steps_taken += 1
@@ -165,6 +169,7 @@ class Panel:
         if len(self.window_steps) >= self.window:
             self._timed(self._close_window)
         self._read = self._optimiser_stepped = False
+        self._note_loss_scale()
         self.flags.measuring = bool(self._handles) and self.step_in_epoch % self.every == 0
 
     def end_epoch(self) -> dict[str, Columns]:
@@ -296,11 +301,16 @@ class Panel:
     def _gradient_factor(self, gradient: Tensor) -> Tensor | float:
         """Return what brings an activation's gradient to that of the whole batch's mean loss."""
         share = 1.0 / self.processes.count
-        if self.scaler is None or not self.scaler.is_enabled():
+        if self.scaler is None:
             return share
+        if torch.compiler.is_compiling():
+            return share / self.loss_scale
         # The scale is read without waiting for the device; it is a power of two, so that nothing is rounded.
-        one = torch.ones((), device=gradient.device)
-        return share / self.scaler.scale(one)
+        return share / self.scaler.scale(torch.ones((), device=gradient.device))
+
+    def _note_loss_scale(self) -> None:
+        if self.scaler is not None:
+            self.loss_scale.copy_(self.scaler.scale(torch.ones_like(self.loss_scale)))
 
     def _parameters(self) -> ParameterMeter:
         if self.meter is None:

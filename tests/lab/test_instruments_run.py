@@ -305,6 +305,11 @@ def test_two_processes_count_what_one_does(tmp_path):
     assert set(windows["tensors"][windows["kind"] >= 2]) == {8}  # four measured steps in two parts each
 
 
+# Remarks of torch's own compiler on itself.
+COMPILER = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:The .grad attribute:UserWarning")
+
+
+@COMPILER
 @pytest.mark.long
 def test_compiled_networks_count_what_eager_ones_do_without_compiling_again(tmp_path):
     found = []
@@ -351,6 +356,7 @@ def test_compiled_networks_count_what_eager_ones_do_without_compiling_again(tmp_
     assert (np.abs(a - b).sum((1, 2)) <= 0.01 * a.sum((1, 2)) + 4).all()
 
 
+@COMPILER
 @pytest.mark.long
 def test_a_compiled_run_that_ran_before_its_panel_says_that_it_sees_nothing():
     network = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
@@ -362,11 +368,15 @@ def test_a_compiled_run_that_ran_before_its_panel_says_that_it_sees_nothing():
         panel.step()
 
 
+@COMPILER
 @pytest.mark.long
 def test_a_compiled_run_has_records_like_an_eager_one(tmp_path):
     recipe = replace(QUICK, norm="lrn", instruments="every:3")
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
     for name, compiled in (("eager", False), ("compiled", True)):
         assert run_in(tmp_path / name, replace(recipe, compile=compiled, dropout=0.0)) == 0
+    assert not torch._dynamo.utils.counters["graph_break"]
     eager, compiled = Flow.read(tmp_path / "eager"), Flow.read(tmp_path / "compiled")
     assert json.dumps([s.name for s in eager.layout.sites]) == json.dumps([s.name for s in compiled.layout.sites])
     a, b = eager.table("units"), compiled.table("units")
