@@ -383,7 +383,7 @@ class Panel:
                 )
 
 
-@torch.compiler.disable
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def _refuse_unsurveyed() -> None:
     """Raise outside of what is compiled: inside, torch.compile would go on without."""
     raise RuntimeError("torch.compile needs to know the sites beforehand; call panel.survey(batch) first")
