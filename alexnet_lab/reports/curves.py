@@ -287,7 +287,8 @@ def _told(series: Series, place: int, scale: Scale) -> str:
     if len(series.low):
         ends = [_share(end) if scale == "percent" else number(end) for end in (series.low[place], series.high[place])]
         text += f" ({ends[0]} to {ends[1]})"
-    return f"{text}, {series.details[place]}" if len(series.details) else text
+    detail = series.details[place] if len(series.details) else ""
+    return f"{text}, {detail}" if detail else text
 
 
 def _share(value: float | None) -> str:

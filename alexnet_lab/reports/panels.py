@@ -185,9 +185,11 @@ def through_depth(run: Measured) -> Figure | None:
 
 
 def _ranges(series: Series) -> list[str]:
+    """Say between what the middle 80% of a point's steps lie, where it stands for several."""
     return [
-        f"80% of steps {number(low)} to {number(high)}" for low, high in zip(series.low, series.high, strict=True)
-    ]  # fmt: skip
+        "" if low == high else f"80% of steps {number(low)} to {number(high)}"
+        for low, high in zip(series.low, series.high, strict=True)
+    ]
 
 
 def unit_rates(run: Measured, split: str) -> list[Figure]:
