@@ -357,3 +357,22 @@ def test_a_figure_of_lines_tells_seeds_and_range_on_hovering():
 def test_lines_by_cell_without_a_finite_number_say_so(count):
     series = [Series(str(at), [1], [float("nan")], [float("nan")], [float("nan")], ["0"]) for at in range(count)]
     assert "no finite numbers" in lines_by_cell("f", "t", "r", series, y_label="y").svg
+
+
+def test_units_that_never_fire_are_followed_through_the_epochs(study, page):
+    # Of 8 + 12 + 12 + 20 units 3 are dead in every epoch without BN, and none with it.
+    rows = figures_of(page)["silent-by-epoch"].table.rows
+    assert [row[0] for row in rows] == [1, 2, 3]
+    assert [row[1] for row in rows] == pytest.approx([3 / 52] * 3)
+    assert [row[7] for row in rows] == [0, 0, 0]  # norm bn
+
+
+def test_one_more_seed_is_one_seed():
+    assert [words.counted(number, "more seed") for number in (1, 2)] == ["1 more seed", "2 more seeds"]
+
+
+def test_cells_whose_runs_have_only_not_ended_yet_are_no_failures(make_study):
+    study = make_study(lambda seed, norm: 0.9 if seed < 2 else None, {"norm": ["bn"]}, flow=False)
+    text = text_of(page_of(study))
+    assert "Runs that did not end well" not in text
+    assert "None: all 4 runs that ended, ended well." in text

@@ -59,3 +59,15 @@ class Heading:
     def html(self) -> str:
         """Return its markup."""
         return f"<h3>{escape(self.text)}</h3>"
+
+
+@dataclass(frozen=True)
+class Folded:
+    """A block that is hidden behind its title until it is asked for."""
+
+    title: str
+    block: Block
+
+    def html(self) -> str:
+        """Return its markup."""
+        return f"<details><summary>{escape(self.title)}</summary>{self.block.html()}</details>"

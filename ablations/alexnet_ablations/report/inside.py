@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from alexnet_ablations.outcomes import HEADLINE
-from alexnet_ablations.report.multiples import depth_pictures, lines_by_cell, matrix
+from alexnet_ablations.report.multiples import MOST_TOGETHER, depth_pictures, lines_by_cell, matrix
 from alexnet_ablations.report.readings import CellReadings, Silent
 from alexnet_lab.reports.page import Figure, Table
 
@@ -36,7 +36,7 @@ def learning(cells: Sequence[CellReadings]) -> list[Figure]:
         series = [each.curve(metric) for each in cells]
         if any(np.isfinite(each.y).any() for each in series if len(each.y)):
             how = " Line: mean over seeds; band: lowest to highest seed."
-            also = " Grey: the baseline." if len(series) > 4 else ""
+            also = " Grey: the baseline." if len(series) > MOST_TOGETHER else ""
             found.append(
                 lines_by_cell(
                     f"learning-{name}",
@@ -57,7 +57,7 @@ def gradient_flow(cells: Sequence[CellReadings]) -> list[Figure]:
         series = [each.gradients(layers) for each in mine]
         tail, of = ("", "") if at == 0 else (f"-{at + 1}", f", {mine[0].label}")
         if any(np.isfinite(each.y).any() for each in series):
-            also = " Grey: the baseline." if len(series) > 4 else ""
+            also = " Grey: the baseline." if len(series) > MOST_TOGETHER else ""
             found.append(
                 lines_by_cell(
                     f"gradient-depth{tail}",
@@ -95,6 +95,20 @@ def silent_units(cells: Sequence[CellReadings]) -> list[Figure]:
         labels = [each.label for each in mine]
         found.append(_rates(f"off-rates{tail}", of, labels, layers, counted))
         found.append(_dead(f"dead-units{tail}", of, labels, layers, counted))
+    series = [each.silent_by_epoch() for each in cells]
+    if found and any(np.isfinite(each.y).any() for each in series if len(each.y)):
+        also = " Grey: the baseline." if len(series) > MOST_TOGETHER else ""
+        found.append(
+            lines_by_cell(
+                "silent-by-epoch",
+                "Units that never fire, by epoch",
+                "The share of all units that are silent on every one of the N inputs. A line that climbs: units die "
+                "while it learns; one that starts high: they were born silent. Band: lowest to highest seed." + also,
+                series,
+                y_label="share of all units",
+                scale="percent",
+            )
+        )
     return found
 
 

@@ -1,11 +1,13 @@
 """What the report needs of each run beside its outcomes: curves, gradients through depth, silent units.
 
-Of the instruments' records only the last epoch is opened, so that a thousand runs are read in seconds.
+Of the instruments' records only the last epoch is opened, so that a thousand runs are read in seconds; of the first
+runs also the counts of units of every epoch, so that dying can be seen as it happens.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from zipfile import BadZipFile
 
 import numpy as np
@@ -15,11 +17,13 @@ from numpy.typing import NDArray
 from alexnet_ablations.design import Cell, level_text
 from alexnet_ablations.study import PlannedRun, Study
 from alexnet_lab.diagnosis.evidence import Evidence
+from alexnet_lab.instruments.flow import SPLITS
 from alexnet_lab.reports.curves import Series
 from alexnet_lab.reports.maps import Strip
 from alexnet_lab.reports.measured import short_names, strip_of
 
 Floats = NDArray[np.float64]
+MOST_TRACED = 600  # epochs whose counts of units are opened, over all runs
 CURVES = ("train_loss", "validation_loss", "train_accuracy", "validation_accuracy")
 
 
@@ -49,6 +53,7 @@ class Reading:
     fed_by: tuple[str, ...] = ()  # the layer that feeds each site
     silent: tuple[Silent | None, ...] = ()
     split: str = ""  # what the units were counted on: probe or training
+    silent_share: tuple[float, ...] = ()  # of all units, silent on all N inputs, by epoch; empty where not traced
     read_at: str = ""
     precision: str = ""
     trouble: str = ""  # why its records could not be read
@@ -69,12 +74,18 @@ class CellReadings:
 
     def curve(self, metric: str) -> Series:
         """Return the mean over seeds by epoch, and the lowest and highest seed as its band."""
-        found = [run.curves[metric] for run in self.runs if run.curves.get(metric)]
+        return self._over_epochs([run.curves[metric] for run in self.runs if run.curves.get(metric)])
+
+    def _over_epochs(self, found: Sequence[Sequence[float]]) -> Series:
         length = max(map(len, found), default=0)
         table = np.full((len(found), length), math.nan)
         for row, curve in zip(table, found, strict=True):
             row[: len(curve)] = curve
         return banded(self.label, list(range(1, length + 1)), table, geometric=False)
+
+    def silent_by_epoch(self) -> Series:
+        """Return the share of units that are silent on every input, over the epochs."""
+        return self._over_epochs([run.silent_share for run in self.runs if run.silent_share])
 
     def gradients(self, layers: Sequence[str]) -> Series:
         """Return the geometric mean over seeds of the gradient by layer, and the range of seeds as its band."""
@@ -133,30 +144,29 @@ def labels_of(cells: Sequence[Cell]) -> dict[str, str]:
     return found
 
 
-def read_cells(
-    study: Study, results: pd.DataFrame, tell: Callable[[str], None] = lambda _text: None
-) -> list[CellReadings]:
+def read_cells(study: Study, results: pd.DataFrame) -> list[CellReadings]:
     """Read every run of a study, cell by cell in the order of the design, the baseline first."""
     labels = labels_of(study.cells)
     states = {(row.cell, row.seed): str(row.state) for row in results[["cell", "seed", "state"]].itertuples()}
     found: dict[str, list[Reading]] = {name: [] for name in labels}
-    for run in study.runs():
-        found[run.cell.name].append(read_run(run, states.get((run.cell.name, run.seed), "waiting")))
-    tell(f"{sum(map(len, found.values()))} runs read")
+    traced = MOST_TRACED // max(study.start.epochs, 1)
+    for at, run in enumerate(study.runs()):  # seed by seed, so that the first seeds of every cell are traced
+        state = states.get((run.cell.name, run.seed), "waiting")
+        found[run.cell.name].append(read_run(run, state, trace=at < traced))
     return [CellReadings(name, labels[name], tuple(runs)) for name, runs in found.items()]
 
 
-def read_run(run: PlannedRun, state: str) -> Reading:
+def read_run(run: PlannedRun, state: str, *, trace: bool = True) -> Reading:
     """Read one run folder; whatever was not recorded comes back empty, and so does what is damaged, with the reason."""
     try:
-        return _read(run, state)
+        return _read(run, state, trace=trace)
     except ValueError as error:
         return Reading(run.seed, state, {}, trouble=str(error))
     except BadZipFile as error:
         return Reading(run.seed, state, {}, trouble=f"{run.folder.path / 'flow'} is damaged ({error})")
 
 
-def _read(run: PlannedRun, state: str) -> Reading:
+def _read(run: PlannedRun, state: str, *, trace: bool) -> Reading:
     evidence = Evidence(run.folder, last_epochs=1)
     if evidence.flow and not (evidence.measured_epochs and evidence.epochs_counted("probe")):
         evidence = Evidence(run.folder)
@@ -180,6 +190,7 @@ def _read(run: PlannedRun, state: str) -> Reading:
         fed_by=tuple(short_names([site.fed_by for site in evidence.sites])),
         silent=tuple(_silent(evidence, split, at, counted) if split else None for at in range(len(evidence.sites))),
         split=split,
+        silent_share=_silent_shares(run.folder.path / "flow", split) if trace and split else (),
         read_at=layout.read_at,
         precision=layout.precision,
     )
@@ -193,6 +204,19 @@ def _histogram(evidence: Evidence, parameter: int) -> Floats | None:
     rows = rows & (evidence.windows["epoch"] == evidence.windows["epoch"][rows].max())
     counts: Floats = evidence.windows["counts"][rows].sum(axis=(0, 1)).astype(float)
     return counts
+
+
+def _silent_shares(flow: Path, split: str) -> tuple[float, ...]:
+    """Return, epoch by epoch, the share of units off on every input; only these columns of the files are opened."""
+    shares = []
+    for path in sorted(flow.glob("epoch-*.npz")):
+        with np.load(path, allow_pickle=False) as found:
+            if "units.split" not in found:
+                continue
+            mine = (found["units.split"] == SPLITS.index(split)) & (found["units.inputs"] > 0)
+            silent = found["units.off"][mine] == found["units.inputs"][mine]
+            shares.append(float(silent.mean()) if len(silent) else math.nan)
+    return tuple(shares)
 
 
 def _silent(evidence: Evidence, split: str, site: int, epoch: int) -> Silent | None:

@@ -41,9 +41,10 @@ def verdicts(of: Material) -> Section:
         limits.insert(0, "One seed: there are no intervals and no verdicts, and chance may have made any difference.")
     if limits:
         blocks += [Heading("What this study cannot show"), Points(limits)]
-    survived = [_in_labels(text, of.labels) for text in of.conclusions.survival_sentences]
+    survived = [_in_labels(each.sentence, of.labels) for each in of.conclusions.survivals if each.well < each.ended]
     if survived:
-        more = [f"And {len(survived) - 3} more cells, under Failures."] if len(survived) > 3 else []
+        left = len(survived) - 3
+        more = [f"And {words.counted(left, 'more cell')}, under Failures."] if left > 0 else []
         blocks += [Heading("Runs that did not end well"), Points([*survived[:3], *more])]
     return Section("What was found", blocks)
 

@@ -6,6 +6,7 @@ from urllib.parse import quote
 import pandas as pd
 
 from alexnet_ablations.outcomes import HEADLINE
+from alexnet_ablations.report.blocks import Folded
 from alexnet_ablations.report.material import MOST_UNFOLDED, Material
 from alexnet_ablations.sentences import p_value
 from alexnet_lab.reports.page import Block, Commands, Facts, Link, Paragraph, Section, Table
@@ -30,7 +31,8 @@ def failures_section(of: Material) -> Section:
         "A cell that diverges is a result: its runs count here, and their seeds leave the comparisons that need them."
     )
     table = Table(["cell", "state", "seeds", "why"], rows, "Failures", folded=len(rows) > MOST_UNFOLDED)
-    return Section("Failures", [Paragraph(said), _survival(of), table])
+    survival = [_survival(of)] if any(each.well < each.ended for each in of.conclusions.survivals) else []
+    return Section("Failures", [Paragraph(said), *survival, table])
 
 
 def _survival(of: Material) -> Table:
@@ -94,13 +96,13 @@ def runs_section(of: Material) -> Section:
 def reproduce_section(of: Material) -> Section:
     """Return what it takes to do this again: the study file, versions, machine, data; and what measuring cost."""
     said = (
-        "Save these lines as study.toml, or take the file of that name in the study's folder; the same data, version "
-        "and kind of machine give the same numbers."
+        "With the file of that name from this study's folder, or the same lines from below; the same data, version and "
+        "kind of machine give the same numbers."
     )
     blocks: list[Block] = [
         Paragraph(said),
         Commands(["alexnet-lab study study.toml --out again"]),
-        Commands(of.study.to_toml(whole=True).splitlines()),
+        Folded("study.toml, whole", Commands(of.study.to_toml(whole=True).splitlines())),
     ]
     facts, notes = _provenance(of)
     if facts:

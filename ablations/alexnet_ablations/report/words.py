@@ -142,7 +142,8 @@ def _why_open(found: Conclusion, margin: str) -> str:
     else:
         text = "no difference shown, nor that there is none."
     if found.seeds_needed is not None and found.seeds_needed > found.n:
-        text += f" {found.seeds_needed - found.n} more seeds would narrow it to about {margin} either way."
+        more = counted(found.seeds_needed - found.n, "more seed")
+        text += f" {more} would narrow it to about {margin} either way."
     return text
 
 
@@ -183,6 +184,11 @@ def plain_sentence(found: Conclusion) -> str:
     between = interval(found.outcome, found.inference.t)
     size = f"{effect(found.outcome, found.inference.mean)} {between}".replace("-", "−")
     return f"{_name(found)}: {head}, {size}, n={found.n} pairs"
+
+
+def counted(number: int, word: str) -> str:
+    """Write 1 seed, 2 seeds."""
+    return f"{number} {word}" if number == 1 else f"{number} {word}s"
 
 
 def _sentence(text: str) -> str:
