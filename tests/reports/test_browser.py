@@ -7,6 +7,7 @@ import json
 import pytest
 from PIL import Image
 
+from alexnet_lab.reports.comparison import compare_runs
 from alexnet_lab.reports.inspection import inspect_run
 
 EVIL = "<script>alert(1)</script>"
@@ -206,6 +207,10 @@ TEXT_BOXES = """svg => [...svg.querySelectorAll('text')].map(text => {
 
 @met("light", "phone")
 def test_no_text_of_a_figure_is_cut_tiny_or_on_top_of_another(visit):
+    check_texts(visit)
+
+
+def check_texts(visit):
     for name in visit.page.locator("figure").evaluate_all("all => all.map(each => each.id)"):
         boxes = visit.page.locator(f"#{name} svg").evaluate(TEXT_BOXES)
         for left, top, right, bottom, width, height, size, text in boxes:
@@ -258,3 +263,19 @@ def test_dark_is_dark_and_light_is_light(chromium, report):
         corner = Image.open(io.BytesIO(ground)).convert("RGB").getpixel((3, 3))
         assert all(low <= part <= high for part in corner)
         visit.context.close()
+
+
+def test_a_comparison_is_fit_for_a_phone_too(chromium, write_run, tmp_path):
+    shapes = [(8, 1, 3, 3), (4, 72)]
+    runs = [
+        write_run(tmp_path / f"{EVIL.replace('/', '')}{at}", layers=["conv1", "fc2"], shapes=shapes, seed=at)
+        for at in (0, 1)
+    ]
+    path = tmp_path / "index.html"
+    path.write_text(compare_runs(runs).html())
+    visit = Visit(chromium, path, 390, "dark")
+    assert visit.page.locator("svg").count() >= 10
+    assert visit.page.evaluate("document.documentElement.scrollWidth") <= 390
+    check_texts(visit)
+    assert visit.troubles == []
+    visit.context.close()
