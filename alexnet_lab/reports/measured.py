@@ -1,6 +1,7 @@
 """What a run folder says, arranged for figures: curves in epochs, layers in order, histograms in columns of time."""
 
 import re
+import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -41,7 +42,7 @@ class Measured:
         self.provenance: dict[str, Any] = folder.provenance() or {}
         self.verdict: dict[str, Any] = folder.verdict() or {}
         self.rows = list(folder.metrics())
-        self.flow = Flow.read(path)
+        self.flow = _read_flow(path)
         self._tables: dict[str, Columns] = {}
 
     @property
@@ -233,6 +234,16 @@ class Measured:
         if name not in self._tables:
             self._tables[name] = self.flow.table(name) if self.flow else {}
         return self._tables[name]
+
+
+def _read_flow(path: Path) -> Flow | None:
+    damaged = [file.name for file in sorted((path / "flow").glob("*.npz")) if not zipfile.is_zipfile(file)]
+    if damaged:
+        raise ValueError(
+            f"{path / 'flow'} should hold whole npz files, and {', '.join(damaged)} is damaged; move it away, and the "
+            "report goes on without it"
+        )
+    return Flow.read(path)
 
 
 def strip_of(name: str, counts: Floats, first_exponent: int) -> Strip:

@@ -188,6 +188,16 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path):
         open_run(tmp_path)
 
 
+def test_a_damaged_record_is_named_and_can_be_moved_away(write_run, tmp_path):
+    run = write_run(tmp_path / "run", **SMALL)
+    torn = run / "flow" / "epoch-0002.npz"
+    torn.write_bytes(torn.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=r"epoch-0002.npz is damaged; move it away"):
+        open_run(run)
+    torn.unlink()
+    assert sorted(open_run(run).flow.epochs) == [1, 3]
+
+
 def test_of_a_study_the_runs_are_named(tmp_path, write_run):
     (tmp_path / "study.toml").touch()
     write_run(tmp_path / "runs" / "norm=bn" / "seed-0", flow=False)
