@@ -88,6 +88,7 @@ def test_networks_lists_all_and_shows_one():
             "this study makes 270 runs, more than 200; name fewer levels or seeds, take --design one-at-a-time, "
             "or allow them with --yes 270",
         ),
+        (["ablate", "--norm", "bn,none", "--act", "leaky,prelu,elu", "--seeds", "40"], "makes 240 runs, more than 200"),
         (["study", "lrn-or-nb"], "unknown study 'lrn-or-nb'. Did you mean 'lrn-or-bn'"),
         (["study", "mine.toml"], "there is no study file mine.toml"),
     ],

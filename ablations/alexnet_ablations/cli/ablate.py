@@ -66,7 +66,7 @@ def ablate(
         raise ValueError(f"nothing to ablate: name at least one of {flags}; for example --norm bn --act leaky")
     start = {**read_start(recipe), **shared}
     # What the study is called depends on its levels, so it is read once to be named and once for its folder.
-    folder = out or Path("runs") / folder_name(declare(factors, start, Path(), design="only", seeds=seeds))
+    folder = out or Path("runs") / folder_name(declare(factors, start, Path(), design="one-at-a-time", seeds=seeds))
     study = declare(factors, {**start, **on_this_machine(start, folder, jobs)}, folder, design=design, seeds=seeds)
     if save is not None:
         save_study(console, study, save)
