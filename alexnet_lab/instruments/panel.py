@@ -189,6 +189,7 @@ class Panel:
         if self.writer is not None and self.processes.rank == 0:
             (self.writer.begin if self.epoch == 1 else self.writer.write_layout)(self.layout())
             self.writer.write_epoch(self.epoch, tables)
+            self.tables.clear()  # earlier epochs stand on the disk
         self.tables[self.epoch] = tables
         self.begin_epoch(self.epoch + 1)
         return tables

@@ -338,7 +338,7 @@ def test_copies_evaluation_and_bare_passes_are_not_counted():
             network.eval()(batch(3)[0])
         with panel.probing(twin):
             twin.eval()(batch(4, 5)[0])
-            network(batch(4, 7)[0])  # not the one that is probed
+            network.train()(batch(4, 7)[0])  # not the one that is probed
     units = panel.tables[1]["units"]
     assert set(units["inputs"][units["split"] == 0]) == {8}
     assert set(units["inputs"][units["split"] == 1]) == {5}
