@@ -292,9 +292,11 @@ def _distances(compared: Compared) -> list[Block]:
     ]
     for other in range(1, len(compared.runs)):
         rows = distance_rows(compared, other)
-        if not rows:
-            continue
         name = compared.names[other]
+        if not rows:
+            text = f"From {compared.names[0]} to {name} there is none: no layer that was measured has a partner."
+            blocks.append(Paragraph(text))
+            continue
         table = [
             [kind, layer, f"{100 * found.total_variation:.1f}%", found.wasserstein, f"{found.shift:+.2f}"]
             for kind, layer, found in rows
@@ -343,7 +345,7 @@ def _histograms(compared: Compared) -> list[Block]:
             for at, (name, (strips, times)) in enumerate(zip(compared.names, drawn, strict=True))
         ]  # fmt: skip
         blocks.append(FigureGrid(figures))
-    return blocks or [Paragraph("No kind of histogram was taken in all of these runs.")]
+    return blocks or [Paragraph("No layer has a histogram in every one of these runs.")]
 
 
 def _difference(one: object, two: object) -> float | None:

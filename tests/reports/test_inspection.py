@@ -274,6 +274,13 @@ def test_layers_without_a_partner_are_listed(write_run, tmp_path):
     assert "without a partner: one: fc2; other: extra" in words(compare_runs([one, other]), "Through depth")
 
 
+def test_networks_that_share_no_layer_are_compared_by_what_they_have(write_run, tmp_path):
+    one = write_run(tmp_path / "one", **SMALL)
+    page = compare_runs([one, write_run(tmp_path / "other", **{**SMALL, "layers": ["stem", "head"]})])
+    assert "no layer that was measured has a partner" in words(page, "Distances")
+    assert "No layer has a histogram in every one" in words(page, "Histograms")
+
+
 def test_runs_without_instruments_are_compared_by_what_they_have(whole, write_run, tmp_path):
     other = write_run(tmp_path / "other", flow=False, state="diverged")
     page = compare_runs([whole, other])
