@@ -184,9 +184,21 @@ def test_the_terminal_says_the_sentences_then_the_tables_with_brackets_as_they_a
     assert "(exploratory)" in text
 
 
+def test_a_narrow_terminal_goes_without_columns_and_cuts_none_of_the_others():
+    console = Console(width=80, record=True, file=io.StringIO())
+    print_conclusions(console, *study())
+    text = console.export_text()
+    assert "…" not in text
+    assert "p, sign flip" not in text
+    header = next(line for line in text.splitlines() if line.startswith("  change"))
+    assert "95% interval" in header
+    row = next(line for line in text.splitlines() if line.startswith("  norm: lrn → bn"))
+    assert "[+2.9, +3.3]" in row
+
+
 def test_markup_in_a_level_is_printed_and_not_obeyed():
     results, _ = study()
     odd = results.assign(norm=results["norm"].replace("bn", "[red]bn[/red]"))
     console = Console(width=160, record=True, file=io.StringIO())
-    console.print(terminal_table(paper_tables(odd, conclude(odd, []))[0]))
+    console.print(terminal_table(paper_tables(odd, conclude(odd, []))[0], console))
     assert "[red]bn[/red]" in console.export_text()

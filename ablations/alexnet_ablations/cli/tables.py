@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from rich import box
 from rich.console import Console
 from rich.markup import escape
+from rich.measure import Measurement
 from rich.table import Table
 
 if TYPE_CHECKING:
@@ -12,6 +13,9 @@ if TYPE_CHECKING:
 
     from alexnet_ablations.paper_tables import PaperTable
     from alexnet_ablations.statistics import Conclusions
+
+# Beginnings of headers, dispensable first: a narrow terminal goes without these columns, which tables.md has too.
+DISPENSABLE = ("p, within", "p, sign flip", "n", "sd over seeds", "p, Holm", "each seed")
 
 
 def print_conclusions(console: Console, results: "pd.DataFrame", conclusions: "Conclusions") -> None:
@@ -21,9 +25,9 @@ def print_conclusions(console: Console, results: "pd.DataFrame", conclusions: "C
     for found in conclusions.headline:
         style = "bold" if found.verdict.startswith(("difference", "equivalent")) else ""
         console.print(escape(found.sentence), style=style, highlight=False)
-    console.print(terminal_table(cells_table(results, conclusions)))
+    console.print(terminal_table(cells_table(results, conclusions), console))
     if conclusions.headline:
-        console.print(terminal_table(effects_table(conclusions)))
+        console.print(terminal_table(effects_table(conclusions), console))
     for sentence in conclusions.survival_sentences:
         console.print(escape(sentence), style="yellow", highlight=False)
     for note in dict.fromkeys(note for found in conclusions.headline for note in found.notes):
@@ -31,13 +35,25 @@ def print_conclusions(console: Console, results: "pd.DataFrame", conclusions: "C
     _print_others(console, conclusions)
 
 
-def terminal_table(table: "PaperTable") -> Table:
-    """Lay a table out for the terminal; its caption is left to files."""
+def terminal_table(table: "PaperTable", console: Console) -> Table:
+    """Lay a table out for the terminal, without what its width has no room for; the caption is left to files."""
+    columns = list(range(len(table.header)))
+    for beginning in DISPENSABLE:
+        shown = _laid_out(table, columns)
+        wide = console.options.update(max_width=10_000)  # how wide it would like to be
+        if Measurement.get(console, wide, shown).maximum <= console.width:
+            break
+        columns = [at for at in columns if not table.header[at].startswith(beginning) or at < table.words]
+    return _laid_out(table, columns)
+
+
+def _laid_out(table: "PaperTable", columns: list[int]) -> Table:
     shown = Table(box=box.SIMPLE_HEAD)
-    for at, title in enumerate(table.header):
-        shown.add_column(escape(title), justify="left" if at < table.words else "right", no_wrap=at < table.words)
+    for at in columns:
+        is_word = at < table.words
+        shown.add_column(escape(table.header[at]), justify="left" if is_word else "right", no_wrap=is_word)
     for row in table.rows:
-        shown.add_row(*(escape(cell) for cell in row))
+        shown.add_row(*(escape(row[at]) for at in columns))
     return shown
 
 
