@@ -90,7 +90,10 @@ def curves(
     every = [value for each in series for value in each.x]
     if every:
         whole_epochs(axes, every)
-    _set_scale(axes, scale, [_drawable(each.y, scale) for each in series])
+    heights = [_drawable(each.y, scale) for each in series]
+    if any(np.isfinite(each).any() for each in heights):  # a mark out of sight would have no place for its word
+        heights.append(_drawable([mark for mark, _ in marks], scale))
+    _set_scale(axes, scale, heights)
     axes.set_xlabel(label(x_label))
     axes.set_ylabel(label(y_label, 36))
     if len(series) > 1:

@@ -174,6 +174,13 @@ def test_figures_without_a_finite_number_say_so():
     assert "no finite numbers" in figure.svg
 
 
+def test_a_mark_far_from_the_only_point_is_drawn_with_it():
+    series = [Series("validation", [1], [0.76])]
+    figure = curves("f", "t", "r", series, y_label="y", scale="percent", marks=[(0.1, "chance")])
+    assert "chance" in figure.svg
+    assert figure.hover[0].y[0] < 100  # the point stands high in a plot that reaches down to the mark
+
+
 def test_colours_that_would_not_follow_light_and_dark_are_refused():
     drawing = Drawing()
     drawing.axes().plot([1, 2], color="#123456")
