@@ -271,6 +271,10 @@ def test_what_stands_out_beside_accuracy_is_said_in_plain_words(text):
     assert "Exploratory" in text
 
 
+def test_silent_units_come_with_their_n_and_its_bound(text):
+    assert "N = 64 inputs: a unit that is silent on all of them may still fire on fewer than 4.7% of inputs" in text
+
+
 def test_a_run_is_linked_only_where_its_page_exists(make_study):
     study = make_study(lambda seed, norm: 0.9, {"norm": ["bn"]}, seeds=1, flow=False)
     assert "report/index.html" not in page_of(study).html()

@@ -161,8 +161,7 @@ def _dead(
     ]
     reading = (
         "Units silent on every one of the N inputs, mean count over seeds; the colour is their share of the layer. "
-        "Behind a ReLU such a unit is dead, elsewhere it still passes something on. A unit silent on all N may still "
-        "fire on fewer than 3/N of inputs, with 95% confidence."
+        "Behind a ReLU such a unit is dead; elsewhere it still passes something on."
     )
     title = f"Units that never fire{of}"
     return matrix(name, title, reading, labels, layers, shares, texts, told, Table(columns, rows))

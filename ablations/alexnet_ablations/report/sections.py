@@ -106,7 +106,12 @@ def units_section(of: Material) -> Section:
     where = "on a fixed probe set in evaluation mode" if splits == {"probe"} else "as the tables say"
     if splits == {"training"}:
         where = "over the training images of the epoch, while the weights moved and dropout was on"
-    said = f"A unit is a channel or a neuron. Counted at the end of the last epoch, {where}."
+    counts = sorted({one.inputs for each in drawn for run in each.runs for one in run.silent if one is not None})
+    said = f"A unit is a channel or a neuron. Counted at the end of the last epoch, {where}. "
+    said += (
+        f"N = {' or '.join(f'{count:,}' for count in counts)} inputs: a unit that is silent on all of them may still "
+        f"fire on fewer than {min(300 / counts[0], 100):.2g}% of inputs like these (3/N, 95%)."
+    )
     return Section("Silent units", [Paragraph(said), *_fewer(drawn, of), FigureGrid(figures)])
 
 
@@ -135,7 +140,11 @@ def others_section(of: Material) -> Section:
         every = {name: [each for each in found if each.contrast.kind == "effect"] for name, found in every.items()}
         shown = every[outcomes[0].name]
     if len(shown) <= MOST_COLUMNS:
-        rows = [[outcome.label, *map(_cell_of_effect, every[outcome.name])] for outcome in outcomes]
+        rows = [
+            [outcome.label, *map(_cell_of_effect, every[outcome.name])]
+            for outcome in outcomes
+            if any(each.n for each in every[outcome.name])
+        ]
         caption = "Effect and 95% interval, paired by seed; • beyond chance within its outcome"
         blocks.append(Table(["outcome", *(each.contrast.name for each in shown)], rows, caption))
     tables = paper_tables(of.results, of.conclusions)
