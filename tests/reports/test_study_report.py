@@ -264,6 +264,11 @@ def test_a_finding_says_in_how_many_seeds_of_which_cells_it_is(text):
     assert "baseline" not in found.partition("Without any finding")[2]
 
 
+def test_a_finding_of_some_seeds_is_not_one_of_all(make_study):
+    study = make_study(lambda seed, norm: "diverged" if norm == "bn" and seed else 0.9, {"norm": ["bn"]}, flow=False)
+    assert re.search(r"Diverged The loss .* norm bn in 2 of 3 seeds\. Seed 1: ", text_of(page_of(study)))
+
+
 def test_what_stands_out_beside_accuracy_is_said_in_plain_words(text):
     number = r"×\d[\d.]*"
     said = rf"norm lrn → bn: more gradient reaches the first layer, {number} \[{number}, {number}\], n=3 pairs"

@@ -47,7 +47,8 @@ class SideBySide:
 
     def html(self) -> str:
         """Return its markup."""
-        return f'<div class="figures two boxes">{"".join(box.html() for box in self.boxes)}</div>'
+        boxes = "".join(box.html() for box in self.boxes)
+        return f'<div class="figures two boxes" style="gap:0 2rem;margin:0 0 .5rem">{boxes}</div>'
 
 
 @dataclass(frozen=True)

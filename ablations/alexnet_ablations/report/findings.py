@@ -77,7 +77,7 @@ def finding_blocks(diagnosed: Diagnosed, labels: Mapping[str, str], most_cells: 
     concerned = {cell for each in diagnosed.findings for cell in each.cells}
     clean = [labels[cell] for cell in diagnosed.seeds if cell not in concerned]
     if not diagnosed.findings:
-        text = f"Every rule was applied to {looked} runs; none found anything wrong."
+        text = f"Every rule was applied to what {looked} runs recorded, and none found anything wrong."
         blocks.append(Callout("good", "No finding", text))
     elif clean:
         shown = "; ".join(clean[:most_cells]) + (

@@ -60,7 +60,7 @@ def effect_plots(of: Material) -> Section:
     blocks: list[Block] = [FigureGrid(figures)] if figures else [Paragraph("There is no pair of runs to compare yet.")]
     if found:
         table = effects_table(of.conclusions)
-        blocks.append(_page_table(table, table.title))
+        blocks.append(_page_table(table, "All comparisons, with their p-values"))
     return Section(f"Effects on {HEADLINE.label}", blocks)
 
 

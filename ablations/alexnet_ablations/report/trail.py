@@ -11,6 +11,7 @@ from alexnet_ablations.report.material import MOST_UNFOLDED, Material
 from alexnet_ablations.sentences import p_value
 from alexnet_lab.reports.page import Block, Commands, Facts, Link, Paragraph, Section, Table
 
+FACTS = {"alexnet_lab": "alexnet-lab"}  # names of facts that are not plain words
 MOST_PROVENANCES = 200  # runs whose circumstances are compared
 
 
@@ -138,7 +139,10 @@ def _provenance(of: Material) -> tuple[list[tuple[str, object]], list[str]]:
                 seen.setdefault(name, {})[str(value)] = None
         notes |= dict.fromkeys(str(note) for note in provenance.get("notes", []))
     facts: list[tuple[str, object]] = [
-        (name.replace("_", " "), "; ".join(list(values)[:3]) + (f"; {len(values) - 3} more" if len(values) > 3 else ""))
+        (
+            FACTS.get(name, name.replace("_", " ")),
+            "; ".join(list(values)[:3]) + (f"; {len(values) - 3} more" if len(values) > 3 else ""),
+        )
         for name, values in seen.items()
     ]
     return facts, list(notes)

@@ -65,7 +65,7 @@ def lead(study: Study, results: pd.DataFrame, conclusions: Conclusions) -> str:
     rest = [each for each in found if each not in different and each not in equal]
     if different:
         told = "; ".join(_short(each) for each in _largest(different))
-        more = f" and {len(different) - 3} more" if len(different) > 3 else ""
+        more = f"; and {len(different) - 3} more" if len(different) > 3 else ""
         sentences.append(f"Beyond chance in {HEADLINE.label}: {told}{more}.")
     else:
         sentences.append(f"None of {len(found)} comparisons shows a difference in {HEADLINE.label} beyond chance.")
@@ -98,7 +98,7 @@ def _short(found: Conclusion) -> str:
 def _spans(found: Sequence[Conclusion]) -> str:
     with_n = [each for each in found if each.n]
     told = "; ".join(_short(each) for each in _largest(with_n))
-    return told + (f" and {len(with_n) - 3} more" if len(with_n) > 3 else "")
+    return told + (f"; and {len(with_n) - 3} more" if len(with_n) > 3 else "")
 
 
 def _names(found: Sequence[Conclusion]) -> str:
