@@ -23,6 +23,7 @@ from alexnet_ablations.study import PlannedRun
 from alexnet_lab.diagnosis.health import health_of
 from alexnet_lab.records import write_atomically
 
+Health = Mapping[str, float | None]  # alexnet_lab.diagnosis.health
 # "epochs to reach a level": this share of the baseline's median best validation accuracy, unless a level is named
 LEVEL_SHARE = 0.9
 
@@ -126,7 +127,9 @@ def outcome_named(name: str) -> Outcome:
     return found
 
 
-def read_results(runs: Sequence[PlannedRun], level: float | None = None) -> pd.DataFrame:
+def read_results(
+    runs: Sequence[PlannedRun], level: float | None = None, health: Mapping[tuple[str, int], Health] | None = None
+) -> pd.DataFrame:
     """Read run folders into a table: cell, factors, seed, state, why, level, never_reached, and every outcome.
 
     `level` is a validation accuracy between 0 and 1. A run that ended well without reaching it counts one epoch more
@@ -134,7 +137,7 @@ def read_results(runs: Sequence[PlannedRun], level: float | None = None) -> pd.D
     """
     if level is not None and not 0 < level <= 1:
         raise ValueError(f"a level is a validation accuracy above 0 and up to 1; got {level:g}; take for example 0.9")
-    read = [_read_run(run) for run in runs]
+    read = [_read_run(run, health) for run in runs]
     if level is None:
         level = _level_of_baseline(runs, [curve for _, curve in read])
     rows = [{**row, **_epochs_to(level, curve if row["state"] == "ok" else [])} for row, curve in read]
@@ -155,7 +158,7 @@ def write_results(results: pd.DataFrame, path: Path) -> None:
     write_atomically(path, results.to_csv(index=False, lineterminator="\n"))
 
 
-def _read_run(run: PlannedRun) -> tuple[dict[str, Any], list[float]]:
+def _read_run(run: PlannedRun, health: Mapping[tuple[str, int], Health] | None) -> tuple[dict[str, Any], list[float]]:
     """Return a run's row, and its validation accuracy of every epoch."""
     state, why, verdict = _state(run)
     levels = {field: level_in_results(level) for field, level in run.cell.settings}
@@ -170,7 +173,8 @@ def _read_run(run: PlannedRun) -> tuple[dict[str, Any], list[float]]:
         facts["peak_memory_mb"] = facts["peak_memory_bytes"] / 2**20
     if (run.folder.path / "flow").exists():
         with suppress(ValueError, BadZipFile):  # damaged records cost a run its health; the report names them
-            facts["health"] = health_of(run.folder)
+            key = (run.cell.name, run.seed)
+            facts["health"] = health_of(run.folder) if health is None else health.get(key, {})
     row |= {outcome.name: _number(facts, outcome.source) for outcome in OUTCOMES if outcome.source}
     row["measuring_share"] = _number(facts, ("measuring_share",))
     return row, [_number(line, ("validation_accuracy",)) for line in lines]

@@ -33,10 +33,19 @@ def health_of(run: RunFolder) -> dict[str, float | None]:
     update_ratio is that of the last epoch, where a falling schedule has made steps small: compare it between runs of
     one schedule. A finding about the rate looks at the epoch with the largest ratio instead.
     """
-    # A study reads a thousand runs: all epochs are opened only where the last one was not measured.
+    return health_from(last_evidence(run))
+
+
+def last_evidence(run: RunFolder) -> Evidence:
+    """Read what a run ended with: a study reads a thousand, so all epochs are opened only if the last has nothing."""
     evidence = Evidence(run, last_epochs=1)
-    if not (evidence.measured_epochs and evidence.epochs_counted("probe")):
+    if evidence.flow and not (evidence.measured_epochs and evidence.epochs_counted("probe")):
         evidence = Evidence(run)
+    return evidence
+
+
+def health_from(evidence: Evidence) -> dict[str, float | None]:
+    """Return what health_of does, from records that were read already."""
     return {
         "dead_share": _dead_share(evidence),
         "negative_side_rate": _negative_side_rate(evidence),

@@ -6,6 +6,7 @@ import re
 import shutil
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from alexnet_ablations.outcomes import read_results
@@ -238,7 +239,7 @@ def test_no_interaction_is_drawn_where_the_design_has_none(make_study):
 
 
 def test_gradients_through_depth_are_those_of_the_records_cell_beside_cell(study):
-    cells = read_cells(study, read_results(study.runs()))
+    cells = read_cells(study)
     layers = cells[0].runs[0].layers
     assert layers == ("conv1", "conv2", "conv3", "fc4", "fc5")
     baseline, bn = cells[0].gradients(layers), cells[2].gradients(layers)
@@ -318,7 +319,7 @@ def test_of_many_cells_the_baseline_and_the_farthest_are_drawn_and_the_page_says
     study = make_study(lambda seed, dropout: 0.7 if dropout in far else 0.9 + seed / 100, {"dropout": levels}, seeds=2,
                        flow=False)  # fmt: skip
     results = read_results(study.runs())
-    drawn = inside.drawn_cells(read_cells(study, results), results)
+    drawn = inside.drawn_cells(read_cells(study), results)
     assert len(drawn) == inside.MOST_CELLS
     names = [each.label for each in drawn]
     assert names[0] == "baseline"
@@ -338,7 +339,7 @@ def test_the_band_of_a_curve_is_the_range_of_its_seeds(make_study):
     (run.path / "metrics.jsonl").write_text(
         "".join(json.dumps({**line, "train_loss": 9.0}) + "\n" for line in lines[:2])
     )
-    curve = read_cells(study, read_results(study.runs()))[0].curve("train_loss")
+    curve = read_cells(study)[0].curve("train_loss")
     # The others lost 2, 1, 2/3; this one 9, 9, and then nothing.
     assert curve.y == pytest.approx([(9 + 2 + 2) / 3, (9 + 1 + 1) / 3, 2 / 3])
     assert curve.high == pytest.approx([9, 9, 2 / 3])
@@ -385,3 +386,10 @@ def test_cells_whose_runs_have_only_not_ended_yet_are_no_failures(make_study):
     text = text_of(page_of(study))
     assert "Runs that did not end well" not in text
     assert "None: all 4 runs that ended, ended well." in text
+
+
+def test_health_that_was_read_with_the_rest_is_the_health_that_a_run_has(study):
+    health = {(each.cell, run.seed): run.health for each in read_cells(study) for run in each.runs}
+    apart, together = read_results(study.runs()), read_results(study.runs(), health=health)
+    assert apart["gradient_first_to_last"].notna().all()
+    pd.testing.assert_frame_equal(apart, together)

@@ -11,12 +11,13 @@ from pathlib import Path
 from zipfile import BadZipFile
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from alexnet_ablations.design import Cell, level_text
+from alexnet_ablations.outcomes import Health
 from alexnet_ablations.study import PlannedRun, Study
 from alexnet_lab.diagnosis.evidence import Evidence
+from alexnet_lab.diagnosis.health import health_from, last_evidence
 from alexnet_lab.instruments.flow import SPLITS
 from alexnet_lab.reports.curves import Series
 from alexnet_lab.reports.maps import Strip
@@ -43,7 +44,6 @@ class Reading:
     """One run, as far as it got."""
 
     seed: int
-    state: str
     curves: dict[str, list[float]]
     layers: tuple[str, ...] = ()  # with weights, in forward order; none without instruments
     gradients: tuple[float, ...] = ()  # the typical gradient of one weight, by layer
@@ -55,13 +55,9 @@ class Reading:
     split: str = ""  # what the units were counted on: probe or training
     silent_share: tuple[float, ...] = ()  # of all units, silent on all N inputs, by epoch; empty where not traced
     read_at: str = ""
-    precision: str = ""
+    health: Health = field(default_factory=dict)
+    has_begun: bool = False
     trouble: str = ""  # why its records could not be read
-
-    @property
-    def has_begun(self) -> bool:
-        """Say whether there is anything on record."""
-        return self.state != "waiting"
 
 
 @dataclass(frozen=True)
@@ -144,35 +140,31 @@ def labels_of(cells: Sequence[Cell]) -> dict[str, str]:
     return found
 
 
-def read_cells(study: Study, results: pd.DataFrame) -> list[CellReadings]:
+def read_cells(study: Study) -> list[CellReadings]:
     """Read every run of a study, cell by cell in the order of the design, the baseline first."""
     labels = labels_of(study.cells)
-    states = {(row.cell, row.seed): str(row.state) for row in results[["cell", "seed", "state"]].itertuples()}
     found: dict[str, list[Reading]] = {name: [] for name in labels}
     traced = MOST_TRACED // max(study.start.epochs, 1)
     for at, run in enumerate(study.runs()):  # seed by seed, so that the first seeds of every cell are traced
-        state = states.get((run.cell.name, run.seed), "waiting")
-        found[run.cell.name].append(read_run(run, state, trace=at < traced))
+        found[run.cell.name].append(read_run(run, trace=at < traced))
     return [CellReadings(name, labels[name], tuple(runs)) for name, runs in found.items()]
 
 
-def read_run(run: PlannedRun, state: str, *, trace: bool = True) -> Reading:
+def read_run(run: PlannedRun, *, trace: bool = True) -> Reading:
     """Read one run folder; whatever was not recorded comes back empty, and so does what is damaged, with the reason."""
     try:
-        return _read(run, state, trace=trace)
+        return _read(run, trace=trace)
     except ValueError as error:
-        return Reading(run.seed, state, {}, trouble=str(error))
+        return Reading(run.seed, {}, trouble=str(error))
     except BadZipFile as error:
-        return Reading(run.seed, state, {}, trouble=f"{run.folder.path / 'flow'} is damaged ({error})")
+        return Reading(run.seed, {}, trouble=f"{run.folder.path / 'flow'} is damaged ({error})")
 
 
-def _read(run: PlannedRun, state: str, *, trace: bool) -> Reading:
-    evidence = Evidence(run.folder, last_epochs=1)
-    if evidence.flow and not (evidence.measured_epochs and evidence.epochs_counted("probe")):
-        evidence = Evidence(run.folder)
+def _read(run: PlannedRun, *, trace: bool) -> Reading:
+    evidence = last_evidence(run.folder)
     curves = {name: [float(value) for value in evidence.curve(name)] for name in CURVES}
     if evidence.flow is None:
-        return Reading(run.seed, state, curves)
+        return Reading(run.seed, curves, has_begun=bool(evidence.recipe))
     weights, epochs = evidence.weights, evidence.measured_epochs
     names = short_names([evidence.parameters[at].layer for at in weights])
     split = next((each for each in ("probe", "training") if evidence.epochs_counted(each)), "")
@@ -180,7 +172,6 @@ def _read(run: PlannedRun, state: str, *, trace: bool) -> Reading:
     layout = evidence.flow.layout
     return Reading(
         run.seed,
-        state,
         curves,
         layers=tuple(names),
         gradients=tuple(evidence.gradient_size(epochs[-1], at) if epochs else math.nan for at in weights),
@@ -192,7 +183,8 @@ def _read(run: PlannedRun, state: str, *, trace: bool) -> Reading:
         split=split,
         silent_share=_silent_shares(run.folder.path / "flow", split) if trace and split else (),
         read_at=layout.read_at,
-        precision=layout.precision,
+        health=health_from(evidence),
+        has_begun=True,
     )
 
 

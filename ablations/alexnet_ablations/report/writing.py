@@ -3,6 +3,7 @@
 >>> write_report(read_study(folder / "study.toml", folder))  # folder/report/index.html
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -14,7 +15,7 @@ from alexnet_ablations.paper_tables import write_tables
 from alexnet_ablations.report import sections, trail, words
 from alexnet_ablations.report.findings import diagnose_runs
 from alexnet_ablations.report.material import Material
-from alexnet_ablations.report.readings import read_cells
+from alexnet_ablations.report.readings import CellReadings, read_cells
 from alexnet_ablations.statistics import Conclusions, conclude
 from alexnet_ablations.study import Study
 from alexnet_lab.reports.page import Page
@@ -37,19 +38,25 @@ def write_report(
     """
     if inspect != "none":
         write_inspections(study, only_first=inspect == "cells")
-    found = read_results(study.runs()) if results is None else results
+    cells = read_cells(study)
+    found = results
+    if found is None:
+        health = {(each.cell, run.seed): run.health for each in cells for run in each.runs}
+        found = read_results(study.runs(), health=health)
     told = conclude(found, study.contrasts()) if conclusions is None else conclusions
     folder = study.folder / REPORT
-    page = study_page(study, found, told)
+    page = study_page(study, found, told, cells)
     write_tables(found, told, folder)
     for stale in [*folder.glob("figures/*.svg"), *folder.glob("figures/*.png")]:
         stale.unlink()  # a figure of an earlier report, which this one may not have
     return page.write(folder)
 
 
-def study_page(study: Study, results: pd.DataFrame, conclusions: Conclusions) -> Page:
-    """Return the page of a study."""
-    cells = read_cells(study, results)
+def study_page(
+    study: Study, results: pd.DataFrame, conclusions: Conclusions, cells: Sequence[CellReadings] | None = None
+) -> Page:
+    """Return the page of a study; `cells` is what read_cells returns, where it was read already."""
+    cells = read_cells(study) if cells is None else cells
     of = Material(study, results, conclusions, cells, diagnose_runs(study.runs(), cells))
     made = [
         sections.verdicts(of),
