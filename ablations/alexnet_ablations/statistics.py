@@ -9,6 +9,7 @@ itself and called exploratory: over many outcomes some will stand out by chance.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -36,11 +37,22 @@ class Inference:
     spread: float  # standard deviation; NaN below two pairs
     t: Interval | None = None
     t_p: float | None = None
-    sign_flip: Interval | None = None
     sign_flip_p: float | None = None
-    bootstrap: Interval | None = None
     margin: float | None = None
     equivalence_p: float | None = None
+    differences: tuple[float, ...] = ()
+
+    # The checks take longer than all the rest, and of hundreds of comparisons only those of the headline are looked at.
+
+    @cached_property
+    def sign_flip(self) -> Interval | None:
+        """Return the interval by sign flips; None where so few pairs can reject nothing."""
+        return intervals.sign_flip_interval(self.differences)
+
+    @cached_property
+    def bootstrap(self) -> Interval | None:
+        """Return the studentised bootstrap interval."""
+        return intervals.bootstrap_interval(self.differences)
 
     @property
     def attainable_p(self) -> float:
@@ -169,11 +181,10 @@ def infer(differences: Sequence[float], margin: float | None = None) -> Inferenc
         spread=float(d.std(ddof=1)) if len(d) > 1 else math.nan,
         t=intervals.t_interval(d),
         t_p=intervals.t_p_value(d),
-        sign_flip=intervals.sign_flip_interval(d),
         sign_flip_p=intervals.sign_flip_p_value(d),
-        bootstrap=intervals.bootstrap_interval(d),
         margin=margin,
         equivalence_p=None if margin is None else intervals.equivalence_p_value(d, margin),
+        differences=tuple(d.tolist()),
     )
 
 

@@ -213,6 +213,8 @@ def test_the_effect_plot_shows_every_pair_the_interval_and_what_is_too_small_to_
     assert "less than 0.5 points either way" in figure.reading
     assert list(figure.table.rows[0][1:3]) == pytest.approx([3.0, 3.0 - 4.302652730 * 0.1 / 3**0.5])
     assert figure.table.rows[0][4] == 3
+    # Three pairs are too few for a sign flip to reject anything, and one resample in nine is without spread.
+    assert list(figure.table.rows[0][6:8]) == ["−", "[−∞, +∞]"]
 
 
 def test_the_rings_of_the_effect_plot_lie_where_their_numbers_are(page):

@@ -220,11 +220,14 @@ def _effects_behind(found: Sequence[Conclusion], outcome: Outcome) -> Table:
             each.inference.t.high if each.inference.t else None,
             each.n,
             each.verdict,
+            interval(outcome, each.inference.sign_flip).replace("-", "−"),
+            interval(outcome, each.inference.bootstrap).replace("-", "−"),
             " ".join(outcome.show_effect(value) for value in each.values.values()) or "–",
         ]
         for each in found
     ]
-    return Table(["change", f"effect, {outcome.unit}", "low", "high", "n pairs", "found", "each seed"], rows)
+    columns = ["change", f"effect, {outcome.unit}", "low", "high", "n pairs", "found", "interval by sign flip"]
+    return Table([*columns, "by bootstrap", "each seed"], rows)
 
 
 def _by_cell_and_seed(results: pd.DataFrame, cells: Sequence[str]) -> pd.DataFrame:

@@ -26,8 +26,8 @@ def verdicts(of: Material) -> Section:
         text = f"{missing}. What follows rests on these; the command that began the study goes on with what is missing."
         blocks.append(Callout("warning", "This study is not finished", text))
     found = of.conclusions.headline
-    effects_alone = [each for each in found if each.contrast.kind == "effect"]
-    together = [each for each in found if each.contrast.kind == "interaction"]
+    effects_alone = _settled_first([each for each in found if each.contrast.kind == "effect"])
+    together = _settled_first([each for each in found if each.contrast.kind == "interaction"])
     blocks.append(SideBySide([Verdict(each) for each in effects_alone[:MOST_VERDICTS]]))
     if together:
         blocks.append(Heading("Two changes together, beyond the sum of each alone"))
@@ -47,6 +47,15 @@ def verdicts(of: Material) -> Section:
         more = [f"And {words.counted(left, 'more cell')}, under Failures."] if left > 0 else []
         blocks += [Heading("Runs that did not end well"), Points([*survived[:3], *more])]
     return Section("What was found", blocks)
+
+
+def _settled_first(found: Sequence[Conclusion]) -> list[Conclusion]:
+    """Keep the order of the design; of more than are shown, put differences first, then what is largest."""
+    if len(found) <= MOST_VERDICTS:
+        return list(found)
+    return sorted(
+        found, key=lambda each: (not each.verdict.startswith("difference"), -abs(each.effect) if each.n else 0)
+    )
 
 
 def effect_plots(of: Material) -> Section:
