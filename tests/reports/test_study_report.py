@@ -279,6 +279,11 @@ def test_what_stands_out_beside_accuracy_is_said_in_plain_words(text):
     assert "Exploratory" in text
 
 
+def test_an_outcome_that_only_some_cells_have_is_named_as_not_compared(text):
+    # A leaky unit cannot die, so every comparison of this factorial lacks a side.
+    assert "Not compared, since no comparison has a number on both sides: dead units." in text
+
+
 def test_silent_units_come_with_their_n_and_its_bound(text):
     assert "N = 64 inputs: a unit that is silent on all of them may still fire on fewer than 4.7% of inputs" in text
 

@@ -29,7 +29,7 @@ class Verdict:
 
 
 @dataclass(frozen=True)
-class Points:
+class Sentences:
     """Sentences below each other."""
 
     sentences: Sequence[str]

@@ -9,7 +9,7 @@ from alexnet_lab.diagnosis import Finding, diagnose
 from alexnet_lab.diagnosis.findings import SEVERITIES, Severity
 from alexnet_lab.reports.page import Block, Callout, Paragraph
 
-MOST_RUNS = 80  # that are diagnosed: each opens all of its epochs; of more, the first seeds of every cell
+MOST_RUNS = 60  # that are diagnosed: each opens all of its epochs; of more, the first seeds of every cell
 
 
 @dataclass(frozen=True)

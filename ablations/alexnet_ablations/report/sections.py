@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from alexnet_ablations.outcomes import HEADLINE
 from alexnet_ablations.paper_tables import PaperTable, cells_table, effects_table, paper_tables
 from alexnet_ablations.report import effects, inside, words
-from alexnet_ablations.report.blocks import Heading, Points, SideBySide, Verdict
+from alexnet_ablations.report.blocks import Heading, Sentences, SideBySide, Verdict
 from alexnet_ablations.report.findings import finding_blocks
 from alexnet_ablations.report.material import MOST_UNFOLDED, Material
 from alexnet_ablations.report.readings import CellReadings
@@ -32,7 +32,7 @@ def verdicts(of: Material) -> Section:
     if together:
         blocks.append(Heading("Two changes together, beyond the sum of each alone"))
         said = [f"{each.contrast.name}: {words.verdict_text(each)}" for each in together[:MOST_VERDICTS]]
-        blocks.append(Points(said))
+        blocks.append(Sentences(said))
     left = max(len(effects_alone) - MOST_VERDICTS, 0) + max(len(together) - MOST_VERDICTS, 0)
     if left:
         blocks.append(Paragraph(f"{left} more of {len(found)} comparisons stand in the table of effects."))
@@ -40,12 +40,12 @@ def verdicts(of: Material) -> Section:
     if of.study.seeds == 1:
         limits.insert(0, "One seed: there are no intervals and no verdicts, and chance may have made any difference.")
     if limits:
-        blocks += [Heading("What this study cannot show"), Points(limits)]
+        blocks += [Heading("What this study cannot show"), Sentences(limits)]
     survived = [_in_labels(each.sentence, of.labels) for each in of.conclusions.survivals if each.well < each.ended]
     if survived:
         left = len(survived) - 3
         more = [f"And {words.counted(left, 'more cell')}, under Failures."] if left > 0 else []
-        blocks += [Heading("Runs that did not end well"), Points([*survived[:3], *more])]
+        blocks += [Heading("Runs that did not end well"), Sentences([*survived[:3], *more])]
     return Section("What was found", blocks)
 
 
@@ -138,7 +138,7 @@ def others_section(of: Material) -> Section:
     )
     blocks: list[Block] = [Paragraph(said)]
     if told:
-        blocks.append(Points(told[:MOST_STANDING_OUT]))
+        blocks.append(Sentences(told[:MOST_STANDING_OUT]))
         if len(told) > MOST_STANDING_OUT:
             blocks.append(Paragraph(f"And {len(told) - MOST_STANDING_OUT} more, in the table."))
     else:
@@ -156,6 +156,11 @@ def others_section(of: Material) -> Section:
         ]
         caption = "Effect and 95% interval, paired by seed; • beyond chance within its outcome"
         blocks.append(Table(["outcome", *(each.contrast.name for each in shown)], rows, caption))
+    unpaired = [o.label for o in outcomes if not any(each.n for each in of.conclusions.of(o))]
+    if unpaired:
+        blocks.append(
+            Paragraph(f"Not compared, since no comparison has a number on both sides: {', '.join(unpaired)}.")
+        )
     tables = paper_tables(of.results, of.conclusions)
     blocks += [_page_table(each, each.title) for each in tables if each.name in ("other-means", "other-effects")]
     return Section("Beside accuracy", blocks)
