@@ -400,3 +400,29 @@ def test_health_that_was_read_with_the_rest_is_the_health_that_a_run_has(study):
     apart, together = read_results(study.runs()), read_results(study.runs(), health=health)
     assert apart["gradient_first_to_last"].notna().all()
     pd.testing.assert_frame_equal(apart, together)
+
+
+def test_networks_with_layers_of_their_own_get_figures_of_their_own(make_study, write_run):
+    study = make_study(lambda seed, network: 0.9 + seed / 100, {"network": ["vgg11"]}, seeds=2)
+    for run in study.runs():
+        if run.recipe.network == "vgg11":
+            verdict = run.folder.verdict()
+            layers = ["stem.conv", "head.fc"]
+            shutil.rmtree(run.folder.path / "flow")
+            write_run(run.folder.path, layers=layers, shapes=[(6, 3, 3, 3), (4, 24)], filters=False)
+            (run.folder.path / "recipe.json").write_text(run.recipe.to_json())
+            run.folder.end("ok", result=verdict["result"])
+    figures = figures_of(page_of(study))
+    assert [row[0] for row in figures["gradient-depth"].table.rows] == ["conv1", "conv2", "conv3", "fc4", "fc5"]
+    assert [row[0] for row in figures["gradient-depth-2"].table.rows] == ["conv", "fc"]
+    assert {row[0] for row in figures["off-rates-2"].table.rows} == {"network vgg11"}
+    assert figures["silent-by-epoch"].table.columns[1::3] == ["baseline", "network vgg11"]
+
+
+def test_of_a_run_that_diverged_the_curves_are_shown_as_far_as_they_go(make_study):
+    study = make_study(lambda seed, norm: "diverged", {"norm": ["bn"]}, seeds=2)
+    page = page_of(study)
+    assert figures_of(page)["learning-loss"].table.rows[0][1] == 2.0
+    assert "gradient-depth" in figures_of(page)
+    assert "effects" not in figures_of(page)
+    assert "nothing can be said yet" in page.lead
