@@ -339,6 +339,27 @@ def test_cells_are_named_by_what_they_change(study):
     assert list(labels_of(study.cells).values()) == ["baseline", "act leaky", "norm bn", "norm bn, act leaky"]
 
 
+def test_cells_with_long_names_have_a_number_that_keeps_them_apart_in_figures(make_study):
+    factors = {"norm": ["bn:after"], "act": ["leaky"], "learning_rate": [0.003]}
+    study = make_study(lambda seed, **_: None, factors, seeds=1)
+    names = list(labels_of(study.cells).values())
+    assert names[0] == "1. baseline"
+    assert names[7] == "8. norm bn:after, act leaky, learning_rate 0.003"
+    assert page_of(study).title == "Norm, act and learning rate: what they are worth on digits"
+
+
+def test_of_a_fraction_each_shared_number_has_its_names(make_study):
+    levels = {"norm": ["bn"], "act": ["leaky"], "dropout": [0.3], "batch_size": [64]}
+    study = make_study(lambda seed, **_: 0.9 + seed / 100, levels, seeds=2, design="fractional", flow=False)
+    text = text_of(page_of(study))
+    aliased = [each for each in study.contrasts() if each.aliases]
+    assert aliased
+    assert (
+        f"{aliased[0].name} cannot be told from {', '.join(aliased[0].aliases)} in this design.".casefold()
+        in text.casefold()
+    )
+
+
 def test_the_band_of_a_curve_is_the_range_of_its_seeds(make_study):
     study = make_study(planted)
     run = study.runs()[0].folder

@@ -25,6 +25,7 @@ from alexnet_lab.reports.measured import short_names, strip_of
 
 Floats = NDArray[np.float64]
 MOST_TRACED = 600  # epochs whose counts of units are opened, over all runs
+LONGEST_LABEL = 27  # letters of a cell's name that fit its place in a figure
 CURVES = ("train_loss", "validation_loss", "train_accuracy", "validation_accuracy")
 
 
@@ -129,7 +130,7 @@ def banded(name: str, x: list[int], table: Floats, *, geometric: bool) -> Series
 
 
 def labels_of(cells: Sequence[Cell]) -> dict[str, str]:
-    """Name each cell by what it changes: `baseline`, `norm bn`, `norm bn, act leaky`."""
+    """Name each cell by what it changes: `baseline`, `norm bn`, `norm bn, act leaky`; long names get a number too."""
     if not cells:
         return {}
     baseline = dict(cells[0].settings)
@@ -137,6 +138,8 @@ def labels_of(cells: Sequence[Cell]) -> dict[str, str]:
     for cell in cells:
         changed = [f"{name} {level_text(level)}" for name, level in cell.settings if level != baseline[name]]
         found[cell.name] = ", ".join(changed) or "baseline"
+    if max(map(len, found.values())) > LONGEST_LABEL:  # figures leave out their middle, where they may differ
+        found = {name: f"{at}. {label}" for at, (name, label) in enumerate(found.items(), 1)}
     return found
 
 

@@ -150,7 +150,13 @@ def _why_open(found: Conclusion, margin: str) -> str:
 def limits(conclusions: Conclusions, cannot_say: Sequence[str]) -> list[str]:
     """Say what these seeds and this design cannot show; each sentence once."""
     found = conclusions.headline
-    notes = list(dict.fromkeys(note for each in found for note in each.notes if not note.startswith("over the seeds")))
+    # Said once for all comparisons, below, and with the names that these notes go without.
+    apart = ("over the seeds", "cannot be told from")
+    notes = list(dict.fromkeys(note for each in found for note in each.notes if not note.startswith(apart)))
+    shared = [each.contrast for each in found if each.contrast.aliases]
+    notes += [f"{each.name} cannot be told from {', '.join(each.aliases)} in this design" for each in shared[:3]]
+    if len(shared) > 3:
+        notes.append(f"{len(shared) - 3} more comparisons share their number likewise; --plan names them all")
     fewer = [each for each in found if 0 < each.n < each.planned]
     if fewer:
         least = min(each.n for each in fewer)

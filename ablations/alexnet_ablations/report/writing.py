@@ -71,8 +71,12 @@ def study_page(
         trail.runs_section(of),
         trail.reproduce_section(of),
     ]
-    fields = " and ".join(factor.field.replace("_", " ") for factor in study.factors)
-    title = study.about or f"{fields}: what they are worth on {study.start.data.rpartition('/')[2]}"
+    names = [factor.field.replace("_", " ") for factor in study.factors]
+    fields = " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+    title = (
+        study.about
+        or f"{fields}: what {'they are' if len(names) > 1 else 'it is'} worth on {study.start.data.rpartition('/')[2]}"
+    )
     footer = f"alexnet-lab {alexnet_lab.__version__}; {study.folder.resolve()}"
     return Page(title[:1].upper() + title[1:], words.lead(study, results, conclusions), made, footer=footer)
 
