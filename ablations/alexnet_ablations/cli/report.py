@@ -21,8 +21,8 @@ def report(
 ) -> None:
     """Write the report of a study: what was found, how sure it is, and why.
 
-    [bold]alexnet-lab report runs/digits_norm-bn[/]                   DIR/report/index.html
-    [bold]alexnet-lab report runs/digits_norm-bn --inspect cells[/]   with a page of one run per cell
+    [bold]alexnet-lab report runs/norm-bn[/]                   writes its report/
+    [bold]alexnet-lab report runs/norm-bn --inspect cells[/]   and one run's page a cell
 
     A page that needs no network, tables for a paper (tables.md, tables.tex), a
     row per run (results.csv) and every figure as SVG and PNG. Works on a study

@@ -187,6 +187,9 @@ def _finish_scale(axes: Axes, series: Sequence[Series], scale: Scale) -> None:
     axes.yaxis.set_major_locator(MaxNLocator(nbins=4))
     if scale == "percent":
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g}%"))
+        if every.max() - every.min() < 0.02:  # a trifle must not fill a plot
+            low = max((every.max() + every.min()) / 2 - 0.01, -0.001)
+            axes.set_ylim(low, low + 0.021)
 
 
 def _finish_across(plots: Sequence[Axes], series: Sequence[Series], layers: Sequence[str], *, together: bool) -> None:
