@@ -48,16 +48,18 @@ class Flags:
     """What hooks look at, apart from what changes at every step: compiled code stands for one setting of these."""
 
     def __init__(self) -> None:
-        self.measuring = False
+        self.measuring = False  # norms, at this step
+        self.counting_sizes = False  # and histograms
         self.probed: nn.Module | None = None
 
 
 class Panel:
     """Instruments on a network; hooks stand from `with` to its end, whatever happens in between.
 
-    One of `every` steps is measured, and `window` measured steps make one histogram. With `folder`, records are written
-    there (flow.py) at each end_epoch. `scaler` is the GradScaler of fp16, `processes` the ranks of data-parallel
-    training, each with the mean loss of its part: activation gradients are recorded as those of the whole batch's.
+    One of `every` steps is measured, and `window` measured steps make one histogram: of all of them or, unless `each`,
+    of the first alone. With `folder`, records are written there (flow.py) at each end_epoch. `scaler` is the GradScaler
+    of fp16, `processes` the ranks of data-parallel training, each with the mean loss of its part: activation gradients
+    are recorded as those of the whole batch's.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class Panel:
         *,
         every: int = 10,
         window: int = 4,
+        each: bool = True,
         folder: Path | None = None,
         precision: str = "fp32",
         scaler: torch.amp.GradScaler | None = None,
@@ -76,7 +79,7 @@ class Panel:
         if every < 1 or window < 1:
             raise ValueError(f"every and window count steps and must be at least 1, got {every} and {window}")
         self.model, self.optimiser, self.every, self.window = unwrapped(model), optimiser, every, window
-        self.writer = FlowWriter(folder) if folder else None
+        self.each, self.writer = each, FlowWriter(folder) if folder else None
         self.precision, self.probe = precision, probe
         self.scaler = scaler if scaler is not None and scaler.is_enabled() else None
         # The loss scale of the step under way, for compiled code, which cannot ask a scaler.
@@ -106,7 +109,7 @@ class Panel:
             self.order.listen()
         if self.optimiser is not None:
             self._handles.append(self.optimiser.register_step_pre_hook(self._optimiser_steps))
-        self.flags.measuring = self.step_in_epoch % self.every == 0
+        self._set_flags()
         self._note_loss_scale()
         self._began = time.perf_counter()
         return self
@@ -116,7 +119,7 @@ class Panel:
             handle.remove()
         self._handles.clear()
         self.order.stop()
-        self.flags.measuring = False
+        self._set_flags()
         # Ranks of which one failed would wait for each other for ever.
         if self.step_in_epoch and (kind is None or (issubclass(kind, Exception) and self.processes.count == 1)):
             self.end_epoch()
@@ -170,7 +173,7 @@ class Panel:
             self._timed(self._close_window)
         self._read = self._optimiser_stepped = False
         self._note_loss_scale()
-        self.flags.measuring = bool(self._handles) and self.step_in_epoch % self.every == 0
+        self._set_flags()
 
     def end_epoch(self) -> dict[str, Columns]:
         """Drain everything, write it if there is a folder, and begin the next epoch; return the epoch's tables."""
@@ -199,7 +202,7 @@ class Panel:
         self.epoch, self.step_in_epoch = epoch, 0
         draining.clear(self._gauges())
         self.measuring_seconds, self.seconds_before, self._began = 0.0, 0.0, time.perf_counter()
-        self.flags.measuring = bool(self._handles)
+        self._set_flags()
 
     def saved(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return what a checkpoint must keep: tensors by name, and facts for JSON. Every process must ask at once."""
@@ -280,7 +283,7 @@ class Panel:
                 self.histograms.row(kind, site.place, x.device).stride = stride_through(x.shape)
             return
         site.count(x, probing)
-        if training and self.flags.measuring:
+        if training and self.flags.counting_sizes:
             self._measure_activation(site.place, x)
         if not compiling:
             self.measuring_seconds += time.perf_counter() - began
@@ -318,6 +321,10 @@ class Panel:
             self.meter = ParameterMeter(self.order.parameters()[0])
         return self.meter
 
+    def _set_flags(self) -> None:
+        self.flags.measuring = bool(self._handles) and self.step_in_epoch % self.every == 0
+        self.flags.counting_sizes = self.flags.measuring and (self.each or not self.window_steps)
+
     def _gauges(self) -> Gauges:
         return Gauges(self.order, self.sites, self.histograms, self._parameters(), self.steps)
 
@@ -328,7 +335,7 @@ class Panel:
             if parameter.dim() > 1:
                 if not self.window_steps:
                     self.histograms.row(WEIGHT, at, parameter.device).add(parameter)
-                if gradient is not None:
+                if gradient is not None and self.flags.counting_sizes:
                     self.histograms.row(GRADIENT, at, parameter.device).add(gradient)
         self._read = True
 

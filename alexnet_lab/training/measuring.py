@@ -50,6 +50,7 @@ class Measuring:
                 optimiser,
                 every=schedule.every,
                 window=schedule.window,
+                each=schedule.each,
                 precision=recipe.precision,
                 scaler=scaler,
                 processes=ranks,

@@ -10,6 +10,8 @@ _PIECE = 2**18
 # Leading bits of the mantissa that are counted apart, and added up in the end: neighbours that fall into one counter
 # wait for each other, and on a processor this makes fewer of them do so. Few values are not worth the adding up.
 _APART, _FEW = 2, 2**14
+# Up to here float32 counts without a gap.
+_EXACT = 2**24
 
 
 # Integers of the same size, bits of exponent and mantissa, and how far its exponent field lies below float32's.
@@ -90,15 +92,21 @@ def add_off_counts(x: Tensor, counts: Tensor) -> None:
     """Add, for each unit, the inputs on which it is off and its elements that are <= 0."""
     if not x.numel():
         return
-    if x.dim() == 2:
-        counts += (x <= 0).sum(0)  # one position: off and <= 0 are one
+    if x.dim() == 2:  # one position: off and <= 0 are one
+        truths = torch.le(x, 0, out=torch.empty_like(x, dtype=torch.float32))
+        counts += truths.sum(0, dtype=torch.float32 if len(x) <= _EXACT else torch.float64).long()
         return
     positions = x[0, 0].numel()
-    # Comparing into floats and summing those is ten times faster here than summing truth values, and exact up to 2**24.
-    exact = torch.float32 if positions <= 2**24 else torch.float64
+    # Comparing into floats and summing those is ten times faster here than summing truth values.
+    exact = torch.float32 if positions <= _EXACT else torch.float64
+    ones = torch.ones(positions, dtype=exact, device=x.device)
     for piece in torch.split(x, max(1, _PIECE * x.shape[0] // x.numel())):
-        truths = torch.empty_like(piece, dtype=exact)
-        torch.le(piece, 0, out=truths)
-        each = truths.sum(tuple(range(2, x.dim())))  # N C
-        counts[0] += (each == positions).sum(0)
-        counts[1] += each.sum(0, dtype=torch.float64).long()
+        truths = torch.le(piece, 0, out=torch.empty_like(piece, dtype=exact))
+        found = torch.empty(2, *piece.shape[:2], dtype=exact, device=x.device)  # off, elements <= 0; N C each
+        if truths.is_contiguous():
+            torch.mv(truths.view(-1, positions), ones, out=found[1].view(-1))
+        else:
+            torch.sum(truths, tuple(range(2, x.dim())), out=found[1])
+        torch.eq(found[1], positions, out=found[0])
+        # Of several inputs a piece has at most 2**18 elements, so these sums are exact as well.
+        counts += found.sum(1).long()

@@ -439,9 +439,9 @@ def test_dead_through_time_and_revived():
 
 
 def test_a_schedule_keeps_long_epochs_small_and_short_ones_informed():
-    assert schedule_of("default", 33) == Schedule(10, 4)
+    assert schedule_of("default", 33) == Schedule(20, 4)
     assert schedule_of("default", 10_000) == Schedule(100, 5)
-    assert schedule_of("all", 400) == Schedule(1, 20)
+    assert schedule_of("all", 400) == Schedule(1, 20, each=True)
     assert schedule_of("every:20", 400) == Schedule(20, 4)
     assert schedule_of("off", 400) is None
     for text, says in [
