@@ -33,16 +33,16 @@ def _finding(found: "Conclusion") -> str:
     # What a lone test would have called a difference is named, and so is the reason why it does not count.
     if not inference.t.low <= 0 <= inference.t.high:
         among = f"not beyond chance among {found.family} comparisons (Holm p = {p_value(found.holm_p)})"
-        return f"{size} {between}, {pairs}; {among}{_seeds(found)}"
-    return f"no difference found, {size} {between}, {pairs}{_seeds(found)}"
+        return "; ".join(filter(None, (f"{size} {between}, {pairs}", among, seeds_to_go(found))))
+    return "; ".join(filter(None, (f"no difference found, {size} {between}, {pairs}", seeds_to_go(found))))
 
 
-def _seeds(found: "Conclusion") -> str:
+def seeds_to_go(found: "Conclusion") -> str:
     """Say what it would take to know: whether so large an effect is real, or whether a small one is small for sure."""
     needed = found.seeds_needed if found.is_within_margin else found.seeds_to_show
     if needed is None:
         return ""
-    seeds = f"; about {max(needed, found.n + 1)} seeds would"
+    seeds = f"about {max(needed, found.n + 1)} seeds would"
     if found.is_within_margin:
         return f"{seeds} narrow it to {_margin(found)} either way"
     return f"{seeds} show an effect of this size four times in five"

@@ -375,14 +375,14 @@ def test_the_band_of_a_curve_is_the_range_of_its_seeds(make_study):
     assert curve.details[2] == "lowest to highest of 2 seeds"
 
 
-def test_verdicts_say_how_many_more_seeds_would_tell(make_study):
+def test_verdicts_say_how_many_seeds_would_tell_as_the_terminal_does(make_study):
     study = make_study(lambda seed, norm: 0.9 + (0.01 * (seed - 1) if norm == "bn" else 0), {"norm": ["bn"]})
     results = read_results(study.runs())
     found = conclude(results, study.contrasts()).headline[0]
     assert found.verdict == "open"
-    assert f"{found.seeds_needed - 3} more seeds would narrow it to about 0.5 points either way" in words.verdict_text(
-        found
-    )
+    assert found.seeds_needed > 3
+    assert f"About {found.seeds_needed} seeds would narrow it to 0.5 points either way." in words.verdict_text(found)
+    assert f"about {found.seeds_needed} seeds would narrow it to 0.5 points either way" in found.sentence
 
 
 def test_a_figure_of_lines_tells_seeds_and_range_on_hovering():
@@ -405,8 +405,8 @@ def test_units_that_never_fire_are_followed_through_the_epochs(study, page):
     assert [row[7] for row in rows] == [0, 0, 0]  # norm bn
 
 
-def test_one_more_seed_is_one_seed():
-    assert [words.counted(number, "more seed") for number in (1, 2)] == ["1 more seed", "2 more seeds"]
+def test_one_more_cell_is_one_cell():
+    assert [words.counted(number, "more cell") for number in (1, 2)] == ["1 more cell", "2 more cells"]
 
 
 def test_cells_whose_runs_have_only_not_ended_yet_are_no_failures(make_study):

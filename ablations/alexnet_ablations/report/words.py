@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from alexnet_ablations.outcomes import HEADLINE
-from alexnet_ablations.sentences import effect, interval
+from alexnet_ablations.sentences import effect, interval, seeds_to_go
 from alexnet_ablations.statistics import Conclusion, Conclusions
 from alexnet_ablations.study import Study
 
@@ -129,10 +129,10 @@ def verdict_text(found: Conclusion) -> str:
         way = {True: "better", False: "worse", None: "different"}[found.is_better]
         tail = f", yet less than {margin}" if found.verdict == "difference within margin" else ""
         return f"{size} {between}, {pairs}: {way} than the baseline, beyond chance{tail}."
-    return f"{size} {between}, {pairs}: {_why_open(found, margin)}"
+    return f"{size} {between}, {pairs}: {_why_open(found)}"
 
 
-def _why_open(found: Conclusion, margin: str) -> str:
+def _why_open(found: Conclusion) -> str:
     t = found.inference.t
     if t is not None and not t.low <= 0 <= t.high:
         text = (
@@ -141,10 +141,8 @@ def _why_open(found: Conclusion, margin: str) -> str:
         )
     else:
         text = "no difference shown, nor that there is none."
-    if found.seeds_needed is not None and found.seeds_needed > found.n:
-        more = counted(found.seeds_needed - found.n, "more seed")
-        text += f" {more} would narrow it to about {margin} either way."
-    return text
+    to_go = seeds_to_go(found)
+    return f"{text} {to_go[0].upper()}{to_go[1:]}." if to_go else text
 
 
 def limits(conclusions: Conclusions, cannot_say: Sequence[str]) -> list[str]:
