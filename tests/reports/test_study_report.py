@@ -385,6 +385,13 @@ def test_verdicts_say_how_many_seeds_would_tell_as_the_terminal_does(make_study)
     assert f"about {found.seeds_needed} seeds would narrow it to 0.5 points either way" in found.sentence
 
 
+def test_what_is_too_small_to_matter_is_the_readers_to_say(make_study):
+    study = make_study(lambda seed, norm: 0.9 + (0.001 * (seed - 1) if norm == "bn" else 0), {"norm": ["bn"]})
+    told = {margin: write_report(study, margin=margin).read_text() for margin in (0.05, 3.0)}
+    assert "pairs: less than 3 points either way." in told[3.0]
+    assert "pairs: less than" not in told[0.05]
+
+
 def test_a_figure_of_lines_tells_seeds_and_range_on_hovering():
     series = [Series("a", [1, 2], [0.5, 0.7], [0.4, 0.6], [0.6, 0.8], ["3 seeds", "3 seeds"])]
     figure = lines_by_cell("f", "t", "r", series, y_label="y", scale="percent")

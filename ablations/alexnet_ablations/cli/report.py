@@ -17,12 +17,16 @@ def report(
     inspect: Annotated[
         str, typer.Option(help="Write pages of single runs too: of the first seed per cell (cells), or all.")
     ] = "none",
+    margin: Annotated[
+        float | None, typer.Option(help="Points of test accuracy too small to matter.", show_default="0.5")
+    ] = None,
     opened: Annotated[bool, typer.Option("--open", help="Show the page in the browser.")] = False,
 ) -> None:
     """Write the report of a study: what was found, how sure it is, and why.
 
     [bold]alexnet-lab report runs/norm-bn[/]                   writes its report/
     [bold]alexnet-lab report runs/norm-bn --inspect cells[/]   and one run's page a cell
+    [bold]alexnet-lab report runs/norm-bn --margin 1[/]        less than one point either way is equal
 
     A page that needs no network, tables for a paper (tables.md, tables.tex), a
     row per run (results.csv) and every figure as SVG and PNG. Works on a study
@@ -39,7 +43,7 @@ def report(
 
     console = open_console()
     study = read_study(folder / "study.toml", folder)
-    page = write_report(study, inspect=inspect)  # type: ignore[arg-type]  # checked above
+    page = write_report(study, inspect=inspect, margin=margin)  # type: ignore[arg-type]  # checked above
     console.print(f"{escape(str(page))}", soft_wrap=True, highlight=False)
     if opened:
         typer.launch(page.resolve().as_uri())

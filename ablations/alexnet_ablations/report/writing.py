@@ -30,11 +30,13 @@ def write_report(
     conclusions: Conclusions | None = None,
     *,
     inspect: Inspect = "none",
+    margin: float | None = None,
 ) -> Path:
     """Write STUDY/report: index.html, tables.md, tables.tex, results.csv, figures/; return the path of the page.
 
     Works on a study in any state. `results` and `conclusions` save reading what was read already. `inspect` writes
-    the pages of single runs first, which takes some seconds each: of the first seed of every cell, or of all.
+    the pages of single runs first, which takes some seconds each: of the first seed of every cell, or of all. `margin`
+    is what is too small to matter, in points of the headline outcome.
     """
     if inspect != "none":
         write_inspections(study, only_first=inspect == "cells")
@@ -43,7 +45,7 @@ def write_report(
     if found is None:
         health = {(each.cell, run.seed): run.health for each in cells for run in each.runs}
         found = read_results(study.runs(), health=health)
-    told = conclude(found, study.contrasts()) if conclusions is None else conclusions
+    told = conclude(found, study.contrasts(), margin=margin) if conclusions is None else conclusions
     folder = study.folder / REPORT
     page = study_page(study, found, told, cells)
     write_tables(found, told, folder)
