@@ -10,15 +10,16 @@ on, with the same numbers in the end as an undisturbed study to the last bit.
 
 import shutil
 import signal
+import sqlite3
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from alexnet_ablations.attempts import GRACE, Attempt
-from alexnet_ablations.ledger import Ledger, Row
+from alexnet_ablations.ledger import Ledger, Row, read_index, rebuild
 from alexnet_ablations.slots import Slots, find_slots, free_memory, memory_allows
 from alexnet_ablations.standing import COORDINATOR_LOCK, FAILED, coordinator_of
 from alexnet_ablations.study import PlannedRun
@@ -88,9 +89,14 @@ def run_all(
     if timeout is not None and timeout <= 0:
         raise ValueError(f"a time limit must be above 0 minutes, got {timeout:g}")
     if not runs:
+        lock = Lock(study / COORDINATOR_LOCK)
+        if study.exists() and lock.take():
+            _settle_index(study)
+            lock.release()
         return
     lock = _take(study)
     try:
+        _settle_index(study)
         threads = max(run.recipe.threads for run in runs)
         slots = find_slots(threads, runs[0].recipe.device, jobs)
         with _signals_as_interrupts():
@@ -119,6 +125,13 @@ def _take(study: Path) -> Lock:
         raise ValueError(f"{study} must be a folder that can be written ({error.strerror}); choose another") from None
     refuse_if_coordinated(study)
     raise ValueError(f"{study} was worked on by another process a moment ago; try again")
+
+
+def _settle_index(study: Path) -> None:
+    """Let the index learn from the folders how runs ended whose coordinator was killed before they did."""
+    with suppress(sqlite3.Error, OSError):  # the folders have all that counts, and the ledger tells of a broken index
+        if any(row.state == "running" for row in read_index(study)):
+            rebuild(study)
 
 
 class _Coordinator:

@@ -2,10 +2,12 @@
 
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -400,3 +402,15 @@ folder.end("ok", result={"test": {"accuracy": 0.5}, "peak_memory_bytes": 3 * 2**
     assert max(heard.side_by_side) == 1
     assert heard.notes == ["fewer than 3 side by side: a run takes about 3.0 GiB of memory"]
     assert states_of(study) == ["ok"] * 6
+
+
+@pytest.mark.parametrize("left", ["nothing", "one run"])
+def test_the_index_learns_how_runs_ended_whose_coordinator_was_killed_before_they_did(left, tmp_path, monkeypatch):
+    use(monkeypatch, WELL)
+    study = study_in(tmp_path / "study")
+    missing = [] if left == "nothing" else study.runs()[-1:]
+    make(study, runs=[run for run in study.runs() if run not in missing])
+    with closing(sqlite3.connect(study.folder / "index.sqlite")) as connection, connection:
+        connection.execute("UPDATE runs SET state = 'running', ended = NULL WHERE seed = 0")
+    make(study, runs=missing)
+    assert [row.state for row in read_index(study.folder)] == ["ok"] * 4

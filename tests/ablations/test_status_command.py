@@ -271,7 +271,15 @@ def test_lines_for_machines_and_for_files_tell_each_run(study, monkeypatch):
 def test_ctrl_c_ends_with_one_sentence_and_status_130_and_the_same_command_goes_on(tmp_path):
     command = [sys.executable, "-c", "from alexnet_ablations.cli import main; main()", "ablate", "--norm", "bn"]
     command += ["--seeds", "1", "--epochs", "40", "--out", "study"]
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        # As in a terminal: a test run that was sent to the background ignores Ctrl-C, and hands that on.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
+    )
     deadline = time.monotonic() + 120
     while len(list(tmp_path.glob("study/runs/*/*/metrics.jsonl"))) < 1:
         assert process.poll() is None
