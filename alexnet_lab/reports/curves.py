@@ -72,12 +72,12 @@ def curves(
     drawing = Drawing(height=height)
     axes = drawing.axes()
     for at, each in enumerate(series):
-        x, y = np.asarray(each.x, float), _drawable(each.y, scale)
+        x, y = np.asarray(each.x, float), drawable(each.y, scale)
         colour = along(at, len(series)) if in_order else SERIES[at % len(SERIES)]
         marker = MARKERS[at % len(MARKERS)] if len(x) <= MOST_MARKED else ""
         axes.plot(x, y, color=colour, marker=marker, markersize=4, **_stroke(at, len(series)))
         if len(each.low):
-            axes.fill_between(x, _drawable(each.low, scale), _drawable(each.high, scale), color=colour, alpha=0.2, lw=0)
+            axes.fill_between(x, drawable(each.low, scale), drawable(each.high, scale), color=colour, alpha=0.2, lw=0)
         labels = [f"{x_label} {number(_whole(value))}" for value in each.x]
         told = [_told(each, place, scale) for place in range(len(x))]
         drawing.points(axes, each.name, x, y, labels, told)
@@ -90,10 +90,10 @@ def curves(
     every = [value for each in series for value in each.x]
     if every:
         whole_epochs(axes, every)
-    heights = [_drawable(each.y, scale) for each in series]
+    heights = [drawable(each.y, scale) for each in series]
     if any(np.isfinite(each).any() for each in heights):  # a mark out of sight would have no place for its word
-        heights.append(_drawable([mark for mark, _ in marks], scale))
-    _set_scale(axes, scale, heights)
+        heights.append(drawable([mark for mark, _ in marks], scale))
+    set_scale(axes, scale, heights)
     axes.set_xlabel(label(x_label))
     axes.set_ylabel(label(y_label, 36))
     if len(series) > 1:
@@ -121,7 +121,7 @@ def profile(
     drawing = Drawing(height=height + max(0.0, below - 40))
     axes = drawing.axes()
     for at, each in enumerate(series):
-        x, y = np.asarray(each.x, float), _drawable(each.y, scale)
+        x, y = np.asarray(each.x, float), drawable(each.y, scale)
         colour = along(at, len(series)) if in_order else SERIES[at % len(SERIES)]
         marker = MARKERS[at % len(MARKERS)] if len(layers) <= MOST_MARKED else ""
         axes.plot(x, y, color=colour, linestyle=DASHES[at % len(DASHES)], marker=marker, markersize=4)
@@ -135,7 +135,7 @@ def profile(
         rotation=90 if upright else 0,
     )
     axes.set_xlim(-0.4, max(len(layers) - 0.6, 0.4))
-    _set_scale(axes, scale, [_drawable(each.y, scale) for each in series])
+    set_scale(axes, scale, [drawable(each.y, scale) for each in series])
     axes.set_ylabel(label(y_label, 36))
     if len(series) > 1:
         _name_ends(axes, series, scale, in_order=in_order, height=height - 110)
@@ -206,14 +206,15 @@ def power_of_ten(value: float, _place: object = None) -> str:
     return power if head == 1 else f"{head}·{power}"
 
 
-def _drawable(values: Sequence[float], scale: Scale) -> NDArray[np.float64]:
+def drawable(values: Sequence[float], scale: Scale) -> NDArray[np.float64]:
     """Return what a scale can show: finite numbers, above zero on a logarithmic one; NaN elsewhere."""
     found = np.asarray([math.nan if value is None else value for value in values], float)
     fine = np.isfinite(found) & (found > 0) if scale == "log" else np.isfinite(found)
     return np.where(fine, found, math.nan)
 
 
-def _set_scale(axes: Axes, scale: Scale, heights: Sequence[NDArray[np.float64]]) -> None:
+def set_scale(axes: Axes, scale: Scale, heights: Sequence[NDArray[np.float64]]) -> None:
+    """Give an axis its scale and ticks for what is drawn there; without a finite number it says so."""
     every = np.concatenate([*heights, np.zeros(0)])
     every = every[np.isfinite(every)]
     if not len(every):
@@ -233,8 +234,9 @@ def _set_scale(axes: Axes, scale: Scale, heights: Sequence[NDArray[np.float64]])
         axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
     if scale == "percent":
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g}%"))
-        if every.max() - every.min() < 0.01:
-            axes.set_ylim(max(every.min() - 0.02, -0.02), min(every.max() + 0.02, 1.02))
+        if every.max() - every.min() < 0.02:  # a trifle must not fill a plot
+            low = max((every.max() + every.min()) / 2 - 0.01, -0.001)
+            axes.set_ylim(low, low + 0.021)
 
 
 def _name_ends(axes: Axes, series: Sequence[Series], scale: Scale, *, in_order: bool, height: float) -> None:
@@ -243,7 +245,7 @@ def _name_ends(axes: Axes, series: Sequence[Series], scale: Scale, *, in_order: 
     tell = math.log10 if scale == "log" else float
     ends = []
     for at, each in enumerate(series):
-        drawn = _drawable(each.y, scale)
+        drawn = drawable(each.y, scale)
         seen = drawn[np.isfinite(drawn)]
         if len(seen):
             ends.append((at, (tell(seen[-1]) - tell(low)) / (tell(high) - tell(low))))

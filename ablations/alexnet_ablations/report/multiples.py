@@ -3,22 +3,19 @@
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Literal
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
-from alexnet_lab.reports.curves import DASHES, MARKERS, Series, power_of_ten
+from alexnet_lab.reports.curves import DASHES, MARKERS, Scale, Series, drawable, set_scale
 from alexnet_lab.reports.drawing import STYLE, Drawing, label, whole_epochs
 from alexnet_lab.reports.maps import FAINTEST, Strip, draw_key
 from alexnet_lab.reports.page import Figure, Table, number
 from alexnet_lab.reports.palette import LIGHT, SERIES
 
-Scale = Literal["linear", "log", "percent"]
 Floats = NDArray[np.float64]
 
 MOST_TOGETHER = 4  # lines with bands in one plot; more would cover each other, and get a plot each
@@ -63,8 +60,8 @@ def lines_by_cell(
                 _line(axes, series[0], scale, LIGHT["muted"], 2)
         _line(axes, each, scale, colour, at if together else 0)
         places = [layers[int(x)] for x in each.x] if layers else [f"epoch {int(x)}" for x in each.x]
-        drawing.points(axes, each.name, each.x, _drawable(each.y, scale), places, _told(each, scale))
-    _finish_scale(plots[0], series, scale)
+        drawing.points(axes, each.name, each.x, drawable(each.y, scale), places, _told(each, scale))
+    set_scale(plots[0], scale, [drawable([*each.y, *each.low, *each.high], scale) for each in series])
     _finish_across(plots, series, layers, together=together)
     drawing.canvas.supylabel(label(y_label, 40), fontsize=11, color=LIGHT["muted"])
     if together and len(series) > 1:
@@ -155,41 +152,11 @@ def _styled() -> Iterator[None]:
 
 
 def _line(axes: Axes, series: Series, scale: Scale, colour: str, style: int) -> None:
-    x, y = np.asarray(series.x, float), _drawable(series.y, scale)
+    x, y = np.asarray(series.x, float), drawable(series.y, scale)
     dash, marker = DASHES[style % len(DASHES)], MARKERS[style % len(MARKERS)] if len(x) <= 15 else ""
     axes.plot(x, y, color=colour, linestyle=dash, marker=marker, markersize=3.5, label=series.name or " ")
     if len(series.low) and colour != LIGHT["muted"]:
-        axes.fill_between(x, _drawable(series.low, scale), _drawable(series.high, scale), color=colour, alpha=0.2, lw=0)
-
-
-def _drawable(values: Sequence[float], scale: Scale) -> Floats:
-    found = np.asarray(values, float)
-    fine = np.isfinite(found) & (found > 0) if scale == "log" else np.isfinite(found)
-    return np.where(fine, found, math.nan)
-
-
-def _finish_scale(axes: Axes, series: Sequence[Series], scale: Scale) -> None:
-    every = np.concatenate([_drawable([*each.y, *each.low, *each.high], scale) for each in series] or [np.zeros(0)])
-    every = every[np.isfinite(every)]
-    if not len(every):
-        axes.text(0.5, 0.5, "no finite numbers", transform=axes.transAxes, ha="center", color=LIGHT["muted"])
-        axes.set_yticks([])
-        return
-    if scale == "log":
-        axes.set_yscale("log")
-        narrow = every.max() / every.min() < 30
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if narrow else (1,), numticks=6))
-        axes.yaxis.set_major_formatter(FuncFormatter(power_of_ten))
-        axes.yaxis.set_minor_formatter(NullFormatter())
-        if narrow:
-            axes.set_ylim(every.min() / 1.5, every.max() * 1.5)
-        return
-    axes.yaxis.set_major_locator(MaxNLocator(nbins=4))
-    if scale == "percent":
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g}%"))
-        if every.max() - every.min() < 0.02:  # a trifle must not fill a plot
-            low = max((every.max() + every.min()) / 2 - 0.01, -0.001)
-            axes.set_ylim(low, low + 0.021)
+        axes.fill_between(x, drawable(series.low, scale), drawable(series.high, scale), color=colour, alpha=0.2, lw=0)
 
 
 def _finish_across(plots: Sequence[Axes], series: Sequence[Series], layers: Sequence[str], *, together: bool) -> None:
