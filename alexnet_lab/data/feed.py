@@ -25,7 +25,7 @@ from alexnet_lab.data.decoding import shrink
 from alexnet_lab.data.images import Images
 from alexnet_lab.data.scaling import SCALES, Scaling, check_scale, count_channels, scaling_of, with_channels
 from alexnet_lab.data.sources import Progress, load_images
-from alexnet_lab.data.splits import Split, split_images
+from alexnet_lab.data.splits import PARTS, Split, split_images
 from alexnet_lab.data.views import Geometry, middle_view, ten_views, view
 from alexnet_lab.randomness import stream
 
@@ -189,14 +189,22 @@ def _feed(
     channels: int = 0,
     device: str = "cpu",
 ) -> Feed:
+    empty = [name for name in PARTS if not len(getattr(split, name))]
+    if empty:
+        raise ValueError(
+            f"a run needs images to train on, to choose an epoch by and to test on; this split has none for "
+            f"{' and '.join(empty)}: give it some, or let split_images hold them out"
+        )
     channels = channels or images.pixels.shape[1]
     notes = [*images.notes, *split.notes]
     if images.unreadable:
         listed = "; ".join(images.unreadable.values())
         notes.append(f"{len(images.unreadable)} images cannot be read and were left out: {listed}")
-    absent = [name for number, name in enumerate(images.classes) if number not in images.labels[split.test]]
-    if absent:
-        notes.append(f"the test has no images of {', '.join(absent)}")
+    for part in ("validation", "test"):
+        there = images.labels[getattr(split, part)]
+        absent = [name for number, name in enumerate(images.classes) if number not in there]
+        if absent:
+            notes.append(f"the {part} has no images of {', '.join(absent)}")
     if geometry.stored < geometry.whole:
         notes.append(f"images are stored at {geometry.stored} pixels a side and shown at {geometry.whole}")
     return Feed(

@@ -19,6 +19,8 @@ def evaluate(
     network: nn.Module, feed: Feed, indices: NDArray[np.int64], batch_size: int, ten_views: bool = False
 ) -> dict[str, Any]:
     """Return the metrics of a network in eval mode; with ten views, of the mean of their softmaxes (paper, 4.1)."""
+    if not len(indices):
+        raise ValueError("metrics are of at least one image, got none; name the images to evaluate on")
     was_training = network.training
     network.eval()
     found = []

@@ -179,7 +179,7 @@ def aliases(study: "Study") -> list[str]:
 def prepare_data(console: Console, study: "Study", *, silent: bool) -> None:
     """Read the images once, here: a mistake ends as one line, and the runs find everything decoded."""
     start = study.start
-    if start.data == "digits":
+    if start.data == "digits" and not start.fold:  # whole, they split for certain
         return
     from alexnet_lab.training.run import open_feed_of
 
