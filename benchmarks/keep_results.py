@@ -1,0 +1,190 @@
+"""Keeps what a study found: its sentences, tables, rows and a few figures, in a folder small enough for the repository.
+
+    alexnet-lab study lrn-or-bn --out runs/lrn-or-bn
+    python benchmarks/keep_results.py runs/lrn-or-bn ablations/results/lrn-or-bn --commit ac36a4b \\
+        --command "alexnet-lab study lrn-or-bn"
+
+writes README.md (what was run, what was found, figures), tables.md, results.csv (a row per run), study.toml and SVGs.
+Times, speed and memory stay behind: they say as much of the machine and its other work as of the study. Everything else
+repeats to the last bit on one machine.
+"""
+
+import argparse
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from alexnet_ablations.contrasts import Contrast
+from alexnet_ablations.design import Cell, level_text
+from alexnet_ablations.outcomes import HEADLINE, OUTCOMES, read_results, write_results
+from alexnet_ablations.paper_tables import markdown, paper_tables
+from alexnet_ablations.report import write_report
+from alexnet_ablations.report.words import limits, unfinished
+from alexnet_ablations.statistics import Conclusion, Conclusions, conclude
+from alexnet_ablations.study import Study, read_study
+
+OF_THE_MACHINE = ("images_per_second", "peak_memory_mb", "train_seconds", "measuring_share")
+KEPT = tuple(outcome for outcome in OUTCOMES if outcome.name not in OF_THE_MACHINE)
+SHARED = ("width", "image_size", "channels", "init", "input_scale", "learning_rate", "batch_size", "epochs")
+FIGURES = {
+    "effects": "Effects on test accuracy: the mean with its 95% interval, and under it each seed. Grey: the margin.",
+    "learning-validation": "Validation accuracy by epoch: the mean over seeds, and from the lowest to the highest.",
+    "learning-loss": "Training loss by epoch: the mean over seeds, and from the lowest to the highest.",
+    "seeds": "Test accuracy of every run; a line is a seed, a bar a mean.",
+    "off-rates": "Share of inputs on which a unit is silent, by layer, at the end.",
+    "dead-units": "Units that were silent on every input, by layer, at the end.",
+    "gradient-depth": "The typical gradient of one weight, by layer, at the end.",
+}
+
+
+def read_rows(path: Path) -> pd.DataFrame:
+    """Read kept rows; `none` is a level, not a missing value."""
+    return pd.read_csv(path, keep_default_na=False, na_values=[""]).astype({"why": "string"}).fillna({"why": ""})
+
+
+def at_each_level(study: Study, changed: str, beside: str) -> list[Contrast]:
+    """Return every change of one factor at each level of another, the remaining factors at their baselines."""
+    first = {factor.field: factor.levels[0] for factor in study.factors}
+    levels = {factor.field: factor.levels for factor in study.factors}
+    for name in (changed, beside):
+        if name not in levels:
+            raise ValueError(f"--at-each names two factors of the study ({', '.join(levels)}); got {name!r}")
+
+    def cell(**chosen: Any) -> str:
+        return Cell(tuple({**first, **chosen}.items())).name
+
+    return [
+        Contrast(
+            f"{changed}: {level_text(first[changed])} → {level_text(level)} at {beside} {level_text(other)}",
+            "effect",
+            {cell(**{changed: level, beside: other}): 1.0, cell(**{beside: other}): -1.0},
+            (changed, beside),
+        )
+        for other in levels[beside]
+        for level in levels[changed][1:]
+    ]
+
+
+def keep(
+    study: Study, folder: Path, *, command: str, commit: str, figures: list[str], at_each: tuple[str, ...] = ()
+) -> Conclusions:
+    """Write the folder, and make sure that the rows alone lead back to its tables."""
+    results = read_results(study.runs())
+    missing = unfinished(results)
+    if missing:
+        raise ValueError(f"only a finished study is kept; {study.folder}: {missing}; give its command again")
+    write_report(study)
+    conclusions = conclude(results, study.contrasts(), KEPT)
+    simple = conclude(results, at_each_level(study, *at_each), [HEADLINE]).headline if at_each else []
+    folder.mkdir(parents=True, exist_ok=True)
+    for stale in folder.glob("*.svg"):
+        stale.unlink()
+    rows = results.drop(columns=list(OF_THE_MACHINE))
+    write_results(rows, folder / "results.csv")
+    tables = markdown(paper_tables(rows, conclusions))
+    (folder / "tables.md").write_text(f"# {study.about}\n\n{tables}")
+    shutil.copy(study.folder / "study.toml", folder / "study.toml")
+    for name in figures:
+        drawn = (study.folder / "report" / "figures" / f"{name}.svg").read_text()
+        (folder / f"{name}.svg").write_text(on_white(drawn))
+    page = told(study, conclusions, simple, command=command, commit=commit, figures=figures)
+    (folder / "README.md").write_text(page)
+    again = read_rows(folder / "results.csv")
+    if markdown(paper_tables(again, conclude(again, study.contrasts(), KEPT))) != tables:
+        raise ValueError(f"rows and tables of {folder} differ: the rows do not lead back to the tables")
+    return conclusions
+
+
+def on_white(drawn: str) -> str:
+    """Give a figure a ground of its own and no date: pages are dark for some, and its ink is not."""
+    drawn = re.sub(r"\s*<metadata>.*?</metadata>", "", drawn, flags=re.DOTALL)
+    return re.sub(r"(<svg\b[^>]*>)", r'\1<rect width="100%" height="100%" fill="#ffffff"/>', drawn, count=1)
+
+
+def told(
+    study: Study,
+    conclusions: Conclusions,
+    simple: list[Conclusion],
+    *,
+    command: str,
+    commit: str,
+    figures: list[str],
+) -> str:
+    """Write what was run and what it found, in the words of the reports."""
+    facts = [run.folder.provenance() or {} for run in study.runs()]
+    first = facts[0]
+    days = sorted({str(each["started"])[:10] for each in facts})
+    varied = {factor.field for factor in study.factors}
+    shared = {field: getattr(study.start, field) for field in SHARED if field not in varied}
+    lines = [
+        f"# {study.about or study.folder.name}",
+        "",
+        f"    {command}",
+        "",
+        f"{len(study.cells)} cells x {study.seeds} seeds = {len(facts)} runs, {study.design}. "
+        f"All cells: {', '.join(f'{name}={value}' for name, value in shared.items())}. "
+        f"Commit {commit}, torch {first['torch']}, {first['machine'].split(',')[0]} {first['device']}, "
+        f"{' and '.join(days)}. Data: {study.start.data}, fingerprint {first['data_fingerprint'][:12]}.",
+        *(f"{note[:1].upper()}{note[1:]}." for note in notes(facts)),
+        "",
+        "## Found",
+        "",
+        *(f"- {each.sentence}" for each in conclusions.headline),
+        *(f"- {sentence}" for sentence in conclusions.survival_sentences),
+        "",
+        *(f"{text}" for text in limits(conclusions, study.cannot_say)),
+        "",
+    ]
+    if simple:
+        lines += [
+            "## One change at each level of the other",
+            "",
+            "A family of its own for Holm's rule, exploratory.",
+            "",
+        ]
+        lines += [*(f"- {each.sentence}" for each in simple), ""]
+    for name in figures:
+        reading = FIGURES.get(name, "Two factors together: means over seeds.")
+        lines += [f"![{reading}]({name}.svg)", "", reading, ""]
+    differing = [each for each in conclusions.items if each.is_exploratory and each.verdict == "difference"]
+    if differing:
+        lines += ["## Beside accuracy (exploratory)", ""]
+        lines += [f"- {each.outcome.label}: {each.sentence}" for each in differing]
+        lines.append("")
+    lines.append("[tables.md](tables.md), [results.csv](results.csv): a row per run, [study.toml](study.toml)")
+    return "\n".join(lines) + "\n"
+
+
+def notes(facts: list[dict[str, Any]]) -> list[str]:
+    """Return what the runs were told of their data, each once."""
+    return list(dict.fromkeys(note for each in facts for note in each.get("notes", [])))
+
+
+def main() -> None:
+    """Keep one study."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study", type=Path, help="folder of a finished study")
+    parser.add_argument("folder", type=Path, help="where to keep it")
+    parser.add_argument("--command", required=True, help="what made the study")
+    parser.add_argument("--commit", required=True, help="of the code that made it")
+    parser.add_argument("--figures", default="effects,learning-validation", help="names in its report/figures")
+    parser.add_argument("--at-each", default="", help="norm:batch_size: the norms compared at each batch size, too")
+    given = parser.parse_args()
+    study = read_study(given.study / "study.toml", given.study)
+    conclusions = keep(
+        study,
+        given.folder,
+        command=given.command,
+        commit=given.commit,
+        figures=given.figures.split(","),
+        at_each=tuple(filter(None, given.at_each.split(":"))),
+    )
+    for each in conclusions.headline:
+        print(each.sentence)
+
+
+if __name__ == "__main__":
+    main()
