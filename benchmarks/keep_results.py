@@ -69,7 +69,14 @@ def at_each_level(study: Study, changed: str, beside: str) -> list[Contrast]:
 
 
 def keep(
-    study: Study, folder: Path, *, command: str, commit: str, figures: list[str], at_each: tuple[str, ...] = ()
+    study: Study,
+    folder: Path,
+    *,
+    command: str,
+    commit: str,
+    figures: list[str],
+    at_each: tuple[str, ...] = (),
+    remarks: list[str],
 ) -> Conclusions:
     """Write the folder, and make sure that the rows alone lead back to its tables."""
     results = read_results(study.runs())
@@ -90,7 +97,7 @@ def keep(
     for name in figures:
         drawn = (study.folder / "report" / "figures" / f"{name}.svg").read_text()
         (folder / f"{name}.svg").write_text(on_white(drawn))
-    page = told(study, conclusions, simple, command=command, commit=commit, figures=figures)
+    page = told(study, conclusions, simple, command=command, commit=commit, figures=figures, remarks=remarks)
     (folder / "README.md").write_text(page)
     again = read_rows(folder / "results.csv")
     if markdown(paper_tables(again, conclude(again, study.contrasts(), KEPT))) != tables:
@@ -112,6 +119,7 @@ def told(
     command: str,
     commit: str,
     figures: list[str],
+    remarks: list[str],
 ) -> str:
     """Write what was run and what it found, in the words of the reports."""
     facts = [run.folder.provenance() or {} for run in study.runs()]
@@ -128,7 +136,7 @@ def told(
         f"All cells: {', '.join(f'{name}={value}' for name, value in shared.items())}. "
         f"Commit {commit}, torch {first['torch']}, {first['machine'].split(',')[0]} {first['device']}, "
         f"{' and '.join(days)}. Data: {study.start.data}, fingerprint {first['data_fingerprint'][:12]}.",
-        *(f"{note[:1].upper()}{note[1:]}." for note in notes(facts)),
+        *(f"{note[:1].upper()}{note[1:].rstrip('.')}." for note in [*notes(facts), *remarks]),
         "",
         "## Found",
         "",
@@ -172,6 +180,7 @@ def main() -> None:
     parser.add_argument("--commit", required=True, help="of the code that made it")
     parser.add_argument("--figures", default="effects,learning-validation", help="names in its report/figures")
     parser.add_argument("--at-each", default="", help="norm:batch_size: the norms compared at each batch size, too")
+    parser.add_argument("--remark", action="append", default=[], help="what is known of the data, without full stop")
     given = parser.parse_args()
     study = read_study(given.study / "study.toml", given.study)
     conclusions = keep(
@@ -180,6 +189,7 @@ def main() -> None:
         command=given.command,
         commit=given.commit,
         figures=given.figures.split(","),
+        remarks=given.remark,
         at_each=tuple(filter(None, given.at_each.split(":"))),
     )
     for each in conclusions.headline:
