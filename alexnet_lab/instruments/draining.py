@@ -4,7 +4,7 @@ Counts of activations are those of all processes that share the work: they are a
 gradients after averaging, and the probe set are the same in each, and the first one's are taken.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
@@ -177,3 +177,18 @@ def restore(gauges: Gauges, tensors: Mapping[str, Tensor], facts: Mapping[str, A
         total.copy_(tensors[f"noise.{name}"])
     norms = tensors.get("steps", torch.zeros(0)).to(device)
     gauges.steps[:] = list(zip(facts["steps"], norms, strict=True))
+
+
+def units_as_text(epoch: int, units: Columns, sites: Sequence[Site]) -> str:
+    """Write an epoch's table of units as one line per site and split: how many were dead, how often units were off."""
+    lines = [f"epoch {epoch}: {'site':24} {'split':9} {'units':>6} {'dead':>5} {'off-rate':>9} {'N':>8}  word"]
+    for at, site in enumerate(sites):
+        for split, name in enumerate(SPLITS):
+            rows = (units["site"] == at) & (units["split"] == split)
+            if not rows.any():
+                continue
+            off, inputs = units["off"][rows], units["inputs"][rows]
+            dead, rate = dying_relu.is_dead(off, inputs).sum(), dying_relu.off_rate(off, inputs).mean()
+            facts = f"{rows.sum():6} {dead:5} {rate:9.3f} {inputs[0]:8}  {site.word}"
+            lines.append(f"{'':9}{site.name:24} {name:9} {facts}")
+    return "\n".join(lines)

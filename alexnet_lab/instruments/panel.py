@@ -29,11 +29,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from alexnet_lab.instruments import draining, dying_relu, histograms
+from alexnet_lab.instruments import draining, histograms
 from alexnet_lab.instruments.draining import Alone, Gauges, Processes
 from alexnet_lab.instruments.flow import Columns, FlowWriter, Layout
 from alexnet_lab.instruments.gradient_flow import ParameterMeter
 from alexnet_lab.instruments.histograms import Histograms, stride_through
+from alexnet_lab.instruments.recomputation import Checkpoints
 from alexnet_lab.instruments.sites import ForwardOrder, WatchedSite, new_site, unwrapped, watch
 
 WEIGHT, GRADIENT, ACTIVATION, ACTIVATION_GRADIENT = range(4)  # as in flow.KINDS
@@ -88,6 +89,7 @@ class Panel:
         self.flags = Flags()
         self.order = ForwardOrder(self.model)
         self.sites: dict[tuple[str, int], WatchedSite] = {}
+        self.checkpoints = Checkpoints()
         wide = any(p.dtype == torch.float64 for p in self.model.parameters())
         self.histograms = Histograms(wide)
         self.meter: ParameterMeter | None = None  # made when the first pass has told the parameters' order
@@ -103,7 +105,7 @@ class Panel:
         self._began = time.perf_counter()
 
     def __enter__(self) -> Self:
-        self._handles = [*watch(self.model, self._meet, self._pass_ended)]
+        self._handles = [*watch(self.model, self._meet, self._meet_again, self._pass_ended)]
         self._handles.append(self.model.register_forward_pre_hook(self._check_compiled, prepend=True))
         if not self._surveyed:
             self.order.listen()
@@ -251,26 +253,17 @@ class Panel:
         if not self.tables:
             return "nothing was measured yet: call panel.end_epoch(), or leave the panel"
         epoch, tables = max(self.tables.items())
-        units = tables["units"]
-        lines = [f"epoch {epoch}: {'site':24} {'split':9} {'units':>6} {'dead':>5} {'off-rate':>9} {'N':>8}  word"]
-        for at, site in enumerate(self.layout().sites):
-            for split, name in enumerate(("training", "probe")):
-                rows = (units["site"] == at) & (units["split"] == split)
-                if not rows.any():
-                    continue
-                off, inputs = units["off"][rows], units["inputs"][rows]
-                dead, rate = dying_relu.is_dead(off, inputs).sum(), dying_relu.off_rate(off, inputs).mean()
-                facts = f"{rows.sum():6} {dead:5} {rate:9.3f} {inputs[0]:8}  {site.word}"
-                lines.append(f"{'':9}{site.name:24} {name:9} {facts}")
-        return "\n".join(lines)
+        return draining.units_as_text(epoch, tables["units"], self.layout().sites)
 
     def _meet(self, network: nn.Module, name: str, use: int, x: Tensor) -> None:
         """Take up one pre-activation."""
         probing = self.flags.probed is network
-        training = self.flags.probed is None and network.training and torch.is_grad_enabled()
+        training = self.flags.probed is None and network.training
+        compiling = torch.compiler.is_compiling()
+        if training and not torch.is_grad_enabled():
+            training = not compiling and self.checkpoints.enclose(name, None if x.requires_grad else use)
         if not probing and not training:
             return
-        compiling = torch.compiler.is_compiling()
         began = 0.0 if compiling else time.perf_counter()
         key = (name, use)
         if key not in self.sites:
@@ -284,15 +277,23 @@ class Panel:
             return
         site.count(x, probing)
         if training and self.flags.counting_sizes:
-            self._measure_activation(site.place, x)
+            self.histograms.row(ACTIVATION, site.place, x.device).add(x)
+            self._watch_gradient(site.place, x)
         if not compiling:
             self.measuring_seconds += time.perf_counter() - began
 
-    def _measure_activation(self, place: int, x: Tensor) -> None:
-        self.histograms.row(ACTIVATION, place, x.device).add(x)
+    def _meet_again(self, network: nn.Module, name: str, x: Tensor) -> None:
+        """Take up what a checkpoint computes anew for the sake of its gradient alone."""
+        use = self.checkpoints.met_again(name)
+        if use is not None and self.flags.probed is None and network.training and self.flags.counting_sizes:
+            self._watch_gradient(self.sites[name, use].place, x)
+
+    def _watch_gradient(self, place: int, x: Tensor) -> None:
+        row = self.histograms.row(
+            ACTIVATION_GRADIENT, place, x.device
+        )  # beside the activation's, wherever it is filled
         if not x.requires_grad:
             return
-        row = self.histograms.row(ACTIVATION_GRADIENT, place, x.device)
 
         def arrived(gradient: Tensor) -> None:
             row.add(gradient, self._gradient_factor(gradient))

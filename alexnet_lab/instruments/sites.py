@@ -16,6 +16,7 @@ from torch.utils.hooks import RemovableHandle
 
 from alexnet_lab.instruments.dying_relu import UnitCounts, by_unit
 from alexnet_lab.instruments.flow import Parameter, Site
+from alexnet_lab.instruments.recomputation import is_backward
 
 ACTIVATIONS = (
     *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.RReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish),
@@ -24,6 +25,7 @@ ACTIVATIONS = (
 )
 
 Meet = Callable[[nn.Module, str, int, Tensor], None]  # network, name of the place, its use in this pass, pre-activation
+MeetAgain = Callable[[nn.Module, str, Tensor], None]  # the same without the use: see recomputation.py
 
 
 @dataclass
@@ -110,8 +112,16 @@ class ForwardOrder:
         return [p for *_, p in named], described
 
 
-def watch(network: nn.Module, meet: Meet, ended: Callable[[], None] = lambda: None) -> list[RemovableHandle]:
-    """Call `meet` with every pre-activation of a network, and `ended` after each pass; the hooks are the caller's."""
+def watch(
+    network: nn.Module,
+    meet: Meet,
+    meet_again: MeetAgain = lambda _network, _name, _x: None,
+    ended: Callable[[], None] = lambda: None,
+) -> list[RemovableHandle]:
+    """Call `meet` with every pre-activation of a network, and `ended` after each pass; the hooks are the caller's.
+
+    `meet_again` is called with what gradient checkpointing computes anew in the backward pass.
+    """
     uses: dict[str, int] = {}
 
     def begin(used: nn.Module, _inputs: object) -> None:
@@ -125,6 +135,10 @@ def watch(network: nn.Module, meet: Meet, ended: Callable[[], None] = lambda: No
 
     def seen(name: str, x: Any) -> None:
         if isinstance(x, Tensor) and x.is_floating_point():
+            # Compiled code holds its checkpoints itself, and runs no hook anew.
+            if not torch.compiler.is_compiling() and is_backward():
+                meet_again(network, name, x)
+                return
             uses[name] = uses.get(name, 0) + 1
             meet(network, name, uses[name], x)
 
