@@ -289,9 +289,8 @@ class Panel:
             self._watch_gradient(self.sites[name, use].place, x)
 
     def _watch_gradient(self, place: int, x: Tensor) -> None:
-        row = self.histograms.row(
-            ACTIVATION_GRADIENT, place, x.device
-        )  # beside the activation's, wherever it is filled
+        # Its row comes beside that of the activation, whenever it is filled.
+        row = self.histograms.row(ACTIVATION_GRADIENT, place, x.device)
         if not x.requires_grad:
             return
 
