@@ -398,6 +398,16 @@ def test_a_figure_of_lines_tells_seeds_and_range_on_hovering():
     assert figure.hover[0].values == ["50% (40% to 60%, 3 seeds)", "70% (60% to 80%, 3 seeds)"]
 
 
+@pytest.mark.parametrize("cells", [5, 6])
+def test_both_columns_of_small_multiples_name_their_layers(cells):
+    layers = ("first", "second")
+    heights = ([0.1, 0.2], [0.1, 0.2], [0.1, 0.2], ["", ""])
+    series = [Series(f"cell {at}", [0, 1], *heights) for at in range(cells)]
+    drawn = lines_by_cell("f", "t", "r", series, y_label="y", layers=layers).svg
+    for layer in layers:
+        assert drawn.count(f">{layer}</text>") == 2
+
+
 @pytest.mark.parametrize("count", [1, 2, 5, 8])
 def test_lines_by_cell_without_a_finite_number_say_so(count):
     series = [Series(str(at), [1], [float("nan")], [float("nan")], [float("nan")], ["0"]) for at in range(count)]

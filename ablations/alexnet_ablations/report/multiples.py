@@ -50,7 +50,7 @@ def lines_by_cell(
     for axes in plots:
         axes.grid(visible=True, axis="y")
     if not together and len(series) % 2:
-        plots[-1].set_axis_off()
+        _leave_empty(plots[-1])
     for at, each in enumerate(series):
         axes = plots[0] if together else plots[at]
         colour = SERIES[at % len(SERIES)] if together else SERIES[0]
@@ -103,7 +103,7 @@ def depth_pictures(
         told = [[f"{100 * share:.3g}%" if share > 0 else "" for share in row] for row in shares[::-1]]
         drawing.grid(axes, cell, extent, names[::-1], list(layers), told)
     for axes in plots[len(cells) :]:
-        axes.set_axis_off()
+        _leave_empty(axes)
     step = next(step for step in (1, 2, 4, 8, 16, 32, 64) if (high - low) / step <= 4)
     ticks = [e for e in range(low, high + 1) if e % step == 0 and e - low > (high - low) / 6]
     plots[0].set_yticks([0, *(e - low + 1.5 for e in ticks)], ["0", *(f"2{_raised(e)}" for e in ticks)])
@@ -167,6 +167,13 @@ def _finish_across(plots: Sequence[Axes], series: Sequence[Series], layers: Sequ
     whole_epochs(plots[0], every or [0.0])
     for axes in plots[-1:] if together else plots[-2:]:
         axes.set_xlabel("epoch")
+
+
+def _leave_empty(axes: Axes) -> None:
+    """Show nothing of a plot but the names below it, which those above it in its column have no other place for."""
+    axes.grid(visible=False)
+    axes.spines[:].set_visible(False)
+    axes.tick_params(which="both", length=0)
 
 
 def _name_layers(plots: Sequence[Axes], layers: Sequence[str]) -> None:
