@@ -1,9 +1,6 @@
 """Instruments in a run: they change no number, survive any interruption, and stay small."""
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -276,22 +273,12 @@ def test_the_documented_reading_works_as_printed(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.long
-def test_two_processes_count_what_one_does(tmp_path):
+def test_two_processes_count_what_one_does(tmp_path, run_in_two_processes):
     # At a rate of next to nothing the weights stay where they are, and counts must be equal to the last one.
     recipe = replace(QUICK, norm="lrn", epochs=1, learning_rate=1e-12, weight_decay=0.0, instruments="every:2")
     run_in(tmp_path / "one", recipe)
     path = tmp_path / "two"
-    path.mkdir()
-    (path / "recipe.json").write_text(recipe.to_json())
-    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
-    done = subprocess.run(
-        [sys.executable, *command, "alexnet_lab.training.run", str(path)],
-        check=False,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr
+    run_in_two_processes(recipe, path)
     one, two = Flow.read(tmp_path / "one"), Flow.read(path)
     assert one.layout == two.layout
     for name, values in one.table("units").items():

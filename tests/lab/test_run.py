@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import os
 import re
 import signal
 import subprocess
@@ -246,21 +245,11 @@ def test_an_interrupt_saves_and_says_how_to_go_on(number, tmp_path):
 
 
 @pytest.mark.long
-def test_two_processes_have_the_numbers_of_one_up_to_rounding(tmp_path):
+def test_two_processes_have_the_numbers_of_one_up_to_rounding(tmp_path, run_in_two_processes):
     recipe = replace(QUICK, norm="lrn", epochs=2, dropout=0.5)
     run_in(tmp_path / "one", recipe)
     path = tmp_path / "two"
-    path.mkdir()
-    (path / "recipe.json").write_text(recipe.to_json())
-    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
-    done = subprocess.run(
-        [sys.executable, *command, "alexnet_lab.training.run", str(path)],
-        check=False,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr
+    run_in_two_processes(recipe, path)
     for one, two in zip(RunFolder(tmp_path / "one").metrics(), RunFolder(path).metrics(), strict=True):
         assert two["train_loss"] == pytest.approx(one["train_loss"], rel=1e-4)
         assert two["validation_loss"] == pytest.approx(one["validation_loss"], rel=1e-3)
