@@ -12,6 +12,7 @@ repeats to the last bit on one machine.
 import argparse
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +129,7 @@ def told(
     varied = {factor.field for factor in study.factors}
     shared = {field: getattr(study.start, field) for field in SHARED if field not in varied}
     lines = [
-        f"# {study.about or study.folder.name}",
+        f"# {study.about}",
         "",
         f"    {command}",
         "",
@@ -180,9 +181,11 @@ def main() -> None:
     parser.add_argument("--commit", required=True, help="of the code that made it")
     parser.add_argument("--figures", default="effects,learning-validation", help="names in its report/figures")
     parser.add_argument("--at-each", default="", help="norm:batch_size: the norms compared at each batch size, too")
+    parser.add_argument("--title", default="", help="of a study that asks no question of its own")
     parser.add_argument("--remark", action="append", default=[], help="what is known of the data, without full stop")
     given = parser.parse_args()
     study = read_study(given.study / "study.toml", given.study)
+    study = replace(study, about=given.title or study.about or given.study.name)
     conclusions = keep(
         study,
         given.folder,
