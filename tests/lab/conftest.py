@@ -1,4 +1,4 @@
-"""What tests of runs share: the modules beside them, threads given back, and a run in two processes."""
+"""What the tests here share: the modules beside them, and a run in two processes."""
 
 import os
 import subprocess

@@ -30,8 +30,8 @@ def exponents_of(values):
 class Measurer:
     """Watches any sequential network with plain hooks; step() stands where optimiser.step() would."""
 
-    def __init__(self, model, optimiser, folder, lose_below=0.0):
-        self.model, self.optimiser, self.lose_below = model, optimiser, lose_below
+    def __init__(self, model, optimiser, folder, lose_below=0.0, hold_below=np.inf):
+        self.model, self.optimiser, self.bounds = model, optimiser, (lose_below, hold_below)
         self.parameters = list(model.named_parameters())
         modules = list(model.named_modules())
         self.activations = [(name, module) for name, module in modules if isinstance(module, ACTIVATIONS)]
@@ -48,7 +48,7 @@ class Measurer:
                 for name, value in self.parameters
             ),
             tuple(sites),
-            precision="fp16" if lose_below else "fp32",
+            precision="fp32" if self.bounds == (0.0, np.inf) else "fp16",
         )
         self.writer = FlowWriter(folder)
         self.writer.begin(self.layout)
@@ -87,9 +87,11 @@ class Measurer:
                 x.register_hook(lambda gradient: self.add(3, index, gradient.numpy()))
 
     def add(self, kind, subject, values):
-        counts, tensors, lost = self.counts.get((kind, subject), (np.zeros((2, 258), np.int64), 0, 0))
-        small = float(((values != 0) & (np.abs(values) < self.lose_below)).mean())
-        self.counts[kind, subject] = (counts + exponents_of(values), tensors + 1, lost + small)
+        nothing = (np.zeros((2, 258), np.int64), 0, np.zeros(2))
+        counts, tensors, lost = self.counts.get((kind, subject), nothing)
+        size = np.abs(values)
+        shares = [((values != 0) & (size < self.bounds[0])).mean(), (size >= self.bounds[1]).mean()]
+        self.counts[kind, subject] = (counts + exponents_of(values), tensors + 1, lost + shares)
 
     def step(self):
         self.count += 1
@@ -123,8 +125,8 @@ class Measurer:
             "last_step": np.full(len(keys), self.count, np.int32),
             "tensors": tensors,
             "stride": np.ones(len(keys), np.int32),
-            "underflow": np.array([self.counts[key][2] for key in keys], np.float32) / tensors,
-            "overflow": np.zeros(len(keys), np.float32),
+            "underflow": np.array([self.counts[key][2][0] for key in keys], np.float32) / tensors,
+            "overflow": np.array([self.counts[key][2][1] for key in keys], np.float32) / tensors,
             "signal_to_noise": np.full(len(keys), np.nan, np.float32),
         }
         histograms = {"counts": np.array([self.counts[key][0] for key in keys])}

@@ -52,14 +52,25 @@ def stack(act, gain, depth=12, width=32):
 
 
 def run_of(
-    folder, network, rate=0.02, epochs=3, images=256, shuffled=False, trained=None, scale=1.0, between=None, **watching
+    folder,
+    network,
+    rate=0.02,
+    epochs=3,
+    images=256,
+    shuffled=False,
+    trained=None,
+    scale=1.0,
+    between=None,
+    recipe=(),
+    **watching,
 ):
     """Train and leave a run folder with metrics and the measurer's records."""
     (x, y), (probe, probe_y) = pictures(images, 1, shuffled), pictures(200, 2, shuffled)
     x, probe = x * scale, probe * scale
     run = RunFolder(folder)
     split = {"train": list(range(images)), "validation": list(range(200)), "test": [], "notes": []}
-    run.begin(json.dumps({"learning_rate": rate}), {"classes": list("abcd"), "notes": []}, json.dumps(split))
+    asked = {"learning_rate": rate, **dict(recipe)}
+    run.begin(json.dumps(asked), {"classes": list("abcd"), "notes": []}, json.dumps(split))
     optimiser = torch.optim.SGD(trained or network.parameters(), rate, momentum=0.9)
     watch = Measurer(network, optimiser, folder, **watching)
     for epoch in range(1, epochs + 1):

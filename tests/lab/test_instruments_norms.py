@@ -1,4 +1,4 @@
-"""What a panel reads of weights, gradients and updates is exact: at any scale, in parts of a batch, in skipped steps."""
+"""What a panel reads of weights, gradients and updates is exact at any scale, in parts of a batch, in skipped steps."""
 
 import math
 
