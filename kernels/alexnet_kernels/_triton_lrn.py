@@ -8,13 +8,17 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from alexnet_kernels import _reference
+from alexnet_kernels import _backends, _reference
 from alexnet_kernels._geometry import memory_order, pooled_outputs, window_reach
 from alexnet_kernels._triton_rolling import rolling_backward, rolling_forward, rolling_pool_forward
 from alexnet_kernels._triton_tiles import tile_backward, tile_forward, tile_pool_forward
 
 CHUNK = 32  # channels a thread walks; where chunks meet, 4 (forward) or 8 (backward) are read twice at a window of 5
-POOL_CHUNK = 8  # channels whose best value waits in registers
+POOL_CHUNK = 16  # the same behind a pool: channels whose best value waits in registers, or whose windows are unrolled
+# How many channels before their use values are asked for. Each thread then has that many loads under way, which is what
+# keeps memory busy; registers set the limit. A gradient behind a pool is eight loads.
+AHEAD = {"forward": 8, "backward": 6, "pooled": 2, "pooled gradient": 1}
+SHAPES = 64  # shapes of images that kernels are compiled for; further ones share a kernel that computes its addresses
 WIDEST_FUSED_POOL = 3  # beyond, the places of a window are too many for one thread; pooling follows from memory
 WIDEST_TILE = 512  # channels of a pixel that one tile holds; a neighbour is fetched by more shuffles the wider it is
 TILE = 2048  # values in a tile: 16 for each thread of four warps
@@ -33,10 +37,31 @@ def numbers(
     return constants
 
 
-def rolling_grid(total: int, channels: int, groups: int, chunk: int) -> tuple[int, int]:
-    """Return the pixel blocks, and the programs of the whole grid."""
-    blocks = triton.cdiv(total, BLOCK)
-    return blocks, blocks * groups * triton.cdiv(channels // groups, chunk)
+def rolling_grid(total: int, channels: int, groups: int, most: int) -> tuple[tuple[int], dict[str, Any]]:
+    """Return the grid of programs, and the extent of one.
+
+    Channels are cut into equal chunks of at most `most` where they can be: a full chunk needs no masks.
+    """
+    group_channels = channels // groups
+    chunks = triton.cdiv(group_channels, most)
+    chunk = triton.cdiv(group_channels, chunks)
+    extent = {"CHUNK": chunk, "WHOLE": chunk * chunks == group_channels, "BLOCK": BLOCK}
+    return (triton.cdiv(total, BLOCK) * groups * chunks,), extent
+
+
+_known_shapes: set[tuple[int, ...]] = set()
+
+
+def compiled_in(*extents: int) -> tuple[Any, ...]:
+    """Return the extents of an image as constants of the kernel, which then has its addresses for nothing.
+
+    Each shape is compiled once, about a second, and kept on disk. Where images come in ever new sizes, that would never
+    end: beyond the first shapes of a process extents stay numbers, and the kernel is the same for all.
+    """
+    if _backends.interpreting() or (extents not in _known_shapes and len(_known_shapes) >= SHAPES):
+        return extents
+    _known_shapes.add(extents)
+    return tuple(tl.constexpr(extent) for extent in extents)
 
 
 def tile_shape(channels: int) -> dict[str, int]:
@@ -76,9 +101,9 @@ def lrn(x: Tensor, size: int, scale: float, beta: float, k: float, groups: int, 
             tile = tile_shape(channels)
             tile_forward[(triton.cdiv(total, tile["PIXELS"]),)](x, y, total, channels, **constants, **tile)
         else:
-            blocks, programs = rolling_grid(total, channels, groups, CHUNK)
-            shape = {"CHUNK": CHUNK, "BLOCK": BLOCK}
-            rolling_forward[(programs,)](x, y, total, x[0, 0].numel(), channels, blocks, **constants, **shape)
+            grid, extent = rolling_grid(total, channels, groups, CHUNK)
+            extent["AHEAD"] = AHEAD["forward"]
+            rolling_forward[grid](x, y, total, channels, *compiled_in(x[0, 0].numel()), **constants, **extent)
     return y
 
 
@@ -92,23 +117,27 @@ def lrn_backward(
 
 
 def _backward(
-    gradient: Tensor, x: Tensor, winners: Tensor, extent: tuple[int, int, int], constants: dict[str, Any]
+    gradient: Tensor, x: Tensor, winners: Tensor, image: tuple[int, int, int], constants: dict[str, Any]
 ) -> Tensor:
     order, x = _read(x)
     dx = torch.empty_like(x)
     if not x.numel():
         return dx
-    channels, total, pixels = x.shape[1], x.numel() // x.shape[1], x[0, 0].numel()
+    channels, total = x.shape[1], x.numel() // x.shape[1]
     pointers = _like(gradient, order), x, _like(winners, order), dx
     with _on(x):
         if order == "channels_last":
             tile = tile_shape(channels)
             grid = (triton.cdiv(total, tile["PIXELS"]),)
-            tile_backward[grid](*pointers, total, channels, pixels, *extent, **constants, **tile)
+            shape = compiled_in(x[0, 0].numel(), *image) if constants["POOL"] else (1, 1, 1, 1)  # not read
+            tile_backward[grid](*pointers, total, channels, *shape, **constants, **tile)
         else:
-            blocks, programs = rolling_grid(total, channels, constants["GROUPS"], CHUNK)
-            shape = {"CHUNK": CHUNK, "BLOCK": BLOCK}
-            rolling_backward[(programs,)](*pointers, total, pixels, channels, blocks, *extent, **constants, **shape)
+            pooled = constants["POOL"] > 0
+            grid, extent = rolling_grid(total, channels, constants["GROUPS"], POOL_CHUNK if pooled else CHUNK)
+            extent["AHEAD"] = AHEAD["pooled" if pooled else "backward"]
+            extent["AHEAD_G"] = AHEAD["pooled gradient" if pooled else "backward"]
+            shape = compiled_in(x[0, 0].numel(), *image)
+            rolling_backward[grid](*pointers, total, channels, *shape, **constants, **extent)
     return dx
 
 
@@ -123,19 +152,17 @@ def relu_lrn_maxpool(
     y, winners = pooled_outputs(x, pool, stride, keep_winners)
     if not y.numel():
         return y, winners
-    channels, total, pixels = x.shape[1], y.numel() // y.shape[1], x[0, 0].numel()
-    extent = x.shape[3], y.shape[2], y.shape[3]
+    channels, total = x.shape[1], y.numel() // y.shape[1]
+    shape = compiled_in(x[0, 0].numel(), x.shape[3], y.shape[2], y.shape[3])
     constants = {**numbers(x, size, scale, beta, k, groups), "POOL": pool, "STRIDE": stride, "KEEP": keep_winners}
     with _on(x):
         if order == "channels_last":
             tile = tile_shape(channels)
             grid = (triton.cdiv(total, tile["PIXELS"]),)
-            tile_pool_forward[grid](x, y, winners, total, channels, pixels, *extent, **constants, **tile)
+            tile_pool_forward[grid](x, y, winners, total, channels, *shape, **constants, **tile)
         else:
-            blocks, programs = rolling_grid(total, channels, groups, POOL_CHUNK)
-            shape = {"CHUNK": POOL_CHUNK, "BLOCK": BLOCK}
-            pointers = x, y, winners
-            rolling_pool_forward[(programs,)](*pointers, total, pixels, channels, blocks, *extent, **constants, **shape)
+            grid, extent = rolling_grid(total, channels, groups, POOL_CHUNK)
+            rolling_pool_forward[grid](x, y, winners, total, channels, *shape, **constants, **extent)
     return y, winners
 
 

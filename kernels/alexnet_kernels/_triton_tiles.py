@@ -12,7 +12,7 @@ not from memory again.
 import triton
 import triton.language as tl
 
-from alexnet_kernels._triton_rolling import inverse_power, take, unpooled
+from alexnet_kernels._triton_rolling import gathered, inverse_powers, take, unpooled, widened, windows_of
 
 
 @triton.jit
@@ -32,7 +32,7 @@ def shifted_sum(values, channel, channels, BEFORE: tl.constexpr, AFTER: tl.const
     return total
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["total"])  # another batch is the same kernel
 def tile_forward(
     x_ptr,
     y_ptr,
@@ -55,10 +55,10 @@ def tile_forward(
     at = pixel.to(tl.int64) * channels + channel
     x = take(x_ptr + at, inside, WIDE, RELU)
     z = K + SCALE * shifted_sum(x * x, channel, channels, FRONT, BACK, GROUPS)
-    tl.store(y_ptr + at, (x * inverse_power(z, BETA)).to(y_ptr.dtype.element_ty), mask=inside)
+    tl.store(y_ptr + at, (x * inverse_powers(z, BETA)[0]).to(y_ptr.dtype.element_ty), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["total"])  # another batch is the same kernel
 def tile_backward(
     g_ptr,
     x_ptr,
@@ -90,34 +90,27 @@ def tile_backward(
     x = take(x_ptr + at, inside, WIDE, RELU)
     z = K + SCALE * shifted_sum(x * x, channel, channels, FRONT, BACK, GROUPS)
     if POOL == 0:
-        g = tl.load(g_ptr + at, mask=inside, other=0.0).to(WIDE)
+        windows = ()
+        found = gathered(g_ptr + at, winners_ptr, windows, inside, False, POOL)
     else:
         sample = pixel // pixels
         place = pixel - sample * pixels
-        pooled_offset = sample.to(tl.int64) * pooled_height * pooled_width * channels + channel
-        g = unpooled(
-            g_ptr + pooled_offset,
-            winners_ptr + pooled_offset,
-            place // width,
-            place % width,
-            inside,
-            channels,
-            pooled_height,
-            pooled_width,
-            WIDE,
-            POOL,
-            STRIDE,
+        base = sample.to(tl.int64) * pooled_height * pooled_width * channels + channel
+        windows = windows_of(
+            place // width, place % width, pixel < total, channels, pooled_height, pooled_width, POOL, STRIDE
         )
-    u = g * inverse_power(z, BETA)
+        found = gathered(g_ptr + base, winners_ptr + base, windows, inside, False, POOL)
+    p, inverse = inverse_powers(z, BETA)
+    u = unpooled(found, windows, WIDE, POOL) * p
     # The window of the gradient is the mirror image. Lanes beyond the channels hold zeros, even where z is zero.
-    weighted = tl.where(inside, u * x / z, 0.0)
+    weighted = tl.where(inside, u * (x * inverse), 0.0)
     value = u - (2.0 * SCALE * BETA) * x * shifted_sum(weighted, channel, channels, BACK, FRONT, GROUPS)
     if RELU:
         value = tl.where(x <= 0.0, 0.0, value)
     tl.store(dx_ptr + at, value.to(dx_ptr.dtype.element_ty), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["total"])  # another batch is the same kernel
 def tile_pool_forward(
     x_ptr,
     y_ptr,
@@ -149,11 +142,15 @@ def tile_pool_forward(
     corner = (place // pooled_width) * STRIDE * width + (place % pooled_width) * STRIDE
     best = tl.zeros([PIXELS, WIDTH], WIDE)
     winner = tl.zeros([PIXELS, WIDTH], tl.int32)
+    base = (sample.to(tl.int64) * pixels + corner) * channels + channel
+    coming = tl.load(x_ptr + base, mask=inside, other=0.0)
     for tap in range(POOL * POOL):  # a loop at run time: unrolled, nine tiles would wait in registers
-        there = corner + (tap // POOL) * width + tap % POOL
-        x = take(x_ptr + (sample.to(tl.int64) * pixels + there) * channels + channel, inside, WIDE, True)
+        x = widened(coming, WIDE, True)
+        ahead = tap + 1  # the next place is asked for before this one is worked on
+        there = (ahead // POOL) * width + ahead % POOL
+        coming = tl.load(x_ptr + base + there * channels, mask=inside & (ahead < POOL * POOL), other=0.0)
         z = K + SCALE * shifted_sum(x * x, channel, channels, FRONT, BACK, GROUPS)
-        value = (x * inverse_power(z, BETA)).to(y_ptr.dtype.element_ty).to(WIDE)
+        value = (x * inverse_powers(z, BETA)[0]).to(y_ptr.dtype.element_ty).to(WIDE)
         better = (value > best) | (value != value) | (tap == 0)  # noqa: PLR0124  (true for NaN alone)
         best = tl.where(better, value, best)
         winner = tl.where(better, tap, winner)

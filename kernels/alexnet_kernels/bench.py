@@ -79,14 +79,18 @@ class Figure:
     useful_gigabytes_per_second: float
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the benchmark; return 0, or 1 if a case computes the wrong numbers."""
-    parser = argparse.ArgumentParser(prog="python -m alexnet_kernels.bench", description=__doc__.split("\n\n")[0])
+def main(arguments: list[str] | None = None, command: str = "python -m alexnet_kernels.bench") -> int:
+    """Run the benchmark, called by that command; return 0, or 1 if a case computes the wrong numbers."""
+    parser = argparse.ArgumentParser(prog=command, description=__doc__.split("\n\n")[0])
     parser.add_argument("--threads", type=int, help="threads on the CPU (default: as many as torch takes)")
     parser.add_argument("--quick", action="store_true", help="a batch of 8 and few rounds: a minute, for a first look")
     parser.add_argument("--out", type=Path, default=Path("lrn-benchmark"), help="folder for the table and the picture")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="where to run")
     options = parser.parse_args(arguments)
+    try:
+        options.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:  # before anything is measured for it
+        parser.error(f"--out needs a folder that can be written, got {options.out} ({error.strerror}); name another")
 
     import torch
 

@@ -21,22 +21,31 @@ HERE = Path(__file__).parent
 # multiprocessor: 64 of them for each thread let half of its 2048 threads run at once, 128 a quarter.
 LRN = {"FRONT": 2, "BACK": 2, "SCALE": 2e-5, "BETA": 0.75, "K": 2.0, "GROUPS": 1}
 WIDE_WINDOW = {**LRN, "FRONT": 7, "BACK": 7}
-ROLL = {"CHUNK": 32, "BLOCK": 128}
-POOL = {"POOL": 3, "STRIDE": 2}
+ROLL = {"CHUNK": 32, "WHOLE": True, "BLOCK": 128}
+POOL = {"CHUNK": 16, "WHOLE": True, "BLOCK": 128, "POOL": 3, "STRIDE": 2}
 NO_POOL = {"POOL": 0, "STRIDE": 1}
-TILE = {"PIXELS": 16, "WIDTH": 128}  # 96 channels
+FORWARD = {**ROLL, "AHEAD": 8}
+BACKWARD = {**ROLL, **NO_POOL, "AHEAD": 6, "AHEAD_G": 6}
+POOL_BACKWARD = {**POOL, "AHEAD": 2, "AHEAD_G": 1}
+TILE = {"PIXELS": 16, "WIDTH": 128, "POOL": 3, "STRIDE": 2}  # 96 channels
+CONV1 = {"pixels": 55 * 55, "width": 55, "pooled_height": 27, "pooled_width": 27}
 COUNT = {"WIDTH": 8, "MANTISSA": 23, "SMALLEST": 1, "COLUMNS": 258, "OFFSET": 1, "BLOCK": 1024, "TURNS": 32}
 BUDGETS = [
-    ("_triton_rolling", "rolling_forward", {**LRN, **ROLL, "RELU": False}, 40),
-    ("_triton_rolling", "rolling_forward", {**WIDE_WINDOW, **ROLL, "RELU": False}, 64),
-    ("_triton_rolling", "rolling_backward", {**LRN, **ROLL, **NO_POOL, "RELU": True}, 64),
-    ("_triton_rolling", "rolling_backward", {**WIDE_WINDOW, **ROLL, **NO_POOL, "RELU": False}, 128),
-    ("_triton_rolling", "rolling_backward", {**LRN, **ROLL, **POOL, "RELU": True}, 96),
-    ("_triton_rolling", "rolling_pool_forward", {**LRN, **POOL, "CHUNK": 8, "BLOCK": 128, "KEEP": True}, 64),
+    ("_triton_rolling", "rolling_forward", {**LRN, **FORWARD, **CONV1, "RELU": False}, 40),
+    ("_triton_rolling", "rolling_forward", {**WIDE_WINDOW, **FORWARD, **CONV1, "RELU": False}, 64),
+    ("_triton_rolling", "rolling_backward", {**LRN, **BACKWARD, **CONV1, "RELU": True}, 48),
+    ("_triton_rolling", "rolling_backward", {**WIDE_WINDOW, **BACKWARD, **CONV1, "RELU": False}, 80),
+    ("_triton_rolling", "rolling_backward", {**LRN, **POOL_BACKWARD, **CONV1, "RELU": True}, 80),
+    ("_triton_rolling", "rolling_pool_forward", {**LRN, **POOL, **CONV1, "KEEP": True}, 64),
+    # The same where the extent of an image is not known when compiled.
+    ("_triton_rolling", "rolling_forward", {**LRN, **FORWARD, "RELU": True}, 64),
+    ("_triton_rolling", "rolling_backward", {**LRN, **BACKWARD, "RELU": False}, 64),
+    ("_triton_rolling", "rolling_backward", {**LRN, **POOL_BACKWARD, "RELU": True}, 96),
+    ("_triton_rolling", "rolling_pool_forward", {**LRN, **POOL, "KEEP": False}, 72),
     ("_triton_tiles", "tile_forward", {**LRN, **TILE, "RELU": False}, 96),
     ("_triton_tiles", "tile_backward", {**LRN, **TILE, **NO_POOL, "RELU": True}, 128),
-    ("_triton_tiles", "tile_backward", {**LRN, **TILE, **POOL, "RELU": True}, 160),
-    ("_triton_tiles", "tile_pool_forward", {**LRN, **TILE, **POOL, "KEEP": True}, 160),
+    ("_triton_tiles", "tile_backward", {**LRN, **TILE, **CONV1, "RELU": True}, 160),
+    ("_triton_tiles", "tile_pool_forward", {**LRN, **TILE, **CONV1, "KEEP": True}, 160),
     ("_triton_statistics", "histogram_kernel", COUNT, 128),
     ("_triton_statistics", "off_kernel", {"UNITS": 4, "POSITIONS": 512, "TURNS": 6}, 96),
     ("_triton_statistics", "off_kernel", {"UNITS": 32, "POSITIONS": 64, "TURNS": 12}, 128),
@@ -53,7 +62,7 @@ def compiled(module, name, constants, architecture, values="fp32"):
     from triton.compiler import ASTSource
 
     kernel = getattr(importlib.import_module(f"alexnet_kernels.{module}"), name)
-    constants = dict(constants)
+    constants = {name: value for name, value in constants.items() if name in kernel.arg_names}
     if "WIDE" in kernel.arg_names:
         constants["WIDE"] = tl.float32
     pointers = {"winners_ptr": "*u8", "counts_ptr": "*i64", "bits_ptr": "*i32"}
@@ -63,7 +72,7 @@ def compiled(module, name, constants, architecture, values="fp32"):
             signature[argument] = "constexpr"
         else:
             signature[argument] = pointers.get(argument, f"*{values}" if argument.endswith("_ptr") else "i32")
-        if argument.endswith("_ptr") or argument == "channels":
+        if argument not in constants and (argument.endswith("_ptr") or argument == "channels"):
             hints[(position,)] = [["tt.divisibility", 16]]
     source = ASTSource(kernel, signature, constexprs=constants, attrs=hints)
     return triton.compile(source, target=GPUTarget("cuda", architecture, 32), options={"num_warps": 4})
@@ -104,11 +113,41 @@ def test_half_precision_compiles_within_the_same_registers(case, tmp_path):
 
 
 def test_a_spill_would_be_noticed(tmp_path):
-    """The same kernel with four times the channels in registers: the measure is no constant."""
-    constants = {**LRN, **POOL, "CHUNK": 16, "BLOCK": 128, "KEEP": True}
+    """The same kernel with a wide window and twice the channels in registers: the measure is no constant."""
+    constants = {**WIDE_WINDOW, **POOL, "CHUNK": 32, "KEEP": True}
     used = resources(compiled("_triton_rolling", "rolling_pool_forward", constants, 90), tmp_path)
     assert used["REG"] > 64
     assert used["STACK"] > 0
+
+
+def loads_in_flight(binary, folder):
+    """For each read of memory: how many are under way, itself among them, when its value is first used."""
+    path = folder / "kernel.cubin"
+    path.write_bytes(binary.asm["cubin"])
+    tool = Path(triton.__file__).parent / "backends/nvidia/bin/nvdisasm"
+    said = subprocess.run([tool, "-c", path], check=True, capture_output=True, text=True).stdout
+    code = re.findall(r"^\s*/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?(\S+) ([^;]*);", said, re.MULTILINE)
+    flying = []
+    for start, (name, operands) in enumerate(code):
+        if name.startswith("LDG"):
+            value = re.compile(rf"\b{operands.split(',')[0]}\b")
+            under_way = 1
+            for later, said_of in code[start + 1 :]:
+                written = 0 if later.startswith(("ST", "BRA")) else 1  # a store reads its first operand, too
+                if value.search(",".join(said_of.split(",")[written:])):
+                    break
+                under_way += later.startswith("LDG")
+            flying.append(under_way)
+    return sum(flying) / len(flying)
+
+
+@pytest.mark.parametrize(("case", "at_least"), [(BUDGETS[0], 5), (BUDGETS[2], 8), (BUDGETS[6], 5), (BUDGETS[7], 8)])
+def test_values_are_asked_for_long_before_they_are_needed(case, at_least, tmp_path):
+    """One read at a time would leave memory idle most of the time; with hundreds of cycles to wait, many must fly."""
+    module, name, constants, _budget = case
+    assert loads_in_flight(compiled(module, name, constants, 90), tmp_path) >= at_least
+    at_once = {**constants, "AHEAD": 1, "AHEAD_G": 1}
+    assert loads_in_flight(compiled(module, name, at_once, 90), tmp_path) < at_least / 2
 
 
 def test_channels_last_memory_is_read_sixteen_bytes_at_a_time():
@@ -136,7 +175,7 @@ def test_normalisation_in_the_interpreter_is_the_formula():
 
 @pytest.mark.long
 @pytest.mark.parametrize(
-    ("file", "at_least"), [("normalisation", 45), ("pooled", 4), ("statistics", 7), ("registration", 1)]
+    ("file", "at_least"), [("normalisation", 45), ("pooled", 4), ("statistics", 7), ("registration", 1), ("chunks", 20)]
 )
 def test_everything_in_the_interpreter(file, at_least):
     # Second derivatives are plain torch behind the kernels, and finite differences need thousands of calls.
