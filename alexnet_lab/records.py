@@ -113,25 +113,37 @@ class RunFolder:
 
     def verdict(self) -> dict[str, Any] | None:
         """Return how the run ended, or None while it has not."""
-        return _read_json(self.path / "state.json")
+        verdict = _read_json(self.path / "state.json")
+        if verdict is not None and "state" not in verdict:
+            raise _damaged(self.path / "state.json", "it names no state")
+        return verdict
 
     def metrics(self) -> Iterator[dict[str, Any]]:
         """Yield the lines of metrics; a line that a crash tore ends the reading."""
         path = self.path / "metrics.jsonl"
         if not path.exists():
             return
-        for line in path.read_text().splitlines():
+        for line in path.read_text(errors="replace").splitlines():
             try:
-                yield json.loads(line)
+                row = json.loads(line)
             except json.JSONDecodeError:
                 return
+            if not isinstance(row, dict):
+                return
+            yield row
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:
     try:
-        content: dict[str, Any] = json.loads(path.read_text())
+        content = json.loads(path.read_text())
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}); delete it, and its run is made again") from None
+    except (ValueError, IsADirectoryError) as error:
+        raise _damaged(path, str(error) if isinstance(error, ValueError) else "it is a folder") from None
+    if not isinstance(content, dict):
+        raise _damaged(path, "it holds no object")
     return content
+
+
+def _damaged(path: Path, why: str) -> ValueError:
+    return ValueError(f"{path} is damaged ({why}); delete it, and its run is made again")

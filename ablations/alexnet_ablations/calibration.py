@@ -69,6 +69,14 @@ def key_of(recipe: Recipe, jobs: int) -> str:
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
+class UnfitRecipeError(ValueError):
+    """A recipe of which not one step can be taken; the message says why."""
+
+    def __init__(self, why: str, recipe: Recipe) -> None:
+        super().__init__(why)
+        self.recipe = recipe
+
+
 def calibrate(recipes: Sequence[Recipe], jobs: int, cache: Path) -> dict[str, Pace]:
     """Return a pace for every recipe, by its key; those that the cache holds are not measured again."""
     known = _read(cache)
@@ -105,7 +113,8 @@ def _measured_side_by_side(hands: Sequence[Sequence[tuple[str, Recipe]]]) -> Ite
             out, err = process.communicate()
             if process.returncode:
                 lines = err.strip().splitlines()
-                raise ValueError(lines[-1] if lines else "the calibration ended without a word; try again")
+                why = lines[-1] if lines else "the calibration ended without a word; try again"
+                raise UnfitRecipeError(why, hand[len(out.splitlines())][1])  # each that was timed left a line
             for (key, _), line in zip(hand, out.splitlines(), strict=True):
                 yield key, Pace(**json.loads(line))
     finally:

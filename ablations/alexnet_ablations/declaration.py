@@ -5,6 +5,7 @@ Where a level has commas of its own, semicolons separate: `none;flip,crop` are t
 `published` is a level of network slots: whatever each network was published with.
 """
 
+import math
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -49,10 +50,20 @@ Words = str | Sequence[Any]  # levels as a flag has them, or as a list in a file
 
 
 def read_start(recipe: str) -> dict[str, Any]:
-    """Return the fields that a named recipe or a TOML file sets."""
+    """Return the fields that a named recipe or a TOML file sets; a mistake in a file is told with its name."""
     path = Path(recipe)
-    is_file = recipe not in NAMED and (path.suffix == ".toml" or path.exists())
-    return read_recipe_file(path) if is_file else named_recipe(recipe)
+    if recipe in NAMED or not (path.suffix == ".toml" or path.is_file()):
+        return named_recipe(recipe)
+    if not path.is_file():
+        raise ValueError(f"there is no recipe file {path}; name a TOML file, or one of {', '.join(NAMED)}")
+    try:
+        values = read_recipe_file(path)
+        read_recipe(values)
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is not text, and a recipe is a TOML file; name another") from None
+    except ValueError as error:
+        raise ValueError(str(error) if str(path) in str(error) else f"in {path}, {error}") from None
+    return values
 
 
 def read_baseline(text: str) -> dict[str, Any]:
@@ -80,7 +91,7 @@ def read_factors(given: Mapping[str, Words], start: Recipe) -> tuple[Factor, ...
     """Read all factors; what is published of a slot may depend on which networks are in the study."""
     for name in given:
         if name in SHARED:
-            raise ValueError(f"{name} takes one value for all cells: {SHARED[name]}")
+            raise ValueError(f"{name}: takes one value for all cells ({SHARED[name]})")
         if name not in FACTORS:
             raise unknown_choice("factor", name, FACTORS)
     chosen = {name: read_factor(name, given[name], start) for name in ("network", "preset") if name in given}
@@ -103,18 +114,16 @@ def read_factor(
     """Read the levels to hold against the baseline, as in `bn,none`; the baseline itself is put first."""
     pieces = _split(field, words) if isinstance(words, str) else list(words)
     if not pieces:
-        raise ValueError(f"{_flag(field)} names no level; for example {_flag(field)} {_example(field)}")
+        raise ValueError(f"{field}: names no level; name one or several, for example {_example(field)}")
     levels = [_level(field, piece, start) for piece in pieces]
     twice = [level for level in levels if levels.count(level) > 1]
     if twice:
-        raise ValueError(f"{_flag(field)} names {level_text(twice[0])} twice; name each level once")
+        raise ValueError(f"{field}: names {level_text(twice[0])} twice; name each level once")
     baseline = _baseline(field, start, networks or (start.network,), presets or (start.preset,))
     others = [level for level in levels if level != baseline]
     if not others:
         said = ",".join(map(str, pieces))
-        raise ValueError(
-            f"{_flag(field)} {said} is the baseline itself; name another level, for example {_example(field)}"
-        )
+        raise ValueError(f"{field}: {said} is the baseline itself; name another level, for example {_example(field)}")
     return Factor(field, (baseline, *others))
 
 
@@ -132,24 +141,37 @@ def find_study(source: str) -> Path:
         return path / "study.toml"
     if path.is_file():
         return path
+    if path.is_dir():
+        raise ValueError(
+            f"{path} is a folder without a study.toml; name a study's folder, a study file, or one of "
+            f"{', '.join(packaged)}"
+        )
     if path.suffix == ".toml" or len(path.parts) > 1:
         raise ValueError(f"there is no study file {source}; alexnet-lab study --list names those that are packaged")
     raise unknown_choice("study", source, packaged)
 
 
 def read_study_words(path: Path) -> dict[str, Any]:
-    """Return what a study file says: about, design, seeds, and the tables recipe, baseline and factors."""
+    """Return what a study file says: about, design, seeds, margin, level; tables recipe, baseline and factors."""
     try:
         words = tomllib.loads(path.read_text())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not TOML: {error}") from None
-    kinds = {"about": str, "design": str, "seeds": int, "recipe": dict, "baseline": dict, "factors": dict}
+        raise ValueError(f"{path} is not TOML ({error}); mend it, or name another") from None
+    numbers = dict.fromkeys(("margin", "level"), float)
+    tables = dict.fromkeys(("recipe", "baseline", "factors"), dict)
+    kinds: dict[str, type] = {"about": str, "design": str, "seeds": int, **numbers, **tables}
     for name, value in words.items():
         if name not in kinds:
             raise unknown_choice(f"word in {path}", name, kinds)
-        if not isinstance(value, kinds[name]) or isinstance(value, bool):
-            wanted = {str: "text", int: "a whole number", dict: "a table"}[kinds[name]]
+        accepted = (int, float) if kinds[name] is float else kinds[name]
+        if not isinstance(value, accepted) or isinstance(value, bool):
+            wanted = {str: "text", int: "a whole number", float: "a number", dict: "a table"}[kinds[name]]
             raise ValueError(f"in {path}, {name} must be {wanted}, got {value!r}")  # noqa: TRY004  # a mistake in a file ends as one line
+    if words.get("seeds", 1) < 1:
+        raise ValueError(f"in {path}, seeds must be at least 1, got {words['seeds']}")
+    for name, most in (("margin", math.inf), ("level", 1)):
+        if not 0 < words.get(name, 1) <= most:
+            raise ValueError(f"in {path}, {name} must be above 0{' and up to 1' * (most == 1)}, got {words[name]}")
     if not words.get("factors"):
         raise ValueError(f'{path} has no factor; for example a table [factors] with norm = ["bn", "none"]')
     for table in ("recipe", "baseline", "factors"):
@@ -191,10 +213,6 @@ def _plain(field: str, level: Any) -> Any:
     if field in SLOTS and level == "published":
         return None
     return "" if field in ("weights", "fold") and level == "none" else level
-
-
-def _flag(field: str) -> str:
-    return "--" + field.replace("_", "-")
 
 
 def _example(field: str) -> str:

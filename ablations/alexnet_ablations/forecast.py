@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from alexnet_ablations.calibration import FREE, Pace, calibrate, key_of
+from alexnet_ablations.calibration import FREE, Pace, UnfitRecipeError, calibrate, key_of
 from alexnet_ablations.study import PlannedRun, Study
 from alexnet_lab.training.recipe import Recipe
 
@@ -98,7 +98,11 @@ def forecast(study: Study, slots: int, *, measured: bool) -> Forecast:
     free = shutil.disk_usage(_existing(study.folder)).free
     if missing and (measured or not is_small(missing)):
         recipes = [run.recipe for run in missing]
-        paces = calibrate(recipes, min(slots, len(missing)), study.folder / CALIBRATION)
+        try:
+            paces = calibrate(recipes, min(slots, len(missing)), study.folder / CALIBRATION)
+        except UnfitRecipeError as error:
+            cell = next(run.cell.name for run in missing if run.recipe == error.recipe)
+            raise ValueError(f"{error} (in the cell {cell})") from None
         found = [(recipe, paces[key_of(recipe, min(slots, len(missing)))]) for recipe in recipes]
         seconds = wall_time([pace.seconds(recipe) for recipe, pace in found], slots)
         needed = disk_need(found, slots)

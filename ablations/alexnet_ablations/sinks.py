@@ -80,6 +80,9 @@ class TensorBoardSink:
         except ImportError:
             raise ValueError(f"tracking needs tensorboard, which is not installed: {INSTALL}") from None
         self.folder = Path(folder).expanduser()
+        standing = next(place for place in (self.folder, *self.folder.absolute().parents) if place.exists())
+        if not standing.is_dir():
+            raise ValueError(f"tensorboard:{folder} must name a folder, and {standing} is a file; name another")
         self.writers: dict[str, SummaryWriter] = {}
 
     def run_started(self, run: TrackedRun) -> None:

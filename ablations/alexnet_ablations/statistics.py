@@ -222,7 +222,7 @@ def conclude(
     if len(repeated):
         row = repeated.iloc[0]
         raise ValueError(f"a cell has one run per seed; {row['cell']} has two under seed {row['seed']}; drop one")
-    if margin is not None and margin <= 0:
+    if margin is not None and not 0 < margin < math.inf:
         raise ValueError(f"a margin of equivalence is above 0; got {margin:g}; take the smallest effect that matters")
     items: list[Conclusion] = []
     for outcome in outcomes:

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+SAID = ("margin", "level")
+
+
 @dataclass(frozen=True)
 class PlannedRun:
     """One cell under one seed, and the folder it belongs in."""
@@ -58,6 +61,9 @@ class Study:
     folder: Path
     design: str = "factorial"
     about: str = ""
+    # What is said of the runs, and not which runs are made: None is the usual. See statistics.py and outcomes.py.
+    margin: float | None = None
+    level: float | None = None
 
     @property
     def cells(self) -> list[Cell]:
@@ -125,7 +131,14 @@ class Study:
         factors = tuple(
             Factor(known.field, tuple(dict.fromkeys((*known.levels, *mine[known.field])))) for known in theirs.factors
         )
-        return replace(self, factors=factors, seeds=max(self.seeds, theirs.seeds), about=self.about or theirs.about)
+        return replace(
+            self,
+            factors=factors,
+            seeds=max(self.seeds, theirs.seeds),
+            about=self.about or theirs.about,
+            margin=self.margin or theirs.margin,
+            level=self.level or theirs.level,
+        )
 
     def open_folder(self) -> "Study":
         """Write the study down, or recognise it: it grows by seeds and levels, and another one is refused."""
@@ -151,7 +164,7 @@ class Study:
         refuse_if_coordinated(self.folder)
         study = self.open_folder()
         run_all(study.folder, [run for run in study.runs() if not run.is_done], jobs)
-        return read_results(study.runs())
+        return read_results(study.runs(), level=study.level)
 
     def to_toml(self, *, whole: bool) -> str:
         """Write the study as a file that `alexnet-lab study` reads; whole: every field, defaults and machine too."""
@@ -165,6 +178,7 @@ class Study:
         baselines = self._baselines().items()
         lines = [f"about = {_toml(self.about)}"] if self.about else []
         lines += [f"design = {_toml(self.design)}", f"seeds = {self.seeds}"]
+        lines += [f"{name} = {_toml(said)}" for name in SAID if (said := getattr(self, name)) is not None]
         lines += ["", "[baseline]  # what each change is held against"]
         lines += [f"{name} = {_toml('published' if level is None else level)}" for name, level in baselines]
         lines += ["", "[factors]"]
@@ -199,14 +213,19 @@ class Study:
 def read_study(path: Path, folder: Path) -> Study:
     """Read a study file, or the study.toml of a study's folder."""
     words = read_study_words(path)
-    return declare(
-        words["factors"],
-        {**words["recipe"], **words["baseline"]},
-        folder,
-        design=words.get("design"),
-        seeds=words.get("seeds", 3),
-        about=words.get("about", ""),
-    )
+    try:
+        return declare(
+            words["factors"],
+            {**words["recipe"], **words["baseline"]},
+            folder,
+            design=words.get("design"),
+            seeds=words.get("seeds", 3),
+            about=words.get("about", ""),
+            margin=words.get("margin"),
+            level=words.get("level"),
+        )
+    except ValueError as error:
+        raise ValueError(f"in {path}, {error}") from None
 
 
 def declare(
@@ -217,6 +236,8 @@ def declare(
     design: str | None = None,
     seeds: int = 3,
     about: str = "",
+    margin: float | None = None,
+    level: float | None = None,
 ) -> Study:
     """Make a study of words as flags and files have them; every mistake in them is refused here."""
     if seeds < 1:
@@ -226,7 +247,7 @@ def declare(
     if design is None and (folder / "study.toml").exists():
         design = read_study_words(folder / "study.toml").get("design")
     recipe = read_recipe({**vars(recipe), **{factor.field: factor.levels[0] for factor in found}})
-    study = Study(recipe, found, seeds, folder, design or default_design(found), about)
+    study = Study(recipe, found, seeds, folder, design or default_design(found), about, margin, level)
     study.cells  # noqa: B018  # refuses a design that its factors cannot carry
     return study
 

@@ -96,7 +96,10 @@ class Feed:
     def steps_per_epoch(self, batch_size: int) -> int:
         """Count the batches of one epoch; a batch larger than the training set would leave none."""
         if batch_size > len(self.split.train):
-            raise ValueError(f"batch size {batch_size} is larger than the {len(self.split.train)} training images")
+            count = len(self.split.train)
+            raise ValueError(
+                f"batch size {batch_size} is larger than the {count} training images; take {count} or fewer"
+            )
         return len(self.split.train) // batch_size
 
     @property

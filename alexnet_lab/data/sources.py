@@ -56,7 +56,9 @@ def load_images(
     images = _loaded(data, side, fit, skip_bad, progress or (lambda _what, _done, _total: None))
     _check_readable(images.unreadable, len(images.labels), skip_bad)
     if len(images.classes) < 2:
-        raise ValueError(f"{data} has one class, {images.classes[0]!r}; there is nothing to tell apart")
+        raise ValueError(
+            f"{data} has one class, {images.classes[0]!r}, and nothing to tell it from; add images of another class"
+        )
     return images
 
 
@@ -84,10 +86,12 @@ def check_source(data: str) -> None:
         return
     path = Path(data).expanduser()
     expected = f"it must be a folder, a .zip, a .csv or a .parquet, or one of: {', '.join(SOURCES)}"
+    if not data:
+        raise ValueError(f"data names no images; {expected}")
     if not path.exists():
         if path.suffix or len(path.parts) > 1:
             raise FileNotFoundError(f"no data at {path}; {expected}")
-        raise unknown_choice("data source", data, SOURCES)
+        raise ValueError(f"{unknown_choice('data source', data, SOURCES)} No folder or file has that name either.")
     if path.is_file() and path.suffix.lower() not in LISTINGS:
         raise ValueError(f"cannot read {path} as data; {expected}")
 

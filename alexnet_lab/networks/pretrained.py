@@ -153,6 +153,10 @@ def from_torchvision_state_dict(network: nn.Module, state_dict: Mapping[str, Ten
 
     Every tensor must have its place and its shape; load_pretrained is the one that makes allowances.
     """
+    return _placed(network, state_dict, "; load_pretrained sees to other classes and to one channel")
+
+
+def _placed(network: nn.Module, state_dict: Mapping[str, Tensor], hint: str = "") -> dict[str, Tensor]:
     own = network.state_dict()
     theirs = _torchvision_names(network)
     # Files older than 2018 do not count batches, and the count changes nothing where momentum is a number.
@@ -171,8 +175,8 @@ def from_torchvision_state_dict(network: nn.Module, state_dict: Mapping[str, Ten
             if names
         ]
         raise ValueError(
-            f"these tensors do not fit this {type(network).__name__}. {'. '.join(problems)}. "
-            + _repair(network, state_dict, named_right=not (missing or unknown))
+            f"these tensors do not fit this {type(network).__name__}; {'; '.join(problems)}; "
+            + _repair(network, state_dict, named_right=not (missing or unknown), hint=hint)
         )
     return {
         ours: state_dict[name] if name in state_dict else torch.zeros_like(own[ours]) for ours, name in theirs.items()
@@ -193,8 +197,8 @@ def to_torchvision_state_dict(network: nn.Module) -> dict[str, Tensor]:
     lacking = [their for their in _published_tensors(name) if their not in set(theirs.values())]
     if beyond or lacking:
         raise ValueError(
-            f"this {type(network).__name__} has no counterpart in torchvision. Beyond that it has: "
-            f"{_some(beyond) or 'nothing'}; of that it lacks: {_some(lacking) or 'nothing'}. {_AS_PUBLISHED}"
+            f"this {type(network).__name__} has no counterpart in torchvision; beyond that it has: "
+            f"{_some(beyond) or 'nothing'}; of that it lacks: {_some(lacking) or 'nothing'}; {_AS_PUBLISHED}"
         )
     return {theirs[ours]: tensor for ours, tensor in own.items()}
 
@@ -207,21 +211,23 @@ def load_pretrained(network: nn.Module, source: str | Path) -> list[str]:
 
     The returned list is empty, or holds the last layer where the network has other classes than the file. A network
     that takes one channel gets its first convolution summed over red, green and blue: grey pixels then give what they
-    gave as colour.
+    gave as colour. An error begins with `weights: `, the field of a recipe that names a source.
     """
     files = PUBLISHED[_published_name(network)].files
     if source in files:
         # Whether the network can take the file is known without it, and some are half a gigabyte.
-        _fit(network, _published_tensors(_published_name(network)))
+        _fit(network, _published_tensors(_published_name(network)), source)
         state_dict = _download(files[str(source)])
     else:
         state_dict = _read(Path(source), files)
-    fitting, untouched = _fit(network, state_dict)
+    fitting, untouched = _fit(network, state_dict, source)
     network.load_state_dict(fitting)
     return untouched
 
 
-def _fit(network: nn.Module, state_dict: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+def _fit(
+    network: nn.Module, state_dict: Mapping[str, Tensor], source: str | Path
+) -> tuple[dict[str, Tensor], list[str]]:
     """Return what the network takes, and which of it are its own tensors because its classes are others."""
     own = network.state_dict()
     theirs = _torchvision_names(network)
@@ -237,7 +243,10 @@ def _fit(network: nn.Module, state_dict: Mapping[str, Tensor]) -> tuple[dict[str
     if weight is not None and weight.shape[0] != wanted.shape[0] and weight.shape[1:] == wanted.shape[1:]:
         untouched = [f"{last}.weight", f"{last}.bias"]
         adapted |= {theirs[name]: own[name] for name in untouched}
-    return from_torchvision_state_dict(network, adapted), untouched
+    try:
+        return _placed(network, adapted), untouched
+    except ValueError as error:
+        raise ValueError(f"weights: {source}: {error}") from None
 
 
 def _published_name(network: nn.Module) -> str:
@@ -267,25 +276,23 @@ def _published_tensors(name: str) -> Mapping[str, Tensor]:
     return {theirs[ours]: tensor for ours, tensor in network.state_dict().items()}
 
 
-_AS_PUBLISHED = "Its files hold networks as published: leave norm at None and width at 1, take an act without weights."
+# What to do is said in the words of a recipe, which are those of the arguments and of the options alike.
+_AS_PUBLISHED = "torchvision has networks as published: leave norm out, keep width 1, and take an act without weights"
 
 
-def _repair(network: nn.Module, state_dict: Mapping[str, Tensor], named_right: bool) -> str:
-    """Say what to do about a state dict that does not fit."""
+def _repair(network: nn.Module, state_dict: Mapping[str, Tensor], *, named_right: bool, hint: str) -> str:
+    """Say what to do about a state dict that does not fit; the hint is for one of which only sizes are wrong."""
     name, found = _published_name(network), _identify(state_dict)
     if found and found != name:
-        hint = ' (VGG11 with norm="bn")' if found == "vgg11_bn" else ""
-        return f"They are the tensors of {found}{hint}: build that network, or take the file of {name}."
+        told = "network vgg11 with norm bn" if found == "vgg11_bn" else f"network {found}"
+        return f"they are the tensors of {found}: take {told}, or the file of {name}"
     if found and isinstance(network, AlexNet) and network.preset_name != "torchvision":
-        return f'This network is preset={network.preset_name!r}; torchvision\'s file fits preset="torchvision".'
+        return f"this network is of preset {network.preset_name}: take preset torchvision and the width of the file"
     if named_right:
-        return (
-            "The names are right: build the network with the file's width, in_channels and num_classes, or let "
-            "load_pretrained see to other classes and to one channel."
-        )
+        return f"the names are right and the sizes are not: take the width of the file, 1 in torchvision's own{hint}"
     if found:
         return _AS_PUBLISHED
-    return f"They are no tensors of a torchvision file that is known here: {', '.join(PUBLISHED)}."
+    return f"no torchvision file that is known here has such tensors; known are those of {', '.join(PUBLISHED)}"
 
 
 def _identify(state_dict: Mapping[str, Tensor]) -> str | None:
@@ -316,8 +323,8 @@ def _download(file: str) -> Mapping[str, Tensor]:
             )
     except URLError as error:
         raise ConnectionError(
-            f"cannot download {address}: {error.reason}. Fetch it where there is a network and put it at {kept}, "
-            "or give the path of the file as source"
+            f"weights: cannot download {address} ({error.reason}); fetch it where there is a network and put it at "
+            f"{kept}, or give its path instead"
         ) from error
     return _tensors_only(kept, content)
 
@@ -326,7 +333,7 @@ def _read(path: Path, published: Iterable[str]) -> Mapping[str, Tensor]:
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
         raise FileNotFoundError(
-            f"weights {str(path)!r}: {what}. Give a .pth or .safetensors file, or one of: {', '.join(published)}"
+            f"weights: {path} {what}; give a .pth or .safetensors file, or {' or '.join(published)}"
         )
     if path.suffix == ".safetensors":
         with _plainly_told(path):
@@ -336,7 +343,7 @@ def _read(path: Path, published: Iterable[str]) -> Mapping[str, Tensor]:
     # torch writes zip archives, and before 1.6 wrote a pickled magic number first. Whatever else calls itself .pth goes
     # no further: torch's own answer to it would be about pickle.
     if not zipfile.is_zipfile(path) and start != b"\x80\x02\x8a\x0a":
-        raise ValueError(f"weights {str(path)!r}: no torch file, or an incomplete one; fetch or save it again")
+        raise ValueError(f"weights: {path} is no torch file, or an incomplete one; fetch or save it again")
     with _plainly_told(path):
         content = torch.load(path, map_location="cpu", weights_only=True)
     return _tensors_only(path, content)
@@ -347,8 +354,8 @@ def _tensors_only(path: Path, content: object) -> Mapping[str, Tensor]:
         return content
     held = (_some(map(repr, content)) or "nothing") if isinstance(content, Mapping) else f"a {type(content).__name__}"
     raise ValueError(
-        f"weights {str(path)!r}: a state dict is wanted, tensors by name; found {held}. "
-        "Save the network's state_dict() alone"
+        f"weights: {path} should hold a state dict, tensors by name, and holds {held}; "
+        "save the network's state_dict() alone"
     )
 
 
@@ -363,9 +370,9 @@ def _plainly_told(path: Path) -> Iterator[None]:
         found = re.search(r"GLOBAL (\S+)", str(error))
         needs = f"needs {found[1]}, which is code" if found else "holds more than tensors"
         raise ValueError(
-            f"weights {str(path)!r}: refused, because it {needs}, and loading code from a file can run anything. "
-            "Save the network's state_dict() alone, or as .safetensors"
+            f"weights: {path} is refused, because it {needs}, and loading code from a file can run anything; "
+            "save the network's state_dict() alone, or as .safetensors"
         ) from error
     except (SafetensorError, RuntimeError, EOFError, OSError, struct.error) as error:
         detail = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"weights {str(path)!r}: broken or incomplete ({detail}); fetch or save it again") from error
+        raise ValueError(f"weights: {path} is broken or incomplete ({detail}); fetch or save it again") from error

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from alexnet_lab.choices import unknown_choice
 from alexnet_lab.instruments.flow import KINDS, SPLITS, Flow
 from alexnet_lab.records import write_atomically
-from alexnet_lab.reports.run_tables import OF_PARAMETERS, SUBNORMAL, ZERO, bin_edges, open_run, run_tables
+from alexnet_lab.reports.run_tables import OF_PARAMETERS, SUBNORMAL, ZERO, bin_edges, open_run, read_flow, run_tables
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -64,7 +64,7 @@ def _to_tensorboard(run: Path, out: Path) -> list[Path]:
         stale.unlink()
     with SummaryWriter(str(out), filename_suffix=OURS) as writer:
         clock = _write_metrics(writer, run)
-        flow = Flow.read(run)
+        flow = read_flow(run)
         if flow is not None:
             _write_norms(writer, flow, clock)
             _write_histograms(writer, flow, clock)

@@ -1,7 +1,6 @@
 """What a run folder says, arranged for figures: curves in epochs, layers in order, histograms in columns of time."""
 
 import re
-import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,10 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet_lab.instruments.flow import KINDS, SPLITS, Columns, Flow, Site
+from alexnet_lab.instruments.flow import KINDS, SPLITS, Columns, Site
 from alexnet_lab.records import RunFolder
 from alexnet_lab.reports.curves import Series
 from alexnet_lab.reports.maps import Strip
+from alexnet_lab.reports.run_tables import read_flow
 
 Floats = NDArray[np.float64]
 
@@ -42,7 +42,7 @@ class Measured:
         self.provenance: dict[str, Any] = folder.provenance() or {}
         self.verdict: dict[str, Any] = folder.verdict() or {}
         self.rows = list(folder.metrics())
-        self.flow = _read_flow(path)
+        self.flow = read_flow(path)
         self._tables: dict[str, Columns] = {}
 
     @property
@@ -234,16 +234,6 @@ class Measured:
         if name not in self._tables:
             self._tables[name] = self.flow.table(name) if self.flow else {}
         return self._tables[name]
-
-
-def _read_flow(path: Path) -> Flow | None:
-    damaged = [file.name for file in sorted((path / "flow").glob("*.npz")) if not zipfile.is_zipfile(file)]
-    if damaged:
-        raise ValueError(
-            f"{path / 'flow'} should hold whole npz files, and {', '.join(damaged)} is damaged; move it away, and the "
-            "report goes on without it"
-        )
-    return Flow.read(path)
 
 
 def strip_of(name: str, counts: Floats, first_exponent: int) -> Strip:

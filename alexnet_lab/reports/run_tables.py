@@ -13,6 +13,8 @@
 Only tables that have rows are made: a run without instruments has no steps, a run in progress no result.
 """
 
+import json
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,7 +35,7 @@ OF_PARAMETERS = tuple(KINDS.index(kind) for kind in ("weight", "gradient"))
 
 def run_tables(run: Path) -> "dict[str, pd.DataFrame]":
     """Read a run folder into tables by name."""
-    folder, flow = open_run(run), Flow.read(run)
+    folder, flow = open_run(run), read_flow(run)
     found = dict(_tables_of_records(folder))
     if flow is not None:
         found |= dict(_tables_of_flow(flow))
@@ -49,6 +51,23 @@ def open_run(path: Path) -> RunFolder:
         hint = f"; it holds runs, such as {example}: name one of them" if example else ""
         raise ValueError(f"{path} is no run folder: it has no recipe.json{hint}")
     return run
+
+
+def read_flow(path: Path) -> Flow | None:
+    """Read what a run's instruments saw, None if it carried none; damaged records are named, and how to go on."""
+    damaged = [file.name for file in sorted((path / "flow").glob("*.npz")) if not zipfile.is_zipfile(file)]
+    if damaged:
+        raise ValueError(
+            f"{path / 'flow'} should hold whole npz files, and {', '.join(damaged)} is damaged; move it away, and the "
+            "report goes on without it"
+        )
+    try:
+        return Flow.read(path)
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path / 'flow' / 'layout.json'} is damaged ({error}); move {path / 'flow'} away, and the report goes on "
+            "without it"
+        ) from None
 
 
 def bin_edges(column: int, columns: int, first_exponent: int) -> tuple[str, float, float]:
@@ -70,7 +89,9 @@ def _tables_of_records(folder: RunFolder) -> "Iterator[tuple[str, pd.DataFrame]]
 
     yield "metrics", pd.DataFrame(list(folder.metrics()))
     result = (folder.verdict() or {}).get("result", {})
-    classes = (folder.provenance() or {}).get("classes", [])
+    confusions = [result[part]["confusion"] for part in ("validation", "test") if "confusion" in result.get(part, {})]
+    numbers = [str(at) for at in range(len(confusions[0]))] if confusions else []
+    classes = (folder.provenance() or {}).get("classes", numbers)  # without it their names are lost, not their counts
     rows: list[dict[str, Any]] = []
     confusion: list[dict[str, Any]] = []
     for part in ("validation", "test"):

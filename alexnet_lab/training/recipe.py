@@ -66,7 +66,7 @@ def _schedule(text: str) -> str:
     return text
 
 
-@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+@dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
 class Recipe:
     """One run. None in a slot means as published."""
 
@@ -201,6 +201,18 @@ NAMED: Mapping[str, Mapping[str, Any]] = {
 }
 
 _adapter = TypeAdapter(Recipe)
+# What must hold, where pydantic says it in the words of its parser.
+_PLAIN_WORDS: Mapping[str, str] = {
+    "int_parsing": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "int_type": "must be a whole number",
+    "float_parsing": "must be a number",
+    "float_type": "must be a number",
+    "finite_number": "must be a finite number",
+    "bool_parsing": "must be true or false",
+    "bool_type": "must be true or false",
+    "string_type": "must be text",
+}
 
 
 def named_recipe(name: str) -> dict[str, Any]:
@@ -233,5 +245,6 @@ def read_recipe(values: Mapping[str, Any]) -> Recipe:
         if first["type"] == "value_error":  # ours, and it says what was received
             message = first["msg"].removeprefix("Value error, ")
         else:
-            message = f"{first['msg'].replace('Input should be', 'must be')} (got {first['input']!r})"
+            wanted = _PLAIN_WORDS.get(first["type"], first["msg"].replace("Input should be", "must be"))
+            message = f"{wanted} (got {first['input']!r})"
         raise ValueError(f"{first['loc'][0]}: {message}") from None

@@ -47,7 +47,7 @@ class Trainer:
         if recipe.batch_size % self.parts:
             raise ValueError(
                 f"batch_size {recipe.batch_size} does not split into {self.parts} equal parts "
-                f"({ranks.count} processes x accumulate {recipe.accumulate})"
+                f"(processes {ranks.count} x accumulate {recipe.accumulate}); take numbers that divide it"
             )
         self.network = self._build_network()
         self.optimiser = build_optimiser(recipe, self.network)

@@ -78,7 +78,7 @@ def test_networks_lists_all_and_shows_one():
         (["ablate"], "nothing to ablate: name at least one of --network"),
         (["ablate", "--norm", "lrn"], "is the baseline itself"),
         (["ablate", "--norm", "bm"], "unknown norm level 'bm'. Did you mean 'bn'"),
-        (["ablate", "--norm", "bn,bn"], "--norm names bn twice"),
+        (["ablate", "--norm", "bn,bn"], "--norm: names bn twice"),
         (["ablate", "--norm", "bn", "--design", "fractal"], "unknown design 'fractal'. Did you mean 'fractional'"),
         (["ablate", "--norm", "bn", "--design", "fractional"], "at least 4 factors, got 1"),
         (["ablate", "--norm", "bn", "--baseline", "nrom=lrn"], "unknown field in --baseline 'nrom'"),

@@ -16,7 +16,9 @@ def test_what_is_the_same_for_all_cells_is_no_factor_and_the_baseline_joins_it()
     factors, shared = divide({"norm": "bn", "data": "a.zip", "act": None, "threads": 2}, "norm=none,width=0.5")
     assert factors == {"norm": "bn"}
     assert shared == {"data": "a.zip", "threads": 2, "norm": "none", "width": "0.5"}
-    with pytest.raises(ValueError, match="device takes one value for all cells: it is where and how.*got 'cpu,cuda'"):
+    with pytest.raises(
+        ValueError, match=r"device: takes one value for all cells \(it is where and how.*got 'cpu,cuda'"
+    ):
         divide({"norm": "bn", "device": "cpu,cuda"}, None)
     with pytest.raises(ValueError, match="epochs is named twice, in --baseline and by itself"):
         divide({"epochs": "5"}, "epochs=6")

@@ -44,11 +44,11 @@ def test_a_recipe_that_says_otherwise_moves_the_baseline():
     ("field", "text", "message"),
     [
         ("norm", "bm", "Did you mean 'bn'"),
-        ("norm", "lrn", "--norm lrn is the baseline itself; name another level, for example bn,none"),
-        ("norm", "bn,bn", "--norm names bn twice"),
-        ("norm", "lrn:k=1,lrn:k=1.0", "--norm names lrn:k=1.0 twice"),
-        ("norm", "", "--norm names no level; for example --norm bn,none"),
-        ("dropout", "a third", "dropout: must be a valid number, unable to parse string as a number (got 'a third')"),
+        ("norm", "lrn", "norm: lrn is the baseline itself; name another level, for example bn,none"),
+        ("norm", "bn,bn", "norm: names bn twice"),
+        ("norm", "lrn:k=1,lrn:k=1.0", "norm: names lrn:k=1.0 twice"),
+        ("norm", "", "norm: names no level; name one or several, for example bn,none"),
+        ("dropout", "a third", "dropout: must be a number (got 'a third')"),
         ("dropout", "1.5", "dropout: must be less than 1 (got '1.5')"),
         ("preset", "cafe", "Did you mean 'caffe'"),
         ("batch_size", "0", "batch_size: must be greater than or equal to 1"),
@@ -183,8 +183,8 @@ def test_a_mistaken_baseline_is_one_sentence(text, message):
     ("given", "message"),
     [
         ({"nrom": "bn"}, "unknown factor 'nrom'. Did you mean 'norm'"),
-        ({"device": "cpu,cuda"}, "device takes one value for all cells: it is where and how a study runs"),
-        ({"seed": "1,2"}, "seed takes one value for all cells: every cell runs under every seed: say how many"),
+        ({"device": "cpu,cuda"}, "device: takes one value for all cells (it is where and how a study runs"),
+        ({"seed": "1,2"}, "seed: takes one value for all cells (every cell runs under every seed: say how many"),
         ({"data": "a,b"}, "make one study of each"),
     ],
 )

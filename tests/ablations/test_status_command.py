@@ -173,9 +173,7 @@ def test_retry_makes_those_in_the_named_states_again_and_no_others(study, monkey
     monkeypatch.setattr(
         carry_out,
         "make",
-        lambda console, of, runs, jobs, *, timeout, repeat, quiet, as_json: run_all(
-            of.folder, runs, jobs, repeat=repeat
-        ),
+        lambda console, of, runs, jobs, *, repeat, **_others: run_all(of.folder, runs, jobs, repeat=repeat),
     )
     shown = call("retry", study.folder, "--state", "oom,diverged", "--jobs", 1)
     assert "2 of 6 runs again" in shown

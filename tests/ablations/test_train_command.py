@@ -38,8 +38,8 @@ def test_every_field_of_the_recipe_is_an_option(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--norm", "bm"], "error: norm: unknown norm level 'bm'. Did you mean 'bn'"),
-        (["--epochs", "0"], "error: epochs: must be greater than or equal to 1 (got 0)"),
+        (["--norm", "bm"], "error: --norm: unknown norm level 'bm'. Did you mean 'bn'"),
+        (["--epochs", "0"], "error: --epochs: must be greater than or equal to 1 (got 0)"),
         (["--recipe", "papper"], "error: unknown recipe 'papper'. Did you mean 'paper'"),
         (["--recipe", "absent.toml"], "absent.toml"),
         (["--data", "nothere"], "error: "),

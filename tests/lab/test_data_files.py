@@ -352,7 +352,7 @@ def unlabelled_test(root):
             "no data at .*absent; it must be a folder, a .zip, a .csv or a .parquet, or one",
         ),
         (empty_class, "these class folders hold no images: cow; fill or remove them"),
-        (lambda root: make_folder(root, classes=("cat",)), "has one class, 'cat'; there is nothing to tell apart"),
+        (lambda root: make_folder(root, classes=("cat",)), "has one class, 'cat', and nothing to tell it from; add images of another class"),
         (no_images, "holds no images; expected class folders"),
         (loose, "1 images stand in no class folder:\n  loose.png"),
         (cut_short, "is no readable .zip .*; was the download cut short"),

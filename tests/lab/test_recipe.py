@@ -18,7 +18,7 @@ from alexnet_lab.training.recipe import NAMED, Recipe, named_recipe, read_recipe
         ({"dropout": 1}, "dropout: must be less than 1"),
         ({"init": "hee"}, "init: must be 'published', 'he' or 'torch'"),
         ({"augment": "flop"}, "augment: unknown augmentation 'flop'. Did you mean 'flip'"),
-        ({"epochs": "many"}, "epochs: must be a valid integer"),
+        ({"epochs": "many"}, "epochs: must be a whole number"),
     ],
 )
 def test_a_recipe_is_checked_field_by_field(values, message):

@@ -5,9 +5,10 @@ from typing import Annotated, Any
 
 import typer
 
-from alexnet_ablations.cli.carry_out import RUN_LIMIT, carry_out, save_study
+from alexnet_ablations.cli.carry_out import carry_out
 from alexnet_ablations.cli.conditions import divide, folder_name, on_this_machine
 from alexnet_ablations.cli.recipe_options import with_study_options
+from alexnet_ablations.cli.study_options import StudyOptions, with_shared_options
 from alexnet_ablations.cli.terminal import open_console
 from alexnet_ablations.declaration import FACTORS, read_start
 
@@ -15,6 +16,7 @@ DESIGN_HELP = "factorial, one-at-a-time, leave-one-out, fractional, only."
 
 
 @with_study_options
+@with_shared_options
 def ablate(
     seeds: Annotated[int, typer.Option(min=1, help="Seeds per cell.")] = 3,
     design: Annotated[
@@ -26,18 +28,8 @@ def ablate(
     recipe: Annotated[
         str, typer.Option(help="What all cells start from: laptop, modern, paper, or a TOML file.")
     ] = "laptop",
-    plan: Annotated[bool, typer.Option("--plan", help="Say what it costs and can show; train nothing.")] = False,
-    save: Annotated[Path | None, typer.Option(help="Write the study as a file for alexnet-lab study.")] = None,
-    jobs: Annotated[int | None, typer.Option(min=1, help="Runs side by side.", show_default="one per core")] = None,
-    yes: Annotated[int, typer.Option(min=1, help="Allow up to so many runs.")] = RUN_LIMIT,
-    timeout: Annotated[float | None, typer.Option(help="Minutes a run may take.", show_default="no limit")] = None,
-    track: Annotated[
-        list[str] | None,
-        typer.Option(metavar="TRACKER", help="Copy all numbers to tensorboard:DIR or mlflow:ADDRESS, too."),
-    ] = None,
-    out: Annotated[Path | None, typer.Option(help="Study folder.", show_default="runs/<name of the study>")] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print lines of JSON.")] = False,
+    *,
+    how: StudyOptions,
     **given: Any,
 ) -> None:
     """Ablate AlexNet: the published network against the levels you name.
@@ -49,6 +41,7 @@ def ablate(
     [bold]alexnet-lab ablate --act prelu --baseline width=0.5,act=leaky[/]
     [bold]alexnet-lab ablate --dropout 0.3 --data xrays.zip --plan[/]
     [bold]alexnet-lab ablate --norm bn --track tensorboard:tb[/]
+    [bold]alexnet-lab ablate --norm bn --margin 1 --level 0.9[/]   what to say of it
 
     The published value of each part is always in, as the baseline, or what the
     recipe or --baseline says. Designs: factorial crosses all levels;
@@ -56,6 +49,7 @@ def ablate(
     fractional crosses a part, for four factors or more; only compares whole
     variants. Each run is a process and a folder of its own; the same command
     again does only what is missing; more seeds or levels extend the study.
+    Another --margin or --level trains nothing again, and the study keeps it.
     """
     from alexnet_ablations.study import declare
 
@@ -66,18 +60,14 @@ def ablate(
         raise ValueError(f"nothing to ablate: name at least one of {flags}; for example --norm bn --act leaky")
     start = {**read_start(recipe), **shared}
     # What the study is called depends on its levels, so it is read once to be named and once for its folder.
-    folder = out or Path("runs") / folder_name(declare(factors, start, Path(), design="one-at-a-time", seeds=seeds))
-    study = declare(factors, {**start, **on_this_machine(start, folder, jobs)}, folder, design=design, seeds=seeds)
-    if save is not None:
-        save_study(console, study, save)
-    carry_out(
-        console,
-        study,
-        jobs=jobs,
-        plan=plan,
-        limit=yes,
-        timeout=timeout,
-        quiet=quiet,
-        as_json=as_json,
-        track=track or (),
+    folder = how.out or Path("runs") / folder_name(declare(factors, start, Path(), design="one-at-a-time", seeds=seeds))
+    study = declare(
+        factors,
+        {**start, **on_this_machine(start, folder, how.jobs)},
+        folder,
+        design=design,
+        seeds=seeds,
+        margin=how.margin,
+        level=how.level,
     )
+    carry_out(console, study, how)

@@ -13,6 +13,7 @@ from alexnet_ablations.cli.cache import cache
 from alexnet_ablations.cli.compare import compare
 from alexnet_ablations.cli.export import export
 from alexnet_ablations.cli.inspect import inspect
+from alexnet_ablations.cli.mistakes import UsageError, refuse_repeated, sentence_of
 from alexnet_ablations.cli.networks import networks
 from alexnet_ablations.cli.report import report
 from alexnet_ablations.cli.status import retry, status
@@ -57,9 +58,15 @@ def _top(
 
 def main() -> None:
     """Run the command line."""
+    words = sys.argv[1:]
     try:
-        application()
-    except (ValueError, OSError) as error:
-        # Escaped: a message may have square brackets of its own, as in `pip install "alexnet-lab[parquet]"`.
-        Console(stderr=True).print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
-        sys.exit(2)
+        if words[:1] != ["bench"]:  # whose words are not ours to read
+            refuse_repeated(words)
+        status = application(standalone_mode=False)
+    except (ValueError, OSError, UsageError) as error:
+        if words and words != ["bench"]:  # without a word there is help, which typer has printed by now
+            # Escaped: a message may have square brackets of its own, as in `pip install "alexnet-lab[parquet]"`.
+            told = escape(sentence_of(error, words))
+            Console(stderr=True).print(f"[bold red]error:[/] {told}", highlight=False, soft_wrap=True)
+        status = 2
+    sys.exit(status)

@@ -23,4 +23,4 @@ def lrn(context: typer.Context) -> None:
     """Time local response normalisation beside torch, torch.compile and a copy."""
     from alexnet_kernels.bench import main
 
-    raise typer.Exit(main(context.args))
+    raise typer.Exit(main(context.args, command="alexnet-lab bench lrn"))

@@ -10,7 +10,9 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from alexnet_ablations.cli.places import refuse_place
 from alexnet_ablations.cli.progress import PlainLines
+from alexnet_ablations.cli.study_options import StudyOptions, open_sinks
 from alexnet_ablations.design import level_text
 
 if TYPE_CHECKING:
@@ -20,53 +22,51 @@ if TYPE_CHECKING:
     from alexnet_ablations.sinks import Sink
     from alexnet_ablations.study import PlannedRun, Study
 
-RUN_LIMIT = 200  # runs that a command makes without being told that so many are meant
 
-
-def carry_out(
-    console: Console,
-    study: "Study",
-    *,
-    jobs: int | None = None,
-    plan: bool = False,
-    limit: int = RUN_LIMIT,
-    timeout: float | None = None,
-    quiet: bool = False,
-    as_json: bool = False,
-    track: "Sequence[str]" = (),
-) -> None:
+def carry_out(console: Console, study: "Study", how: StudyOptions) -> None:
     """Make what is missing of a study and say what it shows; every mistake that can be seen before, is."""
     from alexnet_ablations.execution import refuse_if_coordinated
 
-    silent = quiet or as_json
+    refuse_place(study.folder, "study")
+    sinks = open_sinks(how.track)
     asked, study = study, study.grown_from_folder()
-    if not plan:
+    if how.save is not None:
+        save_study(console, asked, how.save)
+    if not how.plan:
         refuse_if_coordinated(study.folder)
     runs = study.runs()
     missing = [run for run in runs if not run.is_done]
-    if len(missing) > limit:
+    if len(missing) > how.yes:
         raise ValueError(
-            f"this study makes {len(missing)} runs, more than {limit}; name fewer levels or seeds, take "
+            f"this study makes {len(missing)} runs, more than {how.yes}; name fewer levels or seeds, take "
             f"--design one-at-a-time, or allow them with --yes {len(missing)}"
         )
-    if not silent:
+    if not how.is_silent:
         print_plan(console, study, asked, len(runs), len(missing))
     if missing:
-        prepare_data(console, study, silent=silent)
-    foretold = foretell(study, missing, jobs, plan=plan)
-    if not silent:
+        prepare_data(console, study, silent=how.is_silent)
+    foretold = foretell(study, missing, how.jobs, plan=how.plan)
+    if not how.is_silent:
         for sentence in foretold.sentences():
             console.print(sentence, markup=False, highlight=False)
-    if plan and as_json:
+    if how.plan and how.as_json:
         print(json.dumps({"event": "plan", "folder": str(study.folder), **foretold.facts()}))  # noqa: T201  # the interface
-    elif plan and not quiet:
+    elif how.plan and not how.quiet:
         runs_folder = study.folder / "runs"
         console.print(f"a plan: nothing was trained; without --plan the runs go to {runs_folder}", markup=False)
-    if plan:
+    if how.plan:
         return
-    sinks = _opened(track)
     study.open_folder()
-    make(console, study, missing, jobs, timeout=timeout, quiet=quiet, as_json=as_json, sinks=sinks)
+    make(
+        console,
+        study,
+        missing,
+        how.jobs,
+        timeout=how.timeout,
+        quiet=how.quiet,
+        as_json=how.as_json,
+        sinks=sinks,
+    )
 
 
 def make(
@@ -100,14 +100,6 @@ def make(
         raise typer.Exit(1)
 
 
-def _opened(track: "Sequence[str]") -> "list[Sink]":
-    if not track:
-        return []
-    from alexnet_ablations.sinks import open_sink
-
-    return [open_sink(text) for text in track]
-
-
 def conclude_and_print(console: Console, study: "Study", *, silent: bool = False) -> "pd.DataFrame":
     """Read all runs back, print what they say together, and write rows and report."""
     from alexnet_ablations.cli.tables import print_conclusions
@@ -115,8 +107,8 @@ def conclude_and_print(console: Console, study: "Study", *, silent: bool = False
     from alexnet_ablations.report import write_report
     from alexnet_ablations.statistics import conclude
 
-    results = read_results(study.runs())
-    conclusions = conclude(results, study.contrasts())
+    results = read_results(study.runs(), level=study.level)
+    conclusions = conclude(results, study.contrasts(), margin=study.margin)
     if not silent:
         print_conclusions(console, results, conclusions)
         for sentence in study.cannot_say:

@@ -9,6 +9,7 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
+from alexnet_ablations.cli.places import refuse_place
 from alexnet_ablations.cli.terminal import open_console
 
 
@@ -25,6 +26,7 @@ def compare(
     """
     from alexnet_lab.reports.comparison import compare_runs, distance_rows, open_runs, recipe_rows, result_table
 
+    refuse_place(out)
     console = open_console()
     compared = open_runs(runs)
     rows = recipe_rows(compared)

@@ -20,7 +20,7 @@ def divide(given: Mapping[str, Any], baseline: str | None) -> tuple[dict[str, st
     shared = {name: value for name, value in named.items() if name not in FACTORS}
     for name, value in shared.items():
         if isinstance(value, str) and "," in value and name != "data":  # a path may have commas
-            raise ValueError(f"{name} takes one value for all cells: {SHARED[name]}; got {value!r}")
+            raise ValueError(f"{name}: takes one value for all cells ({SHARED[name]}); got {value!r}")
     if "epochs" in factors:  # one number is for all cells; of several the first is the baseline
         first, _, others = factors.pop("epochs").replace(";", ",").partition(",")
         shared["epochs"] = first.strip()

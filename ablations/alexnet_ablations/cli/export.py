@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from alexnet_ablations.cli.places import refuse_place
 from alexnet_ablations.cli.terminal import open_console
 
 
@@ -25,6 +26,8 @@ def export(
     """
     from alexnet_lab.reports.export import export as write
 
+    if out is not None:
+        refuse_place(out)
     console = open_console()
     written = write(run, to, out or run / "export")
     for path in written:

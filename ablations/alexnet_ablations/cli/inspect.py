@@ -8,6 +8,7 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
+from alexnet_ablations.cli.places import refuse_place
 from alexnet_ablations.cli.terminal import open_console
 
 
@@ -26,6 +27,8 @@ def inspect(
     from alexnet_lab.diagnosis import blind_spots, describe, diagnose
     from alexnet_lab.reports.inspection import inspect_run, layer_rows, open_run, summary
 
+    if out is not None:
+        refuse_place(out)
     console = open_console()
     measured = open_run(run)
     findings = diagnose(measured.folder)

@@ -19,9 +19,11 @@ def networks(
     act: Annotated[str | None, typer.Option(help="Activation, e.g. leaky:0.1.", show_default="published")] = None,
     dropout: Annotated[float | None, typer.Option(help="Dropout.", show_default="published")] = None,
     width: Annotated[float, typer.Option(help="Multiple of every channel count.")] = 1.0,
-    image_size: Annotated[int | None, typer.Option(help="Side of the image.", show_default="227, others 224")] = None,
-    classes: Annotated[int, typer.Option(help="Number of classes.")] = 1000,
-    in_channels: Annotated[int, typer.Option(help="3 for colour, 1 for grey.")] = 3,
+    image_size: Annotated[
+        int | None, typer.Option(min=1, help="Side of the image.", show_default="227, others 224")
+    ] = None,
+    classes: Annotated[int, typer.Option(min=1, help="Number of classes.")] = 1000,
+    in_channels: Annotated[int, typer.Option(min=1, help="3 for colour, 1 for grey.")] = 3,
 ) -> None:
     """List the networks, or print one as a table.
 
@@ -33,6 +35,10 @@ def networks(
     """
     console = open_console()
     if name is None:
+        if any(slot is not None for slot in (preset, norm, act, dropout, image_size)):
+            raise ValueError(
+                "an option changes one network, and none is named; for example: networks alexnet --norm bn"
+            )
         _print_list(console)
         return
     if name not in NETWORKS:
@@ -44,19 +50,22 @@ def networks(
     from alexnet_lab.networks import build_network
     from alexnet_lab.networks.summary import summarise
 
-    with torch.device("meta"):  # shapes without numbers: no weight is drawn or stored
-        network = build_network(
-            name,
-            classes,
-            preset=preset,
-            norm=norm,
-            act=act,
-            dropout=dropout,
-            width=width,
-            image_size=side,
-            in_channels=in_channels,
-        )
-    rows = summarise(network, side, in_channels)
+    try:
+        with torch.device("meta"):  # shapes without numbers: no weight is drawn or stored
+            network = build_network(
+                name,
+                classes,
+                preset=preset,
+                norm=norm,
+                act=act,
+                dropout=dropout,
+                width=width,
+                image_size=side,
+                in_channels=in_channels,
+            )
+        rows = summarise(network, side, in_channels)
+    except RuntimeError as error:  # torch counts what a tensor would take, and cannot count this high
+        raise ValueError(f"{title} at width {width:g} is too large to be counted ({error}); take less") from None
     table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left")
     table.add_column("layer", overflow="fold")
     table.add_column("kind", overflow="fold")

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
+from alexnet_ablations.cli.study_options import Level, Margin, check
 from alexnet_ablations.cli.terminal import open_console
 from alexnet_lab.choices import unknown_choice
 
@@ -17,21 +18,23 @@ def report(
     inspect: Annotated[
         str, typer.Option(help="Write pages of single runs too: of the first seed per cell (cells), or all.")
     ] = "none",
-    margin: Annotated[
-        float | None, typer.Option(help="Points of test accuracy too small to matter.", show_default="0.5")
-    ] = None,
+    margin: Margin = None,
+    level: Level = None,
     opened: Annotated[bool, typer.Option("--open", help="Show the page in the browser.")] = False,
 ) -> None:
     """Write the report of a study: what was found, how sure it is, and why.
 
     [bold]alexnet-lab report runs/norm-bn[/]                   writes its report/
     [bold]alexnet-lab report runs/norm-bn --inspect cells[/]   and one run's page a cell
-    [bold]alexnet-lab report runs/norm-bn --margin 1[/]        less than one point either way is equal
+    [bold]alexnet-lab report runs/norm-bn --margin 1[/]        within one point is equal
+    [bold]alexnet-lab report runs/norm-bn --level 0.9[/]       epochs to 90%
 
     A page that needs no network, tables for a paper (tables.md, tables.tex), a
     row per run (results.csv) and every figure as SVG and PNG. Works on a study
-    in any state, and trains nothing.
+    in any state, and trains nothing. --margin and --level hold for this report;
+    given to ablate or study, the study keeps them.
     """
+    check(margin=margin, level=level)
     if inspect not in INSPECT:
         raise unknown_choice("choice of runs to inspect", inspect, INSPECT)
     if not (folder / "study.toml").exists():
@@ -43,7 +46,7 @@ def report(
 
     console = open_console()
     study = read_study(folder / "study.toml", folder)
-    page = write_report(study, inspect=inspect, margin=margin)  # type: ignore[arg-type]  # checked above
+    page = write_report(study, inspect=inspect, margin=margin, level=level)  # type: ignore[arg-type]  # checked above
     console.print(f"{escape(str(page))}", soft_wrap=True, highlight=False)
     if opened:
         typer.launch(page.resolve().as_uri())

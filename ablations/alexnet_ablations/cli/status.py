@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from alexnet_ablations.cli.study_options import AsJson, IsQuiet, Jobs, Timeout, Track, check, open_sinks
 from alexnet_ablations.cli.terminal import open_console
 from alexnet_lab.choices import unknown_choice
 
@@ -50,18 +51,20 @@ def status(
 def retry(
     folder: Annotated[Path, typer.Argument(help="A study's folder.")],
     state: Annotated[
-        str, typer.Option(help="States to make again: oom, error, timeout, lost, diverged, waiting.")
-    ] = "oom,error,timeout,lost",
-    jobs: Annotated[int | None, typer.Option(min=1, help="Runs side by side.", show_default="what fits")] = None,
-    timeout: Annotated[float | None, typer.Option(help="Minutes that a run may take.", show_default="any")] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print lines of JSON.")] = False,
+        str, typer.Option(help="States to make again: oom, error, timeout, lost, damaged, diverged, waiting.")
+    ] = "oom,error,timeout,lost,damaged",
+    jobs: Jobs = None,
+    timeout: Timeout = None,
+    track: Track = None,
+    quiet: IsQuiet = False,
+    as_json: AsJson = False,
 ) -> None:
     """Make those runs of a study again that ended in some state, and no others.
 
     [bold]alexnet-lab retry runs/digits_norm-bn[/]          all that failed
     [bold]alexnet-lab retry runs/digits_norm-bn --state oom --jobs 1[/]
     [bold]alexnet-lab retry runs/digits_norm-bn --state timeout --timeout 60[/]
+    [bold]alexnet-lab retry runs/digits_norm-bn --track tensorboard:tb[/]
 
     A run that left a checkpoint goes on from it. One that diverged does so
     again, number for number, unless the code has changed.
@@ -72,6 +75,8 @@ def retry(
     from alexnet_ablations.study import read_study
 
     console = open_console()
+    check(timeout)
+    sinks = open_sinks(track)
     chosen = [name for name in map(str.strip, state.split(",")) if name]
     for name in chosen or [state]:
         if name not in (*RETRIED, "waiting"):
@@ -91,7 +96,7 @@ def retry(
         return
     if not quiet and not as_json:
         console.print(f"{len(again)} of {len(runs)} runs again: those that are {', '.join(chosen)}", highlight=False)
-    make(console, study, again, jobs, timeout=timeout, repeat=True, quiet=quiet, as_json=as_json)
+    make(console, study, again, jobs, timeout=timeout, repeat=True, quiet=quiet, as_json=as_json, sinks=sinks)
 
 
 def _show_study(console: Console, folder: Path, as_json: bool) -> None:

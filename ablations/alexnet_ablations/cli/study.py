@@ -8,12 +8,14 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from alexnet_ablations.cli.carry_out import RUN_LIMIT, carry_out, save_study
+from alexnet_ablations.cli.carry_out import carry_out
 from alexnet_ablations.cli.conditions import divide, on_this_machine
+from alexnet_ablations.cli.study_options import StudyOptions, with_shared_options
 from alexnet_ablations.cli.terminal import open_console
 from alexnet_ablations.declaration import find_study, packaged_studies, read_study_words
 
 
+@with_shared_options
 def study(
     source: Annotated[str | None, typer.Argument(help="A study file, or the name of a packaged one.")] = None,
     listing: Annotated[bool, typer.Option("--list", help="List the packaged studies.")] = False,
@@ -24,30 +26,22 @@ def study(
     baseline: Annotated[
         str | None, typer.Option(help="Other values for all cells: width=1,image_size=227,device=cuda.")
     ] = None,
-    plan: Annotated[bool, typer.Option("--plan", help="Say what it costs and can show; train nothing.")] = False,
-    save: Annotated[Path | None, typer.Option(help="Write the study as a file of your own.")] = None,
-    jobs: Annotated[int | None, typer.Option(min=1, help="Runs side by side.", show_default="one per core")] = None,
-    yes: Annotated[int, typer.Option(min=1, help="Allow up to so many runs.")] = RUN_LIMIT,
-    timeout: Annotated[float | None, typer.Option(help="Minutes a run may take.", show_default="no limit")] = None,
-    track: Annotated[
-        list[str] | None,
-        typer.Option(metavar="TRACKER", help="Copy all numbers to tensorboard:DIR or mlflow:ADDRESS, too."),
-    ] = None,
-    out: Annotated[Path | None, typer.Option(help="Study folder.", show_default="runs/<name of the study>")] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print lines of JSON.")] = False,
+    *,
+    how: StudyOptions,
 ) -> None:
     """Run a study that stands in a file.
 
-    [bold]alexnet-lab study --list[/]                        those that come with the package
-    [bold]alexnet-lab study lrn-or-bn --plan[/]              what it costs, what it can show
-    [bold]alexnet-lab study lrn-or-bn --data xrays.zip[/]    the same claim, on your images
+    [bold]alexnet-lab study --list[/]                       those of the package
+    [bold]alexnet-lab study lrn-or-bn --plan[/]             what it costs and can show
+    [bold]alexnet-lab study lrn-or-bn --data xrays.zip[/]   on your images
     [bold]alexnet-lab study mine.toml --out runs/mine[/]
-    [bold]alexnet-lab study runs/mine --seeds 6[/]           a study folder: goes on, and grows
+    [bold]alexnet-lab study runs/mine --seeds 6[/]          goes on, and grows
+    [bold]alexnet-lab study runs/mine --margin 1[/]         trains nothing; says more
 
     A study file has the words of alexnet-lab ablate; --save there writes one:
 
       seeds = 6
+      margin = 1
       \\[factors]
       norm = \\["bn", "none"]
       batch_size = \\[16, 64]
@@ -55,7 +49,7 @@ def study(
       data = "xrays.zip"
       epochs = 20
     """
-    from alexnet_ablations.study import declare
+    from alexnet_ablations.study import declare, read_study
 
     console = open_console()
     if listing or source is None:
@@ -63,32 +57,23 @@ def study(
         return
     path = find_study(source)
     words = read_study_words(path)
+    read_study(path, Path())  # a mistake of the file's own is told with its name, before flags have their say
     _, shared = divide({"data": data, "epochs": None if epochs is None else str(epochs)}, baseline)
     start = {**words["recipe"], **words["baseline"], **shared}
-    folder = out or (path.parent if path.name == "study.toml" else Path("runs") / path.stem)
+    folder = how.out or (path.parent if path.name == "study.toml" else Path("runs") / path.stem)
     chosen = declare(
         words["factors"],
-        {**start, **on_this_machine(start, folder, jobs)},
+        {**start, **on_this_machine(start, folder, how.jobs)},
         folder,
         design=design or words.get("design"),
         seeds=seeds or words.get("seeds", 3),
         about=words.get("about", ""),
+        margin=how.margin or words.get("margin"),
+        level=how.level or words.get("level"),
     )
-    if save is not None:
-        save_study(console, chosen, save)
-    if chosen.about and not quiet and not as_json:
+    if chosen.about and not how.is_silent:
         console.print(chosen.about, style="bold", markup=False, highlight=False)
-    carry_out(
-        console,
-        chosen,
-        jobs=jobs,
-        plan=plan,
-        limit=yes,
-        timeout=timeout,
-        quiet=quiet,
-        as_json=as_json,
-        track=track or (),
-    )
+    carry_out(console, chosen, how)
 
 
 def print_studies(console: Console) -> None:

@@ -32,7 +32,7 @@ def print_conclusions(console: Console, results: "pd.DataFrame", conclusions: "C
         console.print(escape(sentence), style="yellow", highlight=False)
     for note in dict.fromkeys(note for found in conclusions.headline for note in found.notes):
         console.print(escape(note), style="dim", highlight=False)
-    _print_others(console, conclusions)
+    _print_others(console, results, conclusions)
 
 
 def terminal_table(table: "PaperTable", console: Console) -> Table:
@@ -57,7 +57,7 @@ def _laid_out(table: "PaperTable", columns: list[int]) -> Table:
     return shown
 
 
-def _print_others(console: Console, conclusions: "Conclusions") -> None:
+def _print_others(console: Console, results: "pd.DataFrame", conclusions: "Conclusions") -> None:
     """Name what stands out beside the headline; all of it stands in the tables."""
     others = [found for found in conclusions.items if found.is_exploratory]
     differing = [found for found in others if found.verdict.startswith("difference")]
@@ -67,4 +67,5 @@ def _print_others(console: Console, conclusions: "Conclusions") -> None:
     many = f"{len(differing)} difference{'' if len(differing) == 1 else 's'}" if differing else "no difference found"
     console.print(f"\nbeside accuracy, {outcomes} outcomes (exploratory): {many}", style="dim")
     for found in differing:
-        console.print(f"  {escape(found.outcome.label)}: {escape(found.sentence)}", highlight=False)
+        level = f", {results['level'].iloc[0]:.1%}" if found.outcome.name == "epochs_to_level" else ""
+        console.print(f"  {escape(found.outcome.label)}{level}: {escape(found.sentence)}", highlight=False)

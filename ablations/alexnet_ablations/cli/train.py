@@ -2,6 +2,7 @@
 
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +11,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from alexnet_ablations.cli.places import refuse_place
 from alexnet_ablations.cli.progress import JsonLines, LiveBar, PlainLines, Quiet
 from alexnet_ablations.cli.recipe_options import with_recipe_options
 from alexnet_ablations.cli.terminal import open_console
@@ -50,6 +52,7 @@ def train(
         fields["device"] = "cuda" if torch.cuda.is_available() else "cpu"
     chosen = read_recipe(fields)
     folder = RunFolder(out or Path("runs") / _name_of(chosen))
+    refuse_place(folder.path, "run")
     # Under torchrun every process runs this command; the first one speaks and writes for all.
     is_first = int(os.environ.get("RANK", "0")) == 0
     verdict = folder.verdict() if _is_same(folder, chosen) else None
@@ -67,7 +70,10 @@ def train(
         if not (folder.path / "recipe.json").exists():  # it never began: nothing there is worth keeping
             (folder.path / "state.json").unlink(missing_ok=True)
             folder.lock.unlink(missing_ok=True)
-            folder.path.rmdir()
+            with suppress(OSError):  # a folder that has something else in it stays
+                folder.path.rmdir()
+                if out is None:
+                    folder.path.parent.rmdir()
         raise ValueError(verdict["why"] if verdict else "the run ended without a verdict")
     if as_json:
         print(json.dumps({"event": "verdict", "folder": str(folder.path), **verdict}))  # noqa: T201  # the interface

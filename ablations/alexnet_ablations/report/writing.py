@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -31,21 +32,24 @@ def write_report(
     *,
     inspect: Inspect = "none",
     margin: float | None = None,
+    level: float | None = None,
 ) -> Path:
     """Write STUDY/report: index.html, tables.md, tables.tex, results.csv, figures/; return the path of the page.
 
     Works on a study in any state. `results` and `conclusions` save reading what was read already. `inspect` writes
     the pages of single runs first, which takes some seconds each: of the first seed of every cell, or of all. `margin`
-    is what is too small to matter, in points of the headline outcome.
+    is what is too small to matter, in points of the headline outcome, and `level` the validation accuracy to which
+    epochs are counted; without them it is what the study says.
     """
+    study = replace(study, margin=margin or study.margin, level=level or study.level)
     if inspect != "none":
         write_inspections(study, only_first=inspect == "cells")
     cells = read_cells(study)
     found = results
     if found is None:
         health = {(each.cell, run.seed): run.health for each in cells for run in each.runs}
-        found = read_results(study.runs(), health=health)
-    told = conclude(found, study.contrasts(), margin=margin) if conclusions is None else conclusions
+        found = read_results(study.runs(), level=study.level, health=health)
+    told = conclude(found, study.contrasts(), margin=study.margin) if conclusions is None else conclusions
     folder = study.folder / REPORT
     page = study_page(study, found, told, cells)
     write_tables(found, told, folder)

@@ -1,0 +1,52 @@
+"""What a user can mend, told as one line: what must hold, what came, what to do; in the words that were typed."""
+
+from collections.abc import Sequence
+
+import typer
+
+from alexnet_ablations.declaration import RECIPE_FIELDS
+
+# What typer raises for words it cannot read; its name for it has moved between versions, this one has not.
+UsageError: type[Exception] = typer.BadParameter.__bases__[0]
+REPEATABLE = ("--track",)  # options that may be given more than once
+
+
+def refuse_repeated(words: Sequence[str]) -> None:
+    """Refuse an option that is given twice: of two the last would count, and the first be lost without a word."""
+    options = [word.partition("=")[0] for word in words if word.startswith("--") and word != "--"]
+    for option in options:
+        if options.count(option) > 1 and option not in REPEATABLE:
+            raise ValueError(f"{option} is given twice, and only one of them could count; say all of it in one")
+
+
+def sentence_of(error: Exception, words: Sequence[str]) -> str:
+    """Return the sentence for an error that a command ended with; `words` are those that the user typed."""
+    if isinstance(error, UsageError):
+        return _of_usage(error, words)
+    if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
+        reason = (error.strerror or type(error).__name__).lower()
+        return f"{error.filename} cannot be read or written ({reason}); name another place, or mend this one"
+    # The message on a field of the recipe begins with its name and a colon. Whoever typed it typed an option.
+    field, colon, rest = str(error).partition(": ")
+    option = "--" + field.replace("_", "-")
+    return f"{option}: {rest}" if colon and field in RECIPE_FIELDS and _follows(option, words) else str(error)
+
+
+def _of_usage(error: Exception, words: Sequence[str]) -> str:
+    text: str = error.format_message().rstrip(".")  # type: ignore[attr-defined]  # every one of typer's errors has it
+    text = text.replace("Input should be", "it must be").partition(", unable to parse")[0]
+    text = text.replace("a valid integer", "a whole number").replace("a valid number", "a number")
+    for option in getattr(getattr(error, "param", None), "opts", ()):
+        received = _follows(option, words)
+        if received and repr(received[-1]) not in text:
+            text += f", got {received[-1]!r}"
+    context = getattr(error, "ctx", None)
+    command = "alexnet-lab" if context is None else context.command_path
+    end = "" if text.endswith("?") else ";"
+    return f"{text[:1].lower()}{text[1:]}{end} {command} --help says what it takes"
+
+
+def _follows(option: str, words: Sequence[str]) -> list[str]:
+    """Return what was typed behind an option, with a space or an = between."""
+    after = [later for word, later in zip(words, [*words[1:], ""], strict=True) if word == option]
+    return after + [word.partition("=")[2] for word in words if word.startswith(option + "=")]
