@@ -1,8 +1,9 @@
-"""What the tests here share: the modules beside them, and a run in two processes."""
+"""What the tests here share: the modules beside them, a cache of their own, a server, and a run in two processes."""
 
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -28,3 +29,22 @@ def run_in_two_processes():
         assert done.returncode == 0, done.stderr
 
     return run
+
+
+@pytest.fixture
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("ALEXNET_LAB_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def server():
+    from published_server import Server
+
+    running = Server()
+    thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield running
+    running.shutdown()
+    thread.join()
+    running.server_close()
