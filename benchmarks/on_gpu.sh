@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Everything that needs a GPU, in under ten minutes: kernel tests, the LRN benchmark, training throughput, instruments, on CUDA.
+# Everything that needs a GPU, in under ten minutes: kernel tests, the LRN benchmark, training throughput, instruments.
 #
 #   benchmarks/on_gpu.sh [folder]        PYTHON=path/to/python chooses the interpreter
 #
@@ -9,6 +9,7 @@ cd "$(dirname "$0")/.."
 
 python=${PYTHON:-python3}
 out=${1:-benchmarks/results/gpu}
+export PYTHONPATH=$PWD:$PWD/kernels:$PWD/ablations${PYTHONPATH:+:$PYTHONPATH}  # works from a checkout, installed or not
 
 if ! "$python" -c 'import torch, sys; sys.exit(not torch.cuda.is_available())' 2>/dev/null; then
     echo "No GPU that $python and its torch can use: nothing was run, and no GPU figure is known."

@@ -55,7 +55,7 @@ _known_shapes: set[tuple[int, ...]] = set()
 def compiled_in(*extents: int) -> tuple[Any, ...]:
     """Return the extents of an image as constants of the kernel, which then has its addresses for nothing.
 
-    Each shape is compiled once, about a second, and kept on disk. Where images come in ever new sizes, that would never
+    Each shape is compiled once, in 1 to 3 s, and kept on disk. Where images come in ever new sizes, that would never
     end: beyond the first shapes of a process extents stay numbers, and the kernel is the same for all.
     """
     if _backends.interpreting() or (extents not in _known_shapes and len(_known_shapes) >= SHAPES):
