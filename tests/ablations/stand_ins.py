@@ -1,8 +1,12 @@
-"""Small programs that stand in for runs: each ends in one of the ways in which runs end."""
+"""Small programs that stand in for runs, each ending in one of the ways in which runs end, and studies made of them."""
 
 import sys
 
 from alexnet_ablations import attempts
+from alexnet_ablations.design import Factor
+from alexnet_ablations.execution import Watcher, run_all
+from alexnet_ablations.study import Study
+from alexnet_lab.training.recipe import Recipe
 
 BEGINNING = """
 import os, signal, sys, time
@@ -22,3 +26,44 @@ folder.end("ok", result={"test": {"accuracy": 0.5}})
 def use(monkeypatch, program):
     """Start this program wherever a run would be started."""
     monkeypatch.setattr(attempts, "command_of", lambda folder: [sys.executable, "-c", BEGINNING + program, str(folder)])
+
+
+class Listener(Watcher):
+    """Remembers what it is told."""
+
+    def __init__(self):
+        self.heard, self.processes, self.side_by_side, self.notes = [], [], [], []
+
+    def started(self, attempt):
+        self.processes.append(attempt.process)
+        self.side_by_side.append(sum(process.poll() is None for process in self.processes))
+        self.heard.append(("started", attempt.run.cell.name, attempt.run.seed))
+
+    def died(self, attempt):
+        self.heard.append(("died", attempt.run.cell.name, attempt.run.seed))
+
+    def skipped(self, run):
+        self.heard.append(("skipped", run.cell.name, run.seed))
+
+    def ended(self, attempt):
+        self.heard.append((attempt.state, attempt.run.cell.name, attempt.run.seed))
+
+    def note(self, text):
+        self.notes.append(text)
+
+    def of(self, kind):
+        return [(cell, seed) for what, cell, seed in self.heard if what == kind]
+
+
+def study_in(path, seeds=2, levels=("lrn", "bn")):
+    return Study(Recipe(epochs=1), (Factor("norm", levels),), seeds, path)
+
+
+def make(study, jobs=2, runs=None, **options):
+    listener = Listener()
+    run_all(study.folder, study.runs() if runs is None else runs, jobs, listener, **options)
+    return listener
+
+
+def states_of(study):
+    return [(run.folder.verdict() or {"state": None})["state"] for run in study.runs()]

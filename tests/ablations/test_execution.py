@@ -1,68 +1,14 @@
-"""Processes: several side by side, a death that takes nothing with it, an interrupt that leaves none behind."""
+"""Processes: several side by side, a death that takes nothing with it, no room, no time, no place."""
 
-import os
-import signal
-import sqlite3
-import subprocess
-import sys
-import threading
 import time
-from contextlib import closing
 from pathlib import Path
 
 import pytest
+from stand_ins import WELL, Listener, make, states_of, study_in, use
 
 from alexnet_ablations import attempts, execution
-from alexnet_ablations.design import Factor
-from alexnet_ablations.execution import Watcher, run_all
+from alexnet_ablations.execution import run_all
 from alexnet_ablations.ledger import read_index
-from alexnet_ablations.study import Study
-from alexnet_lab.locks import Lock
-from alexnet_lab.training.recipe import Recipe
-
-sys.path.insert(0, str(Path(__file__).parent))
-from stand_ins import WELL, use
-
-
-class Listener(Watcher):
-    """Remembers what it is told."""
-
-    def __init__(self):
-        self.heard, self.processes, self.side_by_side, self.notes = [], [], [], []
-
-    def started(self, attempt):
-        self.processes.append(attempt.process)
-        self.side_by_side.append(sum(process.poll() is None for process in self.processes))
-        self.heard.append(("started", attempt.run.cell.name, attempt.run.seed))
-
-    def died(self, attempt):
-        self.heard.append(("died", attempt.run.cell.name, attempt.run.seed))
-
-    def skipped(self, run):
-        self.heard.append(("skipped", run.cell.name, run.seed))
-
-    def ended(self, attempt):
-        self.heard.append((attempt.state, attempt.run.cell.name, attempt.run.seed))
-
-    def note(self, text):
-        self.notes.append(text)
-
-    def of(self, kind):
-        return [(cell, seed) for what, cell, seed in self.heard if what == kind]
-
-
-def study_in(path, seeds=2, levels=("lrn", "bn")):
-    return Study(Recipe(epochs=1), (Factor("norm", levels),), seeds, path)
-
-
-def make(study, jobs=2, runs=None, **options):
-    listener = Listener()
-    run_all(study.folder, study.runs() if runs is None else runs, jobs, listener, **options)
-    return listener
-
-
-def states_of(study):
-    return [(run.folder.verdict() or {"state": None})["state"] for run in study.runs()]
 
 
 def test_a_killed_run_is_started_once_more_and_goes_on(tmp_path, monkeypatch):
@@ -207,35 +153,6 @@ def test_runs_start_seed_by_seed_so_that_what_is_there_is_balanced(tmp_path, mon
     assert [seed for _, seed in started] == [0, 0, 1, 1, 2, 2]
 
 
-def test_an_interrupt_lets_runs_save_and_leaves_no_process_behind(tmp_path, monkeypatch):
-    use(
-        monkeypatch,
-        """
-def save(*_):
-    (folder.path / "saved").touch()
-    sys.exit(130)
-signal.signal(signal.SIGTERM, save)
-(folder.path / "ready").touch()
-time.sleep(60)
-""",
-    )
-    study = study_in(tmp_path)
-
-    class Interrupting(Listener):
-        def tick(self):
-            if len(list(tmp_path.glob("runs/*/*/ready"))) == 2:
-                os.kill(os.getpid(), signal.SIGTERM)
-
-    listener = Interrupting()
-    with pytest.raises(KeyboardInterrupt):
-        run_all(study.folder, study.runs(), 2, listener)
-    assert len(listener.processes) == 2
-    assert all(process.poll() is not None for process in listener.processes)
-    assert len(list(tmp_path.glob("runs/*/*/saved"))) == 2
-    assert listener.notes == ["2 runs are saved before this ends; once more Ctrl-C ends them at once"]
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-
-
 def test_a_verdict_from_an_earlier_attempt_does_not_pass_for_this_one(tmp_path, monkeypatch):
     use(monkeypatch, "os._exit(1)")
     doomed = study_in(tmp_path).runs()[1]
@@ -267,81 +184,6 @@ def test_runs_that_all_fail_in_the_same_way_are_one_error(tmp_path, monkeypatch)
 def test_failures_of_different_kinds_do_not_stop_a_study(tmp_path, monkeypatch):
     use(monkeypatch, 'folder.end("error", f"seed {seed}")')
     assert len(make(study_in(tmp_path, 4), jobs=1).of("error")) == 8
-
-
-def test_a_second_coordinator_is_told_in_one_sentence_and_does_no_harm(tmp_path, monkeypatch):
-    use(monkeypatch, "(folder.path / 'ready').touch(); time.sleep(1)\n" + WELL)
-    study = study_in(tmp_path, 1)
-    first = threading.Thread(target=run_all, args=(study.folder, study.runs(), 2))
-    first.start()
-    while not list(tmp_path.glob("runs/*/*/ready")):
-        time.sleep(0.02)
-    with pytest.raises(ValueError, match=rf"is being worked on by process {os.getpid()} on \S+ since 2\d.*status"):
-        run_all(study.folder, study.runs(), 2)
-    with pytest.raises(ValueError, match="is being worked on"):
-        execution.refuse_if_coordinated(study.folder)
-    first.join()
-    execution.refuse_if_coordinated(study.folder)
-    assert states_of(study) == ["ok", "ok"]
-    assert [row.attempts for row in read_index(tmp_path)] == [1, 1]
-
-
-def test_a_run_in_the_hands_of_an_orphan_is_not_started_a_second_time(tmp_path, monkeypatch):
-    use(monkeypatch, WELL)
-    study = study_in(tmp_path, 1)
-    orphaned = study.runs()[0]
-    orphaned.folder.begin(orphaned.recipe.to_json(), {}, "{}")
-    lock = Lock(orphaned.folder.lock)
-    assert lock.take()
-    listener = Listener()
-
-    def finish():
-        orphaned.folder.end("ok", result={"test": {"accuracy": 0.75}})
-        lock.release()
-
-    threading.Timer(1.0, finish).start()
-    run_all(study.folder, study.runs(), 2, listener)
-    assert listener.of("started") == [("norm=bn", 0)]
-    assert listener.of("skipped") == [("norm=lrn", 0)]
-    assert orphaned.folder.verdict()["result"]["test"]["accuracy"] == 0.75
-    assert [note for note in listener.notes if "still in the hands of process" in note] == listener.notes
-
-
-def test_a_run_ends_when_its_coordinator_is_killed(tmp_path):
-    # The coordinator's program is a stand-in for a study; the run's is the real watch for a dead coordinator.
-    run = """
-import sys, threading, time
-from pathlib import Path
-from alexnet_lab.training import process
-threading.Thread(target=process._end_with_coordinator, args=(0,), daemon=True).start()
-Path(sys.argv[-1], "ready").touch()
-time.sleep(60)
-"""
-    coordinator = f"""
-import sys
-from pathlib import Path
-from alexnet_ablations import attempts
-from alexnet_ablations.design import Factor
-from alexnet_ablations.execution import run_all
-from alexnet_ablations.study import Study
-from alexnet_lab.training.recipe import Recipe
-attempts.command_of = lambda folder: [sys.executable, "-c", {run!r}, str(folder)]
-study = Study(Recipe(epochs=1), (Factor("norm", ("lrn", "bn")),), 1, Path({str(tmp_path)!r}))
-run_all(study.folder, study.runs(), 2)
-"""
-    process = subprocess.Popen([sys.executable, "-c", coordinator])
-    folders = [run.folder for run in study_in(tmp_path, 1).runs()]
-    while not all((folder.path / "ready").exists() for folder in folders):
-        assert process.poll() is None
-        time.sleep(0.05)
-    assert all(Lock(folder.lock).holder() for folder in folders)
-    process.kill()
-    process.wait()
-    assert Lock(tmp_path / "coordinator.lock").holder() is None
-    deadline = time.monotonic() + 10
-    while any(Lock(folder.lock).holder() for folder in folders):
-        assert time.monotonic() < deadline, "a run outlives its coordinator"
-        time.sleep(0.02)
 
 
 def test_a_full_disk_stops_the_study_with_one_sentence_and_lets_runs_in_progress_save(tmp_path, monkeypatch):
@@ -402,15 +244,3 @@ folder.end("ok", result={"test": {"accuracy": 0.5}, "peak_memory_bytes": 3 * 2**
     assert max(heard.side_by_side) == 1
     assert heard.notes == ["fewer than 3 side by side: a run takes about 3.0 GiB of memory"]
     assert states_of(study) == ["ok"] * 6
-
-
-@pytest.mark.parametrize("left", ["nothing", "one run"])
-def test_the_index_learns_how_runs_ended_whose_coordinator_was_killed_before_they_did(left, tmp_path, monkeypatch):
-    use(monkeypatch, WELL)
-    study = study_in(tmp_path / "study")
-    missing = [] if left == "nothing" else study.runs()[-1:]
-    make(study, runs=[run for run in study.runs() if run not in missing])
-    with closing(sqlite3.connect(study.folder / "index.sqlite")) as connection, connection:
-        connection.execute("UPDATE runs SET state = 'running', ended = NULL WHERE seed = 0")
-    make(study, runs=missing)
-    assert [row.state for row in read_index(study.folder)] == ["ok"] * 4

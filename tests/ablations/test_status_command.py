@@ -5,11 +5,11 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
+from stand_ins import WELL, use
 from typer.testing import CliRunner
 
 from alexnet_ablations.cli import carry_out
@@ -22,9 +22,6 @@ from alexnet_ablations.standing import standings, time_left
 from alexnet_ablations.study import Study
 from alexnet_lab.locks import Lock
 from alexnet_lab.training.recipe import Recipe
-
-sys.path.insert(0, str(Path(__file__).parent))
-from stand_ins import WELL, use
 
 
 @pytest.fixture

@@ -5,6 +5,8 @@ from dataclasses import fields
 
 import pandas as pd
 import pytest
+from stand_ins import use
+from tracked import read_scalars
 from typer.main import get_command
 from typer.testing import CliRunner
 
@@ -129,7 +131,17 @@ def test_a_saved_study_says_its_margin_and_level_again(study, tmp_path):
     assert (again.margin, again.level) == (2.0, 0.9)
 
 
-def test_retry_copies_its_numbers_to_a_tracker(study, tmp_path):
+def test_retry_copies_the_numbers_of_what_it_makes_to_a_tracker(study, tmp_path, monkeypatch):
     pytest.importorskip("tensorboard")
-    assert "nothing to retry" in call("retry", study.folder, "--track", f"tensorboard:{tmp_path / 'tb'}")
-    assert "--track" in {option for p in get_command(application).commands["retry"].params for option in p.opts}
+    use(
+        monkeypatch,
+        """
+folder.log({"epoch": 5, "step": 20, "validation_accuracy": 0.5})
+folder.end("ok", result={"steps": 20, "test": {"accuracy": 0.5}})
+""",
+    )
+    (study.folder / "runs" / "norm=bn" / "seed-3" / "state.json").unlink()
+    said = call("retry", study.folder, "--track", f"tensorboard:{tmp_path / 'tb'}")
+    assert "1 of 12 runs again" in said
+    told = read_scalars(tmp_path / "tb" / "study" / "norm=bn" / "seed-3")
+    assert told["accuracy/test"] == [(20, 0.5)]
