@@ -153,12 +153,21 @@ class Recipe:
                 "the 2012 initial values N(0, .01) assume pixels of 0 to 255 less their mean; on inputs of spread 1 "
                 "such a network hardly trains: take input_scale mean-image or pixels, or init he"
             )
-        if not gaussian and self.input_scale != "unit":
+        torchs_own = self.network == "alexnet" and (
+            self.init == "torch" or (self.preset == "torchvision" and self.init == "published")
+        )
+        # Measured: ablations/results/init-and-scale; there torch's values learn from pixels, and not from unit inputs.
+        if torchs_own and self.input_scale == "unit" and not self.weights and not (self.norm or "").startswith("bn"):
+            found.append(
+                "torch's own initial values let the signal shrink in every layer: on inputs of spread 1 AlexNet learns "
+                "late or not at all without batch normalisation; take init he, or norm bn"
+            )
+        if not gaussian and not torchs_own and self.init != "torch" and self.input_scale != "unit":
             found.append(
                 f"init {self.init} keeps the spread of its input, and pixels have a spread of about 70: without a norm "
                 "the loss may overflow in the first steps; take input_scale unit, or init published with a 2012 preset"
             )
-        if gaussian and self.width < 0.5:
+        if gaussian and self.width < 1:
             found.append(
                 f"the 2012 initial values do not grow as a network narrows: at width {self.width:g} the signal shrinks "
                 "in every layer; take init he"

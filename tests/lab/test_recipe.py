@@ -67,12 +67,23 @@ def test_a_file_names_its_start_and_sets_fields(tmp_path):
         ({"input_scale": "pixels"}, "may overflow in the first steps"),
         ({"input_scale": "mean-image"}, "may overflow in the first steps"),
         ({"init": "published", "input_scale": "pixels"}, "do not grow as a network narrows"),
+        ({"init": "published", "input_scale": "pixels", "width": 0.5}, "do not grow as a network narrows"),
+        ({"init": "torch"}, "let the signal shrink in every layer"),
+        ({"init": "published", "preset": "torchvision"}, "let the signal shrink in every layer"),
     ],
 )
 def test_an_initialisation_that_does_not_fit_its_input_is_warned_about_with_the_reason(change, words):
     (caution,) = replace(Recipe(), **change).cautions()
     assert words in caution
     assert Recipe().cautions() == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"input_scale": "pixels"}, {"norm": "bn"}, {"weights": "imagenet"}, {"network": "resnet18", "preset": None}],
+)
+def test_torchs_initial_values_are_not_warned_about_where_they_train_or_are_replaced(change):
+    assert replace(Recipe(), init="torch", **change).cautions() == []
 
 
 def test_every_field_says_what_it_is():
