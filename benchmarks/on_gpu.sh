@@ -25,7 +25,9 @@ print(torch.cuda.get_device_name(), "| torch", torch.__version__, "| triton", tr
 print(torch.cuda.get_device_properties(0))' | tee "$out/machine.txt"
 
 echo "--- kernel tests on CUDA (at most 2.5 minutes)"
-timeout 150 "$python" -m pytest tests/kernels -k cuda -q -m 'long or not long' 2>&1 | tee "$out/tests.txt" || failed=1
+parallel=() # most of the time goes into compiling kernels; with pytest-xdist four processes share it
+"$python" -c 'import xdist' 2>/dev/null && parallel=(-n 4)
+timeout 150 "$python" -m pytest tests/kernels -k cuda -q -m 'long or not long' ${parallel[@]+"${parallel[@]}"} 2>&1 | tee "$out/tests.txt" || failed=1
 
 echo "--- LRN benchmark on CUDA (at most 3 minutes; rows are written as they come)"
 timeout 180 "$python" -m alexnet_kernels.bench --device cuda --out "$out" 2>&1 | tee "$out/bench.txt" || failed=1
