@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from alexnet_lab.diagnosis import gradients, learning, pace, precision, units
+from alexnet_lab.diagnosis import constant_answer, gradients, learning, pace, precision, units
 from alexnet_lab.diagnosis.evidence import Evidence
 from alexnet_lab.diagnosis.findings import Finding, ranked
 from alexnet_lab.records import RunFolder
@@ -25,6 +25,7 @@ RULES: tuple[Rule, ...] = (
     pace.misplaced_norm,
     learning.class_collapse,
     learning.no_learning,
+    constant_answer.constant_answer,
     learning.overfitting,
 )
 

@@ -64,7 +64,7 @@ def _growth_before(evidence: Evidence) -> str:
 
 def class_collapse(evidence: Evidence) -> list[Finding]:
     """Find a network with one answer, by its confusion matrix, or by a balanced accuracy of exactly 1/K."""
-    confusion = _confusion(evidence)
+    confusion = confusion_of(evidence, "validation")
     if confusion is not None:
         return _collapsed_by_confusion(evidence, confusion)
     balanced = evidence.curve("validation_balanced_accuracy")
@@ -218,15 +218,16 @@ def overfitting(evidence: Evidence) -> list[Finding]:
     ]
 
 
-def _confusion(evidence: Evidence) -> Floats | None:
+def confusion_of(evidence: Evidence, part: str) -> Floats | None:
+    """Return the confusion matrix of the tested weights on one part of the split, true classes in rows."""
     result: dict[str, Any] = evidence.verdict.get("result") or {}
-    confusion = (result.get("validation") or {}).get("confusion")
+    confusion = (result.get(part) or {}).get("confusion")
     return np.array(confusion, float) if confusion and np.sum(confusion) else None
 
 
 def loss_of_guessing(evidence: Evidence) -> float:
     """Return the entropy of the classes' shares among the validation images; equal shares where they are not known."""
-    confusion = _confusion(evidence)
+    confusion = confusion_of(evidence, "validation")
     if confusion is None:
         return float(np.log(evidence.classes))
     shares = confusion.sum(1)[confusion.sum(1) > 0] / confusion.sum()
