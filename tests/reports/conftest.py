@@ -1,8 +1,10 @@
-"""Run folders made to order, and a browser to look at their pages."""
+"""Run folders and studies made to order, and a browser to look at their pages."""
 
 import json
 import os
 import shutil
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +12,9 @@ import pytest
 from alexnet_lab.instruments.flow import FlowWriter, Layout, Parameter, Site
 from alexnet_lab.records import RunFolder
 from alexnet_lab.training.recipe import Recipe
+
+sys.path.insert(0, str(Path(__file__).parent))
+from planted_studies import page_of, planted, study_maker, text_of
 
 LAYERS = ["features.conv1", "features.conv2", "features.conv3", "classifier.fc4", "classifier.fc5"]
 SHAPES = [(8, 3, 5, 5), (12, 8, 3, 3), (12, 12, 3, 3), (20, 48), (4, 20)]
@@ -158,6 +163,27 @@ def write_run(
 @pytest.fixture(scope="session", name="write_run")
 def give_write_run():
     return write_run
+
+
+@pytest.fixture(scope="session")
+def make_study(tmp_path_factory, write_run):
+    return study_maker(tmp_path_factory.mktemp, write_run)
+
+
+@pytest.fixture(scope="session")
+def study(make_study):
+    """Three seeds of the planted factorial, whole; for tests that change nothing in it."""
+    return make_study(planted)
+
+
+@pytest.fixture(scope="session")
+def page(study):
+    return page_of(study)
+
+
+@pytest.fixture(scope="session")
+def text(page):
+    return text_of(page)
 
 
 FLAGS = (
