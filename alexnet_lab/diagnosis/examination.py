@@ -5,6 +5,7 @@ from collections.abc import Callable
 from alexnet_lab.diagnosis import constant_answer, gradients, learning, pace, precision, units
 from alexnet_lab.diagnosis.evidence import Evidence
 from alexnet_lab.diagnosis.findings import Finding, ranked
+from alexnet_lab.diagnosis.outcome import weighed
 from alexnet_lab.records import RunFolder
 
 Rule = Callable[[Evidence], list[Finding]]
@@ -40,7 +41,7 @@ def diagnose(run: RunFolder) -> list[Finding]:
     ...     print(finding.severity, finding.title)
     """
     evidence = Evidence(run)
-    return ranked([finding for rule in RULES for finding in rule(evidence)])
+    return ranked(weighed([finding for rule in RULES for finding in rule(evidence)], evidence))
 
 
 def blind_spots(run: RunFolder) -> list[str]:

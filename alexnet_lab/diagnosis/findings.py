@@ -25,6 +25,7 @@ class Finding:
     epochs: tuple[int, ...] = ()  # in which it was seen
     numbers: Mapping[str, float] = field(default_factory=dict)  # the figures of the evidence, by name
     units: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # site to the units concerned, where units are
+    is_inside: bool = False  # of the inside of the network: it matters as far as learning suffers from it (outcome.py)
 
 
 def ranked(findings: Sequence[Finding]) -> list[Finding]:

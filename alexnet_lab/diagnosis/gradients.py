@@ -31,6 +31,7 @@ def vanishing(evidence: Evidence) -> list[Finding]:
     return [
         Finding(
             name="vanishing-gradients",
+            is_inside=True,
             severity="serious" if shown == last else "note",
             title=f"The gradient vanishes on its way to {first}"
             + (", past dead ReLUs" if silent else "")
@@ -66,6 +67,7 @@ def exploding(evidence: Evidence) -> list[Finding]:
     return [
         Finding(
             name="exploding-gradients",
+            is_inside=True,
             severity="serious" if shown == last else "note",
             title=f"The gradient explodes on its way to {first}" + ("" if shown == last else f", until epoch {shown}"),
             sentence="Every layer makes the gradient larger as it goes back: the first layers are thrown about by a "

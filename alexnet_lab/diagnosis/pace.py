@@ -23,6 +23,7 @@ def rate_too_low(evidence: Evidence) -> list[Finding]:
     return [
         Finding(
             name="rate-too-low",
+            is_inside=True,
             severity="warning",
             title=f"Slow: an update changes the weights by {ratio:.1g} of their size at most",
             sentence="The steps are so small that the weights hardly leave their initial values in the time given.",
@@ -103,6 +104,7 @@ def misplaced_norm(evidence: Evidence) -> list[Finding]:
     return [
         Finding(
             name="misplaced-norm",
+            is_inside=True,
             severity="warning",
             title=f"Slow, with {level.name} in an unusual place ({', '.join(unusual)})",
             sentence="A norm is there to keep the signal one size through the layers; from this place it does not.",
@@ -149,6 +151,7 @@ def wrong_scale(evidence: Evidence) -> list[Finding]:
     return [
         Finding(
             name="wrong-scale-for-init",
+            is_inside=True,
             severity="warning" if learned else "serious",
             title=f"The inputs are too {'small' if small else 'large'} for the initial values",
             sentence="Initial values are made for inputs of one size. With inputs that are too "

@@ -90,6 +90,7 @@ def underflow(evidence: Evidence) -> list[Finding]:
     return [
         Finding(
             name="precision-underflow",
+            is_inside=True,
             severity="serious" if serious else "warning",
             title=f"{100 * share[worst]:.0f}% of the {last.what(worst)} are lost in {last.precision}",
             sentence="These values are too small for the format and become zero; where they are gradients, what they "

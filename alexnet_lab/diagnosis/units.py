@@ -113,6 +113,7 @@ def _finding(
     return [
         Finding(
             name=name,
+            is_inside=True,
             severity="serious" if serious else "warning",
             title=f"{of_this_kind} of {units} units {title}, in {', '.join(layers)}",
             sentence=sentence

@@ -17,8 +17,7 @@ def test_planted_dead_units_are_found_exactly_in_convolutions_and_in_full_layers
     assert found.layers == ("0", "2", "5")
     assert "N=200" in found.evidence
     assert "0.015" in found.evidence  # 3/N
-    assert found.contrary.startswith("None")
-    assert "N=256" in found.contrary  # the training counter agrees
+    assert "19 of these 19 were off on all N=256 inputs too" in found.contrary  # the training counter agrees
 
 
 def test_few_planted_dead_units_are_counted_exactly_though_they_are_no_finding(tmp_path):
