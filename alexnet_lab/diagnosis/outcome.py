@@ -34,8 +34,8 @@ def task_solved(evidence: Evidence) -> str:
     training = evidence.curve("train_accuracy")[-1]
     return (
         f"The task is solved all the same, so this kept nothing from being learned: balanced accuracy "
-        f"{' and '.join(said)} (limit {limit('solved').value:g}), training accuracy {training:.3f} with dropout and "
-        "augmentation on."
+        f"{' and '.join(said)} (limit {limit('solved').value:g}); training accuracy {training:.3f}, taken while "
+        "weights move and dropout is on."
     )
 
 
