@@ -148,6 +148,14 @@ def read_results(
     return table.astype(dict.fromkeys([*names, "level", "never_reached", "measuring_share"], "float64"))
 
 
+def label_in(results: pd.DataFrame, outcome: Outcome) -> str:
+    """Return an outcome's label; where it counts epochs to a level, with that level."""
+    if outcome.name != "epochs_to_level" or "level" not in results:
+        return outcome.label
+    level = results["level"].dropna()
+    return f"{outcome.label}, {level.iloc[0]:.1%}" if len(level) else outcome.label
+
+
 def level_in_results(level: Any) -> Any:
     """Return a level as the table has it: None and "" would be missing values there, and have words instead."""
     return level_text(level) if level is None or level == "" else level

@@ -6,7 +6,6 @@ Layers are matched by name, and histograms bin by bin; the first run is what the
 """
 
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -51,13 +50,29 @@ def open_runs(paths: Sequence[Path]) -> Compared:
 
 
 def names_of(paths: Sequence[Path]) -> list[str]:
-    """Return the shortest ends of the paths that tell them apart."""
+    """Return the shortest ends of the paths that tell them apart; of a study's runs, the settings that differ."""
     parts = [path.resolve().parts for path in paths]
     for length in range(1, max(map(len, parts)) + 1):
-        names = [os.path.join(*each[-length:]) for each in parts]  # noqa: PTH118  # text for people, no path
-        if len(set(names)) == len(names):
-            return names
+        ends = [each[-length:] for each in parts]
+        if len(set(ends)) == len(ends):
+            return ["/".join(each) for each in _differing(ends)]
     return [str(path) for path in paths]
+
+
+def _differing(ends: Sequence[tuple[str, ...]]) -> list[list[str]]:
+    """Leave out folders of one name, such as seed-0, and in cells, norm=bn,act=relu, what all of them have."""
+    if len({len(each) for each in ends}) > 1:
+        return [list(each) for each in ends]
+    columns = [column for column in zip(*ends, strict=True) if len(set(column)) > 1]
+    settings = [[cell.split(",") for cell in column] for column in columns]
+    shared = [set(column[0]).intersection(*column[1:]) for column in settings]
+    return [
+        [
+            ",".join(setting for setting in column[at] if setting not in same) or ",".join(column[at])
+            for column, same in zip(settings, shared, strict=True)
+        ]
+        for at in range(len(ends))
+    ]
 
 
 def compare_runs(paths: Sequence[Path]) -> Page:

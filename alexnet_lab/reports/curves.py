@@ -116,7 +116,8 @@ def profile(
     """Draw heights through depth: `x` of the series are places in `layers`, the first layer on the left."""
     names = [label(layer, 20) for layer in layers]
     longest = 6.3 * max((len(name) for name in names), default=0)
-    upright = longest * len(layers) > 240  # side by side they would touch
+    # Side by side they would touch; names beside the plot leave it less room.
+    upright = longest * len(layers) > (210 if len(series) > 1 else 240)
     below = longest if upright else 12.0
     drawing = Drawing(height=height + max(0.0, below - 40))
     axes = drawing.axes()
@@ -263,9 +264,9 @@ def _name_ends(axes: Axes, series: Sequence[Series], scale: Scale, *, in_order: 
             transform=axes.transAxes, clip_on=False, scalex=False, scaley=False,
             marker=MARKERS[at % len(MARKERS)] if len(series[at].x) <= MOST_MARKED else "", markersize=4, markevery=[1],
         )  # fmt: skip
-        axes.text(
-            1.105, place, label(series[at].name, 17), transform=axes.transAxes, va="center", size=10, clip_on=False
-        )
+        # A space behind it: browsers set some pairs of letters two pixels wider than the room that was measured here.
+        told = label(series[at].name, 17) + "\N{NO-BREAK SPACE}"
+        axes.text(1.105, place, told, transform=axes.transAxes, va="center", size=10, clip_on=False)
 
 
 def _stroke(at: int, count: int) -> dict[str, Any]:

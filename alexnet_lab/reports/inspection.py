@@ -70,7 +70,9 @@ def open_run(path: Path) -> Measured:
         shown = ", ".join(runs[:4]) + (f" and {len(runs) - 4} more" if len(runs) > 4 else "")
         raise ValueError(f"{path} is a study; name one of its runs: {shown or 'there are none yet'}")
     if not (path / "recipe.json").exists():
-        raise ValueError(f"{path} is no run folder: a run has a recipe.json, as alexnet-lab train leaves it")
+        inside = sorted(str(found.parent) for found in path.glob("*/recipe.json"))
+        hint = f"; it holds runs: name one of them, such as {inside[0]}" if inside else ""
+        raise ValueError(f"{path} is no run folder: a run has a recipe.json, as alexnet-lab train leaves it{hint}")
     return Measured(path)
 
 

@@ -121,6 +121,7 @@ def test_the_level_to_which_epochs_are_counted_is_nine_tenths_of_the_baselines_b
 def test_the_terminal_says_to_which_level_epochs_are_counted(study):
     assert "epochs to the level, 81.0%: norm lrn → bn: -1.5 epochs" in ablate(study)
     assert "epochs to the level, 85.0%: norm lrn → bn: -1.5 epochs" in ablate(study, "--level", 0.85)
+    assert "epochs to the level, 85.0%</t" in page_of(study)
 
 
 def test_a_saved_study_says_its_margin_and_level_again(study, tmp_path):

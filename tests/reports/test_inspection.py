@@ -201,6 +201,8 @@ def test_a_damaged_record_is_named_and_can_be_moved_away(write_run, tmp_path):
 def test_of_a_study_the_runs_are_named(tmp_path, write_run):
     (tmp_path / "study.toml").touch()
     write_run(tmp_path / "runs" / "norm=bn" / "seed-0", flow=False)
+    with pytest.raises(ValueError, match="it holds runs: name one of them, such as .*norm=bn/seed-0$"):
+        open_run(tmp_path / "runs" / "norm=bn")
     with pytest.raises(ValueError, match="is a study; name one of its runs: .*norm=bn/seed-0"):
         open_run(tmp_path)
 
@@ -294,9 +296,22 @@ def test_a_comparison_needs_two_runs(whole):
         compare_runs([whole, whole])
 
 
-def test_runs_of_one_name_are_told_apart_by_their_folders(tmp_path):
-    paths = [tmp_path / "norm=bn" / "seed-0", tmp_path / "norm=lrn" / "seed-0"]
-    assert names_of(paths) == ["norm=bn/seed-0", "norm=lrn/seed-0"]
+@pytest.mark.parametrize(
+    ("paths", "names"),
+    [
+        (["a/norm=bn/seed-0", "a/norm=lrn/seed-0"], ["norm=bn", "norm=lrn"]),
+        (["a/norm=bn,act=relu/seed-0", "a/norm=lrn,act=relu/seed-0"], ["norm=bn", "norm=lrn"]),
+        (["a/norm=bn/seed-0", "a/norm=bn/seed-1"], ["seed-0", "seed-1"]),
+        (
+            ["a/norm=bn/seed-0", "a/norm=lrn/seed-0", "a/norm=bn/seed-1"],
+            ["norm=bn/seed-0", "norm=lrn/seed-0", "norm=bn/seed-1"],
+        ),
+        (["a/norm=bn/seed-0", "b/norm=bn/seed-0"], ["a", "b"]),
+        (["a/b=1", "a/b=1,c=2"], ["b=1", "c=2"]),
+    ],
+)
+def test_runs_are_named_by_what_tells_them_apart(tmp_path, paths, names):
+    assert names_of([tmp_path / path for path in paths]) == names
 
 
 def test_equal_recipes_are_said_to_be_equal(whole, tmp_path):

@@ -58,14 +58,15 @@ def _laid_out(table: "PaperTable", columns: list[int]) -> Table:
 
 
 def _print_others(console: Console, results: "pd.DataFrame", conclusions: "Conclusions") -> None:
-    """Name what stands out beside the headline; all of it stands in the tables."""
+    """Name what stands out beside the headline, as the report does; all of it stands in the tables."""
+    from alexnet_ablations.outcomes import label_in
+
     others = [found for found in conclusions.items if found.is_exploratory]
-    differing = [found for found in others if found.verdict.startswith("difference")]
+    differing = [found for found in others if found.verdict == "difference"]  # and not one that is too small to matter
     if not others:
         return
     outcomes = len({found.outcome.name for found in others})
     many = f"{len(differing)} difference{'' if len(differing) == 1 else 's'}" if differing else "no difference found"
     console.print(f"\nbeside accuracy, {outcomes} outcomes (exploratory): {many}", style="dim")
     for found in differing:
-        level = f", {results['level'].iloc[0]:.1%}" if found.outcome.name == "epochs_to_level" else ""
-        console.print(f"  {escape(found.outcome.label)}{level}: {escape(found.sentence)}", highlight=False)
+        console.print(f"  {escape(label_in(results, found.outcome))}: {escape(found.sentence)}", highlight=False)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from alexnet_ablations.outcomes import HEADLINE
+from alexnet_ablations.outcomes import HEADLINE, label_in
 from alexnet_ablations.paper_tables import PaperTable, cells_table, effects_table, paper_tables
 from alexnet_ablations.report import effects, inside, words
 from alexnet_ablations.report.blocks import Heading, Sentences, SideBySide, Verdict
@@ -150,7 +150,7 @@ def others_section(of: Material) -> Section:
         shown = every[outcomes[0].name]
     if len(shown) <= MOST_COLUMNS:
         rows = [
-            [outcome.label, *map(_cell_of_effect, every[outcome.name])]
+            [label_in(of.results, outcome), *map(_cell_of_effect, every[outcome.name])]
             for outcome in outcomes
             if any(each.n for each in every[outcome.name])
         ]
