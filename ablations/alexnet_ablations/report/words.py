@@ -50,7 +50,8 @@ def lead(study: Study, results: pd.DataFrame, conclusions: Conclusions) -> str:
     """Say in a few sentences what was compared and what came out."""
     data = study.start.data.rpartition("/")[2]
     seeds = "one seed" if study.seeds == 1 else f"{study.seeds} seeds"
-    what = f"{len(study.cells)} cells of {study.start.network} on {data}, {seeds} each. "
+    networks = dict.fromkeys(str(dict(cell.settings).get("network", study.start.network)) for cell in study.cells)
+    what = f"{len(study.cells)} cells of {', '.join(networks)} on {data}, {seeds} each. "
     missing = unfinished(results)
     if missing:
         what = f"Unfinished: {missing}; all that follows rests on these. {what}"
