@@ -153,3 +153,18 @@ def test_small_samples_pooled_by_the_handful_are_the_samples_one_by_one(shape):
     (ours,) = torch.autograd.grad((whole * gradient).square().sum(), x)
     (theirs,) = torch.autograd.grad((one_by_one * gradient).square().sum(), x)
     torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(("shape", "pool"), [((1, 2, 16, 5001), 16), ((1, 2, 3, 40001), 3), ((2, 1, 70, 65), 16)])
+def test_places_are_told_apart_in_images_of_any_width(shape, pool):
+    """A place is found by multiplying with a reciprocal, which is exact only as far as it has digits for."""
+    random = torch.Generator().manual_seed(0)
+    x = torch.randn(shape, generator=random).requires_grad_()
+    truth = x.detach().clone().requires_grad_()
+    want = F.max_pool2d(relu_lrn(truth, 1), pool, pool)
+    got = relu_lrn_maxpool(x, 1, pool=pool, stride=pool)
+    gradient = torch.randn(want.shape, generator=random)
+    want.backward(gradient)
+    got.backward(gradient)
+    torch.testing.assert_close(got, want)
+    torch.testing.assert_close(x.grad, truth.grad)
