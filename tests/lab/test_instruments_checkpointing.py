@@ -204,3 +204,33 @@ def test_a_second_backward_through_a_kept_graph_recomputes_and_counts_nothing_an
         loss.backward()
         panel.step()
     assert set(panel.tables[1]["units"]["inputs"]) == {16}
+
+
+@pytest.mark.long
+@pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning",
+    "ignore:The .grad attribute:UserWarning",
+    "ignore:None of the inputs have requires_grad",  # in the survey, which takes no gradients
+)
+@BOTH
+def test_a_compiled_network_that_checkpoints_is_counted_as_one_that_does_neither(reentrant):
+    found = []
+    for how, compiled in ((plain, False), (in_parts(reentrant), True)):
+        torch._dynamo.reset()
+        network = Network(how)
+        network.dropout.p = 0.0  # compiled code draws other masks
+        forward = torch.compile(network) if compiled else network
+        optimiser = torch.optim.SGD(network.parameters(), 1e-12)
+        with Panel(network, optimiser, every=1) as panel:
+            panel.survey(batch(0)[0])
+            for step in range(3):
+                optimiser.zero_grad()
+                F.cross_entropy(forward(batch(step)[0]), batch(step)[1]).backward()
+                panel.gradients_ready()
+                optimiser.step()
+                panel.step()
+        found.append(panel.tables[1])
+    for name, column in found[0]["units"].items():
+        np.testing.assert_array_equal(found[1]["units"][name], column, err_msg=name)
+    for name in ("kind", "subject", "tensors"):
+        np.testing.assert_array_equal(found[1]["windows"][name], found[0]["windows"][name], err_msg=name)
