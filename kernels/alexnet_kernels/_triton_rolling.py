@@ -4,7 +4,7 @@ The last few values stay in registers, so every value is read once, apart from a
 of all samples form one row of threads: neighbours in a warp read neighbours in memory, at any image size.
 
 Values are asked for some channels before their use. Stores come in between, and the compiler moves no read across a
-store that might change it: left to itself it had one read under way for each thread, and memory waited.
+store that might change it: left to itself it had one read under way for each thread, which cannot keep memory busy.
 
 Sums are made anew from the window at every step. A running sum (add the new, subtract the old) would leave the rounding
 of a large value behind after it has left.
