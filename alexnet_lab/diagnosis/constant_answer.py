@@ -78,7 +78,7 @@ def constant_answer(evidence: Evidence) -> list[Finding]:
             "frequent class; on so few images that may be chance.",
             evidence=" ".join(map(str, parts)),
             threshold=str(limit("constant_interval")),
-            contrary=_speaking_against(evidence, parts, against),
+            contrary=_speaking_against(evidence, concerned, better),
             remedy="Train for longer while the loss still falls; judge by balanced accuracy where classes are unequal "
             "(best_by balanced_accuracy), and take more images of the rare ones. See the findings beside this one for "
             "a cause.",
@@ -165,19 +165,22 @@ def _balanced(shown: Floats, right: Floats) -> tuple[float, float, float]:
     return float((right / shown).mean()), float(recall.mean()) - reach, float(recall.mean()) + reach
 
 
-def _speaking_against(evidence: Evidence, parts: list[Comparison], against: bool) -> str:
-    said = [
-        f"In {each.part} the tested weights surely do better." for each in parts if each.is_better and each.is_tested
-    ]
-    for each in parts:
+def _speaking_against(evidence: Evidence, concerned: list[Comparison], better: list[Comparison]) -> str:
+    said = [f"In {each.part} the tested weights surely do better." for each in better]
+    looked_at = []
+    for each in concerned:
         value, low, high = each.balanced
-        words = f"balanced accuracy in {each.part} is {value:.3f} [{low:.3f}, {high:.3f}], guessing gives"
+        figures = f"Balanced accuracy in {each.part} is {value:.3f} [{low:.3f}, {high:.3f}], guessing gives "
+        figures += f"{each.guessing:.3f}"
         if np.isfinite(each.auroc):
-            words = f"AUROC in {each.part} is {each.auroc:.3f}, guessing has 0.5; {words}"
-        said.append(f"{words[0].upper()}{words[1:]} {each.guessing:.3f}.")
+            figures += f"; AUROC is {each.auroc:.3f}, guessing has 0.5"
+        if each.tells_apart:
+            said.append(f"{figures}: the classes are told apart, though the network is hardly right more often.")
+        elif each.auroc > limit("auroc_orders").value:
+            said.append(f"{figures}: the scores order the images, though the largest is often that of the wrong class.")
+        else:
+            looked_at.append(f"{figures}.")
     loss = evidence.curve("train_loss")
     if len(loss) > 1 and loss[-1] < loss[0]:
         said.append(f"The training loss fell from {loss[0]:.3f} to {loss[-1]:.3f}, so something is being learned.")
-    if against:
-        said.append("By balanced accuracy it does tell the classes apart, though it is hardly right more often.")
-    return " ".join(said)
+    return " ".join(said + looked_at) if said else f"None: the training loss did not fall. {' '.join(looked_at)}"

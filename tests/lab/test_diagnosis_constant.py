@@ -19,7 +19,7 @@ NAME = "no-better-than-constant"
 FALLING = (1.08, 1.02, 0.95)  # the entropy of 44, 28 and 28% is 1.074: the loss did fall, and not by little
 
 
-def written(path, validation, test=None, ended=None, tested_epoch=3, losses=FALLING):
+def written(path, validation, test=None, ended=None, tested_epoch=3, losses=FALLING, auroc=0.7):
     """A run of three classes with these confusion matrices, true classes in rows; `ended` is its last accuracy."""
 
     def metrics(confusion):
@@ -28,7 +28,7 @@ def written(path, validation, test=None, ended=None, tested_epoch=3, losses=FALL
         return {
             "accuracy": counts.trace() / counts.sum(),
             "balanced_accuracy": recalls.mean(),
-            "auroc": 0.7,
+            "auroc": auroc,
             "confusion": confusion,
         }
 
@@ -41,7 +41,7 @@ def written(path, validation, test=None, ended=None, tested_epoch=3, losses=FALL
         accuracy = ended if ended is not None and epoch == len(losses) else found["accuracy"]
         row = {"epoch": epoch, "train_loss": loss, "train_accuracy": 0.5, "validation_loss": 1.0}
         row |= {"validation_accuracy": accuracy, "validation_balanced_accuracy": found["balanced_accuracy"]}
-        run.log({**row, "validation_auroc": 0.7})
+        run.log({**row, "validation_auroc": auroc})
     result = {"tested_epoch": tested_epoch, "validation": found}
     run.end("ok", result=result | ({"test": metrics(test)} if test else {}))
     return run
@@ -109,11 +109,18 @@ def test_a_network_that_tells_the_classes_apart_at_the_cost_of_the_frequent_one_
     rare = [[78, 6, 6], [1, 4, 0], [2, 0, 3]]
     (finding,) = diagnose(written(tmp_path / "a", rare, losses=(0.39, 0.3, 0.2)))
     assert (finding.name, finding.severity) == (NAME, "warning")
-    assert "By balanced accuracy it does tell the classes apart" in finding.contrary
+    assert "the classes are told apart, though the network is hardly right more often" in finding.contrary
     chance = [[85, 3, 2], [5, 0, 0], [5, 0, 0]]
     (finding,) = diagnose(written(tmp_path / "b", chance, losses=(0.39, 0.3, 0.2)))
     assert finding.severity == "serious"
-    assert "tell the classes apart" not in finding.contrary
+    assert "the classes are told apart" not in finding.contrary
+
+
+def test_where_nothing_speaks_against_it_that_is_said(tmp_path):
+    run = written(tmp_path, BELOW, losses=(0.95, 0.97, 0.99), auroc=0.52)
+    (finding,) = diagnose(run)
+    assert finding.contrary.startswith("None: the training loss did not fall. Balanced accuracy in validation is 0.3")
+    assert "AUROC is 0.520, guessing has 0.5." in finding.contrary
 
 
 def test_a_run_that_ends_at_the_constant_answer_is_told_so_though_better_weights_were_tested(tmp_path):
