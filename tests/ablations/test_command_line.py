@@ -177,7 +177,8 @@ def test_a_cell_that_cannot_be_trained_is_refused_before_any_is(flags, message, 
 
 @pytest.mark.long
 def test_a_packaged_study_runs_on_the_digits_and_grows(tmp_path):
-    command = ("study", "dropout", "--epochs", "1", "--baseline", "width=0.0625", "--out", "s", "--seeds", "1")
+    study = ("study", "dropout", "--epochs", "1", "--out", "s", "--seeds", "1", "--baseline")
+    command = (*study, "width=0.0625")
     first = alexnet_lab(*command, "--design", "one-at-a-time", cwd=tmp_path).stdout
     assert "Is dropout 0.3 better than 0.5" in first
     assert "4 cells x 1 seed = 4 runs of 1 epoch" in first
@@ -185,6 +186,6 @@ def test_a_packaged_study_runs_on_the_digits_and_grows(tmp_path):
     crossed = alexnet_lab(*command, cwd=tmp_path).stdout
     assert "6 cells x 1 seed = 6 runs of 1 epoch; 4 already done" in crossed
     assert "[2/2]" in crossed
-    other = alexnet_lab(*command, "--baseline", "width=0.125", cwd=tmp_path, check=False)
+    other = alexnet_lab(*study, "width=0.125", cwd=tmp_path, check=False)
     assert other.returncode == 2
     assert "s holds another study, which differs in width (0.0625, asked for 0.125)" in other.stderr

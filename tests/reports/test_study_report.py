@@ -101,6 +101,11 @@ def test_a_study_of_two_cells_is_not_empty(make_study):
     assert "interaction" not in " ".join(figures_of(page))
 
 
+def test_of_one_comparison_that_stays_open_the_page_speaks_as_of_one(make_study):
+    page = page_of(make_study(lambda seed, act: planted(seed, "lrn", act), {"act": ["leaky"]}, flow=False))
+    assert "The one comparison shows no difference in test accuracy beyond chance. It stays open: act" in page.lead
+
+
 def test_runs_without_instruments_leave_a_page_that_says_what_is_missing(make_study):
     page = page_of(make_study(lambda seed, norm: 0.9, {"norm": ["bn"]}, 1, flow=False))
     assert "gradient-depth" not in figures_of(page)

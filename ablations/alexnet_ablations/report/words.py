@@ -69,11 +69,13 @@ def lead(study: Study, results: pd.DataFrame, conclusions: Conclusions) -> str:
         more = f"; and {len(different) - 3} more" if len(different) > 3 else ""
         sentences.append(f"Beyond chance in {HEADLINE.label}: {told}{more}.")
     else:
-        sentences.append(f"None of {len(found)} comparisons shows a difference in {HEADLINE.label} beyond chance.")
+        which = f"None of {len(found)} comparisons shows a" if len(found) > 1 else "The one comparison shows no"
+        sentences.append(f"{which} difference in {HEADLINE.label} beyond chance.")
     if equal:
         sentences.append(f"Shown to be too small to matter: {_names(equal)}.")
     if rest:
-        sentences.append(f"Open: {_names(rest)}." if different or equal else f"All stay open: {_spans(rest)}.")
+        all_open = f"{'All stay' if len(found) > 1 else 'It stays'} open: {_spans(rest)}."
+        sentences.append(f"Open: {_names(rest)}." if different or equal else all_open)
     return what + " ".join(sentences)
 
 
