@@ -38,7 +38,7 @@ def _of_usage(error: Exception, words: Sequence[str]) -> str:
     text = text.replace("a valid integer", "a whole number").replace("a valid number", "a number")
     for option in getattr(getattr(error, "param", None), "opts", ()):
         received = _follows(option, words)
-        if received and repr(received[-1]) not in text:
+        if received and repr(received[-1]) not in text and f": {received[-1]} is" not in text:
             text += f", got {received[-1]!r}"
     context = getattr(error, "ctx", None)
     command = "alexnet-lab" if context is None else context.command_path
