@@ -19,7 +19,7 @@ import torch.nn.functional as F
 
 import alexnet_lab
 from alexnet_lab.data.feed import Feed, open_feed
-from alexnet_lab.records import RunFolder
+from alexnet_lab.records import RunFolder, State
 from alexnet_lab.training.parallel import Ranks, joined
 from alexnet_lab.training.process import run_folder
 from alexnet_lab.training.recipe import Recipe
@@ -91,11 +91,14 @@ def train_with_verdict(recipe: Recipe, folder: RunFolder, report: Report = lambd
         # These are mistakes that their message explains; anything else needs its name.
         mistake = isinstance(error, ValueError | FileNotFoundError | ConnectionError)
         why = str(error) if mistake else f"{type(error).__name__}: {error}"
+        if is_out_of_memory(error):  # of a batch there would be advice; this is before the first
+            why = f"a network for {recipe.image_size} pixels, width {recipe.width:g}, does not fit in memory; take less"
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             why = f"no space left on the disk of {folder.path}; what was saved is whole: free some and run it again"
             print(why, file=sys.stderr)  # noqa: T201  # the verdict may not find room either
         folder.path.mkdir(parents=True, exist_ok=True)
-        folder.end("error", why, {"traceback": traceback.format_exc()})
+        state: State = "oom" if is_out_of_memory(error) else "error"
+        folder.end(state, why, {"traceback": traceback.format_exc()})
         return 1
     else:
         folder.end("ok", result=result)

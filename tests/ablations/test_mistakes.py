@@ -200,6 +200,13 @@ def test_weights_that_cannot_be_taken_are_told_by_the_option(told, tmp_path, con
     assert sorted(tmp_path.iterdir()) == before
 
 
+@pytest.mark.long
+def test_a_network_that_no_memory_holds_is_one_sentence(told, tmp_path):
+    line = told("train", "--image-size", "100000000", "--quiet", "--threads", "1", "--out", "run")
+    assert line == "a network for 100000000 pixels, width 0.25, does not fit in memory; take less"
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_folder_with_something_in_it_stays_when_its_run_never_began(told, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("kept")
