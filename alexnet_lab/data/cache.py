@@ -1,7 +1,7 @@
 """Decoded images on disk: decoded once, memory-mapped by every run and process, rebuilt when the source changes.
 
     $ALEXNET_LAB_CACHE or ~/.cache/alexnet-lab
-      images/<key>/       pixels.npy (uint8, N C T T), labels.npy, about.json; where known parts, groups, names
+      images/<key>/       pixels.npy (uint8, N C T T), labels.npy, about.json; where known parts, groups, names, contents
       downloads/          archives as published
 
 The key digests everything that the pixels depend on. An entry is built beside its place and renamed into it, whole; one
@@ -29,7 +29,8 @@ from numpy.typing import NDArray
 
 from alexnet_lab.data.images import Images
 
-FORMAT = 1  # of an entry; counts up when what stands in one changes its meaning
+FORMAT = 2  # of an entry; counts up when what stands in one changes its meaning
+WHERE_KNOWN = ("parts", "groups", "names", "contents")
 
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
@@ -147,7 +148,7 @@ def _write(folder: Path, images: Images) -> None:
     else:  # a part of what was allocated (one channel of three), or an array of its own
         np.save(folder / "whole.npy", images.pixels)
         (folder / "whole.npy").replace(pixels)
-    for name in ("labels", "parts", "groups", "names"):
+    for name in ("labels", *WHERE_KNOWN):
         if getattr(images, name) is not None:
             np.save(folder / f"{name}.npy", getattr(images, name))
     about = {
@@ -172,7 +173,7 @@ def _read_whole(place: Path) -> Images:
     about: dict[str, Any] = json.loads((place / "about.json").read_text())
     known = {
         name: np.load(place / f"{name}.npy")
-        for name in ("parts", "groups", "names")
+        for name in WHERE_KNOWN
         if (place / f"{name}.npy").exists()
     }
     images = Images(

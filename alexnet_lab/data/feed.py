@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from alexnet_lab.data.audit import remarks_on_copies
 from alexnet_lab.data.augment import Augmentation, draw, parse_augmentation
 from alexnet_lab.data.decoding import shrink
 from alexnet_lab.data.images import Images
@@ -208,6 +209,7 @@ def _feed(
         absent = [name for number, name in enumerate(images.classes) if number not in there]
         if absent:
             notes.append(f"the {part} has no images of {', '.join(absent)}")
+    notes += remarks_on_copies(images, split)
     if geometry.stored < geometry.whole:
         notes.append(f"images are stored at {geometry.stored} pixels a side and shown at {geometry.whole}")
     return Feed(

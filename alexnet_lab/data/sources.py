@@ -191,6 +191,7 @@ def _decode_all(listing: Listing, side: int, fit: str, allocate: Allocate, progr
         listing.parts,
         listing.groups,
         np.array(listing.paths),
+        _first_alike(digests),
         tuple(notes),
         dict(sorted(unreadable.items())),
         _content_digest(listing, digests),
@@ -233,6 +234,12 @@ def _remarks(looks: list[Look], stored: int, side: int, fit: str, bits: int) -> 
     if uneven:
         remarks.append(f"{uneven} images are far from square (5:4 or more); brought into one by fit={fit!r}")
     return remarks
+
+
+def _first_alike(digests: list[bytes]) -> NDArray[np.int64]:
+    """Return for each file the number of the first one of the same bytes; one that could not be read is like no other."""
+    first: dict[bytes, int] = {}
+    return np.array([first.setdefault(digest, at) if digest else at for at, digest in enumerate(digests)], np.int64)
 
 
 def _content_digest(listing: Listing, digests: list[bytes]) -> str:

@@ -16,52 +16,54 @@ BITS = 26  # a product of at most 2^30: windows of 16 in images up to millions o
 
 
 class Pooling:
-    """Pooling of samples shaped like `sample` (1 C H W), with the scratch it needs."""
+    """Pooling of samples shaped like `sample` (1 C H W), with the scratch it needs: nothing is allocated on the way."""
 
     def __init__(self, sample: Tensor, pool: int, stride: int, order: str) -> None:
         _, channels, height, self.width = sample.shape
-        self.pool, self.stride = pool, stride
+        self.window = ([pool, pool], [stride, stride], [0, 0], [1, 1], False)
+        self.pool = pool
         rows, columns = (pooled_length(length, pool, stride) for length in (height, self.width))
         self.last = order == "channels_last"
-        self.turned = None if self.last else torch.empty(height * self.width, channels, dtype=sample.dtype)
         self.image = (1, height, self.width, channels)
-        pooled = (rows, columns, channels) if self.last else (channels, rows, columns)
-        # Where each window begins in the flat image, and scratch for indices: both lie as pooled samples do in memory.
-        corners = torch.arange(rows)[:, None] * stride * self.width + torch.arange(columns) * stride
-        self.corners_last = corners.int()[:, :, None]
-        self.corners = self.corners_last if self.last else corners.int()
-        self.steps, self.lines = (torch.empty(pooled, dtype=torch.int32) for _ in range(2))
+        self.turned = None if self.last else torch.empty(height * self.width, channels, dtype=sample.dtype)
+        # Where each window begins in the flat image, as pooled samples lie in memory: H W C, or C H W.
+        self.corners = torch.arange(rows)[:, None] * stride * self.width + torch.arange(columns) * stride
+        self.corners = self.corners.int()
+        pooled = (rows, columns, channels)
+        self.maxima = torch.empty(pooled, dtype=sample.dtype)
+        self.flat, self.places, self.lines, self.bytes = (
+            torch.empty(pooled, dtype=dtype) for dtype in (torch.int64, torch.int32, torch.int32, torch.uint8)
+        )
 
     def forward(self, sample: Tensor, y: Tensor, winners: Tensor | None) -> None:
         """Write the maxima, and each one's place in its window where wanted."""
         if self.turned is not None:
             self.turned.copy_(sample.flatten(2)[0].t())
             sample = self.turned.view(self.image).permute(0, 3, 1, 2)
-        pooled, flat = torch.nn.functional.max_pool2d(sample, self.pool, self.stride, return_indices=True)
-        _write(pooled, y)
+        found = {"out": _as_sample(self.maxima), "indices": _as_sample(self.flat)}
+        torch.ops.aten.max_pool2d_with_indices.out(sample, *self.window, **found)
+        _write(self.maxima, y)
         if winners is None:
             return
-        steps = flat[0].permute(1, 2, 0).int().sub_(self.corners_last)
-        lines = _divided(steps, self.width, out=torch.empty_like(steps))
-        places = steps.sub_(lines, alpha=self.width - self.pool)
-        _write(places.to(torch.uint8).permute(2, 0, 1)[None], winners)
+        places = self.places.copy_(self.flat).sub_(self.corners[:, :, None])
+        places.sub_(_divided(places, self.width, out=self.lines), alpha=self.width - self.pool)
+        _write(self.bytes.copy_(places), winners)
 
     def backward(self, gradient: Tensor, winners: Tensor, out: Tensor) -> None:
         """Write the gradient of the unpooled sample."""
-        places = self.steps.copy_(winners[0].permute(1, 2, 0) if self.last else winners[0])
-        lines = _divided(places, self.pool, out=self.lines)
-        flat = places.add_(lines, alpha=self.width - self.pool).add_(self.corners).long()
-        torch.ops.aten.max_pool2d_with_indices_backward.grad_input(
-            gradient,
-            out,
-            [self.pool, self.pool],
-            [self.stride, self.stride],
-            [0, 0],
-            [1, 1],
-            False,
-            (flat.permute(2, 0, 1) if self.last else flat)[None],
-            grad_input=out,
-        )
+        shape, corners = winners[0].shape, self.corners
+        if self.last:
+            winners, shape, corners = winners.permute(0, 2, 3, 1), self.places.shape, corners[:, :, None]
+        places = self.places.view(shape).copy_(winners[0])
+        lines = _divided(places, self.pool, out=self.lines.view(shape))
+        flat = self.flat.view(shape).copy_(places.add_(lines, alpha=self.width - self.pool).add_(corners))
+        indices = _as_sample(flat) if self.last else flat[None]
+        torch.ops.aten.max_pool2d_with_indices_backward.grad_input(gradient, out, *self.window, indices, grad_input=out)
+
+
+def _as_sample(values: Tensor) -> Tensor:
+    """See H W C as 1 C H W."""
+    return values.permute(2, 0, 1)[None]
 
 
 def _divided(numbers: Tensor, by: int, out: Tensor) -> Tensor:
@@ -70,8 +72,8 @@ def _divided(numbers: Tensor, by: int, out: Tensor) -> Tensor:
 
 
 def _write(values: Tensor, into: Tensor) -> None:
-    """Copy (1 C H W) that lies channels-last into a tensor of either layout."""
+    """Copy H W C into 1 C H W of either layout."""
     if into.is_contiguous():  # as one flat transposition, which torch does in blocks
-        into.flatten(2)[0].copy_(values.permute(0, 2, 3, 1).reshape(-1, values.shape[1]).t())
+        into.flatten(2)[0].copy_(values.flatten(0, 1).t())
     else:
-        into.copy_(values)
+        into.copy_(_as_sample(values))
