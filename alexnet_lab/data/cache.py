@@ -1,7 +1,7 @@
 """Decoded images on disk: decoded once, memory-mapped by every run and process, rebuilt when the source changes.
 
     $ALEXNET_LAB_CACHE or ~/.cache/alexnet-lab
-      images/<key>/       pixels.npy (uint8, N C T T), labels.npy, about.json; where known parts, groups, names, contents
+      images/<key>/       pixels.npy (uint8, N C T T), labels.npy, about.json; where known parts and so on
       downloads/          archives as published
 
 The key digests everything that the pixels depend on. An entry is built beside its place and renamed into it, whole; one
@@ -171,11 +171,7 @@ def _read(place: Path) -> Images | None:
 
 def _read_whole(place: Path) -> Images:
     about: dict[str, Any] = json.loads((place / "about.json").read_text())
-    known = {
-        name: np.load(place / f"{name}.npy")
-        for name in WHERE_KNOWN
-        if (place / f"{name}.npy").exists()
-    }
+    known = {name: np.load(place / f"{name}.npy") for name in WHERE_KNOWN if (place / f"{name}.npy").exists()}
     images = Images(
         name=about["name"],
         pixels=_mapped(place / "pixels.npy"),

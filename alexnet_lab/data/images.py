@@ -19,7 +19,7 @@ class Images:
     parts: NDArray[np.str_] | None = None  # N: "train", "validation" or "test", where the source says so
     groups: NDArray[np.str_] | None = None  # N: the patient, the slide: what must not stand on two sides of a split
     names: NDArray[np.str_] | None = None  # N: the files they came from
-    contents: NDArray[np.int64] | None = None  # N: the number of the first image of the same bytes, where files were read
+    contents: NDArray[np.int64] | None = None  # N: the first image of the same bytes, of files
     notes: tuple[str, ...] = ()  # what a user must be told
     unreadable: Mapping[int, str] = field(default_factory=dict)  # images whose pixels are blank, and why
     digest: str = ""  # a fingerprint taken where the images were read; empty: taken of the pixels

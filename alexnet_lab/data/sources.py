@@ -237,7 +237,7 @@ def _remarks(looks: list[Look], stored: int, side: int, fit: str, bits: int) -> 
 
 
 def _first_alike(digests: list[bytes]) -> NDArray[np.int64]:
-    """Return for each file the number of the first one of the same bytes; one that could not be read is like no other."""
+    """Return for each file the number of the first one of the same bytes; what could not be read is like no other."""
     first: dict[bytes, int] = {}
     return np.array([first.setdefault(digest, at) if digest else at for at, digest in enumerate(digests)], np.int64)
 

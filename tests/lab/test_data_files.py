@@ -42,7 +42,7 @@ def test_a_zip_reads_as_the_folder_it_holds_in_place_and_under_the_same_fingerpr
     assert np.array_equal(folder.parts, archive.parts)
     assert folder.fingerprint == archive.fingerprint
     written = {path.name for path in own_cache.rglob("*") if path.is_file() and path.suffix != ".lock"}
-    assert written == {"pixels.npy", "labels.npy", "names.npy", "parts.npy", "about.json"}
+    assert written == {"pixels.npy", "labels.npy", "names.npy", "contents.npy", "parts.npy", "about.json"}
 
 
 def test_wrapping_folders_hidden_files_and_leftovers_of_a_mac_are_seen_through(tmp_path):
