@@ -205,6 +205,17 @@ def test_of_a_fraction_each_shared_number_has_its_names(make_study):
     )
 
 
+def test_what_the_exact_test_alone_does_not_see_is_said_by_name(make_study):
+    # Five seeds gain a point or two and one loses a little: t is sure, and 2 of 64 signs are p = 0.062.
+    gains = (0.01, 0.02, 0.015, 0.012, 0.018, -0.001)
+    study = make_study(
+        lambda seed, norm: 0.9 + (gains[seed] if norm == "bn" else 0), {"norm": ["bn"]}, seeds=6, flow=False
+    )
+    text = text_of(page_of(study))
+    told = "What is said of norm lrn → bn rests on the t interval: the exact sign-flip test alone does not see it"
+    assert f"{told} (p = 0.062)." in text
+
+
 def test_verdicts_say_how_many_seeds_would_tell_as_the_terminal_does(make_study):
     study = make_study(lambda seed, norm: 0.9 + (0.01 * (seed - 1) if norm == "bn" else 0), {"norm": ["bn"]})
     results = read_results(study.runs())

@@ -151,9 +151,12 @@ def _why_open(found: Conclusion) -> str:
 def limits(conclusions: Conclusions, cannot_say: Sequence[str]) -> list[str]:
     """Say what these seeds and this design cannot show; each sentence once."""
     found = conclusions.headline
-    # Said once for all comparisons, below, and with the names that these notes go without.
-    apart = ("over the seeds", "cannot be told from")
+    # Said below, with the names that these notes go without, and once where many share one.
+    apart = ("over the seeds", "cannot be told from", "the exact sign-flip test alone")
     notes = list(dict.fromkeys(note for each in found for note in each.notes if not note.startswith(apart)))
+    for each in found:
+        alone = [note for note in each.notes if note.startswith(apart[-1])]
+        notes += [f"what is said of {_name(each)} rests on the t interval: {note}" for note in alone]
     shared = [each.contrast for each in found if each.contrast.aliases]
     notes += [f"{each.name} cannot be told from {', '.join(each.aliases)} in this design" for each in shared[:3]]
     if len(shared) > 3:
