@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Everything that needs a GPU, in under ten minutes: kernel tests, the LRN benchmark, training throughput, instruments.
+# Everything that needs a GPU, in under eight minutes: kernel tests, the LRN benchmark, training throughput, instruments.
 #
 #   benchmarks/on_gpu.sh [folder]        PYTHON=path/to/python chooses the interpreter
 #
@@ -29,15 +29,15 @@ parallel=() # most of the time goes into compiling kernels; with pytest-xdist fo
 "$python" -c 'import xdist' 2>/dev/null && parallel=(-n 4)
 timeout 150 "$python" -m pytest tests/kernels -k cuda -q -m 'long or not long' ${parallel[@]+"${parallel[@]}"} 2>&1 | tee "$out/tests.txt" || failed=1
 
-echo "--- LRN benchmark on CUDA (at most 3 minutes; rows are written as they come)"
-timeout 180 "$python" -m alexnet_kernels.bench --device cuda --out "$out" 2>&1 | tee "$out/bench.txt" || failed=1
+echo "--- LRN benchmark on CUDA (at most 2.5 minutes; rows are written as they come)"
+timeout 150 "$python" -m alexnet_kernels.bench --device cuda --out "$out" 2>&1 | tee "$out/bench.txt" || failed=1
 
-echo "--- training throughput on CUDA (at most 2 minutes; rows are written as they come)"
-timeout 120 "$python" benchmarks/training_throughput.py --device cuda --csv "$out/training_throughput.csv" 2>&1 |
+echo "--- training throughput on CUDA (at most 1.5 minutes; rows are written as they come)"
+timeout 90 "$python" benchmarks/training_throughput.py --device cuda --csv "$out/training_throughput.csv" 2>&1 |
     tee "$out/training.txt" || failed=1
 
-echo "--- instruments beside the bare step on CUDA (at most 1.5 minutes)"
-timeout 90 "$python" benchmarks/instrument_overhead.py --device cuda --scale 227 --rounds 20 \
+echo "--- instruments beside the bare step on CUDA (at most 80 seconds)"
+timeout 80 "$python" benchmarks/instrument_overhead.py --device cuda --scale 227 --rounds 20 \
     --csv "$out/instrument_overhead.csv" 2>&1 | tee "$out/instruments.txt" || failed=1
 
 echo "results in $out"

@@ -1,7 +1,8 @@
 """Decoded images on disk: decoded once, memory-mapped by every run and process, rebuilt when the source changes.
 
     $ALEXNET_LAB_CACHE or ~/.cache/alexnet-lab
-      images/<key>/       pixels.npy (uint8, N C T T), labels.npy, about.json; where known parts and so on
+      images/<key>/       pixels.npy (uint8, N C T T), labels.npy, about.json;
+                          where known parts, groups, names, contents
       downloads/          archives as published
 
 The key digests everything that the pixels depend on. An entry is built beside its place and renamed into it, whole; one

@@ -26,9 +26,9 @@ class Pooling:
         self.last = order == "channels_last"
         self.image = (1, height, self.width, channels)
         self.turned = None if self.last else torch.empty(height * self.width, channels, dtype=sample.dtype)
-        # Where each window begins in the flat image, as pooled samples lie in memory: H W C, or C H W.
-        self.corners = torch.arange(rows)[:, None] * stride * self.width + torch.arange(columns) * stride
-        self.corners = self.corners.int()
+        # Where each window begins in the flat image.
+        corners = torch.arange(rows)[:, None] * stride * self.width + torch.arange(columns) * stride
+        self.corners = corners.int()
         pooled = (rows, columns, channels)
         self.maxima = torch.empty(pooled, dtype=sample.dtype)
         self.flat, self.places, self.lines, self.bytes = (

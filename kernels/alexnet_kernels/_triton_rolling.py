@@ -52,12 +52,6 @@ def widened(x, WIDE: tl.constexpr, RELU: tl.constexpr):
 
 
 @triton.jit
-def take(pointer, mask, WIDE: tl.constexpr, RELU: tl.constexpr):
-    """Read values, widened, and rectified where asked."""
-    return widened(tl.load(pointer, mask=mask, other=0.0), WIDE, RELU)
-
-
-@triton.jit
 def sum_of(ring):
     total = ring[0]
     for i in tl.static_range(1, len(ring)):

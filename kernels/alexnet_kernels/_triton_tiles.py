@@ -12,7 +12,13 @@ not from memory again.
 import triton
 import triton.language as tl
 
-from alexnet_kernels._triton_rolling import gathered, inverse_powers, take, unpooled, widened, windows_of
+from alexnet_kernels._triton_rolling import gathered, inverse_powers, unpooled, widened, windows_of
+
+
+@triton.jit
+def take(pointer, mask, WIDE: tl.constexpr, RELU: tl.constexpr):
+    """Read values, widened, and rectified where asked."""
+    return widened(tl.load(pointer, mask=mask, other=0.0), WIDE, RELU)
 
 
 @triton.jit
