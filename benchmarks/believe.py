@@ -24,8 +24,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from alexnet_ablations.contrasts import Contrast
-from alexnet_ablations.intervals import (
+from alexnet_ablations.conclude.conclusions import conclude
+from alexnet_ablations.conclude.intervals import (
     bootstrap_interval,
     equivalence_p_value,
     sign_flip_interval,
@@ -33,10 +33,10 @@ from alexnet_ablations.intervals import (
     t_interval,
     t_p_value,
 )
-from alexnet_ablations.multiplicity import holm
-from alexnet_ablations.outcomes import HEADLINE
-from alexnet_ablations.seeds import power
-from alexnet_ablations.statistics import conclude
+from alexnet_ablations.conclude.multiplicity import holm
+from alexnet_ablations.conclude.outcomes import HEADLINE
+from alexnet_ablations.conclude.seeds import power
+from alexnet_ablations.declare.contrasts import Contrast
 
 SEEDS = (3, 5, 6, 10)
 LEVELS = ("a", "b", "c", "d", "e", "f")  # of one factor: five contrasts against the first, which they share

@@ -18,14 +18,14 @@ from typing import Any
 
 import pandas as pd
 
-from alexnet_ablations.contrasts import Contrast
-from alexnet_ablations.design import Cell, level_text
-from alexnet_ablations.outcomes import HEADLINE, OUTCOMES, read_results, write_results
-from alexnet_ablations.paper_tables import markdown, paper_tables
+from alexnet_ablations.conclude.conclusions import Conclusion, Conclusions, conclude
+from alexnet_ablations.conclude.outcomes import HEADLINE, OUTCOMES, read_results, write_results
+from alexnet_ablations.conclude.paper_tables import markdown, paper_tables
+from alexnet_ablations.declare.contrasts import Contrast
+from alexnet_ablations.declare.design import Cell, level_text
+from alexnet_ablations.declare.study import Study, read_study
 from alexnet_ablations.report import write_report
-from alexnet_ablations.report.words import limits, unfinished
-from alexnet_ablations.statistics import Conclusion, Conclusions, conclude
-from alexnet_ablations.study import Study, read_study
+from alexnet_ablations.report.verdicts import limits, unfinished
 
 OF_THE_MACHINE = ("images_per_second", "peak_memory_mb", "train_seconds", "measuring_share")
 KEPT = tuple(outcome for outcome in OUTCOMES if outcome.name not in OF_THE_MACHINE)
@@ -144,7 +144,7 @@ def told(
         *(f"- {each.sentence}" for each in conclusions.headline),
         *(f"- {sentence}" for sentence in conclusions.survival_sentences),
         "",
-        *(f"{text}" for text in limits(conclusions, study.cannot_say)),
+        *(f"{text}" for text in limits(conclusions, study.limitations)),
         "",
     ]
     if simple:

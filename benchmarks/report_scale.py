@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from alexnet_ablations.study import PlannedRun, Study, declare
+from alexnet_ablations.declare.study import PlannedRun, Study, declare
 from alexnet_lab.instruments.flow import KINDS, FlowWriter, Layout, Parameter, Site
 
 SECONDS, MEGABYTES = 20.0, 1024.0

@@ -19,8 +19,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from alexnet_ablations.outcomes import HEADLINE, OUTCOMES, outcome_named
-from alexnet_ablations.seeds import seeds_for_half_width
+from alexnet_ablations.conclude.outcomes import HEADLINE, OUTCOMES, outcome_named
+from alexnet_ablations.conclude.seeds import seeds_for_half_width
 
 RESAMPLES = 4_000
 Values = NDArray[np.float64]  # seeds x cells, or resamples x seeds x cells

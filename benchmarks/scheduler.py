@@ -19,10 +19,10 @@ from pathlib import Path
 
 import torch
 
-from alexnet_ablations.attempts import Attempt
-from alexnet_ablations.design import Factor
-from alexnet_ablations.execution import Watcher, run_all
-from alexnet_ablations.study import Study
+from alexnet_ablations.declare.design import Factor
+from alexnet_ablations.declare.study import Study
+from alexnet_ablations.run.attempts import Attempt
+from alexnet_ablations.run.coordinator import Watcher, run_all
 from alexnet_lab.training.recipe import Recipe
 
 LIMIT = 1.10

@@ -18,20 +18,23 @@ SOURCES = [path for folder in PACKAGES.values() for path in folder.rglob("*.py")
 TOOLS = ("test", "dev")  # extras for those who work on this house; the others are for its users
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
-# Floors inside alexnet_lab, lowest first; a file imports from its own floor or below.
-FLOORS = [
-    "choices",
-    "randomness",
-    "locks",
-    "levels",
-    "records",
-    "networks",
-    "data",
-    "instruments",
-    "training",
-    "diagnosis",
-    "reports",
-]
+# Modules and subpackages of each package, lowest first; a file imports from its own level or below.
+LEVELS = {
+    "alexnet_lab": [
+        "choices",
+        "randomness",
+        "locks",
+        "levels",
+        "records",
+        "networks",
+        "data",
+        "instruments",
+        "training",
+        "diagnosis",
+        "reports",
+    ],
+    "alexnet_ablations": ["declare", "conclude", "run", "report", "cli"],
+}
 
 
 def imports_of(path):
@@ -40,6 +43,26 @@ def imports_of(path):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
             yield node.module
+
+
+def module_name(path):
+    package = next(name for name, folder in PACKAGES.items() if folder in path.parents)
+    parts = (package, *path.relative_to(PACKAGES[package]).with_suffix("").parts)
+    return ".".join(parts).removesuffix(".__init__")
+
+
+def modules_imported(path, modules):
+    """Return the project's modules that a file imports, at run time or for types only."""
+    imported = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            imported |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            # `from package import name` is an import of package.name where that is a module.
+            imported |= {
+                full if (full := f"{node.module}.{alias.name}") in modules else node.module for alias in node.names
+            }
+    return imported & modules.keys()
 
 
 @pytest.mark.parametrize(
@@ -51,26 +74,50 @@ def test_imports_between_packages_go_one_way_down(package, above):
         assert not {name.split(".")[0] for name in imports_of(path)} & above, path
 
 
-def test_imports_between_the_floors_of_the_lab_go_one_way_down():
-    for path in PACKAGES["alexnet_lab"].rglob("*.py"):
-        own = path.relative_to(PACKAGES["alexnet_lab"]).parts[0].removesuffix(".py")
+@pytest.mark.parametrize("package", LEVELS)
+def test_imports_inside_a_package_go_one_way(package):
+    levels = LEVELS[package]
+    for path in PACKAGES[package].rglob("*.py"):
+        own = path.relative_to(PACKAGES[package]).parts[0].removesuffix(".py")
         if own == "__init__":
             continue
         for name in imports_of(path):
             parts = name.split(".")
-            if parts[0] == "alexnet_lab" and len(parts) > 1:
-                assert FLOORS.index(parts[1]) <= FLOORS.index(own), f"{path} imports {name}"
+            if parts[0] == package and len(parts) > 1:
+                assert levels.index(parts[1]) <= levels.index(own), f"{path} imports {name}"
 
 
-def test_every_file_stands_on_the_map_and_nothing_else_does():
-    tree = (ROOT / "docs" / "architecture.md").read_text()
-    named = set(re.findall(r"[\w./-]+\.(?:py|sh|toml)\b", tree))
-    for path in [*SOURCES, *(ROOT / "benchmarks").glob("*.py"), *(ROOT / "benchmarks").glob("*.sh")]:
-        if path.name != "__init__.py":
-            assert path.name in named, f"docs/architecture.md does not name {path.relative_to(ROOT)}"
-    existing = {path.name for path in ROOT.rglob("*") if path.suffix in (".py", ".sh", ".toml")}
-    for name in named:
-        assert Path(name).name in existing | {"study.toml"}, f"docs/architecture.md names {name}, which is not there"
+def test_no_modules_import_each_other_in_a_circle():
+    modules = {module_name(path): path for path in SOURCES}
+    graph = {name: modules_imported(path, modules) - {name} for name, path in modules.items()}
+    # Taking away modules that import nothing left over, again and again, leaves the circles.
+    while leaves := [name for name, needed in graph.items() if not needed & graph.keys()]:
+        for name in leaves:
+            del graph[name]
+    assert not graph, {name: sorted(needed & graph.keys()) for name, needed in graph.items()}
+
+
+def test_the_map_names_every_file_by_its_path_and_no_other():
+    mapped = {line for line in paths_on_the_map() if line.endswith((".py", ".sh", ".toml"))}
+    tracked = [*SOURCES, *(ROOT / "benchmarks").glob("*.py"), *(ROOT / "benchmarks").glob("*.sh")]
+    existing = {str(path.relative_to(ROOT)) for path in tracked if path.name != "__init__.py"}
+    assert existing - mapped == set(), "files that docs/architecture.md does not name"
+    assert {name for name in mapped if not (ROOT / name).exists()} == set(), "names on the map without a file"
+
+
+def paths_on_the_map():
+    """Read the indented tree of docs/architecture.md: a folder ends in /, what it holds is indented two further."""
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    tree = re.search(r"^## Files\n(.*?)^## ", text, re.M | re.S).group(1)
+    folders = []
+    for line in tree.splitlines():
+        entry = re.match(r"^ {4}((?:  )*)([\w./-]+)", line)
+        if entry:
+            depth = len(entry.group(1)) // 2
+            path = "".join(folders[:depth]) + entry.group(2)
+            if path.endswith("/"):
+                folders[depth:] = [entry.group(2)]
+            yield path
 
 
 def test_every_dependency_is_imported_and_every_import_is_declared():
@@ -108,8 +155,3 @@ def test_the_exported_names_are_the_promised_ones():
     assert "local_response_norm" in alexnet_kernels.__all__
     for module in (networks, alexnet_kernels):
         assert all(hasattr(module, name) for name in module.__all__)
-
-
-def test_files_are_rooms_not_halls():
-    for path in SOURCES:
-        assert len(path.read_text().splitlines()) <= 400, path

@@ -1,1 +1,36 @@
-"""Many runs: which to make, making them, and what they say together."""
+"""Ablation studies: declare them, run them, conclude from them, report.
+
+    from alexnet_ablations import conclude, declare, run_study
+
+    study = declare({"norm": "bn"}, {"data": "digits"}, Path("runs/norm"), seeds=6)
+    results = run_study(study, jobs=2)
+    conclusions = conclude(results, study.contrasts())
+
+The names below are imported when they are first used, so that `alexnet-lab --help` needs neither pandas nor torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from alexnet_ablations.conclude.conclusions import conclude
+    from alexnet_ablations.conclude.outcomes import read_results
+    from alexnet_ablations.declare.study import Study, declare, read_study
+    from alexnet_ablations.run.study import run_study
+
+__all__ = ["Study", "conclude", "declare", "read_results", "read_study", "run_study"]
+
+_HOMES = {
+    "Study": "declare.study",
+    "conclude": "conclude.conclusions",
+    "declare": "declare.study",
+    "read_results": "conclude.outcomes",
+    "read_study": "declare.study",
+    "run_study": "run.study",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from alexnet_ablations.design import Cell
-from alexnet_ablations.study import PlannedRun
+from alexnet_ablations.declare.design import Cell
+from alexnet_ablations.declare.study import PlannedRun
 from alexnet_lab.records import RunFolder
 from alexnet_lab.training.recipe import Recipe
 

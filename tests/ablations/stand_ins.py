@@ -2,10 +2,10 @@
 
 import sys
 
-from alexnet_ablations import attempts
-from alexnet_ablations.design import Factor
-from alexnet_ablations.execution import Watcher, run_all
-from alexnet_ablations.study import Study
+from alexnet_ablations.declare.design import Factor
+from alexnet_ablations.declare.study import Study
+from alexnet_ablations.run import attempts
+from alexnet_ablations.run.coordinator import Watcher, run_all
 from alexnet_lab.training.recipe import Recipe
 
 BEGINNING = """

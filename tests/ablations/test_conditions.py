@@ -4,7 +4,7 @@ import pytest
 
 from alexnet_ablations.cli import conditions
 from alexnet_ablations.cli.conditions import divide, folder_name, on_this_machine
-from alexnet_ablations.study import declare
+from alexnet_ablations.declare.study import declare
 
 
 def test_one_number_of_epochs_is_for_all_cells_and_of_several_the_first_is_the_baseline():
@@ -25,7 +25,7 @@ def test_what_is_the_same_for_all_cells_is_no_factor_and_the_baseline_joins_it()
 
 
 def test_the_threads_of_a_run_are_its_share_of_the_cores_and_a_study_keeps_those_it_has(tmp_path, monkeypatch):
-    monkeypatch.setattr("alexnet_ablations.slots.usable_cores", lambda: 8)
+    monkeypatch.setattr("alexnet_ablations.run.slots.usable_cores", lambda: 8)
     monkeypatch.setattr(conditions, "_has_gpu", lambda: False)
     assert on_this_machine({}, tmp_path, None) == {"device": "cpu", "threads": 1}
     assert on_this_machine({}, tmp_path, 2) == {"device": "cpu", "threads": 4}

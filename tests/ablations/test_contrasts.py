@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 import statsmodels.formula.api as smf
 
-from alexnet_ablations.contrasts import contrasts_of, what_cannot_be_said
-from alexnet_ablations.design import Factor, cells_of
-from alexnet_ablations.fractional import Fraction, is_resolution_four, smallest_fraction
+from alexnet_ablations.declare.contrasts import contrasts_of, what_cannot_be_said
+from alexnet_ablations.declare.design import Factor, cells_of
+from alexnet_ablations.declare.fractional import Fraction, is_resolution_four, smallest_fraction
 
 NORM = Factor("norm", ("lrn", "bn", "none"))
 ACT = Factor("act", ("relu", "leaky"))

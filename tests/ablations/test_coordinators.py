@@ -12,9 +12,9 @@ from contextlib import closing
 import pytest
 from stand_ins import WELL, Listener, make, states_of, study_in, use
 
-from alexnet_ablations import execution
-from alexnet_ablations.execution import run_all
-from alexnet_ablations.ledger import read_index
+from alexnet_ablations.run import coordinator as execution
+from alexnet_ablations.run.coordinator import run_all
+from alexnet_ablations.run.ledger import read_index
 from alexnet_lab.locks import Lock
 
 
@@ -98,10 +98,10 @@ time.sleep(60)
     coordinator = f"""
 import sys
 from pathlib import Path
-from alexnet_ablations import attempts
-from alexnet_ablations.design import Factor
-from alexnet_ablations.execution import run_all
-from alexnet_ablations.study import Study
+from alexnet_ablations.run import attempts
+from alexnet_ablations.declare.design import Factor
+from alexnet_ablations.run.coordinator import run_all
+from alexnet_ablations.declare.study import Study
 from alexnet_lab.training.recipe import Recipe
 attempts.command_of = lambda folder: [sys.executable, "-c", {run!r}, str(folder)]
 study = Study(Recipe(epochs=1), (Factor("norm", ("lrn", "bn")),), 1, Path({str(tmp_path)!r}))

@@ -5,8 +5,15 @@ import re
 
 import pytest
 
-from alexnet_ablations.declaration import FACTORS, RECIPE_FIELDS, SHARED, read_baseline, read_factor, read_factors
-from alexnet_ablations.design import DESIGNS, Cell, Factor, cells_of, default_design
+from alexnet_ablations.declare.declaration import (
+    FACTORS,
+    RECIPE_FIELDS,
+    SHARED,
+    read_baseline,
+    read_factor,
+    read_factors,
+)
+from alexnet_ablations.declare.design import DESIGNS, Cell, Factor, cells_of, default_design
 from alexnet_lab.levels import NETWORKS, published_level
 from alexnet_lab.networks import build_network
 from alexnet_lab.training.recipe import Recipe

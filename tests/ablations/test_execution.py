@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 from stand_ins import WELL, Listener, make, states_of, study_in, use
 
-from alexnet_ablations import attempts, execution
-from alexnet_ablations.execution import run_all
-from alexnet_ablations.ledger import read_index
+from alexnet_ablations.run import attempts
+from alexnet_ablations.run import coordinator as execution
+from alexnet_ablations.run.coordinator import run_all
+from alexnet_ablations.run.ledger import read_index
 
 
 def test_a_killed_run_is_started_once_more_and_goes_on(tmp_path, monkeypatch):

@@ -7,11 +7,11 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 
-from alexnet_ablations import calibration, forecast
-from alexnet_ablations.calibration import Pace, calibrate, key_of, measure
-from alexnet_ablations.forecast import duration, foretell_power, is_small, wall_time
-from alexnet_ablations.ledger import Ledger, Row
-from alexnet_ablations.study import declare
+from alexnet_ablations.declare.study import declare
+from alexnet_ablations.run import calibration, forecast
+from alexnet_ablations.run.calibration import Pace, calibrate, key_of, measure
+from alexnet_ablations.run.forecast import duration, foretell_power, is_small, wall_time
+from alexnet_ablations.run.ledger import Ledger, Row
 from alexnet_lab.training.recipe import Recipe
 
 PACE = Pace(2.0, 0.05, 33, 0.001, 359, 359, 5_000_000)

@@ -4,7 +4,7 @@ import sqlite3
 
 import pytest
 
-from alexnet_ablations.ledger import INDEX, Ledger, Row, read_index, rebuild
+from alexnet_ablations.run.ledger import INDEX, Ledger, Row, read_index, rebuild
 from alexnet_lab.locks import Lock
 from alexnet_lab.records import RunFolder
 

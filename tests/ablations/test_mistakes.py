@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from alexnet_ablations.cli import main
-from alexnet_ablations.cli.mistakes import sentence_of
-from alexnet_ablations.study import declare
+from alexnet_ablations.cli.errors import sentence_of
+from alexnet_ablations.declare.study import declare
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ import time
 import numpy as np
 import pytest
 
-from alexnet_ablations.design import Cell
-from alexnet_ablations.outcomes import HEADLINE, OUTCOMES, outcome_named, read_results, write_results
-from alexnet_ablations.study import PlannedRun
+from alexnet_ablations.conclude.outcomes import HEADLINE, OUTCOMES, outcome_named, read_results, write_results
+from alexnet_ablations.declare.design import Cell
+from alexnet_ablations.declare.study import PlannedRun
 from alexnet_lab.instruments.flow import FlowWriter, Layout, Parameter, Site
 from alexnet_lab.records import RunFolder
 from alexnet_lab.training.recipe import Recipe

@@ -11,10 +11,10 @@ import pytest
 from rich.console import Console
 
 from alexnet_ablations.cli.tables import print_conclusions, terminal_table
-from alexnet_ablations.contrasts import Contrast
-from alexnet_ablations.outcomes import OUTCOMES
-from alexnet_ablations.paper_tables import escape_latex, latex, markdown, paper_tables, write_tables
-from alexnet_ablations.statistics import conclude
+from alexnet_ablations.conclude.conclusions import conclude
+from alexnet_ablations.conclude.outcomes import OUTCOMES
+from alexnet_ablations.conclude.paper_tables import escape_latex, latex, markdown, paper_tables, write_tables
+from alexnet_ablations.declare.contrasts import Contrast
 
 LEVELS = ("lrn", "bn", "lrn:k=1,alpha=1e-4", "50%_{\\of}|$#&~^")
 POINTS = {"lrn": [90, 91, 92], "bn": [93, 94.1, 95.2], LEVELS[2]: [90.5, None, 91], LEVELS[3]: [None, None, None]}

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from alexnet_ablations.design import DESIGNS
-from alexnet_ablations.study import read_study
+from alexnet_ablations.declare.design import DESIGNS
+from alexnet_ablations.declare.study import read_study
 
 README = (Path(__file__).parents[2] / "ablations" / "README.md").read_text()
 

@@ -8,8 +8,8 @@ import pytest
 from typer.testing import CliRunner
 
 from alexnet_ablations.cli.application import application
+from alexnet_ablations.declare.study import declare
 from alexnet_ablations.report.writing import write_inspections
-from alexnet_ablations.study import declare
 
 
 def report(*words):

@@ -5,8 +5,8 @@ import resource
 
 import pytest
 
-from alexnet_ablations import slots
-from alexnet_ablations.slots import Slots, memory_allows
+from alexnet_ablations.run import slots
+from alexnet_ablations.run.slots import Slots, memory_allows
 
 
 def test_each_run_on_gpus_sees_one_of_them_and_they_share_the_load():

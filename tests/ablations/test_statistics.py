@@ -11,10 +11,10 @@ import statsmodels.formula.api as formulas
 from scipy import stats
 from statsmodels.stats.power import TTestPower
 
-from alexnet_ablations.contrasts import Contrast, contrasts_of
-from alexnet_ablations.design import Factor
-from alexnet_ablations.outcomes import HEADLINE, OUTCOMES, outcome_named
-from alexnet_ablations.statistics import conclude, infer, values_by_seed
+from alexnet_ablations.conclude.conclusions import conclude, infer, values_by_seed
+from alexnet_ablations.conclude.outcomes import HEADLINE, OUTCOMES, outcome_named
+from alexnet_ablations.declare.contrasts import Contrast, contrasts_of
+from alexnet_ablations.declare.design import Factor
 
 NORM = Factor("norm", ("lrn", "bn", "none"))
 ACT = Factor("act", ("relu", "leaky"))

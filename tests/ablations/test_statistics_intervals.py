@@ -11,8 +11,8 @@ from scipy import stats
 from statsmodels.stats.proportion import proportion_confint
 from statsmodels.stats.weightstats import ttost_paired
 
-from alexnet_ablations import intervals
-from alexnet_ablations.intervals import (
+from alexnet_ablations.conclude import intervals
+from alexnet_ablations.conclude.intervals import (
     attainable_p,
     bootstrap_interval,
     equivalence_p_value,
@@ -22,7 +22,7 @@ from alexnet_ablations.intervals import (
     t_interval,
     t_p_value,
 )
-from alexnet_ablations.multiplicity import holm
+from alexnet_ablations.conclude.multiplicity import holm
 
 DIFFERENCES = st.lists(st.floats(-10, 10).map(lambda d: round(d, 3)), min_size=2, max_size=8).filter(
     lambda d: np.ptp(d) > 1e-3

@@ -10,9 +10,9 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 
-from alexnet_ablations.intervals import t_interval
-from alexnet_ablations.multiplicity import holm
-from alexnet_ablations.seeds import (
+from alexnet_ablations.conclude.intervals import t_interval
+from alexnet_ablations.conclude.multiplicity import holm
+from alexnet_ablations.conclude.seeds import (
     detectable_effect,
     half_width,
     power,

@@ -12,14 +12,14 @@ from rich.console import Console
 from stand_ins import WELL, use
 from typer.testing import CliRunner
 
-from alexnet_ablations.cli import carry_out
+from alexnet_ablations.cli import run_study
 from alexnet_ablations.cli.application import application
-from alexnet_ablations.design import Factor
-from alexnet_ablations.execution import run_all
-from alexnet_ablations.ledger import INDEX, Ledger, Row
-from alexnet_ablations.slots import Slot
-from alexnet_ablations.standing import standings, time_left
-from alexnet_ablations.study import Study
+from alexnet_ablations.declare.design import Factor
+from alexnet_ablations.declare.status import standings, time_left
+from alexnet_ablations.declare.study import Study
+from alexnet_ablations.run.coordinator import run_all
+from alexnet_ablations.run.ledger import INDEX, Ledger, Row
+from alexnet_ablations.run.slots import Slot
 from alexnet_lab.locks import Lock
 from alexnet_lab.training.recipe import Recipe
 
@@ -168,7 +168,7 @@ def test_retry_makes_those_in_the_named_states_again_and_no_others(study, monkey
     one_of_each(study)
     use(monkeypatch, WELL)
     monkeypatch.setattr(
-        carry_out,
+        run_study,
         "make",
         lambda console, of, runs, jobs, *, repeat, **_others: run_all(of.folder, runs, jobs, repeat=repeat),
     )

@@ -6,11 +6,12 @@ import re
 import pytest
 import torch
 
-from alexnet_ablations.declaration import find_study, packaged_studies
-from alexnet_ablations.design import Factor
-from alexnet_ablations.outcomes import read_results
-from alexnet_ablations.standing import COORDINATOR_LOCK
-from alexnet_ablations.study import Study, declare, read_study
+from alexnet_ablations.conclude.outcomes import read_results
+from alexnet_ablations.declare.declaration import find_study, packaged_studies
+from alexnet_ablations.declare.design import Factor
+from alexnet_ablations.declare.status import COORDINATOR_LOCK
+from alexnet_ablations.declare.study import Study, declare, read_study
+from alexnet_ablations.run.study import run_study
 from alexnet_lab.locks import Lock
 from alexnet_lab.networks import build_network
 from alexnet_lab.training.recipe import Recipe
@@ -58,7 +59,7 @@ def test_a_run_is_done_when_this_very_recipe_ended_with_a_finding(tmp_path):
 def test_a_study_runs_from_python_and_the_second_time_nothing_is_made(tmp_path):
     start = {"width": 0.0625, "epochs": 1, "data": "synthetic:classes=2,side=16,count=120"}
     study = declare({"norm": "bn"}, start, tmp_path, seeds=2)
-    results = study.run(jobs=2)
+    results = run_study(study, jobs=2)
     assert results[["norm", "seed", "state"]].to_numpy().tolist() == [
         ["lrn", 0, "ok"],
         ["bn", 0, "ok"],
@@ -67,7 +68,7 @@ def test_a_study_runs_from_python_and_the_second_time_nothing_is_made(tmp_path):
     ]
     assert results["test_accuracy"].between(0, 1).all()
     stamps = {path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/*/*/state.json")}
-    again = study.run(jobs=2)
+    again = run_study(study, jobs=2)
     assert again["test_accuracy"].tolist() == results["test_accuracy"].tolist()
     assert stamps == {path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/*/*/state.json")}
 
@@ -234,7 +235,7 @@ def test_a_study_that_another_process_works_on_is_not_grown_from_python(tmp_path
     assert lock.take()
     try:
         with pytest.raises(ValueError, match="is being worked on by"):
-            study.run()
+            run_study(study)
     finally:
         lock.release()
     assert not (tmp_path / "study.toml").exists()

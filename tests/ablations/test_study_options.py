@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from alexnet_ablations.cli.application import application
 from alexnet_ablations.cli.study_options import StudyOptions
-from alexnet_ablations.study import declare, read_study
+from alexnet_ablations.declare.study import declare, read_study
 
 # Six seeds that differ by 0.7 points, give or take 0.1: more than 0.5 and surely less than 1.
 BASELINE = (0.90, 0.91, 0.92, 0.90, 0.91, 0.92)

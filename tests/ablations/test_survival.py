@@ -16,10 +16,10 @@ import pytest
 import safetensors.torch
 import torch
 
-from alexnet_ablations.design import Factor
-from alexnet_ablations.ledger import read_index, rebuild
-from alexnet_ablations.standing import standings
-from alexnet_ablations.study import Study
+from alexnet_ablations.declare.design import Factor
+from alexnet_ablations.declare.status import standings
+from alexnet_ablations.declare.study import Study
+from alexnet_ablations.run.ledger import read_index, rebuild
 from alexnet_lab.training.recipe import Recipe
 
 START = Recipe(width=1 / 16, epochs=4, init="he", dropout=0.5)
@@ -37,10 +37,10 @@ sys.exit(run.main(sys.argv[1:]))
 COORDINATOR = f"""
 import sys
 from pathlib import Path
-from alexnet_ablations import attempts
-from alexnet_ablations.design import Factor
-from alexnet_ablations.execution import run_all
-from alexnet_ablations.study import Study
+from alexnet_ablations.run import attempts
+from alexnet_ablations.declare.design import Factor
+from alexnet_ablations.run.coordinator import run_all
+from alexnet_ablations.declare.study import Study
 from alexnet_lab.training.recipe import Recipe
 attempts.command_of = lambda folder: [sys.executable, "-c", {RUN!r}, "--coordinated", str(folder)]
 study = Study({START!r}, {FACTORS!r}, 2, Path(sys.argv[1]))

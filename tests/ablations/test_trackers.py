@@ -9,8 +9,8 @@ import sys
 import pytest
 from tracked import begin, make, read_scalars, row
 
-from alexnet_ablations.sinks import open_sink
-from alexnet_ablations.tracking import Mirror
+from alexnet_ablations.run.trackers import open_sink
+from alexnet_ablations.run.tracking import Mirror
 
 MAIN = "from alexnet_ablations.cli import main; main()"
 
@@ -92,7 +92,7 @@ def test_mlflow_asks_nobody_outside_unless_the_address_is_there(tmp_path):
         "    raise OSError('no network here')\n"
         "socket.socket.connect = refuse\n"
         "socket.getaddrinfo = lambda *a, **k: print('LOOKUP', a, flush=True) or refuse(None, a)\n"
-        "from alexnet_ablations.sinks import TrackedRun, open_sink\n"
+        "from alexnet_ablations.run.trackers import TrackedRun, open_sink\n"
         "sink = open_sink('mlflow:' + sys.argv[1])\n"
         "import mlflow.telemetry\n"
         "assert mlflow.telemetry.get_telemetry_client() is None\n"

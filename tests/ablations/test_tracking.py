@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import pytest
 from tracked import RESULT, begin, make, row
 
-from alexnet_ablations.execution import Watcher
-from alexnet_ablations.tracking import Mirror, mirrored
+from alexnet_ablations.run.coordinator import Watcher
+from alexnet_ablations.run.tracking import Mirror, mirrored
 
 
 class Recorder:

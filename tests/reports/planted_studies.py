@@ -3,10 +3,10 @@
 import html
 import re
 
-from alexnet_ablations.outcomes import read_results
+from alexnet_ablations.conclude.conclusions import conclude
+from alexnet_ablations.conclude.outcomes import read_results
+from alexnet_ablations.declare.study import declare
 from alexnet_ablations.report.writing import study_page
-from alexnet_ablations.statistics import conclude
-from alexnet_ablations.study import declare
 
 CROSSED = {"norm": ["bn"], "act": ["leaky"]}
 

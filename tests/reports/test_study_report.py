@@ -7,10 +7,10 @@ import shutil
 import pandas as pd
 from planted_studies import figures_of, page_of, planted, text_of
 
-from alexnet_ablations.outcomes import read_results
-from alexnet_ablations.report import words, write_report
+from alexnet_ablations.conclude.conclusions import conclude
+from alexnet_ablations.conclude.outcomes import read_results
+from alexnet_ablations.report import verdicts, write_report
 from alexnet_ablations.report.readings import labels_of, read_cells
-from alexnet_ablations.statistics import conclude
 
 EVIL = "<script>alert(1)</script>"
 
@@ -180,7 +180,7 @@ def test_what_the_study_is_can_be_read_back_from_its_page(study, page):
     shown = html.unescape(re.findall(r"<pre[^>]*><code>(design.*?)</code>", text, flags=re.S)[0])
     path = study.folder / "again.toml"
     path.write_text(shown)
-    from alexnet_ablations.study import read_study
+    from alexnet_ablations.declare.study import read_study
 
     assert read_study(path, study.folder) == study
 
@@ -222,7 +222,7 @@ def test_verdicts_say_how_many_seeds_would_tell_as_the_terminal_does(make_study)
     found = conclude(results, study.contrasts()).headline[0]
     assert found.verdict == "open"
     assert found.seeds_needed > 3
-    assert f"About {found.seeds_needed} seeds would narrow it to 0.5 points either way." in words.verdict_text(found)
+    assert f"About {found.seeds_needed} seeds would narrow it to 0.5 points either way." in verdicts.verdict_text(found)
     assert f"about {found.seeds_needed} seeds would narrow it to 0.5 points either way" in found.sentence
 
 
@@ -234,7 +234,7 @@ def test_what_is_too_small_to_matter_is_the_readers_to_say(make_study):
 
 
 def test_one_more_cell_is_one_cell():
-    assert [words.counted(number, "more cell") for number in (1, 2)] == ["1 more cell", "2 more cells"]
+    assert [verdicts.counted(number, "more cell") for number in (1, 2)] == ["1 more cell", "2 more cells"]
 
 
 def test_cells_whose_runs_have_only_not_ended_yet_are_no_failures(make_study):

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from alexnet_ablations.declare.study import declare
 from alexnet_ablations.report import write_report
-from alexnet_ablations.study import declare
 
 EVIL = "<script>alert(1)</script>"
 

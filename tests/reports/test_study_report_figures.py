@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from planted_studies import figures_of, page_of, planted, text_of
 
-from alexnet_ablations.outcomes import read_results
-from alexnet_ablations.report import inside
+from alexnet_ablations.conclude.outcomes import read_results
+from alexnet_ablations.report import training
 from alexnet_ablations.report.multiples import lines_by_cell
 from alexnet_ablations.report.readings import labels_of, read_cells
 from alexnet_lab.reports.curves import Series
@@ -78,8 +78,8 @@ def test_of_many_cells_the_baseline_and_the_farthest_are_drawn_and_the_page_says
     study = make_study(lambda seed, dropout: 0.7 if dropout in far else 0.9 + seed / 100, {"dropout": levels}, seeds=2,
                        flow=False)  # fmt: skip
     results = read_results(study.runs())
-    drawn = inside.drawn_cells(read_cells(study), results)
-    assert len(drawn) == inside.MOST_CELLS
+    drawn = training.drawn_cells(read_cells(study), results)
+    assert len(drawn) == training.MOST_CELLS
     names = [each.label for each in drawn]
     assert names[0] == "baseline"
     assert {"dropout 0.07", "dropout 0.09"} <= set(names)

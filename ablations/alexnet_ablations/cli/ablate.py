@@ -5,12 +5,12 @@ from typing import Annotated, Any
 
 import typer
 
-from alexnet_ablations.cli.carry_out import carry_out
 from alexnet_ablations.cli.conditions import divide, folder_name, on_this_machine
 from alexnet_ablations.cli.recipe_options import with_study_options
+from alexnet_ablations.cli.run_study import plan_run_conclude
 from alexnet_ablations.cli.study_options import StudyOptions, with_shared_options
 from alexnet_ablations.cli.terminal import open_console
-from alexnet_ablations.declaration import FACTORS, read_start
+from alexnet_ablations.declare.declaration import FACTORS, read_start
 
 DESIGN_HELP = "factorial, one-at-a-time, leave-one-out, fractional, only."
 
@@ -51,7 +51,7 @@ def ablate(
     again does only what is missing; more seeds or levels extend the study.
     Another --margin or --level trains nothing again, and the study keeps it.
     """
-    from alexnet_ablations.study import declare
+    from alexnet_ablations.declare.study import declare
 
     console = open_console()
     factors, shared = divide(given, baseline)
@@ -70,4 +70,4 @@ def ablate(
         margin=how.margin,
         level=how.level,
     )
-    carry_out(console, study, how)
+    plan_run_conclude(console, study, how)

@@ -11,9 +11,9 @@ from alexnet_ablations.cli.ablate import ablate
 from alexnet_ablations.cli.bench import bench
 from alexnet_ablations.cli.cache import cache
 from alexnet_ablations.cli.compare import compare
+from alexnet_ablations.cli.errors import UsageError, refuse_repeated, sentence_of
 from alexnet_ablations.cli.export import export
 from alexnet_ablations.cli.inspect import inspect
-from alexnet_ablations.cli.mistakes import UsageError, refuse_repeated, sentence_of
 from alexnet_ablations.cli.networks import networks
 from alexnet_ablations.cli.report import report
 from alexnet_ablations.cli.status import retry, status

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alexnet_ablations.declaration import FACTORS, SHARED, read_baseline, read_study_words
+from alexnet_ablations.declare.declaration import FACTORS, SHARED, read_baseline, read_study_words
 
 if TYPE_CHECKING:
-    from alexnet_ablations.study import Study
+    from alexnet_ablations.declare.study import Study
 
 NAME_LIMIT = 120  # characters of a study folder's name
 
@@ -35,7 +35,7 @@ def divide(given: Mapping[str, Any], baseline: str | None) -> tuple[dict[str, st
 
 def on_this_machine(start: Mapping[str, Any], folder: Path, jobs: int | None) -> dict[str, Any]:
     """Return device and threads where nobody chose them; a study that has begun keeps those it has."""
-    from alexnet_ablations.slots import usable_cores
+    from alexnet_ablations.run.slots import usable_cores
 
     known: dict[str, Any] = {}
     if (folder / "study.toml").exists():

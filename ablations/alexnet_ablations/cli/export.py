@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from alexnet_ablations.cli.places import refuse_place
+from alexnet_ablations.cli.folders import refuse_place
 from alexnet_ablations.cli.terminal import open_console
 
 

@@ -8,7 +8,7 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from alexnet_ablations.cli.places import refuse_place
+from alexnet_ablations.cli.folders import refuse_place
 from alexnet_ablations.cli.terminal import open_console
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import typer
 from pydantic.fields import FieldInfo
 
-from alexnet_ablations.declaration import FACTORS
+from alexnet_ablations.declare.declaration import FACTORS
 from alexnet_lab.training.recipe import Recipe
 
 # Of the factors, the first in the list.

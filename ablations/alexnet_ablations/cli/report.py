@@ -41,8 +41,8 @@ def report(
         run = " (a run: alexnet-lab inspect looks into it)" if (folder / "recipe.json").exists() else ""
         raise ValueError(f"{folder} holds no study.toml{run}; name the folder of a study (--out of its command)")
 
+    from alexnet_ablations.declare.study import read_study
     from alexnet_ablations.report import write_report
-    from alexnet_ablations.study import read_study
 
     console = open_console()
     study = read_study(folder / "study.toml", folder)

@@ -20,8 +20,8 @@ from alexnet_ablations.cli.terminal import open_console
 from alexnet_lab.choices import unknown_choice
 
 if TYPE_CHECKING:
-    from alexnet_ablations.ledger import Row
-    from alexnet_ablations.standing import Standing
+    from alexnet_ablations.declare.status import Standing
+    from alexnet_ablations.run.ledger import Row
 
 COLOURS = {"ok": "green", "diverged": "yellow", "running": "cyan", "waiting": "dim"}
 # So many groups of failures, and runs in progress, are listed before the rest is only counted.
@@ -69,10 +69,10 @@ def retry(
     A run that left a checkpoint goes on from it. One that diverged does so
     again, number for number, unless the code has changed.
     """
-    from alexnet_ablations.cli.carry_out import make
-    from alexnet_ablations.execution import refuse_if_coordinated
-    from alexnet_ablations.standing import RETRIED, standings
-    from alexnet_ablations.study import read_study
+    from alexnet_ablations.cli.run_study import make
+    from alexnet_ablations.declare.status import RETRIED, standings
+    from alexnet_ablations.declare.study import read_study
+    from alexnet_ablations.run.coordinator import refuse_if_coordinated
 
     console = open_console()
     check(timeout)
@@ -100,8 +100,8 @@ def retry(
 
 
 def _show_study(console: Console, folder: Path, as_json: bool) -> None:
-    from alexnet_ablations.ledger import read_index
-    from alexnet_ablations.standing import coordinator_of
+    from alexnet_ablations.declare.status import coordinator_of
+    from alexnet_ablations.run.ledger import read_index
 
     complaint, found, epochs = _read(folder)
     coordinator = coordinator_of(folder)
@@ -138,8 +138,8 @@ def _show_study(console: Console, folder: Path, as_json: bool) -> None:
 
 def _read(folder: Path) -> tuple[str, "list[Standing]", int]:
     """Read all planned runs, or, where the declaration cannot be read, those that are there."""
-    from alexnet_ablations.standing import found_runs, standing_of, standings
-    from alexnet_ablations.study import read_study
+    from alexnet_ablations.declare.status import found_runs, standing_of, standings
+    from alexnet_ablations.declare.study import read_study
 
     try:
         study = read_study(folder / "study.toml", folder)
@@ -150,7 +150,7 @@ def _read(folder: Path) -> tuple[str, "list[Standing]", int]:
 
 
 def _table(found: "Sequence[Standing]") -> Table:
-    from alexnet_ablations.standing import STATES
+    from alexnet_ablations.declare.status import STATES
 
     states = [state for state in STATES if any(standing.state == state for standing in found)]
     table = Table(box=box.SIMPLE_HEAD)
@@ -166,7 +166,7 @@ def _table(found: "Sequence[Standing]") -> Table:
 
 
 def _list_running(console: Console, found: "Sequence[Standing]", epochs: int) -> None:
-    from alexnet_ablations.standing import share_done
+    from alexnet_ablations.declare.status import share_done
 
     running = [standing for standing in found if standing.state == "running"]
     for standing in running[:LISTED]:
@@ -205,7 +205,7 @@ def _list_failures(console: Console, found: "Sequence[Standing]", index: "dict[t
 
 
 def _show_run(console: Console, folder: Path, as_json: bool) -> None:
-    from alexnet_ablations.standing import standing_of
+    from alexnet_ablations.declare.status import standing_of
     from alexnet_lab.records import RunFolder
 
     run = RunFolder(folder)
@@ -228,7 +228,7 @@ def _show_run(console: Console, folder: Path, as_json: bool) -> None:
 
 
 def _left(found: "Sequence[Standing]", index: "dict[tuple[str, int], Row]", epochs: int) -> float | None:
-    from alexnet_ablations.standing import share_done, time_left
+    from alexnet_ablations.declare.status import share_done, time_left
 
     ended, running, waiting = [], [], []
     for standing in found:
@@ -249,7 +249,7 @@ def _since(stamp: str) -> float:
 
 
 def _counts(found: "Sequence[Standing]") -> str:
-    from alexnet_ablations.standing import STATES
+    from alexnet_ablations.declare.status import STATES
 
     counts = Counter(standing.state for standing in found)
     return ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state]) or "none yet"

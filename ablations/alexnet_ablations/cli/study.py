@@ -8,11 +8,11 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from alexnet_ablations.cli.carry_out import carry_out
 from alexnet_ablations.cli.conditions import divide, on_this_machine
+from alexnet_ablations.cli.run_study import plan_run_conclude
 from alexnet_ablations.cli.study_options import StudyOptions, with_shared_options
 from alexnet_ablations.cli.terminal import open_console
-from alexnet_ablations.declaration import find_study, packaged_studies, read_study_words
+from alexnet_ablations.declare.declaration import find_study, packaged_studies, read_study_words
 
 
 @with_shared_options
@@ -49,7 +49,7 @@ def study(
       data = "xrays.zip"
       epochs = 20
     """
-    from alexnet_ablations.study import declare, read_study
+    from alexnet_ablations.declare.study import declare, read_study
 
     console = open_console()
     if listing or source is None:
@@ -73,12 +73,12 @@ def study(
     )
     if chosen.about and not how.is_silent:
         console.print(chosen.about, style="bold", markup=False, highlight=False)
-    carry_out(console, chosen, how)
+    plan_run_conclude(console, chosen, how)
 
 
 def print_studies(console: Console) -> None:
     """List the packaged studies, each with the question it asks."""
-    from alexnet_ablations.study import read_study
+    from alexnet_ablations.declare.study import read_study
 
     table = Table(box=box.SIMPLE_HEAD, show_edge=False)
     for header in ("study", "question", "runs"):

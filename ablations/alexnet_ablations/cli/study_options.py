@@ -1,6 +1,6 @@
 """The options that ablate and study share, each written once: a field here is an option of both.
 
-A command takes them as one parameter, `how: StudyOptions`, and carry_out reads what they say.
+A command takes them as one parameter, `how: StudyOptions`, and plan_run_conclude reads what they say.
 """
 
 import inspect
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from alexnet_ablations.sinks import Sink
+    from alexnet_ablations.run.trackers import Sink
 
 RUN_LIMIT = 200  # runs that a command makes without being told that so many are meant
 
@@ -103,6 +103,6 @@ def open_sinks(track: list[str] | None) -> "list[Sink]":
     """Open the trackers that were named; a name that is none is refused."""
     if not track:
         return []
-    from alexnet_ablations.sinks import open_sink
+    from alexnet_ablations.run.trackers import open_sink
 
     return [open_sink(text) for text in track]

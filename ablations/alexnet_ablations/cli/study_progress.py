@@ -13,13 +13,13 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from alexnet_ablations.execution import Watcher, run_all
-from alexnet_ablations.standing import time_left
+from alexnet_ablations.declare.status import time_left
+from alexnet_ablations.run.coordinator import Watcher, run_all
 
 if TYPE_CHECKING:
-    from alexnet_ablations.attempts import Attempt
-    from alexnet_ablations.sinks import Sink
-    from alexnet_ablations.study import PlannedRun, Study
+    from alexnet_ablations.declare.study import PlannedRun, Study
+    from alexnet_ablations.run.attempts import Attempt
+    from alexnet_ablations.run.trackers import Sink
 
 # Seconds between two lines about runs in progress, where there is no terminal.
 BETWEEN_LINES = 60.0
@@ -46,7 +46,7 @@ def run_with_live_table(
     else:
         watcher = LiveTable(console) if console.is_terminal else PlainLines(console)
     if sinks:
-        from alexnet_ablations.tracking import mirrored
+        from alexnet_ablations.run.tracking import mirrored
 
         for sink in sinks:
             watcher = mirrored(watcher, study, sink)

@@ -11,8 +11,8 @@ from rich.table import Table
 if TYPE_CHECKING:
     import pandas as pd
 
-    from alexnet_ablations.paper_tables import PaperTable
-    from alexnet_ablations.statistics import Conclusions
+    from alexnet_ablations.conclude.conclusions import Conclusions
+    from alexnet_ablations.conclude.paper_tables import PaperTable
 
 # Beginnings of headers, dispensable first: a narrow terminal goes without these columns, which tables.md has too.
 DISPENSABLE = ("p, within", "p, sign flip", "n", "sd over seeds", "p, Holm", "each seed")
@@ -20,7 +20,7 @@ DISPENSABLE = ("p, within", "p, sign flip", "n", "sd over seeds", "p, Holm", "ea
 
 def print_conclusions(console: Console, results: "pd.DataFrame", conclusions: "Conclusions") -> None:
     """Print what was found: a sentence for each comparison, then the tables behind them, then what to keep in mind."""
-    from alexnet_ablations.paper_tables import cells_table, effects_table
+    from alexnet_ablations.conclude.paper_tables import cells_table, effects_table
 
     for found in conclusions.headline:
         style = "bold" if found.verdict.startswith(("difference", "equivalent")) else ""
@@ -59,7 +59,7 @@ def _laid_out(table: "PaperTable", columns: list[int]) -> Table:
 
 def _print_others(console: Console, results: "pd.DataFrame", conclusions: "Conclusions") -> None:
     """Name what stands out beside the headline, as the report does; all of it stands in the tables."""
-    from alexnet_ablations.outcomes import label_in
+    from alexnet_ablations.conclude.outcomes import label_in
 
     others = [found for found in conclusions.items if found.is_exploratory]
     differing = [found for found in others if found.verdict == "difference"]  # and not one that is too small to matter

@@ -11,11 +11,11 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from alexnet_ablations.cli.places import refuse_place
+from alexnet_ablations.cli.folders import refuse_place
 from alexnet_ablations.cli.progress import JsonLines, LiveBar, PlainLines, Quiet
 from alexnet_ablations.cli.recipe_options import with_recipe_options
 from alexnet_ablations.cli.terminal import open_console
-from alexnet_ablations.declaration import read_start
+from alexnet_ablations.declare.declaration import read_start
 from alexnet_lab.records import RunFolder
 from alexnet_lab.training.process import hold
 from alexnet_lab.training.recipe import NAMED, Recipe, read_recipe

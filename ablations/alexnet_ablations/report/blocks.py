@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from alexnet_ablations.report import words
-from alexnet_ablations.statistics import Conclusion
+from alexnet_ablations.conclude.conclusions import Conclusion
+from alexnet_ablations.report import verdicts
 from alexnet_lab.reports.page import Block, escape
 
 
@@ -16,7 +16,7 @@ class Verdict:
 
     def html(self) -> str:
         """Return its markup."""
-        word = words.VERDICTS[self.found.verdict]
+        word = verdicts.VERDICTS[self.found.verdict]
         better = self.found.is_better
         if better is not None:
             word += ", for the better" if better else ", for the worse"
@@ -24,7 +24,7 @@ class Verdict:
         kind = kinds.get(better, "") if better is not None else ("note" if self.found.verdict == "equivalent" else "")
         return (
             f'<div class="callout {kind}"><p class="level">{escape(word)}</p>'
-            f"<h3>{escape(self.found.contrast.name)}</h3><p>{escape(words.verdict_text(self.found))}</p></div>"
+            f"<h3>{escape(self.found.contrast.name)}</h3><p>{escape(verdicts.verdict_text(self.found))}</p></div>"
         )
 
 

@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from alexnet_ablations.design import Cell, Factor, level_text
-from alexnet_ablations.outcomes import HEADLINE, Outcome
-from alexnet_ablations.sentences import effect, interval
-from alexnet_ablations.statistics import Conclusion
+from alexnet_ablations.conclude.conclusions import Conclusion
+from alexnet_ablations.conclude.outcomes import HEADLINE, Outcome
+from alexnet_ablations.conclude.sentences import effect, interval
+from alexnet_ablations.declare.design import Cell, Factor, level_text
 from alexnet_lab.reports.curves import DASHES, LINE_OF_TEXT, MARKERS
 from alexnet_lab.reports.drawing import Drawing, label
 from alexnet_lab.reports.page import Figure, Table

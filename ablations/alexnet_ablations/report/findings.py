@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from alexnet_ablations.declare.study import PlannedRun
 from alexnet_ablations.report.readings import CellReadings
-from alexnet_ablations.study import PlannedRun
 from alexnet_lab.diagnosis import Finding, diagnose
 from alexnet_lab.diagnosis.findings import SEVERITIES, Severity
 from alexnet_lab.reports.page import Block, Callout, Paragraph

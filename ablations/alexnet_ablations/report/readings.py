@@ -13,9 +13,9 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet_ablations.design import Cell, level_text
-from alexnet_ablations.outcomes import Health
-from alexnet_ablations.study import PlannedRun, Study
+from alexnet_ablations.conclude.outcomes import Health
+from alexnet_ablations.declare.design import Cell, level_text
+from alexnet_ablations.declare.study import PlannedRun, Study
 from alexnet_lab.diagnosis.evidence import Evidence
 from alexnet_lab.diagnosis.health import health_from, last_evidence
 from alexnet_lab.instruments.flow import SPLITS

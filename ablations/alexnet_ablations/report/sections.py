@@ -2,15 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 
-from alexnet_ablations.outcomes import HEADLINE, label_in
-from alexnet_ablations.paper_tables import PaperTable, cells_table, effects_table, paper_tables
-from alexnet_ablations.report import effects, inside, words
+from alexnet_ablations.conclude.conclusions import Conclusion
+from alexnet_ablations.conclude.outcomes import HEADLINE, label_in
+from alexnet_ablations.conclude.paper_tables import PaperTable, cells_table, effects_table, paper_tables
+from alexnet_ablations.conclude.sentences import effect, interval
+from alexnet_ablations.report import effects, training, verdicts
 from alexnet_ablations.report.blocks import Heading, Sentences, SideBySide, Verdict
+from alexnet_ablations.report.context import MOST_UNFOLDED, ReportContext
 from alexnet_ablations.report.findings import finding_blocks
-from alexnet_ablations.report.material import MOST_UNFOLDED, Material
 from alexnet_ablations.report.readings import CellReadings
-from alexnet_ablations.sentences import effect, interval
-from alexnet_ablations.statistics import Conclusion
 from alexnet_lab.reports.page import Block, Callout, FigureGrid, Paragraph, Section, Table
 
 MOST_VERDICTS = 10  # comparisons with a box of their own; the rest is a table
@@ -18,10 +18,10 @@ MOST_STANDING_OUT = 10
 MOST_COLUMNS = 6  # comparisons side by side in one table
 
 
-def verdicts(of: Material) -> Section:
+def verdicts_section(of: ReportContext) -> Section:
     """Return what each comparison came to, and what these seeds and this design cannot show."""
     blocks: list[Block] = []
-    missing = words.unfinished(of.results)
+    missing = verdicts.unfinished(of.results)
     if missing:
         text = f"{missing}. What follows rests on these; the command that began the study goes on with what is missing."
         blocks.append(Callout("warning", "This study is not finished", text))
@@ -31,12 +31,12 @@ def verdicts(of: Material) -> Section:
     blocks.append(SideBySide([Verdict(each) for each in effects_alone[:MOST_VERDICTS]]))
     if together:
         blocks.append(Heading("Two changes together, beyond the sum of each alone"))
-        said = [f"{each.contrast.name}: {words.verdict_text(each)}" for each in together[:MOST_VERDICTS]]
+        said = [f"{each.contrast.name}: {verdicts.verdict_text(each)}" for each in together[:MOST_VERDICTS]]
         blocks.append(Sentences(said))
     left = max(len(effects_alone) - MOST_VERDICTS, 0) + max(len(together) - MOST_VERDICTS, 0)
     if left:
         blocks.append(Paragraph(f"{left} more of {len(found)} comparisons stand in the table of effects."))
-    limits = words.limits(of.conclusions, of.study.cannot_say)
+    limits = verdicts.limits(of.conclusions, of.study.limitations)
     if of.study.seeds == 1:
         limits.insert(0, "One seed: there are no intervals and no verdicts, and chance may have made any difference.")
     if limits:
@@ -44,7 +44,7 @@ def verdicts(of: Material) -> Section:
     survived = [_in_labels(each.sentence, of.labels) for each in of.conclusions.survivals if each.well < each.ended]
     if survived:
         left = len(survived) - 3
-        more = [f"And {words.counted(left, 'more cell')}, under Failures."] if left > 0 else []
+        more = [f"And {verdicts.counted(left, 'more cell')}, under Failures."] if left > 0 else []
         blocks += [Heading("Runs that did not end well"), Sentences([*survived[:3], *more])]
     return Section("What was found", blocks)
 
@@ -58,10 +58,10 @@ def _settled_first(found: Sequence[Conclusion]) -> list[Conclusion]:
     )
 
 
-def effect_plots(of: Material) -> Section:
+def effect_plots(of: ReportContext) -> Section:
     """Return the effects with their intervals, every seed, and interactions."""
     found = of.conclusions.headline
-    drawn = inside.drawn_cells(of.cells, of.results)
+    drawn = training.drawn_cells(of.cells, of.results)
     first = [effects.forest(found, of.baseline)] if any(each.n for each in found) else []
     lines = effects.seeds_over_cells(of.results, {each.cell: each.label for each in drawn})
     crossed = effects.interactions(of.results, of.study.cells, of.study.factors, found)
@@ -73,7 +73,7 @@ def effect_plots(of: Material) -> Section:
     return Section(f"Effects on {HEADLINE.label}", blocks)
 
 
-def cells_section(of: Material) -> Section:
+def cells_section(of: ReportContext) -> Section:
     """Return the table of cells."""
     table = cells_table(of.results, of.conclusions)
     rows = [[each.label, *row[table.words :]] for each, row in zip(of.cells, table.rows, strict=True)]
@@ -84,20 +84,20 @@ def cells_section(of: Material) -> Section:
     return Section("Cells", [Paragraph(said), shown])
 
 
-def curves_section(of: Material) -> Section:
+def curves_section(of: ReportContext) -> Section:
     """Return the learning curves of the cells."""
-    drawn = inside.drawn_cells(of.cells, of.results)
-    figures = inside.learning(drawn)
+    drawn = training.drawn_cells(of.cells, of.results)
+    figures = training.learning(drawn)
     blocks: list[Block] = (
         [*_fewer(drawn, of), FigureGrid(figures)] if figures else [Paragraph("No epoch has ended yet.")]
     )
     return Section("Learning", blocks)
 
 
-def gradients_section(of: Material) -> Section:
+def gradients_section(of: ReportContext) -> Section:
     """Return gradients through depth, cell beside cell."""
-    drawn = inside.drawn_cells(of.cells, of.results)
-    figures = inside.gradient_flow(drawn)
+    drawn = training.drawn_cells(of.cells, of.results)
+    figures = training.gradient_flow(drawn)
     if not figures:
         return Section("Gradient flow", [Paragraph(_no_records(of))])
     read_at = next((run.read_at for each in drawn for run in each.runs if run.read_at), "")
@@ -105,10 +105,10 @@ def gradients_section(of: Material) -> Section:
     return Section("Gradient flow", [Paragraph(said), *_fewer(drawn, of), FigureGrid(figures)])
 
 
-def units_section(of: Material) -> Section:
+def units_section(of: ReportContext) -> Section:
     """Return how often units are silent, cell below cell."""
-    drawn = inside.drawn_cells(of.cells, of.results)
-    figures = inside.silent_units(drawn)
+    drawn = training.drawn_cells(of.cells, of.results)
+    figures = training.silent_units(drawn)
     if not figures:
         return Section("Silent units", [Paragraph(_no_records(of))])
     splits = {run.split for each in drawn for run in each.runs if run.split}
@@ -124,12 +124,12 @@ def units_section(of: Material) -> Section:
     return Section("Silent units", [Paragraph(said), *_fewer(drawn, of), FigureGrid(figures)])
 
 
-def others_section(of: Material) -> Section:
+def others_section(of: ReportContext) -> Section:
     """Return the effects on all other outcomes: what stands out in sentences, then everything as a table."""
     outcomes = [outcome for outcome in of.conclusions.outcomes if outcome != HEADLINE]
     if not outcomes:
         return Section("Beside accuracy", [Paragraph("No run has another outcome yet.")])
-    found = words.standing_out(of.conclusions)
+    found = verdicts.standing_out(of.conclusions)
     # What a change does comes before what two do together.
     told = [text for each, text in sorted(found, key=lambda pair: pair[0].contrast.kind)]
     said = (
@@ -166,7 +166,7 @@ def others_section(of: Material) -> Section:
     return Section("Beside accuracy", blocks)
 
 
-def findings_section(of: Material) -> Section:
+def findings_section(of: ReportContext) -> Section:
     """Return what the diagnosis found, merged over the runs of each cell."""
     return Section("Findings", finding_blocks(of.diagnosed, of.labels))
 
@@ -185,13 +185,13 @@ def _page_table(table: PaperTable, caption: str) -> Table:
     return Table(table.header, table.rows, caption, folded=True)
 
 
-def _fewer(drawn: Sequence[CellReadings], of: Material) -> list[Block]:
+def _fewer(drawn: Sequence[CellReadings], of: ReportContext) -> list[Block]:
     if len(drawn) == len(of.cells):
         return []
     return [Paragraph(f"{len(drawn)} of {len(of.cells)} cells: the baseline and those farthest from it.")]
 
 
-def _no_records(of: Material) -> str:
+def _no_records(of: ReportContext) -> str:
     if of.study.start.instruments == "off":
         return "The runs carried no instruments (instruments = off), so nothing is known of this."
     return "No run has recorded this yet."

@@ -11,14 +11,14 @@ from typing import Literal
 import pandas as pd
 
 import alexnet_lab
-from alexnet_ablations.outcomes import read_results
-from alexnet_ablations.paper_tables import write_tables
-from alexnet_ablations.report import sections, trail, words
+from alexnet_ablations.conclude.conclusions import Conclusions, conclude
+from alexnet_ablations.conclude.outcomes import read_results
+from alexnet_ablations.conclude.paper_tables import write_tables
+from alexnet_ablations.declare.study import Study
+from alexnet_ablations.report import provenance, sections, verdicts
+from alexnet_ablations.report.context import ReportContext
 from alexnet_ablations.report.findings import diagnose_runs
-from alexnet_ablations.report.material import Material
 from alexnet_ablations.report.readings import CellReadings, read_cells
-from alexnet_ablations.statistics import Conclusions, conclude
-from alexnet_ablations.study import Study
 from alexnet_lab.reports.page import Page
 
 Inspect = Literal["none", "cells", "all"]
@@ -63,9 +63,9 @@ def study_page(
 ) -> Page:
     """Return the page of a study; `cells` is what read_cells returns, where it was read already."""
     cells = read_cells(study) if cells is None else cells
-    of = Material(study, results, conclusions, cells, diagnose_runs(study.runs(), cells))
+    of = ReportContext(study, results, conclusions, cells, diagnose_runs(study.runs(), cells))
     made = [
-        sections.verdicts(of),
+        sections.verdicts_section(of),
         sections.effect_plots(of),
         sections.cells_section(of),
         sections.curves_section(of),
@@ -73,9 +73,9 @@ def study_page(
         sections.units_section(of),
         sections.others_section(of),
         sections.findings_section(of),
-        trail.failures_section(of),
-        trail.runs_section(of),
-        trail.reproduce_section(of),
+        provenance.failures_section(of),
+        provenance.runs_section(of),
+        provenance.reproduce_section(of),
     ]
     names = [factor.field.replace("_", " ") for factor in study.factors]
     fields = " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
@@ -84,7 +84,7 @@ def study_page(
         or f"{fields}: what {'they are' if len(names) > 1 else 'it is'} worth on {study.start.data.rpartition('/')[2]}"
     )
     footer = f"alexnet-lab {alexnet_lab.__version__}; {study.folder.resolve()}"
-    return Page(title[:1].upper() + title[1:], words.lead(study, results, conclusions), made, footer=footer)
+    return Page(title[:1].upper() + title[1:], verdicts.lead(study, results, conclusions), made, footer=footer)
 
 
 def write_inspections(study: Study, *, only_first: bool) -> list[Path]:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from alexnet_ablations.outcomes import HEADLINE
+from alexnet_ablations.conclude.outcomes import HEADLINE
 from alexnet_ablations.report.multiples import MOST_TOGETHER, depth_pictures, lines_by_cell, matrix
 from alexnet_ablations.report.readings import CellReadings, Silent
 from alexnet_lab.reports.page import Figure, Table

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import typer
 
-from alexnet_ablations.declaration import RECIPE_FIELDS
+from alexnet_ablations.declare.declaration import RECIPE_FIELDS
 
 # What typer raises for words it cannot read; its name for it has moved between versions, this one has not.
 UsageError: type[Exception] = typer.BadParameter.__bases__[0]

@@ -12,7 +12,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from alexnet_ablations.design import Factor, level_text
+from alexnet_ablations.declare.design import Factor, level_text
 from alexnet_lab.choices import unknown_choice
 from alexnet_lab.levels import published_level, split_levels
 from alexnet_lab.training.recipe import NAMED, Recipe, named_recipe, read_recipe, read_recipe_file

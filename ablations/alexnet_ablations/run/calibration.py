@@ -1,6 +1,6 @@
 """How long runs will take on this machine, from a few training steps of each different network.
 
-    python -m alexnet_ablations.calibration < recipes.json
+    python -m alexnet_ablations.run.calibration < recipes.json
 
 is a process of its own, as a run is, and prints one line of JSON per recipe. As many stand side by side as runs will,
 so that what they take from each other is in the figures. Nothing is kept of what is trained here.
@@ -126,7 +126,7 @@ def _measured_side_by_side(hands: Sequence[Sequence[tuple[str, Recipe]]]) -> Ite
 def _start(recipes: Sequence[Recipe]) -> "subprocess.Popen[str]":
     threads = str(recipes[0].threads)
     process = subprocess.Popen(  # noqa: S603  # our own interpreter, our own module
-        [sys.executable, "-m", "alexnet_ablations.calibration", str(time.time())],
+        [sys.executable, "-m", "alexnet_ablations.run.calibration", str(time.time())],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -10,12 +10,12 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from alexnet_ablations.execution import Watcher
-from alexnet_ablations.sinks import Sink, TrackedRun
+from alexnet_ablations.run.coordinator import Watcher
+from alexnet_ablations.run.trackers import Sink, TrackedRun
 
 if TYPE_CHECKING:
-    from alexnet_ablations.attempts import Attempt
-    from alexnet_ablations.study import PlannedRun, Study
+    from alexnet_ablations.declare.study import PlannedRun, Study
+    from alexnet_ablations.run.attempts import Attempt
 
 PATIENCE = 15.0  # seconds that a tracker has at the end for what it was not done with
 LONGEST = 200  # characters of a complaint: some libraries put a page into one

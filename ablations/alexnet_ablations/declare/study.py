@@ -10,18 +10,22 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from alexnet_ablations.contrasts import Contrast, contrasts_of, what_cannot_be_said
-from alexnet_ablations.declaration import SLOTS, read_factors, read_study_words
-from alexnet_ablations.design import Cell, Factor, cells_of, count_cells, default_design, level_text
+from alexnet_ablations.declare.contrasts import Contrast, contrasts_of, what_cannot_be_said
+from alexnet_ablations.declare.declaration import SLOTS, read_factors, read_study_words
+from alexnet_ablations.declare.design import (
+    Cell,
+    Factor,
+    cells_of,
+    check_design,
+    count_cells,
+    default_design,
+    level_text,
+)
 from alexnet_lab.levels import published_level
 from alexnet_lab.records import RunFolder, write_atomically
 from alexnet_lab.training.recipe import Recipe, read_recipe
-
-if TYPE_CHECKING:
-    import pandas as pd
-
 
 SAID = ("margin", "level")
 
@@ -85,7 +89,7 @@ class Study:
         return self.design == default_design(self.factors)
 
     @property
-    def cannot_say(self) -> list[str]:
+    def limitations(self) -> list[str]:
         """Say in plain sentences what this design leaves open."""
         return what_cannot_be_said(self.design, self.factors)
 
@@ -143,7 +147,7 @@ class Study:
     def open_folder(self) -> "Study":
         """Write the study down, or recognise it: it grows by seeds and levels, and another one is refused."""
         grown = self.grown_from_folder()
-        grown.cells  # noqa: B018  # refuses a design that the grown factors cannot carry, before anything is written
+        check_design(grown.design, grown.factors)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             write_atomically(self.folder / "study.toml", grown.to_toml(whole=True))
@@ -152,19 +156,6 @@ class Study:
                 f"{self.folder} must be a folder that can be written ({error.strerror}); choose another with --out"
             ) from None
         return grown
-
-    def run(self, jobs: int | None = None) -> "pd.DataFrame":
-        """Make the runs that are missing, as many side by side as `jobs` says or the machine carries.
-
-        Return one row per run: cell, factors, seed, state, and every outcome. What is in the folder counts too.
-        """
-        from alexnet_ablations.execution import refuse_if_coordinated, run_all
-        from alexnet_ablations.outcomes import read_results
-
-        refuse_if_coordinated(self.folder)
-        study = self.open_folder()
-        run_all(study.folder, [run for run in study.runs() if not run.is_done], jobs)
-        return read_results(study.runs(), level=study.level)
 
     def to_toml(self, *, whole: bool) -> str:
         """Write the study as a file that `alexnet-lab study` reads; whole: every field, defaults and machine too."""
@@ -247,9 +238,9 @@ def declare(
     if design is None and (folder / "study.toml").exists():
         design = read_study_words(folder / "study.toml").get("design")
     recipe = read_recipe({**vars(recipe), **{factor.field: factor.levels[0] for factor in found}})
-    study = Study(recipe, found, seeds, folder, design or default_design(found), about, margin, level)
-    study.cells  # noqa: B018  # refuses a design that its factors cannot carry
-    return study
+    design = design or default_design(found)
+    check_design(design, found)
+    return Study(recipe, found, seeds, folder, design, about, margin, level)
 
 
 def as_published(recipe: Recipe) -> Recipe:

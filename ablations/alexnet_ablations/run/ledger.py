@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from alexnet_ablations.standing import found_runs, standing_of
+from alexnet_ablations.declare.status import found_runs, standing_of
 from alexnet_lab.records import RunFolder
 
 INDEX = "index.sqlite"

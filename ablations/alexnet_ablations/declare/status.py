@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from alexnet_ablations.study import PlannedRun
+from alexnet_ablations.declare.study import PlannedRun
 from alexnet_lab.locks import Lock
 from alexnet_lab.records import RunFolder
 

@@ -13,9 +13,9 @@ import threading
 import time
 from pathlib import Path
 
-from alexnet_ablations.slots import Slot, resident_memory
-from alexnet_ablations.standing import share_done
-from alexnet_ablations.study import PlannedRun
+from alexnet_ablations.declare.status import share_done
+from alexnet_ablations.declare.study import PlannedRun
+from alexnet_ablations.run.slots import Slot, resident_memory
 from alexnet_lab.locks import Lock
 from alexnet_lab.records import write_atomically
 

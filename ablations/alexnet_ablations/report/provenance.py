@@ -5,17 +5,17 @@ from urllib.parse import quote
 
 import pandas as pd
 
-from alexnet_ablations.outcomes import HEADLINE
+from alexnet_ablations.conclude.outcomes import HEADLINE
+from alexnet_ablations.conclude.sentences import p_value
 from alexnet_ablations.report.blocks import Folded
-from alexnet_ablations.report.material import MOST_UNFOLDED, Material
-from alexnet_ablations.sentences import p_value
+from alexnet_ablations.report.context import MOST_UNFOLDED, ReportContext
 from alexnet_lab.reports.page import Block, Commands, Facts, Link, Paragraph, Section, Table
 
 FACTS = {"alexnet_lab": "alexnet-lab"}  # names of facts that are not plain words
 MOST_PROVENANCES = 200  # runs whose circumstances are compared
 
 
-def failures_section(of: Material) -> Section:
+def failures_section(of: ReportContext) -> Section:
     """Return how many runs of each cell ended well, and why the others did not."""
     bad = of.results[~of.results["state"].isin(("ok", "waiting", "running"))]
     rows: list[list[object]] = []
@@ -36,7 +36,7 @@ def failures_section(of: Material) -> Section:
     return Section("Failures", [Paragraph(said), *survival, table])
 
 
-def _survival(of: Material) -> Table:
+def _survival(of: ReportContext) -> Table:
     rows = [
         [
             of.labels[each.cell],
@@ -53,7 +53,7 @@ def _survival(of: Material) -> Table:
     return Table(columns, rows, caption, folded=len(rows) > MOST_UNFOLDED)
 
 
-def runs_section(of: Material) -> Section:
+def runs_section(of: ReportContext) -> Section:
     """Return every run with its state, its headline, and its page where there is one."""
     rows: list[list[object]] = []
     pages = 0
@@ -94,7 +94,7 @@ def runs_section(of: Material) -> Section:
     return Section("Runs", blocks)
 
 
-def reproduce_section(of: Material) -> Section:
+def reproduce_section(of: ReportContext) -> Section:
     """Return what it takes to do this again: the study file, versions, machine, data; and what measuring cost."""
     said = (
         "With the file of that name from this study's folder, or the same lines from below; the same data, version and "
@@ -124,7 +124,7 @@ def reproduce_section(of: Material) -> Section:
     return Section("Reproduce", blocks)
 
 
-def _provenance(of: Material) -> tuple[list[tuple[str, object]], list[str]]:
+def _provenance(of: ReportContext) -> tuple[list[tuple[str, object]], list[str]]:
     """Return under what the runs ran: a fact on which they differ lists its values."""
     seen: dict[str, dict[str, None]] = {}
     notes: dict[str, None] = {}

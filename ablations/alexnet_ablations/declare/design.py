@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from alexnet_ablations.fractional import smallest_fraction
+from alexnet_ablations.declare.fractional import smallest_fraction
 from alexnet_lab.choices import unknown_choice
 from alexnet_lab.training.recipe import Recipe, read_recipe
 
@@ -78,6 +78,11 @@ def cells_of(design: str, factors: Sequence[Factor]) -> list[Cell]:
         if names.count(name) > 1:
             raise ValueError(f"two cells would share the folder {name}; write their levels so that they differ in it")
     return cells
+
+
+def check_design(design: str, factors: Sequence[Factor]) -> None:
+    """Raise ValueError if the design is unknown or these factors cannot carry it."""
+    cells_of(design, factors)
 
 
 def count_cells(design: str, factors: Sequence[Factor]) -> int:

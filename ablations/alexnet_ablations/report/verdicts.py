@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from alexnet_ablations.outcomes import HEADLINE
-from alexnet_ablations.sentences import effect, interval, seeds_to_go
-from alexnet_ablations.statistics import Conclusion, Conclusions
-from alexnet_ablations.study import Study
+from alexnet_ablations.conclude.conclusions import Conclusion, Conclusions
+from alexnet_ablations.conclude.outcomes import HEADLINE
+from alexnet_ablations.conclude.sentences import effect, interval, seeds_to_go
+from alexnet_ablations.declare.study import Study
 
 UNFINISHED = {"waiting": "not begun", "running": "at work", "lost": "cut off", "damaged": "damaged"}
 VERDICTS = {
@@ -148,7 +148,7 @@ def _why_open(found: Conclusion) -> str:
     return f"{text} {to_go[0].upper()}{to_go[1:]}." if to_go else text
 
 
-def limits(conclusions: Conclusions, cannot_say: Sequence[str]) -> list[str]:
+def limits(conclusions: Conclusions, limitations: Sequence[str]) -> list[str]:
     """Say what these seeds and this design cannot show; each sentence once."""
     found = conclusions.headline
     # Said below, with the names that these notes go without, and once where many share one.
@@ -169,7 +169,7 @@ def limits(conclusions: Conclusions, cannot_say: Sequence[str]) -> list[str]:
             f"{what} rest{'s' if len(fewer) == 1 else ''} on fewer than {fewer[0].planned} seeds, the fewest {least}; "
             "a seed under which a run that is needed has no result is left out"
         )
-    return [_sentence(text) for text in (*notes, *cannot_say)]
+    return [_sentence(text) for text in (*notes, *limitations)]
 
 
 def standing_out(conclusions: Conclusions) -> list[tuple[Conclusion, str]]:

@@ -9,8 +9,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from alexnet_ablations.calibration import FREE, Pace, UnfitRecipeError, calibrate, key_of
-from alexnet_ablations.study import PlannedRun, Study
+from alexnet_ablations.declare.study import PlannedRun, Study
+from alexnet_ablations.run.calibration import FREE, Pace, UnfitRecipeError, calibrate, key_of
 from alexnet_lab.training.recipe import Recipe
 
 LEVEL = 0.05
@@ -119,7 +119,7 @@ def forecast(study: Study, slots: int, *, measured: bool) -> Forecast:
 
 def _by_runs_that_ended(study: Study, missing: Sequence[PlannedRun], slots: int) -> float | None:
     """Expect of each run what those of its cell took, or else those of any; None where none has ended well."""
-    from alexnet_ablations.ledger import read_index
+    from alexnet_ablations.run.ledger import read_index
 
     took: dict[str, list[float]] = {}
     for row in read_index(study.folder):
@@ -165,8 +165,8 @@ def disk_need(found: Sequence[tuple[Recipe, Pace]], slots: int) -> int:
 
 def foretell_power(study: Study, runs: Sequence[PlannedRun], *, done: int) -> Power:
     """Say what the seeds of a study can show; the spread is that of its own runs where at least two seeds have any."""
-    from alexnet_ablations.intervals import attainable_p
-    from alexnet_ablations.seeds import detectable_effect
+    from alexnet_ablations.conclude.intervals import attainable_p
+    from alexnet_ablations.conclude.seeds import detectable_effect
 
     contrasts = study.contrasts()
     seen = _spread_of(study, runs) if done > len(study.cells) else None
@@ -193,8 +193,8 @@ def _spread_of(study: Study, runs: Sequence[PlannedRun]) -> float | None:
     """Return the spread of one run that the contrasts of the finished runs show, pooled; None where none has two."""
     from statistics import variance
 
-    from alexnet_ablations.outcomes import HEADLINE, read_results
-    from alexnet_ablations.statistics import values_by_seed
+    from alexnet_ablations.conclude.conclusions import values_by_seed
+    from alexnet_ablations.conclude.outcomes import HEADLINE, read_results
 
     results = read_results(runs)
     found = []

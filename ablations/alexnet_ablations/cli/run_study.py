@@ -10,22 +10,22 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from alexnet_ablations.cli.places import refuse_place
+from alexnet_ablations.cli.folders import refuse_place
 from alexnet_ablations.cli.progress import PlainLines
 from alexnet_ablations.cli.study_options import StudyOptions, open_sinks
-from alexnet_ablations.design import level_text
+from alexnet_ablations.declare.design import level_text
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from alexnet_ablations.forecast import Forecast
-    from alexnet_ablations.sinks import Sink
-    from alexnet_ablations.study import PlannedRun, Study
+    from alexnet_ablations.declare.study import PlannedRun, Study
+    from alexnet_ablations.run.forecast import Forecast
+    from alexnet_ablations.run.trackers import Sink
 
 
-def carry_out(console: Console, study: "Study", how: StudyOptions) -> None:
+def plan_run_conclude(console: Console, study: "Study", how: StudyOptions) -> None:
     """Make what is missing of a study and say what it shows; every mistake that can be seen before, is."""
-    from alexnet_ablations.execution import refuse_if_coordinated
+    from alexnet_ablations.run.coordinator import refuse_if_coordinated
 
     refuse_place(study.folder, "study")
     sinks = open_sinks(how.track)
@@ -103,15 +103,15 @@ def make(
 def conclude_and_print(console: Console, study: "Study", *, silent: bool = False) -> "pd.DataFrame":
     """Read all runs back, print what they say together, and write rows and report."""
     from alexnet_ablations.cli.tables import print_conclusions
-    from alexnet_ablations.outcomes import read_results, write_results
+    from alexnet_ablations.conclude.conclusions import conclude
+    from alexnet_ablations.conclude.outcomes import read_results, write_results
     from alexnet_ablations.report import write_report
-    from alexnet_ablations.statistics import conclude
 
     results = read_results(study.runs(), level=study.level)
     conclusions = conclude(results, study.contrasts(), margin=study.margin)
     if not silent:
         print_conclusions(console, results, conclusions)
-        for sentence in study.cannot_say:
+        for sentence in study.limitations:
             console.print(sentence, style="dim", markup=False, highlight=False)
     write_results(results, study.folder / "results.csv")
     page = write_report(study, results, conclusions)
@@ -155,7 +155,7 @@ def print_plan(console: Console, study: "Study", asked: "Study", total: int, mis
     varied = {factor.field for factor in study.factors}
     same = ", ".join(text for name, text in shown.items() if name not in varied)
     console.print(f"all cells: {same}", style="dim", markup=False, highlight=False)
-    for note in [*study.cautions(), *study.cannot_say, *aliases(study)]:
+    for note in [*study.cautions(), *study.limitations, *aliases(study)]:
         console.print(f"note: {note}", markup=False, highlight=False)
 
 
@@ -184,8 +184,8 @@ def prepare_data(console: Console, study: "Study", *, silent: bool) -> None:
 
 def foretell(study: "Study", missing: "Sequence[PlannedRun]", jobs: int | None, *, plan: bool) -> "Forecast":
     """Learn what the study costs and can show; refuse it where the disk has no room for it."""
-    from alexnet_ablations.forecast import forecast
-    from alexnet_ablations.slots import find_slots
+    from alexnet_ablations.run.forecast import forecast
+    from alexnet_ablations.run.slots import find_slots
 
     slots = find_slots(study.start.threads, study.start.device, jobs).count
     return forecast(study, min(slots, max(len(missing), 1)), measured=plan)

@@ -17,9 +17,9 @@ from zipfile import BadZipFile
 import numpy as np
 import pandas as pd
 
-from alexnet_ablations.design import level_text
-from alexnet_ablations.standing import standing_of
-from alexnet_ablations.study import PlannedRun
+from alexnet_ablations.declare.design import level_text
+from alexnet_ablations.declare.status import standing_of
+from alexnet_ablations.declare.study import PlannedRun
 from alexnet_lab.diagnosis.health import health_of
 from alexnet_lab.records import write_atomically
 

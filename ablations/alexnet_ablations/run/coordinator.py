@@ -18,11 +18,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from alexnet_ablations.attempts import GRACE, Attempt
-from alexnet_ablations.ledger import Ledger, Row, read_index, rebuild
-from alexnet_ablations.slots import Slots, find_slots, free_memory, memory_allows
-from alexnet_ablations.standing import COORDINATOR_LOCK, FAILED, coordinator_of
-from alexnet_ablations.study import PlannedRun
+from alexnet_ablations.declare.status import COORDINATOR_LOCK, FAILED, coordinator_of
+from alexnet_ablations.declare.study import PlannedRun
+from alexnet_ablations.run.attempts import GRACE, Attempt
+from alexnet_ablations.run.ledger import Ledger, Row, read_index, rebuild
+from alexnet_ablations.run.slots import Slots, find_slots, free_memory, memory_allows
 from alexnet_lab.locks import Lock
 
 # So many runs that end with the same failure before any ends well are one error, not many findings.

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from alexnet_ablations.outcomes import HEADLINE, Outcome, write_results
-from alexnet_ablations.sentences import effect, interval, p_value
-from alexnet_ablations.statistics import Conclusion, Conclusions
+from alexnet_ablations.conclude.conclusions import Conclusion, Conclusions
+from alexnet_ablations.conclude.outcomes import HEADLINE, Outcome, write_results
+from alexnet_ablations.conclude.sentences import effect, interval, p_value
 from alexnet_lab.records import write_atomically
 
 MOST_CELLS_SIDE_BY_SIDE = 8

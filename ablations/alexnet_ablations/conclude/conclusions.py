@@ -15,13 +15,13 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from alexnet_ablations import intervals, sentences
-from alexnet_ablations.contrasts import Contrast
-from alexnet_ablations.intervals import Interval
-from alexnet_ablations.multiplicity import holm
-from alexnet_ablations.outcomes import HEADLINE, OUTCOMES, Outcome
-from alexnet_ablations.seeds import seeds_for_half_width, seeds_for_power
-from alexnet_ablations.survival import Survival, survivals
+from alexnet_ablations.conclude import intervals, sentences
+from alexnet_ablations.conclude.intervals import Interval
+from alexnet_ablations.conclude.multiplicity import holm
+from alexnet_ablations.conclude.outcomes import HEADLINE, OUTCOMES, Outcome
+from alexnet_ablations.conclude.seeds import seeds_for_half_width, seeds_for_power
+from alexnet_ablations.conclude.survival import Survival, survivals
+from alexnet_ablations.declare.contrasts import Contrast
 
 LEVEL = 1 - intervals.CONFIDENCE
 # difference: beyond chance in its family. equivalent: surely within the margin. open: neither. one pair: no interval.

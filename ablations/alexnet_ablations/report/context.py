@@ -5,16 +5,16 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from alexnet_ablations.conclude.conclusions import Conclusions
+from alexnet_ablations.declare.study import Study
 from alexnet_ablations.report.findings import Diagnosed
 from alexnet_ablations.report.readings import CellReadings
-from alexnet_ablations.statistics import Conclusions
-from alexnet_ablations.study import Study
 
 MOST_UNFOLDED = 24  # rows of a table that is shown as it is
 
 
 @dataclass(frozen=True)
-class Material:
+class ReportContext:
     """All that the page is made of."""
 
     study: Study

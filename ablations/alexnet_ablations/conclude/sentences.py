@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from alexnet_ablations.intervals import CONFIDENCE, Interval
-from alexnet_ablations.outcomes import Outcome
+from alexnet_ablations.conclude.intervals import CONFIDENCE, Interval
+from alexnet_ablations.conclude.outcomes import Outcome
 
 if TYPE_CHECKING:
-    from alexnet_ablations.statistics import Conclusion
+    from alexnet_ablations.conclude.conclusions import Conclusion
 
 LEVEL = 1 - CONFIDENCE
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from alexnet_ablations.design import Cell, Factor, cells_of, level_text
-from alexnet_ablations.fractional import Fraction, smallest_fraction
+from alexnet_ablations.declare.design import Cell, Factor, cells_of, level_text
+from alexnet_ablations.declare.fractional import Fraction, smallest_fraction
 
 Kind = Literal["effect", "interaction"]
 Change = tuple[Factor, Any]  # a factor and the level that is held against its baseline

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from alexnet_ablations.intervals import Interval, share_interval
+from alexnet_ablations.conclude.intervals import Interval, share_interval
 
 ENDED = ("ok", "diverged", "oom", "error", "timeout")  # anything else has yet to end, and says nothing about its cell
 

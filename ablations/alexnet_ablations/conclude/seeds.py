@@ -7,7 +7,7 @@ from three pairs it is off by a factor of two or more one time in four, and the 
 import math
 from collections.abc import Callable
 
-from alexnet_ablations.intervals import CONFIDENCE
+from alexnet_ablations.conclude.intervals import CONFIDENCE
 
 MOST = 10_000  # seeds; what needs more is out of reach
 POWER = 0.8
