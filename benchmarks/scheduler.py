@@ -21,7 +21,7 @@ import torch
 
 from alexnet_ablations.declare.design import Factor
 from alexnet_ablations.declare.study import Study
-from alexnet_ablations.run.attempts import Attempt
+from alexnet_ablations.run.attempt import Attempt
 from alexnet_ablations.run.coordinator import Watcher, run_all
 from alexnet_lab.training.recipe import Recipe
 

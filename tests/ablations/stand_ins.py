@@ -4,8 +4,8 @@ import sys
 
 from alexnet_ablations.declare.design import Factor
 from alexnet_ablations.declare.study import Study
-from alexnet_ablations.run import attempts
 from alexnet_ablations.run.coordinator import Watcher, run_all
+from alexnet_ablations.run.executors import local
 from alexnet_lab.training.recipe import Recipe
 
 BEGINNING = """
@@ -25,7 +25,7 @@ folder.end("ok", result={"test": {"accuracy": 0.5}})
 
 def use(monkeypatch, program):
     """Start this program wherever a run would be started."""
-    monkeypatch.setattr(attempts, "command_of", lambda folder: [sys.executable, "-c", BEGINNING + program, str(folder)])
+    monkeypatch.setattr(local, "command_of", lambda folder: [sys.executable, "-c", BEGINNING + program, str(folder)])
 
 
 class Listener(Watcher):

@@ -2,19 +2,17 @@
 
 import os
 import signal
-import sqlite3
 import subprocess
 import sys
 import threading
 import time
-from contextlib import closing
 
 import pytest
-from stand_ins import WELL, Listener, make, states_of, study_in, use
+from stand_ins import WELL, Listener, states_of, study_in, use
 
+from alexnet_ablations.declare.history import read_history
 from alexnet_ablations.run import coordinator as execution
 from alexnet_ablations.run.coordinator import run_all
-from alexnet_ablations.run.ledger import read_index
 from alexnet_lab.locks import Lock
 
 
@@ -61,7 +59,7 @@ def test_a_second_coordinator_is_told_in_one_sentence_and_does_no_harm(tmp_path,
     first.join()
     execution.refuse_if_coordinated(study.folder)
     assert states_of(study) == ["ok", "ok"]
-    assert [row.attempts for row in read_index(tmp_path)] == [1, 1]
+    assert [read_history(run.folder.path).attempts for run in study.runs()] == [1, 1]
 
 
 def test_a_run_in_the_hands_of_an_orphan_is_not_started_a_second_time(tmp_path, monkeypatch):
@@ -82,7 +80,7 @@ def test_a_run_in_the_hands_of_an_orphan_is_not_started_a_second_time(tmp_path, 
     assert listener.of("started") == [("norm=bn", 0)]
     assert listener.of("skipped") == [("norm=lrn", 0)]
     assert orphaned.folder.verdict()["result"]["test"]["accuracy"] == 0.75
-    assert [note for note in listener.notes if "still in the hands of process" in note] == listener.notes
+    assert [note for note in listener.notes if "still in use by process" in note] == listener.notes
 
 
 def test_a_run_ends_when_its_coordinator_is_killed(tmp_path):
@@ -98,12 +96,12 @@ time.sleep(60)
     coordinator = f"""
 import sys
 from pathlib import Path
-from alexnet_ablations.run import attempts
+from alexnet_ablations.run.executors import local
 from alexnet_ablations.declare.design import Factor
 from alexnet_ablations.run.coordinator import run_all
 from alexnet_ablations.declare.study import Study
 from alexnet_lab.training.recipe import Recipe
-attempts.command_of = lambda folder: [sys.executable, "-c", {run!r}, str(folder)]
+local.command_of = lambda folder: [sys.executable, "-c", {run!r}, str(folder)]
 study = Study(Recipe(epochs=1), (Factor("norm", ("lrn", "bn")),), 1, Path({str(tmp_path)!r}))
 run_all(study.folder, study.runs(), 2)
 """
@@ -120,15 +118,3 @@ run_all(study.folder, study.runs(), 2)
     while any(Lock(folder.lock).holder() for folder in folders):
         assert time.monotonic() < deadline, "a run outlives its coordinator"
         time.sleep(0.02)
-
-
-@pytest.mark.parametrize("left", ["nothing", "one run"])
-def test_the_index_learns_how_runs_ended_whose_coordinator_was_killed_before_they_did(left, tmp_path, monkeypatch):
-    use(monkeypatch, WELL)
-    study = study_in(tmp_path / "study")
-    missing = [] if left == "nothing" else study.runs()[-1:]
-    make(study, runs=[run for run in study.runs() if run not in missing])
-    with closing(sqlite3.connect(study.folder / "index.sqlite")) as connection, connection:
-        connection.execute("UPDATE runs SET state = 'running', ended = NULL WHERE seed = 0")
-    make(study, runs=missing)
-    assert [row.state for row in read_index(study.folder)] == ["ok"] * 4

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from stand_ins import WELL, Listener, make, states_of, study_in, use
 
-from alexnet_ablations.run import attempts
+from alexnet_ablations.declare.history import read_history
 from alexnet_ablations.run import coordinator as execution
 from alexnet_ablations.run.coordinator import run_all
-from alexnet_ablations.run.ledger import read_index
+from alexnet_ablations.run.executors import local
 
 
 def test_a_killed_run_is_started_once_more_and_goes_on(tmp_path, monkeypatch):
@@ -30,7 +30,7 @@ if norm == "bn" and seed == 0 and not mark.exists():
     assert heard.of("died") == [("norm=bn", 0)]
     assert heard.of("started").count(("norm=bn", 0)) == 2
     assert [row["epoch"] for row in study.runs()[1].folder.metrics()] == [1, 2]
-    assert {(row.cell, row.seed): row.attempts for row in read_index(tmp_path)}["norm=bn", 0] == 2
+    assert read_history(tmp_path / "runs" / "norm=bn" / "seed-0").attempts == 2
 
 
 @pytest.mark.parametrize(
@@ -65,10 +65,11 @@ if norm == "bn":
     heard = make(study)
     assert states_of(study) == ["ok", "error", "ok", "diverged"]
     assert len(heard.of("started")) == 4
-    assert {(r.seed, r.state, r.why) for r in read_index(tmp_path) if r.cell == "norm=bn"} == {
-        (0, "error", "as planted"),
-        (1, "diverged", "as planted"),
-    }
+    verdicts = [run.folder.verdict() for run in study.runs() if run.cell.name == "norm=bn"]
+    assert [(verdict["state"], verdict["why"]) for verdict in verdicts] == [
+        ("error", "as planted"),
+        ("diverged", "as planted"),
+    ]
 
 
 def test_a_run_over_its_time_is_asked_to_save_and_is_a_timeout(tmp_path, monkeypatch):
@@ -93,7 +94,7 @@ if norm == "bn":
 
 
 def test_a_run_over_its_time_that_does_not_listen_is_ended_with_all_it_started(tmp_path, monkeypatch):
-    monkeypatch.setattr(attempts, "GRACE", 0.2)
+    monkeypatch.setattr(local, "GRACE", 0.2)
     use(
         monkeypatch,
         """
@@ -189,7 +190,7 @@ def test_failures_of_different_kinds_do_not_stop_a_study(tmp_path, monkeypatch):
 
 def test_a_full_disk_stops_the_study_with_one_sentence_and_lets_runs_in_progress_save(tmp_path, monkeypatch):
     use(monkeypatch, WELL)
-    monkeypatch.setattr(execution.shutil, "disk_usage", lambda _path: type("Usage", (), {"free": 5 * 2**20}))
+    monkeypatch.setattr(local.shutil, "disk_usage", lambda _path: type("Usage", (), {"free": 5 * 2**20}))
     with pytest.raises(ValueError, match="no room for another run: 5 MiB are free.*64 must be; free some"):
         make(study_in(tmp_path))
     assert not list(tmp_path.glob("runs/*"))
@@ -206,7 +207,10 @@ def test_a_verdict_that_finds_no_room_is_said_and_ends_nothing_else(tmp_path, mo
     heard = make(study)
     assert any("the verdict of norm=bn seed 0 cannot be written" in note for note in heard.notes)
     assert states_of(study) == ["ok", None]
-    assert {row.cell: row.state for row in read_index(tmp_path)} == {"norm=bn": "lost", "norm=lrn": "ok"}
+    assert {run.cell.name: read_history(run.folder.path).state for run in study.runs()} == {
+        "norm=bn": "lost",
+        "norm=lrn": "ok",
+    }
 
 
 def test_a_folder_that_cannot_be_written_is_refused_with_one_sentence(tmp_path):
@@ -219,7 +223,7 @@ def test_a_folder_that_cannot_be_written_is_refused_with_one_sentence(tmp_path):
     execution.refuse_if_coordinated(study.folder)
     (tmp_path / "study" / "runs").mkdir(parents=True)
     (tmp_path / "study" / "runs" / "norm=lrn").write_text("in the way")
-    with pytest.raises(ValueError, match="seed-0 cannot be written.*the same command goes on"):
+    with pytest.raises(ValueError, match="seed-0 cannot be written.*the same command continues"):
         make(study_in(tmp_path / "study"))
 
 
@@ -237,7 +241,7 @@ time.sleep(0.3)
 folder.end("ok", result={"test": {"accuracy": 0.5}, "peak_memory_bytes": 3 * 2**30})
 """,
     )
-    monkeypatch.setattr(execution, "free_memory", lambda: 4 * 2**30)
+    monkeypatch.setattr(local, "free_memory", lambda: 4 * 2**30)
     study = study_in(tmp_path, 3)
     heard = make(study, jobs=1, runs=study.runs()[:1])
     assert heard.notes == []

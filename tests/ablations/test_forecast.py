@@ -7,11 +7,11 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 
+from alexnet_ablations.declare.history import note_end, note_start
 from alexnet_ablations.declare.study import declare
 from alexnet_ablations.run import calibration, forecast
 from alexnet_ablations.run.calibration import Pace, calibrate, key_of, measure
 from alexnet_ablations.run.forecast import duration, foretell_power, is_small, wall_time
-from alexnet_ablations.run.ledger import Ledger, Row
 from alexnet_lab.training.recipe import Recipe
 
 PACE = Pace(2.0, 0.05, 33, 0.001, 359, 359, 5_000_000)
@@ -166,13 +166,10 @@ def test_the_default_study_is_small_and_a_larger_one_is_calibrated(tmp_path):
 def test_a_study_that_grows_expects_what_its_runs_took(tmp_path):
     study = study_in(tmp_path, norm="bn,none")
     assert forecast.forecast(study, 2, measured=False).seconds is None
-    ledger = Ledger(tmp_path)
-    rows = [Row("norm=lrn", 0, "waiting"), Row("norm=bn", 0, "waiting"), Row("norm=none", 0, "waiting")]
-    ledger.enter(rows)
-    for row, state, seconds in zip(rows, ("ok", "ok", "error"), (30.0, 50.0, 2.0), strict=True):
-        ledger.started(row.cell, 0, 1, "1")
-        ledger.ended(row.cell, 0, state, "", seconds)
-    ledger.close()
+    for run, state, seconds in zip(study.runs(), ("ok", "ok", "error"), (30.0, 50.0, 2.0), strict=False):
+        run.folder.path.mkdir(parents=True)
+        note_start(run.folder.path, "1")
+        note_end(run.folder.path, state, seconds, 0)
     found = forecast.forecast(study, 2, measured=False)
     # Nine runs on two slots, seed by seed: 30, 50 and, for the one that failed, their mean. Ends by hand:
     # 30 | 50; 40 -> 70 | 50; 30 -> 70 | 80; 50 -> 120 | 80; 40 -> 120 | 120; 30, 50 -> 150 | 170; 40 -> 190 | 170

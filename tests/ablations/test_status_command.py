@@ -15,11 +15,10 @@ from typer.testing import CliRunner
 from alexnet_ablations.cli import run_study
 from alexnet_ablations.cli.application import application
 from alexnet_ablations.declare.design import Factor
+from alexnet_ablations.declare.history import FILE, note_end, note_start
 from alexnet_ablations.declare.status import standings, time_left
 from alexnet_ablations.declare.study import Study
 from alexnet_ablations.run.coordinator import run_all
-from alexnet_ablations.run.ledger import INDEX, Ledger, Row
-from alexnet_ablations.run.slots import Slot
 from alexnet_lab.locks import Lock
 from alexnet_lab.training.recipe import Recipe
 
@@ -113,7 +112,7 @@ def test_a_finished_study_has_nothing_more_to_say_than_its_table(study):
 def test_status_reads_a_study_whose_files_are_damaged(study):
     folder = one_of_each(study)
     (study.folder / "study.toml").write_text("seeds = = 3")
-    (study.folder / INDEX).write_bytes(b"damaged" * 1000)
+    (folder.path / FILE).write_bytes(b"damaged" * 1000)
     (folder.path / "state.json").write_text('{"state": ')
     shown = call("status", study.folder)
     assert "study.toml is not TOML" in shown
@@ -124,14 +123,12 @@ def test_status_reads_a_study_whose_files_are_damaged(study):
         call("retry", study.folder)
 
 
-def test_status_is_json_for_machines_with_what_only_the_index_knows(study):
+def test_status_is_json_for_machines_with_attempts_seconds_and_slots(study):
     one_of_each(study)
-    ledger = Ledger(study.folder)
-    ledger.enter([Row("norm=bn", 0, "waiting")])
-    ledger.started("norm=bn", 0, 1, "gpu 1")
-    ledger.started("norm=bn", 0, 1, "gpu 1")
-    ledger.ended("norm=bn", 0, "oom", "", 12.5)
-    ledger.close()
+    folder = study.folder / "runs" / "norm=bn" / "seed-0"
+    note_start(folder, "gpu 0")
+    note_start(folder, "gpu 1")
+    note_end(folder, "oom", 12.5, 2**30)
     found = json.loads(call("status", study.folder, "--json"))
     rows = {(row["cell"], row["seed"]): row for row in found["runs"]}
     assert found["coordinator"] is None
@@ -217,7 +214,7 @@ def test_the_table_is_no_wider_than_the_terminal_and_no_higher():
     table.active = [
         SimpleNamespace(
             run=SimpleNamespace(cell=SimpleNamespace(name=long), seed=seed),
-            slot=Slot(seed, "1"),
+            slot="gpu 1",
             share=0.5,
             accuracy=0.987,
             seconds=3725.0,

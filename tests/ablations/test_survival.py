@@ -17,9 +17,9 @@ import safetensors.torch
 import torch
 
 from alexnet_ablations.declare.design import Factor
+from alexnet_ablations.declare.history import read_history
 from alexnet_ablations.declare.status import standings
 from alexnet_ablations.declare.study import Study
-from alexnet_ablations.run.ledger import read_index, rebuild
 from alexnet_lab.training.recipe import Recipe
 
 START = Recipe(width=1 / 16, epochs=4, init="he", dropout=0.5)
@@ -37,12 +37,12 @@ sys.exit(run.main(sys.argv[1:]))
 COORDINATOR = f"""
 import sys
 from pathlib import Path
-from alexnet_ablations.run import attempts
+from alexnet_ablations.run.executors import local
 from alexnet_ablations.declare.design import Factor
 from alexnet_ablations.run.coordinator import run_all
 from alexnet_ablations.declare.study import Study
 from alexnet_lab.training.recipe import Recipe
-attempts.command_of = lambda folder: [sys.executable, "-c", {RUN!r}, "--coordinated", str(folder)]
+local.command_of = lambda folder: [sys.executable, "-c", {RUN!r}, "--coordinated", str(folder)]
 study = Study({START!r}, {FACTORS!r}, 2, Path(sys.argv[1]))
 run_all(study.folder, [run for run in study.runs() if not run.is_done], 2)
 """
@@ -146,8 +146,5 @@ def test_kill_9_at_any_moment_loses_nothing_repeats_nothing_and_changes_nothing(
         for path in (one.folder.path / "flow").glob("*.npz"):
             assert_same_arrays(path, other.folder.path / "flow" / path.name)
     assert {standing.state for standing in standings(broken.runs())} == {"ok"}
-    assert {row.state for row in read_index(broken.folder)} == {"ok"}
-    before = [(row.cell, row.seed, row.state) for row in read_index(broken.folder)]
-    rebuild(broken.folder)
-    assert [(row.cell, row.seed, row.state) for row in read_index(broken.folder)] == before
+    assert {read_history(run.folder.path).state for run in broken.runs()} == {"ok"}
     assert not runs_at_work(broken.folder)

@@ -3,7 +3,6 @@
 import json
 import re
 import time
-from calendar import timegm
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +20,6 @@ from alexnet_lab.choices import unknown_choice
 
 if TYPE_CHECKING:
     from alexnet_ablations.declare.status import Standing
-    from alexnet_ablations.run.ledger import Row
 
 COLOURS = {"ok": "green", "diverged": "yellow", "running": "cyan", "waiting": "dim"}
 # So many groups of failures, and runs in progress, are listed before the rest is only counted.
@@ -101,14 +99,12 @@ def retry(
 
 def _show_study(console: Console, folder: Path, as_json: bool) -> None:
     from alexnet_ablations.declare.status import coordinator_of
-    from alexnet_ablations.run.ledger import read_index
 
     complaint, found, epochs = _read(folder)
     coordinator = coordinator_of(folder)
-    index = {(row.cell, row.seed): row for row in read_index(folder)}
-    left = _left(found, index, epochs) if coordinator else None
+    left = _left(found, epochs) if coordinator else None
     if as_json:
-        rows = [_facts(standing, index.get((standing.cell, standing.seed))) for standing in found]
+        rows = [_facts(standing) for standing in found]
         facts = {"folder": str(folder), "coordinator": coordinator, "seconds_left": left, "runs": rows}
         print(json.dumps({**facts, "complaint": complaint}))  # noqa: T201  # standard output is the interface
         return
@@ -133,7 +129,7 @@ def _show_study(console: Console, folder: Path, as_json: bool) -> None:
     if found:
         console.print(_table(found))
     _list_running(console, found, epochs)
-    _list_failures(console, found, index)
+    _list_failures(console, found)
 
 
 def _read(folder: Path) -> tuple[str, "list[Standing]", int]:
@@ -182,7 +178,7 @@ def _list_running(console: Console, found: "Sequence[Standing]", epochs: int) ->
         console.print(f"  and {len(running) - LISTED} more at work")
 
 
-def _list_failures(console: Console, found: "Sequence[Standing]", index: "dict[tuple[str, int], Row]") -> None:
+def _list_failures(console: Console, found: "Sequence[Standing]") -> None:
     """List what did not end well, runs that say the same together."""
     groups: dict[tuple[str, str], list[Standing]] = defaultdict(list)
     for standing in found:
@@ -193,8 +189,8 @@ def _list_failures(console: Console, found: "Sequence[Standing]", index: "dict[t
     for (state, why), members in list(groups.items())[:LISTED]:
         names = ", ".join(f"{standing.cell} seed {standing.seed}" for standing in members[:3])
         more = f" and {len(members) - 3} more" if len(members) > 3 else ""
-        row = index.get((members[0].cell, members[0].seed))
-        tries = f", {row.attempts} attempts" if row is not None and row.attempts > 1 and len(members) == 1 else ""
+        attempts = members[0].history.attempts
+        tries = f", {attempts} attempts" if attempts > 1 and len(members) == 1 else ""
         console.print(
             f"[{COLOURS.get(state, 'red')}]{state}[/] {escape(names)}{more}{tries}: {escape(why)}",
             highlight=False,
@@ -211,7 +207,7 @@ def _show_run(console: Console, folder: Path, as_json: bool) -> None:
     run = RunFolder(folder)
     standing = standing_of(run, folder.name, 0)
     if as_json:
-        print(json.dumps({"folder": str(folder), **_facts(standing, None)}))  # noqa: T201  # the interface
+        print(json.dumps({"folder": str(folder), **_facts(standing)}))  # noqa: T201  # the interface
         return
     try:
         recipe = run.recipe() or {}
@@ -227,25 +223,20 @@ def _show_run(console: Console, folder: Path, as_json: bool) -> None:
     console.print(f"after epoch {standing.epochs} of {recipe.get('epochs', '?')}{accuracy}", highlight=False)
 
 
-def _left(found: "Sequence[Standing]", index: "dict[tuple[str, int], Row]", epochs: int) -> float | None:
+def _left(found: "Sequence[Standing]", epochs: int) -> float | None:
     from alexnet_ablations.declare.status import share_done, time_left
 
     ended, running, waiting = [], [], []
     for standing in found:
-        row = index.get((standing.cell, standing.seed))
+        history = standing.history
         if standing.state == "ok":
-            seconds = row.seconds if row is not None and row.seconds else standing.seconds
-            ended.append((standing.cell, seconds or 0.0))
+            ended.append((standing.cell, history.seconds or standing.seconds or 0.0))
         elif standing.state == "running":
-            seconds = _since(row.started) if row is not None and row.started else standing.seconds or 0.0
+            seconds = max(time.time() - history.started, 0.0) if history.started else standing.seconds or 0.0
             running.append((standing.cell, seconds, share_done(standing.progress, standing.epochs, max(epochs, 1))))
         elif standing.state in ("waiting", "lost"):
             waiting.append(standing.cell)
     return time_left(ended, running, waiting, len(running))
-
-
-def _since(stamp: str) -> float:
-    return max(time.time() - timegm(time.strptime(stamp, "%Y-%m-%dT%H:%M:%SZ")), 0.0)
 
 
 def _counts(found: "Sequence[Standing]") -> str:
@@ -255,7 +246,7 @@ def _counts(found: "Sequence[Standing]") -> str:
     return ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state]) or "none yet"
 
 
-def _facts(standing: "Standing", row: "Row | None") -> dict[str, object]:
+def _facts(standing: "Standing") -> dict[str, object]:
     return {
         "cell": standing.cell,
         "seed": standing.seed,
@@ -263,8 +254,8 @@ def _facts(standing: "Standing", row: "Row | None") -> dict[str, object]:
         "why": standing.why,
         "epochs": standing.epochs,
         "validation_accuracy": standing.accuracy,
-        "attempts": row.attempts if row is not None else None,
-        "seconds": row.seconds if row is not None else standing.seconds,
-        "slot": row.slot if row is not None else None,
+        "attempts": standing.history.attempts or None,
+        "seconds": standing.history.seconds or standing.seconds,
+        "slot": standing.history.slot,
         "holder": standing.holder,
     }

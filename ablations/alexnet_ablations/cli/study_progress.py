@@ -18,7 +18,7 @@ from alexnet_ablations.run.coordinator import Watcher, run_all
 
 if TYPE_CHECKING:
     from alexnet_ablations.declare.study import PlannedRun, Study
-    from alexnet_ablations.run.attempts import Attempt
+    from alexnet_ablations.run.attempt import Attempt
     from alexnet_ablations.run.trackers import Sink
 
 # Seconds between two lines about runs in progress, where there is no terminal.
@@ -119,16 +119,16 @@ class JsonLines(Watcher):
 
     def __init__(self, write: Callable[[str], object] | None = None) -> None:
         self.write = write or partial(print, flush=True)
-        self.epochs: dict[int, int] = {}
+        self.epochs: dict[Attempt, int] = {}
 
     def started(self, attempt: "Attempt") -> None:
         """Say that a run has been started, where and as which process."""
-        self._say("started", attempt, number=attempt.number, slot=attempt.slot.name, pid=attempt.process.pid)
+        self._say("started", attempt, number=attempt.number, slot=attempt.slot, pid=attempt.pid)
 
     def moved(self, attempt: "Attempt") -> None:
         """Say that a run has ended an epoch."""
-        if self.epochs.get(attempt.process.pid, 0) != attempt.epochs:
-            self.epochs[attempt.process.pid] = attempt.epochs
+        if self.epochs.get(attempt, 0) != attempt.epochs:
+            self.epochs[attempt] = attempt.epochs
             self._say("epoch", attempt, epoch=attempt.epochs, validation_accuracy=attempt.accuracy)
 
     def died(self, attempt: "Attempt") -> None:
@@ -226,7 +226,7 @@ class LiveTable(Tally):
     def drawing(self) -> RenderableType:
         """Return the table as it stands, at most as high and as wide as the terminal."""
         room = max(self.console.height - 4, 1)
-        on_gpus = any(attempt.slot.gpu for attempt in self.active)
+        on_gpus = any(attempt.slot.startswith("gpu") for attempt in self.active)
         runs = Table.grid(padding=(0, 2, 0, 0))
         # Fixed widths: columns that move from one drawing to the next cannot be read.
         widths = (7, *((6,) if on_gpus else ()), 12, 8, 10, 5)
@@ -236,7 +236,7 @@ class LiveTable(Tally):
             runs.add_row(
                 attempt.run.cell.name,
                 f"seed {attempt.run.seed}",
-                *((attempt.slot.name,) if on_gpus else ()),
+                *((attempt.slot,) if on_gpus else ()),
                 ProgressBar(total=1.0, completed=attempt.share, width=12),
                 "starting" if attempt.share == 0 else "testing" if attempt.share == 1 else f"{attempt.share:.0%}",
                 f"val {attempt.accuracy:.1%}" if attempt.accuracy is not None else "",

@@ -1,7 +1,6 @@
 """How a study stands, read from its folders alone: which runs ended and how, which are at work, which wait.
 
-Nothing here writes, and nothing needs the index: what a folder says counts, and whether somebody works in it is for the
-kernel to say, by its lock.
+Nothing here writes. What a folder says counts, and its lock says whether a process works in it.
 """
 
 import re
@@ -12,6 +11,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from alexnet_ablations.declare.history import History, read_history
 from alexnet_ablations.declare.study import PlannedRun
 from alexnet_lab.locks import Lock
 from alexnet_lab.records import RunFolder
@@ -36,16 +36,17 @@ class Standing:
     accuracy: float | None = None  # validation, last
     seconds: float | None = None  # that its logged epochs took
     holder: str | None = None
+    history: History = field(default_factory=History)
 
 
 def standing_of(folder: RunFolder, cell: str, seed: int) -> Standing:
     """Read how a run stands from its folder, whatever the folder is like."""
-    holder = Lock(folder.lock).holder()
+    holder, history = Lock(folder.lock).holder(), read_history(folder.path)
     try:
         rows = list(folder.metrics())
         verdict, began = folder.verdict(), folder.recipe() is not None
     except ValueError as error:
-        return Standing(cell, seed, "running" if holder else "damaged", str(error), holder=holder)
+        return Standing(cell, seed, "running" if holder else "damaged", str(error), holder=holder, history=history)
     if holder:
         state, why = "running", ""
     elif verdict is not None:
@@ -64,6 +65,7 @@ def standing_of(folder: RunFolder, cell: str, seed: int) -> Standing:
         accuracy=rows[-1].get("validation_accuracy") if rows else None,
         seconds=sum(row.get("seconds", 0.0) for row in rows) if rows else None,
         holder=holder,
+        history=history,
     )
 
 

@@ -8,21 +8,19 @@ a second one is told so and does no harm. It may be killed at any moment: its ru
 on, with the same numbers in the end as an undisturbed study to the last bit.
 """
 
-import shutil
 import signal
-import sqlite3
 import threading
-import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from alexnet_ablations.declare.status import COORDINATOR_LOCK, FAILED, coordinator_of
+from alexnet_ablations.declare.history import note_end, note_start, read_history
+from alexnet_ablations.declare.status import COORDINATOR_LOCK, FAILED, coordinator_of, found_runs
 from alexnet_ablations.declare.study import PlannedRun
-from alexnet_ablations.run.attempts import GRACE, Attempt
-from alexnet_ablations.run.ledger import Ledger, Row, read_index, rebuild
-from alexnet_ablations.run.slots import Slots, find_slots, free_memory, memory_allows
+from alexnet_ablations.run.attempt import Attempt
+from alexnet_ablations.run.executors import Executor, Refusal
+from alexnet_ablations.run.executors.local import LocalExecutor
 from alexnet_lab.locks import Lock
 
 # So many runs that end with the same failure before any ends well are one error, not many findings.
@@ -33,8 +31,6 @@ ATTEMPTS = 2
 TICK = 0.25
 # What a run that ended well says of its own memory.
 PEAK = "peak_memory_bytes"
-# Bytes that must be free on the disk for another run to start.
-ROOM = 64 * 2**20
 
 
 class SameFailureError(ValueError):
@@ -89,18 +85,11 @@ def run_all(
     if timeout is not None and timeout <= 0:
         raise ValueError(f"a time limit must be above 0 minutes, got {timeout:g}")
     if not runs:
-        lock = Lock(study / COORDINATOR_LOCK)
-        if study.exists() and lock.take():
-            _settle_index(study)
-            lock.release()
         return
     lock = _take(study)
     try:
-        _settle_index(study)
-        threads = max(run.recipe.threads for run in runs)
-        slots = find_slots(threads, runs[0].recipe.device, jobs)
         with _signals_as_interrupts():
-            _Coordinator(study, runs, slots, watcher or Watcher(), timeout, repeat).work()
+            _Coordinator(study, runs, jobs, watcher or Watcher(), timeout, repeat).work()
     finally:
         lock.release()
 
@@ -127,13 +116,6 @@ def _take(study: Path) -> Lock:
     raise ValueError(f"{study} was worked on by another process a moment ago; try again")
 
 
-def _settle_index(study: Path) -> None:
-    """Let the index learn from the folders how runs ended whose coordinator was killed before they did."""
-    with suppress(sqlite3.Error, OSError):  # the folders have all that counts, and the ledger tells of a broken index
-        if any(row.state == "running" for row in read_index(study)):
-            rebuild(study)
-
-
 class _Coordinator:
     """The loop that keeps the slots full."""
 
@@ -141,29 +123,28 @@ class _Coordinator:
         self,
         study: Path,
         runs: Sequence[PlannedRun],
-        slots: Slots,
+        jobs: int | None,
         watcher: Watcher,
         timeout: float | None,
         repeat: bool,
     ) -> None:
-        self.study, self.waiting, self.slots, self.watcher = study, list(runs), slots, watcher
-        self.timeout, self.repeat = timeout, repeat
+        self.waiting, self.watcher, self.timeout, self.repeat = list(runs), watcher, timeout, repeat
         self.active: list[Attempt] = []
         self.tried: dict[tuple[str, int], int] = {}
         self.failures: list[str] | None = []  # None as soon as a run has ended otherwise
         self.said: set[str] = set()
-        self.wake = threading.Event()
-        self.ledger = Ledger(study, watcher.note)
-        self.ledger.enter([Row(run.cell.name, run.seed, "waiting") for run in runs])
-        self.largest = max((row.memory or 0 for row in self.ledger.rows.values()), default=0)
+        folders = [path for _, _, path in found_runs(study)]
+        largest = max((read_history(folder.path).memory for folder in folders), default=0)
+        threads = max(run.recipe.threads for run in runs)
+        self.executor: Executor[Any] = LocalExecutor(threads, runs[0].recipe.device, jobs, largest, self._say_once)
 
     def work(self) -> None:
-        self.watcher.begin(self.waiting, self.slots.count)
+        self.watcher.begin(self.waiting, self.executor.count)
         try:
             while self.waiting or self.active:
-                self._fill_slots()
-                self.wake.wait(TICK)
-                self.wake.clear()
+                self._start_runs()
+                self.executor.wake.wait(TICK)
+                self.executor.wake.clear()
                 for attempt in list(self.active):
                     self._look_at(attempt)
                 self.watcher.tick()
@@ -175,51 +156,42 @@ class _Coordinator:
             raise
         finally:
             self._stop_all()
-            self.ledger.close()
             self.watcher.close()
 
-    def _fill_slots(self) -> None:
+    def _start_runs(self) -> None:
         for run in list(self.waiting):
-            slot = self.slots.free(attempt.slot for attempt in self.active)
-            if slot is None or not self._memory_allows():
+            key = (run.cell.name, run.seed)
+            started = self.executor.submit(run, self.tried.get(key, 0) + 1, self._is_done)
+            if started is Refusal.FULL:
                 return
-            self._refuse_full_disk()
-            lock = self._take_folder(run)
-            if lock is None:  # an orphan of a killed coordinator is about to save and end; others can start meanwhile
+            if started is Refusal.HELD:  # a run of a killed coordinator is about to save and end; others can start
                 continue
             self.waiting.remove(run)
-            if not self.repeat and run.is_done:
-                lock.release()
-                done = _verdict_of(run)
-                if done is not None:
-                    self.ledger.ended(run.cell.name, run.seed, done["state"], done["why"], None)
+            if started is Refusal.DONE:
                 self.watcher.skipped(run)
                 continue
-            key = (run.cell.name, run.seed)
-            self.tried[key] = self.tried.get(key, 0) + 1
-            attempt = Attempt(run, self.tried[key], slot, lock, self.wake)
-            self.active.append(attempt)
-            self.ledger.started(*key, attempt.process.pid, slot.name)
-            self.watcher.started(attempt)
+            self.tried[key] = started.number
+            self.active.append(started)
+            with self._recording():
+                note_start(run.folder.path, started.slot)
+            self.watcher.started(started)
 
     def _look_at(self, attempt: Attempt) -> None:
-        has_ended = attempt.process.poll() is not None
-        if attempt.look():
+        before = (attempt.epochs, attempt.share)
+        has_ended = self.executor.poll(attempt)
+        if before != (attempt.epochs, attempt.share):
             self.watcher.moved(attempt)
         if has_ended:
             self._end(attempt)
         elif self.timeout is not None and attempt.seconds > 60 * self.timeout:
             attempt.is_over_time = True
-            attempt.ask_to_stop()
+            self.executor.stop(attempt)
 
     def _end(self, attempt: Attempt) -> None:
-        """Take the verdict of a run that ended, or give one in its stead."""
+        """Take the verdict of a run that ended, or give one in its place."""
         self.active.remove(attempt)
-        attempt.close()
-        run, key = attempt.run, (attempt.run.cell.name, attempt.run.seed)
+        run = attempt.run
         verdict = _verdict_of(run)
-        if verdict is None:
-            attempt.kill()  # what it started may have outlived it, and hold its folder
         if verdict is not None:
             attempt.state, attempt.why, peak = verdict["state"], verdict["why"], verdict["result"].get(PEAK)
             if peak and run.recipe.device == "cpu":  # what the run measured itself, where the system showed nothing
@@ -228,33 +200,25 @@ class _Coordinator:
             attempt.state = "timeout"
             attempt.why = (
                 f"it took longer than {self.timeout:g} min and was stopped after {attempt.epochs} of "
-                f"{run.recipe.epochs} epochs; with a longer time limit it goes on from there"
+                f"{run.recipe.epochs} epochs; with a longer time limit it continues from there"
             )
         else:
             attempt.state, attempt.why = "lost", attempt.how_it_died()
+        self.executor.close(attempt)
+        self._record_end(attempt)
+        if verdict is None and not attempt.is_over_time:
             if attempt.number < ATTEMPTS:
                 self.waiting.insert(0, run)
-                self.ledger.ended(*key, "waiting", attempt.why, attempt.seconds)
                 self.watcher.died(attempt)
                 return
             attempt.why += f", {attempt.number} times in a row"
-        self.largest = max(self.largest, attempt.memory)
         if verdict is None:
-            self._give_verdict(attempt)
-        self.ledger.ended(*key, attempt.state, attempt.why, attempt.seconds, attempt.memory)
+            try:
+                self.executor.write_verdict(attempt)
+            except OSError as error:
+                self.watcher.note(f"the verdict of {attempt.name} cannot be written: {error}")
         self.watcher.ended(attempt)
         self._stop_if_all_fail_alike(attempt)
-
-    def _give_verdict(self, attempt: Attempt) -> None:
-        """Write what a dead run cannot write any more: in its folder, whose lock it has let go of."""
-        lock = Lock(attempt.run.folder.lock)
-        try:
-            if lock.take():
-                attempt.run.folder.end("timeout" if attempt.is_over_time else "lost", attempt.why)
-        except OSError as error:
-            self.watcher.note(f"the verdict of {attempt.name} cannot be written: {error}")
-        finally:
-            lock.release()
 
     def _stop_if_all_fail_alike(self, attempt: Attempt) -> None:
         if self.failures is None or attempt.state not in FAILED:
@@ -268,37 +232,20 @@ class _Coordinator:
                 f"the first {SAME_FAILURES} runs failed in the same way, so the rest was not started: {attempt.why}"
             )
 
-    def _take_folder(self, run: PlannedRun) -> Lock | None:
-        lock = Lock(run.folder.lock)
+    def _is_done(self, run: PlannedRun) -> bool:
+        return not self.repeat and run.is_done
+
+    def _record_end(self, attempt: Attempt) -> None:
+        with self._recording():
+            note_end(attempt.run.folder.path, attempt.state, attempt.seconds, attempt.memory)
+
+    @contextmanager
+    def _recording(self) -> Iterator[None]:
+        """Say once that attempts cannot be recorded: nothing depends on that, and runs say when they cannot write."""
         try:
-            run.folder.path.mkdir(parents=True, exist_ok=True)
-            if lock.take(patience=0.0):
-                return lock
+            yield
         except OSError as error:
-            raise ValueError(
-                f"{run.folder.path} cannot be written ({error.strerror}); mend that, and the same command goes on"
-            ) from None
-        holder = lock.holder()
-        if holder:
-            self._say_once(f"{run.cell.name} seed {run.seed} is still in the hands of {holder}; waiting for it to end")
-        return None
-
-    def _memory_allows(self) -> bool:
-        taken = [attempt.memory for attempt in self.active]
-        free = free_memory()
-        if memory_allows(taken, self.largest, free):
-            return True
-        need = max(self.largest, *taken) / 2**30
-        self._say_once(f"fewer than {self.slots.count} side by side: a run takes about {need:.1f} GiB of memory")
-        return False
-
-    def _refuse_full_disk(self) -> None:
-        free = shutil.disk_usage(self.study).free
-        if free < ROOM:
-            raise ValueError(
-                f"no room for another run: {free / 2**20:.0f} MiB are free on the disk of {self.study}, and "
-                f"{ROOM / 2**20:.0f} must be; free some, and the same command goes on"
-            )
+            self._say_once(f"attempts cannot be recorded: {error}")
 
     def _say_once(self, text: str) -> None:
         if text.partition(":")[0] not in self.said:
@@ -306,22 +253,14 @@ class _Coordinator:
             self.watcher.note(text)
 
     def _stop_all(self) -> None:
-        """Let the runs in progress save, and end those that do not; a second interrupt ends all at once."""
-        deadline = time.monotonic() + GRACE
         try:
-            for attempt in self.active:
-                attempt.ask_to_stop()
-            while any(a.process.poll() is None for a in self.active) and time.monotonic() < deadline:
-                time.sleep(0.05)
+            self.executor.stop_all()
         finally:
-            for attempt in self.active:
-                if attempt.process.poll() is None:
-                    attempt.kill()
-                    attempt.process.wait()
-                attempt.close()
-                verdict = _verdict_of(attempt.run) or {"state": "lost", "why": "it was stopped with the study"}
-                key = (attempt.run.cell.name, attempt.run.seed)
-                self.ledger.ended(*key, verdict["state"], verdict["why"], attempt.seconds)
+            for attempt in list(self.active):
+                verdict = _verdict_of(attempt.run)
+                attempt.state = verdict["state"] if verdict is not None else "lost"
+                self.executor.close(attempt)
+                self._record_end(attempt)
             self.active.clear()
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from alexnet_ablations.declare.history import read_history
 from alexnet_ablations.declare.study import PlannedRun, Study
 from alexnet_ablations.run.calibration import FREE, Pace, UnfitRecipeError, calibrate, key_of
 from alexnet_lab.training.recipe import Recipe
@@ -119,12 +120,11 @@ def forecast(study: Study, slots: int, *, measured: bool) -> Forecast:
 
 def _by_runs_that_ended(study: Study, missing: Sequence[PlannedRun], slots: int) -> float | None:
     """Expect of each run what those of its cell took, or else those of any; None where none has ended well."""
-    from alexnet_ablations.run.ledger import read_index
-
     took: dict[str, list[float]] = {}
-    for row in read_index(study.folder):
-        if row.state == "ok" and row.seconds:
-            took.setdefault(row.cell, []).append(row.seconds)
+    for run in study.runs():
+        history = read_history(run.folder.path)
+        if history.seconds and history.state == "ok":
+            took.setdefault(run.cell.name, []).append(history.seconds)
     if not took:
         return None
     typical = fmean(seconds for each in took.values() for seconds in each)

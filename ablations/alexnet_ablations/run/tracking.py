@@ -15,7 +15,7 @@ from alexnet_ablations.run.trackers import Sink, TrackedRun
 
 if TYPE_CHECKING:
     from alexnet_ablations.declare.study import PlannedRun, Study
-    from alexnet_ablations.run.attempts import Attempt
+    from alexnet_ablations.run.attempt import Attempt
 
 PATIENCE = 15.0  # seconds that a tracker has at the end for what it was not done with
 LONGEST = 200  # characters of a complaint: some libraries put a page into one
