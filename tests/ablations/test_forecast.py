@@ -2,6 +2,8 @@
 
 import json
 import math
+import subprocess
+import sys
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -154,6 +156,25 @@ def test_a_study_larger_than_the_disk_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(forecast.shutil, "disk_usage", lambda _path: type("Usage", (), {"free": 10**7}))
     with pytest.raises(ValueError, match=r"needs about 113 MB of disk and .* has 10 MB free; free some, or choose"):
         forecast.forecast(study, 2, measured=True)
+
+
+@pytest.mark.parametrize(
+    ("program", "said"),
+    [
+        ("import os; os.kill(os.getpid(), 9)", "killed (SIGKILL), which is what a system does when memory runs out"),
+        ("import os; os.kill(os.getpid(), 15)", "ended by SIGTERM"),
+        ("import os; os._exit(7)", "ended with status 7"),
+    ],
+)
+def test_a_calibrating_process_that_dies_is_one_sentence(program, said, tmp_path, monkeypatch):
+    def start(_recipes):
+        pipe = subprocess.PIPE
+        return subprocess.Popen([sys.executable, "-c", program], stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+
+    monkeypatch.setattr(calibration, "_start", start)
+    with pytest.raises(ValueError) as caught:
+        calibrate([Recipe(**TINY)], 1, tmp_path / "calibration.json")
+    assert said in str(caught.value)
 
 
 def test_the_default_study_is_small_and_a_larger_one_is_calibrated(tmp_path):

@@ -62,6 +62,41 @@ def test_memory_is_what_the_machine_or_the_container_has_free_whichever_is_less(
     assert slots.free_memory() == 9000 - 5000 + 700
 
 
+@pytest.mark.parametrize(
+    ("lines", "group"),
+    [("0::/user/job_7\n", ""), ("4:memory:/job_7\n3:cpuset:/\n1:cpu,cpuacct:/job_7\n0::/\n", "memory")],
+)
+@pytest.mark.parametrize("level", ["own", "above"])
+def test_limits_of_the_own_control_group_and_of_those_above_count_in_both_versions(
+    lines, group, level, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(slots, "PROC", tmp_path / "proc")
+    monkeypatch.setattr(slots, "CGROUP", tmp_path / "cgroup")
+    monkeypatch.setattr(slots.os, "sched_getaffinity", lambda _process: set(range(6)), raising=False)
+    (tmp_path / "proc" / "self").mkdir(parents=True)
+    (tmp_path / "proc" / "self" / "cgroup").write_text(lines)
+    (tmp_path / "proc" / "meminfo").write_text("MemAvailable:    9000000 kB\n")
+    if group:
+        memory, cpu = tmp_path / "cgroup" / "memory" / "job_7", tmp_path / "cgroup" / "cpu" / "job_7"
+        names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+    else:
+        memory = cpu = tmp_path / "cgroup" / "user" / "job_7"
+        names = ("memory.max", "memory.current", "inactive_file")
+    for path in (memory, cpu):
+        path.mkdir(parents=True, exist_ok=True)
+    memory, cpu = (path if level == "own" else path.parent for path in (memory, cpu))
+    (memory / names[0]).write_text("8000\n")
+    (memory / names[1]).write_text("5000\n")
+    (memory / "memory.stat").write_text(f"cache 1\n{names[2]} 600\n")
+    if group:
+        (cpu / "cpu.cfs_quota_us").write_text("200000\n")
+        (cpu / "cpu.cfs_period_us").write_text("100000\n")
+    else:
+        (cpu / "cpu.max").write_text("200000 100000\n")
+    assert slots.free_memory() == 8000 - 5000 + 600
+    assert slots.usable_cores() == 2
+
+
 def test_the_memory_of_a_process_is_the_most_it_held():
     held = slots.resident_memory(os.getpid())
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import platform
+import signal
 import subprocess
 import sys
 import time
@@ -96,7 +97,9 @@ def calibrate(recipes: Sequence[Recipe], jobs: int, cache: Path) -> dict[str, Pa
 
 
 def _read(cache: Path) -> dict[str, Pace]:
-    with suppress(FileNotFoundError, ValueError, TypeError):  # absent, torn, or of another version: measured again
+    with suppress(
+        FileNotFoundError, ValueError, TypeError, AttributeError, RecursionError
+    ):  # absent, torn, or of another version: measured again
         return {key: Pace(**facts) for key, facts in json.loads(cache.read_text()).items()}
     return {}
 
@@ -113,7 +116,7 @@ def _measured_side_by_side(hands: Sequence[Sequence[tuple[str, Recipe]]]) -> Ite
             out, err = process.communicate()
             if process.returncode:
                 lines = err.strip().splitlines()
-                why = lines[-1] if lines else "the calibration ended without a word; try again"
+                why = lines[-1] if lines else _how_it_died(process.returncode)
                 raise UnfitRecipeError(why, hand[len(out.splitlines())][1])  # each that was timed left a line
             for (key, _), line in zip(hand, out.splitlines(), strict=True):
                 yield key, Pace(**json.loads(line))
@@ -121,6 +124,17 @@ def _measured_side_by_side(hands: Sequence[Sequence[tuple[str, Recipe]]]) -> Ite
         for _, process in started:
             process.kill()
             process.communicate()
+
+
+def _how_it_died(code: int) -> str:
+    if code == -signal.SIGKILL:
+        return (
+            "timing its first steps was killed (SIGKILL), which is what a system does when memory runs out; "
+            "take a smaller batch, or fewer runs side by side with --jobs"
+        )
+    if code < 0:
+        return f"timing its first steps was ended by {signal.Signals(-code).name}"
+    return f"timing its first steps ended with status {code} and printed nothing"
 
 
 def _start(recipes: Sequence[Recipe]) -> "subprocess.Popen[str]":

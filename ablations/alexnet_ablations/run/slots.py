@@ -71,9 +71,12 @@ def find_slots(threads: int, device: str, jobs: int | None) -> Slots:
 def usable_cores() -> int:
     """Count the cores that this process may use: those of the machine, less what affinity or a container takes away."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota, _, period = _text(CGROUP / "cpu.max").partition(" ")
-    if quota.isdigit() and period.strip().isdigit():
-        cores = min(cores, max(int(quota) // int(period), 1))
+    for group in _control_groups("cpu"):
+        quota, _, period = _text(group / "cpu.max").partition(" ")  # version 2, then version 1
+        quota = quota or _text(group / "cpu.cfs_quota_us")
+        period = period or _text(group / "cpu.cfs_period_us")
+        if quota.strip().isdigit() and period.strip().isdigit():
+            cores = min(cores, max(int(quota) // int(period), 1))
     return cores
 
 
@@ -92,11 +95,13 @@ def free_memory() -> int | None:
     """Return the bytes that are free for new processes; None where the system does not say."""
     found = re.search(r"MemAvailable:\s+(\d+) kB", _text(PROC / "meminfo"))
     free = [int(found[1]) * 1024] if found else []
-    limit, used = _text(CGROUP / "memory.max").strip(), _text(CGROUP / "memory.current").strip()
-    if limit.isdigit() and used.isdigit():
-        # Files in the page cache count as used, and give way to whoever needs the memory.
-        cached = re.search(r"^inactive_file (\d+)", _text(CGROUP / "memory.stat"), re.MULTILINE)
-        free.append(int(limit) - int(used) + (int(cached[1]) if cached else 0))
+    for group in _control_groups("memory"):
+        limit = (_text(group / "memory.max") or _text(group / "memory.limit_in_bytes")).strip()
+        used = (_text(group / "memory.current") or _text(group / "memory.usage_in_bytes")).strip()
+        if limit.isdigit() and used.isdigit():
+            # Files in the page cache count as used, and give way to whoever needs the memory.
+            cached = re.search(r"^(?:total_)?inactive_file (\d+)", _text(group / "memory.stat"), re.MULTILINE)
+            free.append(int(limit) - int(used) + (int(cached[1]) if cached else 0))
     return min(free) if free else None
 
 
@@ -113,6 +118,23 @@ def memory_allows(taken: Sequence[int], largest: int, free: int | None) -> bool:
     need = max(largest or UNKNOWN_RUN, *taken)
     still_to_come = sum(need - each for each in taken)
     return free >= need + int(SPARE * need) + still_to_come
+
+
+def _control_groups(controller: str) -> list[Path]:
+    """Return the control groups that limit this process, the innermost first; a limit of any of them counts.
+
+    Version 2 has one tree for all controllers, version 1 one for each. In a container the tree may begin at its own
+    group, so that the path which the kernel names is not there and the root of the tree holds the limits.
+    """
+    groups = []
+    for line in _text(PROC / "self" / "cgroup").splitlines() or ["0::/"]:
+        _, names, path = line.split(":", 2)
+        if names and controller not in names.split(","):
+            continue
+        root = CGROUP / controller if names else CGROUP
+        group = root / path.strip("/")
+        groups += [group, *(parent for parent in group.parents if parent == root or root in parent.parents)]
+    return groups
 
 
 def _text(path: Path) -> str:
