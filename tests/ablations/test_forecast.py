@@ -13,7 +13,7 @@ from alexnet_ablations.declare.history import note_end, note_start
 from alexnet_ablations.declare.study import declare
 from alexnet_ablations.run import calibration, forecast
 from alexnet_ablations.run.calibration import Pace, calibrate, key_of, measure
-from alexnet_ablations.run.forecast import duration, foretell_power, is_small, wall_time
+from alexnet_ablations.run.forecast import duration, expected_power, is_small, wall_time
 from alexnet_lab.training.recipe import Recipe
 
 PACE = Pace(2.0, 0.05, 33, 0.001, 359, 359, 5_000_000)
@@ -38,7 +38,7 @@ def test_the_wall_time_is_that_of_the_last_of_the_slots():
 
 
 def test_the_smallest_p_and_the_seeds_it_takes_are_those_of_two_over_two_to_the_n(tmp_path):
-    power = foretell_power(study_in(tmp_path), [], done=0)
+    power = expected_power(study_in(tmp_path), [], done=0)
     assert power.attainable_p == 0.25
     assert power.seeds_for_one == next(n for n in range(1, 99) if 2 / 2**n <= 0.05) == 6
     assert power.seeds_for_family == next(n for n in range(1, 99) if 3 * 2 / 2**n <= 0.05) == 7
@@ -50,7 +50,7 @@ def test_the_smallest_p_and_the_seeds_it_takes_are_those_of_two_over_two_to_the_
 def test_an_effect_as_large_as_foretold_is_found_four_times_in_five(tmp_path):
     from scipy import stats
 
-    power = foretell_power(study_in(tmp_path, seeds=6), [], done=0)
+    power = expected_power(study_in(tmp_path, seeds=6), [], done=0)
     generator = np.random.default_rng(5)
     # 4 cells x 6 seeds of independent runs with the spread that is assumed
     runs = generator.normal(0, power.spread, (20_000, 6, 4))
@@ -68,7 +68,7 @@ def test_the_spread_of_runs_that_are_there_takes_the_place_of_the_assumption(tmp
     for run in runs:
         run.folder.begin(run.recipe.to_json(), {}, "{}")
         run.folder.end("ok", result={"test": {"accuracy": accuracies[run.cell.name][run.seed]}})
-    power = foretell_power(study, runs, done=len(runs))
+    power = expected_power(study, runs, done=len(runs))
     differences = 100 * np.subtract(accuracies["norm=bn"], accuracies["norm=lrn"])
     assert power.spread == pytest.approx(differences.std(ddof=1) / math.sqrt(2))
     assert "seen in the runs already there" in " ".join(power.sentences())
@@ -78,7 +78,7 @@ def test_one_seed_is_told_that_it_shows_no_spread(tmp_path):
     facts = forecast.forecast(study_in(tmp_path, seeds=1), 1, measured=False).facts()
     assert facts["power"]["detectable"] == {"effect": None, "interaction": None}
     assert facts["seconds"] is None
-    assert "take at least two" in " ".join(foretell_power(study_in(tmp_path, seeds=1), [], done=0).sentences())
+    assert "take at least two" in " ".join(expected_power(study_in(tmp_path, seeds=1), [], done=0).sentences())
 
 
 def test_calibration_is_measured_once_per_architecture_and_then_read(tmp_path, monkeypatch):

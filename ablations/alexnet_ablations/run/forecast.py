@@ -114,7 +114,7 @@ def forecast(study: Study, slots: int, *, measured: bool) -> Forecast:
             )
     elif missing:
         seconds = _by_runs_that_ended(study, missing, slots)
-    power = foretell_power(study, runs, done=len(runs) - len(missing))
+    power = expected_power(study, runs, done=len(runs) - len(missing))
     return Forecast(len(study.cells), len(runs), len(missing), slots, seconds, needed, free, power)
 
 
@@ -163,7 +163,7 @@ def disk_need(found: Sequence[tuple[Recipe, Pace]], slots: int) -> int:
     return kept + slots * max(working, default=0)
 
 
-def foretell_power(study: Study, runs: Sequence[PlannedRun], *, done: int) -> Power:
+def expected_power(study: Study, runs: Sequence[PlannedRun], *, done: int) -> Power:
     """Say what the seeds of a study can show; the spread is that of its own runs where at least two seeds have any."""
     from alexnet_ablations.conclude.intervals import attainable_p
     from alexnet_ablations.conclude.seeds import detectable_effect

@@ -65,7 +65,7 @@ def open_sink(text: str) -> Sink:
     return KINDS[kind](argument)
 
 
-def figures_of_test(verdict: Mapping[str, Any]) -> dict[str, float]:
+def test_metrics(verdict: Mapping[str, Any]) -> dict[str, float]:
     """Return the test's figures that are one number each; none where the run did not get to its test."""
     found = verdict.get("result", {}).get("test", {})
     return {f"test_{name}": float(value) for name, value in found.items() if isinstance(value, int | float)}
@@ -108,7 +108,7 @@ class TensorBoardSink:
         from torch.utils.tensorboard.summary import hparams
 
         writer = self.writers.pop(run.name)
-        figures = figures_of_test(verdict)
+        figures = test_metrics(verdict)
         for name, value in figures.items():
             writer.add_scalar(scalar_tag(name), value, verdict["result"].get("steps"))
         writer.add_text("verdict", f"{verdict['state']}. {verdict['why']}")
@@ -187,7 +187,7 @@ class MlflowSink:
         """Log the test's figures and the verdict."""
         if run.name not in self.runs:
             return
-        self._log(run, figures_of_test(verdict), verdict.get("result", {}).get("steps", 0))
+        self._log(run, test_metrics(verdict), verdict.get("result", {}).get("steps", 0))
         identity = self.runs.pop(run.name)
         self.client.set_tag(identity, "state", verdict["state"])
         self.client.set_tag(identity, "why", verdict["why"][:5000])  # servers refuse longer ones

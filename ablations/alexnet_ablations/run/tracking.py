@@ -66,16 +66,16 @@ class Mirror:
             self.complaint = self.complaint or (
                 f"it was not done {self.patience:g} s after the study, and what it had not taken by then is not there"
             )
-        self.tell_of_trouble()
+        self.report_error()
 
-    def tell_of_trouble(self) -> None:
+    def report_error(self) -> None:
         """Pass on what went wrong, once, on the caller's thread: a terminal is not for two at a time."""
         if self.complaint:
             text, self.complaint = self.complaint, ""
             self.tell(f"tracking is switched off: {text}. The study goes on; its folder has everything")
 
     def _put(self, event: Event, run: "PlannedRun") -> None:
-        self.tell_of_trouble()
+        self.report_error()
         if self.is_on:
             self._events.put((event, run))
 
@@ -142,7 +142,7 @@ class _Mirrored(Watcher):
         self.watcher.note(text)
 
     def tick(self) -> None:
-        self.mirror.tell_of_trouble()
+        self.mirror.report_error()
         self.watcher.tick()
 
     def close(self) -> None:
