@@ -5,10 +5,12 @@
 Interleaved runs, medians with 20/80 quantiles, ratios within one run. Exits 1 above the limit.
 """
 
-import statistics
 import subprocess
 import sys
 import time
+from functools import partial
+
+from timing import interleave, spread
 
 LIMIT = 0.3
 ROUNDS = 15
@@ -25,20 +27,15 @@ def seconds(arguments: list[str]) -> float:
 
 def main() -> int:
     """Print one line per command and say whether all stay under the limit."""
-    candidates = {"import torch": ["import torch"]}
-    candidates |= {"alexnet-lab " + " ".join(command): [HELP, *command] for command in COMMANDS}
-    times: dict[str, list[float]] = {name: [] for name in candidates}
-    for round_number in range(ROUNDS + 1):
-        for name, arguments in candidates.items():
-            elapsed = seconds(arguments)
-            if round_number:  # the first round only warms the disk cache
-                times[name].append(elapsed)
-    torch_median = statistics.median(times["import torch"])
+    programs = {"import torch": ["import torch"]}
+    programs |= {"alexnet-lab " + " ".join(command): [HELP, *command] for command in COMMANDS}
+    times = interleave({name: partial(seconds, arguments) for name, arguments in programs.items()}, ROUNDS)
+    torch_median = spread(times["import torch"]).median
     worst = 0.0
     for name, measured in times.items():
-        fifths = statistics.quantiles(measured, n=5)
-        ratio = statistics.median(measured) / torch_median
-        print(f"{name:28} {statistics.median(measured):6.3f} s  [{fifths[0]:.3f}, {fifths[3]:.3f}]  {ratio:5.2f}")
+        taken = spread(measured)
+        ratio = taken.median / torch_median
+        print(f"{name:28} {taken.text(3)} s  {ratio:5.2f}")
         if name != "import torch":
             worst = max(worst, ratio)
     print(f"worst ratio {worst:.2f}, limit {LIMIT}")

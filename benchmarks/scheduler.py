@@ -9,7 +9,6 @@ if the whole took more than 1.10 of the ideal, or if a run did not end well: a t
 """
 
 import argparse
-import csv
 import os
 import platform
 import sys
@@ -18,6 +17,7 @@ import time
 from pathlib import Path
 
 import torch
+from timing import append_rows
 
 from alexnet_ablations.declare.design import Factor
 from alexnet_ablations.declare.study import Study
@@ -67,12 +67,10 @@ def main() -> int:
     print(f"ideal {ideal:.1f} s; ratio {whole / ideal:.3f}, at most {LIMIT}")
     print(f"the coordinator itself: {own:.2f} s of processor time, {own / whole:.1%} of a core")
     if given.csv:
-        given.csv.parent.mkdir(parents=True, exist_ok=True)
-        with given.csv.open("w", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(["cell", "seed", "state", "seconds"])
-            writer.writerows((cell, seed, state, f"{seconds:.3f}") for cell, seed, state, seconds in stopwatch.rows)
-            writer.writerow(["whole", "", f"ratio {whole / ideal:.4f}", f"{whole:.3f}"])
+        rows = [(cell, seed, state, f"{seconds:.3f}") for cell, seed, state, seconds in stopwatch.rows]
+        rows.append(("whole", "", f"ratio {whole / ideal:.4f}", f"{whole:.3f}"))
+        given.csv.unlink(missing_ok=True)
+        append_rows(given.csv, ["cell", "seed", "state", "seconds"], rows)
     if failed:
         print(f"{len(failed)} runs did not end well, the first {failed[0][:3]}: their times say nothing")
     return int(bool(failed) or whole / ideal > LIMIT)

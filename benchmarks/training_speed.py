@@ -12,10 +12,7 @@ Exits 1 where one is missed.
 """
 
 import argparse
-import csv
 import os
-import platform
-import statistics
 import sys
 import tempfile
 import time
@@ -25,6 +22,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from timing import MACHINE, SPREAD, append_rows, machine, ratios, spread, synchronise
 
 from alexnet_lab.data.feed import open_feed
 from alexnet_lab.networks import AlexNet
@@ -36,12 +34,6 @@ from alexnet_lab.training.trainer import Trainer
 
 LIMITS = {"run / bare loop": 0.95, "LRN / no norm": 0.9, "feed / run": 10.0}
 STEPS = 4
-
-
-def synchronise(device: str) -> None:
-    """Wait for what a GPU still has to do."""
-    if device == "cuda":
-        torch.cuda.synchronize()
 
 
 def bare_loop(recipe: Recipe, norm: str) -> Callable[[], float]:
@@ -126,22 +118,12 @@ def main() -> int:
     }
     rows, missed = [], False
     for name, (above, below) in pairs.items():
-        ratios = [a / b for a, b in zip(rates[above], rates[below], strict=True)]
-        low, *_, high = statistics.quantiles(ratios, n=5) if len(ratios) > 1 else (ratios[0], ratios[0])
-        median = statistics.median(ratios)
-        missed |= median < LIMITS[name]
-        print(f"{name:16} {median:6.2f}  [{low:.2f}, {high:.2f}]  at least {LIMITS[name]}")
-        rows.append([name, median, low, high, len(ratios)])
+        ratio = spread(ratios(rates[above], rates[below]))
+        missed |= ratio.median < LIMITS[name]
+        print(f"{name:16} {ratio.text()}  at least {LIMITS[name]}")
+        rows.append([name, *ratio, asked.threads, *machine(asked.device)])
     if asked.csv:
-        machine = torch.cuda.get_device_name() if asked.device == "cuda" else f"{platform.machine()} cpu"
-        new = not asked.csv.exists()
-        with asked.csv.open("a", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            if new:
-                writer.writerow(["ratio", "median", "q20", "q80", "rounds", "threads", "machine", "torch", "date"])
-            writer.writerows(
-                [*row, asked.threads, machine, torch.__version__, time.strftime("%Y-%m-%d")] for row in rows
-            )
+        append_rows(asked.csv, ["ratio", *SPREAD, "threads", *MACHINE], rows)
     return int(missed)
 
 

@@ -7,10 +7,8 @@ optimiser on one random batch. Each pair is interleaved: epoch, loop, epoch, loo
 """
 
 import argparse
-import csv
 import itertools
 import os
-import platform
 import statistics
 import sys
 import tempfile
@@ -20,6 +18,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from timing import MACHINE, append_rows, machine, synchronise
 
 from alexnet_lab.data.feed import Feed, open_feed
 from alexnet_lab.networks import build_network
@@ -31,7 +30,7 @@ from alexnet_lab.training.trainer import Trainer
 
 ROUNDS = 3  # after one that compiles and warms up
 HEADER = ["preset", "precision", "compiled", "run_images_s", "bare_images_s", "run_over_bare", "peak_gib", "batch"]
-HEADER += ["machine", "torch", "date"]
+HEADER += MACHINE
 
 
 def bare_step(recipe: Recipe, image_size: int) -> Any:
@@ -65,12 +64,11 @@ def measure(recipe: Recipe, feed: Feed, steps: int) -> tuple[float, float, float
             return
         if cuda:
             peaks.append(torch.cuda.max_memory_allocated() / 2**30)
-            torch.cuda.synchronize()
+        synchronise(recipe.device)
         began = time.perf_counter()
         for _ in range(steps):
             step()
-        if cuda:
-            torch.cuda.synchronize()
+        synchronise(recipe.device)
         if facts["epoch"] > 1:
             loops.append(steps * recipe.batch_size / (time.perf_counter() - began))
             runs.append(facts["images_per_second"])
@@ -102,32 +100,28 @@ def main() -> int:
         augment="flip,crop",
         device=asked.device,
     )
-    machine = torch.cuda.get_device_name() if asked.device == "cuda" else f"{platform.machine()} cpu"
-    with asked.csv.open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(HEADER)
-        for preset, precision, compiled in itertools.product(
-            ("paper", "review", "torchvision"), ("fp32", "bf16"), (False, True)
-        ):
-            recipe = Recipe(
-                preset=preset,
-                width=1.0,
-                image_size=asked.image_size,
-                init="published",
-                learning_rate=1e-6,  # the numbers do not matter here, as long as they stay finite
-                batch_size=asked.batch,
-                epochs=ROUNDS + 1,
-                precision=precision,
-                compile=compiled,
-                device=asked.device,
-                threads=os.cpu_count() or 1,
-            )
-            run, bare, peak = measure(recipe, feed, asked.steps)
-            rates = [f"{run:.1f}", f"{bare:.1f}", f"{run / bare:.3f}", f"{peak:.2f}"]
-            under = [asked.batch, machine, torch.__version__, time.strftime("%Y-%m-%d")]
-            writer.writerow([preset, precision, compiled, *rates, *under])
-            file.flush()
-            print(f"{preset:12} {precision} compiled={compiled!s:5} run {run:9.1f}  bare {bare:9.1f}  {run / bare:.3f}")
+    asked.csv.unlink(missing_ok=True)
+    for preset, precision, compiled in itertools.product(
+        ("paper", "review", "torchvision"), ("fp32", "bf16"), (False, True)
+    ):
+        recipe = Recipe(
+            preset=preset,
+            width=1.0,
+            image_size=asked.image_size,
+            init="published",
+            learning_rate=1e-6,  # the numbers do not matter here, as long as they stay finite
+            batch_size=asked.batch,
+            epochs=ROUNDS + 1,
+            precision=precision,
+            compile=compiled,
+            device=asked.device,
+            threads=os.cpu_count() or 1,
+        )
+        run, bare, peak = measure(recipe, feed, asked.steps)
+        rates = [f"{run:.1f}", f"{bare:.1f}", f"{run / bare:.3f}", f"{peak:.2f}"]
+        row = [preset, precision, compiled, *rates, asked.batch, *machine(asked.device)]
+        append_rows(asked.csv, HEADER, [row])
+        print(f"{preset:12} {precision} compiled={compiled!s:5} run {run:9.1f}  bare {bare:9.1f}  {run / bare:.3f}")
     return 0
 
 
