@@ -52,7 +52,7 @@ def test_a_second_coordinator_is_told_in_one_sentence_and_does_no_harm(tmp_path,
     first.start()
     while not list(tmp_path.glob("runs/*/*/ready")):
         time.sleep(0.02)
-    with pytest.raises(ValueError, match=rf"is being worked on by process {os.getpid()} on \S+ since 2\d.*status"):
+    with pytest.raises(ValueError, match=rf"is in use by process {os.getpid()} on \S+ since 2\d.*status"):
         run_all(study.folder, study.runs(), 2)
     with pytest.raises(ValueError, match="is being worked on"):
         execution.refuse_if_coordinated(study.folder)

@@ -183,7 +183,7 @@ def test_retry_refuses_states_that_nothing_can_be_in(study):
 def test_retry_leaves_a_study_alone_that_somebody_works_on(study):
     lock = Lock(study.folder / "coordinator.lock")
     assert lock.take()
-    with pytest.raises(ValueError, match="is being worked on by process"):
+    with pytest.raises(ValueError, match="is in use by process"):
         call("retry", study.folder)
     lock.release()
 

@@ -234,7 +234,7 @@ def test_a_study_that_another_process_works_on_is_not_grown_from_python(tmp_path
     lock = Lock(tmp_path / COORDINATOR_LOCK)
     assert lock.take()
     try:
-        with pytest.raises(ValueError, match="is being worked on by"):
+        with pytest.raises(ValueError, match="is in use by"):
             run_study(study)
     finally:
         lock.release()

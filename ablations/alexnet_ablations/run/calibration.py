@@ -1,9 +1,9 @@
-"""How long runs will take on this machine, from a few training steps of each different network.
+"""How long runs will take on this machine, measured by a few training steps of each different network.
 
     python -m alexnet_ablations.run.calibration < recipes.json
 
-is a process of its own, as a run is, and prints one line of JSON per recipe. As many stand side by side as runs will,
-so that what they take from each other is in the figures. Nothing is kept of what is trained here.
+is a process of its own, as a run is, and prints one line of JSON per recipe. As many of them work side by side as runs
+will, so that the times include what runs take from each other. Nothing that is trained here is kept.
 """
 
 import hashlib
@@ -29,12 +29,12 @@ from alexnet_lab.training.recipe import Recipe, read_recipe
 if TYPE_CHECKING:
     from alexnet_lab.data.feed import Feed
 
-# A step that takes no longer than so many seconds is timed in a run, over some steps; a longer one on parts of a batch.
+# A step of at most so many seconds is timed in a real run, over some steps; a longer one on parts of a batch.
 PATIENCE = 0.4
 STEPS = 12  # of which the default instruments measure one
 PARTS = (2, 4, 12)  # images: the difference of two parts tells what each image adds to a step
-SLOW = 0.3  # seconds that the smallest part may take if the largest is to be tried
-PROCESSES = 8  # no more than so many calibrate side by side
+SLOW = 0.3  # seconds: where the smallest part takes longer, the largest is not tried
+PROCESSES = 8  # calibrations side by side, at most
 # Fields that change what is learned, and not how long it takes.
 FREE = {"seed", "init", "learning_rate", "schedule", "warmup_epochs", "momentum", "weight_decay"}
 FREE |= {"dropout", "label_smoothing", "epochs", "patience", "best_by", "split_seed", "deterministic", "clip_norm"}
@@ -42,7 +42,7 @@ FREE |= {"dropout", "label_smoothing", "epochs", "patience", "best_by", "split_s
 
 @dataclass(frozen=True)
 class Pace:
-    """What a run of some recipe takes: time in parts, and bytes."""
+    """Time and disk that a run of some recipe takes."""
 
     start_seconds: float  # until the first step: interpreter, libraries, data
     step_seconds: float
@@ -61,7 +61,7 @@ class Pace:
 
 
 def key_of(recipe: Recipe, jobs: int) -> str:
-    """Name what a pace depends on: the recipe, less what costs nothing, the machine, and who else is at work."""
+    """Name what a pace depends on: recipe fields that cost time, the machine, and how many runs work side by side."""
     facts = {name: value for name, value in asdict(recipe).items() if name not in FREE}
     if recipe.data == "digits":
         facts.pop("skip_bad")
@@ -85,7 +85,7 @@ def calibrate(recipes: Sequence[Recipe], jobs: int, cache: Path) -> dict[str, Pa
     missing = {key: recipe for key, recipe in missing.items() if key not in known}
     if missing:
         processes = min(jobs, PROCESSES)
-        # With fewer recipes than processes, several time the same one: that is what will stand side by side.
+        # With fewer recipes than processes, several processes time the same one: so many runs will work side by side.
         rounds = -(-len(missing) // processes)
         dealt = list(islice(cycle(missing.items()), rounds * processes))
         measured = list(_measured_side_by_side([dealt[at::processes] for at in range(processes)]))
@@ -109,16 +109,16 @@ def _typical(paces: Sequence[Pace]) -> Pace:
     return Pace(**{name: type(value)(median(getattr(pace, name) for pace in paces)) for name, value in first.items()})
 
 
-def _measured_side_by_side(hands: Sequence[Sequence[tuple[str, Recipe]]]) -> Iterator[tuple[str, Pace]]:
-    started = [(hand, _start([recipe for _, recipe in hand])) for hand in hands]
+def _measured_side_by_side(parts: Sequence[Sequence[tuple[str, Recipe]]]) -> Iterator[tuple[str, Pace]]:
+    started = [(part, _start([recipe for _, recipe in part])) for part in parts]
     try:
-        for hand, process in started:
+        for part, process in started:
             out, err = process.communicate()
             if process.returncode:
                 lines = err.strip().splitlines()
                 why = lines[-1] if lines else _how_it_died(process.returncode)
-                raise UnfitRecipeError(why, hand[len(out.splitlines())][1])  # each that was timed left a line
-            for (key, _), line in zip(hand, out.splitlines(), strict=True):
+                raise UnfitRecipeError(why, part[len(out.splitlines())][1])  # those timed before it left a line
+            for (key, _), line in zip(part, out.splitlines(), strict=True):
                 yield key, Pace(**json.loads(line))
     finally:
         for _, process in started:
@@ -155,7 +155,7 @@ def _start(recipes: Sequence[Recipe]) -> "subprocess.Popen[str]":
 
 
 def measure(recipe: Recipe, start_seconds: float | None = None) -> Pace:
-    """Take a few steps by the recipe in this process; start_seconds is what it took to come here, if that is known."""
+    """Time a few steps of the recipe in this process; `start_seconds` is how long its start took, where known."""
     import torch
 
     from alexnet_lab.networks import load_pretrained
@@ -168,7 +168,7 @@ def measure(recipe: Recipe, start_seconds: float | None = None) -> Pace:
     feed = open_feed_of(recipe, lambda _kind, _facts: None)
     opening = time.perf_counter() - began
     network = network_of(recipe, feed)
-    if recipe.weights:  # costs nothing worth timing, but a file that is not there, or does not fit, is found out here
+    if recipe.weights:  # not worth timing, but a missing or unfit file is refused here
         load_pretrained(network, recipe.weights)
     network.to(recipe.device)
     optimiser = build_optimiser(recipe, network)
@@ -194,7 +194,7 @@ def measure(recipe: Recipe, start_seconds: float | None = None) -> Pace:
         return pixels, torch.zeros(count, dtype=torch.long, device=recipe.device)
 
     network.train()
-    step(*blank(PARTS[0]))  # the first step allocates; the second says whether more images can be waited for
+    step(*blank(PARTS[0]))  # the first step allocates; the second shows whether larger parts take too long
     is_slow = seconds_of(lambda: step(*blank(PARTS[0]))) > SLOW
     fewer, more = PARTS[:2] if is_slow else PARTS[1:]
     part = blank(more)
@@ -220,7 +220,7 @@ def measure(recipe: Recipe, start_seconds: float | None = None) -> Pace:
 
 
 def _seconds_per_step_of_a_run(recipe: Recipe, feed: "Feed") -> float | None:
-    """Time the first steps of a run as it is, instruments and all; None where it has fewer than two."""
+    """Time the first steps of a real run, instruments included; None where it has fewer than two."""
     from alexnet_lab.records import RunFolder
     from alexnet_lab.training.parallel import joined
     from alexnet_lab.training.trainer import Trainer
@@ -233,10 +233,10 @@ def _seconds_per_step_of_a_run(recipe: Recipe, feed: "Feed") -> float | None:
             seen.append((facts["step"], time.perf_counter()))
             trainer.stop_asked = facts["step"] > STEPS
 
-    with TemporaryDirectory() as place, joined(recipe.device) as ranks:
-        folder = RunFolder(Path(place))
+    with TemporaryDirectory() as path, joined(recipe.device) as ranks:
+        folder = RunFolder(Path(path))
         folder.begin(recipe.to_json(), {}, "{}")
-        # Compiling takes a minute, once; what it brings is not worth waiting for here.
+        # Compiling takes a minute, once: too long to wait for here.
         trainer = Trainer(replace(recipe, compile=False, epochs=1), folder, feed, ranks, watch)
         with suppress(InterruptedRunError, DivergedError):
             trainer.run()
@@ -247,7 +247,7 @@ def _seconds_per_step_of_a_run(recipe: Recipe, feed: "Feed") -> float | None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Time the recipes that come in as JSON; the argument is when this process was started, by the clock."""
+    """Time the recipes given as JSON on standard input; the argument is the time at which this process was started."""
     start = None
     try:
         for values in json.loads(sys.stdin.read()):

@@ -1,11 +1,11 @@
-"""Runs on this machine: one process each, several side by side, whatever happens to any of them.
+"""Makes the runs of a study: which is next, which is tried again, what an end means.
 
     run_all(study.folder, [run for run in study.runs() if not run.is_done], jobs=4)
 
-A run that dies takes nothing with it: what it has to say stands in its folder. One that ends without a word is started
-once more and goes on from its checkpoint; one that does so twice is `lost`. The coordinator holds a lock on the study;
-a second one is told so and does no harm. It may be killed at any moment: its runs save and end, and the same call goes
-on, with the same numbers in the end as an undisturbed study to the last bit.
+Each run is a process of its own, and its folder says how it ended, so a run that dies takes nothing with it. One that
+ends without a verdict is started once more and continues from its checkpoint; one that does so twice is `lost`. The
+coordinator holds a lock on the study, and a second one is refused. It may be killed at any moment: its runs save and
+end, and the same call continues, with the numbers of an undisturbed study to the last bit.
 """
 
 import signal
@@ -23,31 +23,31 @@ from alexnet_ablations.run.executors import Executor, Refusal
 from alexnet_ablations.run.executors.local import LocalExecutor
 from alexnet_lab.locks import Lock
 
-# So many runs that end with the same failure before any ends well are one error, not many findings.
+# So many first runs that fail in the same way are one error of the study, and end it.
 SAME_FAILURES = 3
-# A run that dies without a verdict is tried so many times in all.
+# Attempts at a run that dies without a verdict, in all.
 ATTEMPTS = 2
-# Seconds between two looks at how far the runs are. Their ends are noticed without looking.
+# Seconds between two looks at the progress of runs. Their ends wake the coordinator at once.
 TICK = 0.25
-# What a run that ended well says of its own memory.
+# The name under which a finished run records its peak memory.
 PEAK = "peak_memory_bytes"
 
 
 class SameFailureError(ValueError):
-    """The first runs all failed in the same way: the study is mistaken, not its cells."""
+    """The first runs all failed in the same way: what they share is wrong."""
 
 
 class Watcher:
-    """What a coordinator tells whoever watches; this one says nothing."""
+    """What a coordinator reports; this one ignores all of it."""
 
     def begin(self, runs: Sequence[PlannedRun], slots: int) -> None:
-        """Learn which runs are to be made, so many side by side."""
+        """Learn which runs will be made, and how many side by side."""
 
     def started(self, attempt: Attempt) -> None:
         """Learn that a run has been started."""
 
     def moved(self, attempt: Attempt) -> None:
-        """Learn that a run got further."""
+        """Learn that a run made progress."""
 
     def died(self, attempt: Attempt) -> None:
         """Learn that a run ended without a verdict and will be started again."""
@@ -56,16 +56,16 @@ class Watcher:
         """Learn that a run has ended, and how."""
 
     def skipped(self, run: PlannedRun) -> None:
-        """Learn that a run needs not be made: another process has done it meanwhile."""
+        """Learn that another process has already made a run."""
 
     def note(self, text: str) -> None:
         """Take a sentence for the user."""
 
     def tick(self) -> None:
-        """Learn that time passes."""
+        """Learn that TICK seconds have passed."""
 
     def close(self) -> None:
-        """Learn that all is over, well or not."""
+        """Learn that no run is left, or that the study was interrupted."""
 
 
 def run_all(
@@ -77,10 +77,10 @@ def run_all(
     timeout: float | None = None,
     repeat: bool = False,
 ) -> None:
-    """Make every run, as many side by side as `jobs` says or the machine carries, and wait for them.
+    """Make every run, `jobs` at a time or as many as the machine carries, and wait for them.
 
-    A run that is done when its turn comes is left alone, unless `repeat` asks for it. `timeout` ends a run that takes
-    longer, in minutes. An interrupt lets the runs in progress save, and is raised again.
+    A run that is already done is skipped, unless `repeat` is set. `timeout`, in minutes, stops a run that takes longer.
+    KeyboardInterrupt lets the runs in progress save, and is raised again.
     """
     if timeout is not None and timeout <= 0:
         raise ValueError(f"a time limit must be above 0 minutes, got {timeout:g}")
@@ -95,12 +95,11 @@ def run_all(
 
 
 def refuse_if_coordinated(study: Path) -> None:
-    """Raise ValueError if another process coordinates this study: nothing in its folder is to be changed now."""
+    """Raise ValueError if another process coordinates this study, so that nothing in its folder may be changed."""
     holder = coordinator_of(study)
     if holder:
         raise ValueError(
-            f"{study} is being worked on by {holder}; wait until it has ended "
-            f"(alexnet-lab status {study} shows how far it is)"
+            f"{study} is in use by {holder}; wait until it has ended (alexnet-lab status {study} shows how far it is)"
         )
 
 
@@ -113,7 +112,7 @@ def _take(study: Path) -> Lock:
     except OSError as error:
         raise ValueError(f"{study} must be a folder that can be written ({error.strerror}); choose another") from None
     refuse_if_coordinated(study)
-    raise ValueError(f"{study} was worked on by another process a moment ago; try again")
+    raise ValueError(f"{study} was in use by another process a moment ago; try again")
 
 
 class _Coordinator:
@@ -273,7 +272,7 @@ def _verdict_of(run: PlannedRun) -> dict[str, Any] | None:
 
 @contextmanager
 def _signals_as_interrupts() -> Iterator[None]:
-    """Let a polite kill, and a terminal that is closed, end the study as Ctrl-C does: runs saved first."""
+    """Let SIGTERM and SIGHUP end the study as Ctrl-C does: runs save first."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -283,7 +282,7 @@ def _signals_as_interrupts() -> Iterator[None]:
 
     before = {}
     for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup asks to be left alone
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup asks to ignore it
             before[number] = signal.signal(number, interrupt)
     try:
         yield

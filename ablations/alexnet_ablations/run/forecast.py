@@ -1,4 +1,4 @@
-"""What a study will cost and what it can show, said before its first step."""
+"""What a study will cost and what it can show, before its first step."""
 
 import heapq
 import math
@@ -15,9 +15,9 @@ from alexnet_ablations.run.calibration import FREE, Pace, UnfitRecipeError, cali
 from alexnet_lab.training.recipe import Recipe
 
 LEVEL = 0.05
-# Points between runs of one cell under different seeds, where no run has shown it yet; it is said to be assumed.
+# Standard deviation between seeds of one cell, in points, assumed (and said to be) until runs have shown it.
 ASSUMED_SPREAD = 1.0
-# A study of so many epochs in all, at the laptop's size, is under way sooner than it is calibrated.
+# Epochs in all: a smaller study of the laptop's size runs faster than it can be calibrated.
 SMALL = 200
 RECORDS_BYTES = 2**20  # of a run, beside its weights: metrics, instruments, split; tens of epochs
 CALIBRATION = "calibration.json"
@@ -37,7 +37,7 @@ class Power:
     detectable: Mapping[str, float]  # points, by kind of contrast; infinite below two seeds
 
     def sentences(self) -> list[str]:
-        """Say it in words."""
+        """Return the smallest p and the detectable effects as sentences."""
         n = f"{self.pairs} pair{'s' if self.pairs > 1 else ''}"
         said = f"{n}: an exact sign-flip test cannot go below p = {self.attainable_p:.2g}"
         if self.attainable_p > LEVEL:
@@ -61,7 +61,7 @@ class Power:
 
 @dataclass(frozen=True)
 class Forecast:
-    """What is to be done, and what it takes."""
+    """What is left to run, and its cost."""
 
     cells: int
     runs: int
@@ -73,7 +73,7 @@ class Forecast:
     power: Power
 
     def sentences(self) -> list[str]:
-        """Say time, disk, and what can be shown."""
+        """Return time, disk and power as sentences."""
         if not self.missing:
             return self.power.sentences()
         if self.seconds is not None and self.disk_bytes is None:
@@ -92,7 +92,7 @@ class Forecast:
 
 
 def forecast(study: Study, slots: int, *, measured: bool) -> Forecast:
-    """Foretell a study; a few training steps are timed if `measured`, or if it is not small."""
+    """Return what a study will cost and can show; some training steps are timed if `measured` or it is not small."""
     runs = study.runs()
     missing = [run for run in runs if not run.is_done]
     seconds, needed = None, None
@@ -119,7 +119,7 @@ def forecast(study: Study, slots: int, *, measured: bool) -> Forecast:
 
 
 def _by_runs_that_ended(study: Study, missing: Sequence[PlannedRun], slots: int) -> float | None:
-    """Expect of each run what those of its cell took, or else those of any; None where none has ended well."""
+    """Return the seconds to expect from the finished runs of each cell, or of any; None where none ended well."""
     took: dict[str, list[float]] = {}
     for run in study.runs():
         history = read_history(run.folder.path)
@@ -164,7 +164,7 @@ def disk_need(found: Sequence[tuple[Recipe, Pace]], slots: int) -> int:
 
 
 def expected_power(study: Study, runs: Sequence[PlannedRun], *, done: int) -> Power:
-    """Say what the seeds of a study can show; the spread is that of its own runs where at least two seeds have any."""
+    """Return what the seeds of a study can show; the spread is its own where two seeds or more have ended."""
     from alexnet_ablations.conclude.intervals import attainable_p
     from alexnet_ablations.conclude.seeds import detectable_effect
 
@@ -173,7 +173,7 @@ def expected_power(study: Study, runs: Sequence[PlannedRun], *, done: int) -> Po
     spread = ASSUMED_SPREAD if seen is None else seen
     detectable: dict[str, float] = {}
     for contrast in contrasts:
-        # Independent runs; what the shared luck of a seed takes off comes as a gift.
+        # As for independent runs; common random numbers can only make the spread smaller.
         of_contrast = spread * math.sqrt(sum(weight**2 for weight in contrast.weights.values()))
         found = detectable_effect(study.seeds, of_contrast)
         detectable[contrast.kind] = max(detectable.get(contrast.kind, 0.0), found)

@@ -1,9 +1,9 @@
 """How many runs fit on this machine at once: by cores, by memory, by GPU.
 
-A run takes the cores its recipe names as threads: they are part of the recipe, so they are kept, and the number of runs
-follows. On GPUs one run stands on each unless more jobs are asked for; a run sees its own GPU only. Memory is watched:
-what a run needs is what the largest run of the study is known to have taken, and what is free must hold that beside
-what the runs in progress have not taken yet. Whatever is measured, one run may always start.
+A run takes as many cores as its recipe has threads, so cores divided by threads run side by side. On GPUs one run
+works on each unless more jobs are asked for, and sees that GPU only. Another run starts only while the free memory
+holds what the largest run of the study took, beside what the runs in progress will still take. One run may always
+start, whatever is measured.
 """
 
 import itertools
@@ -14,9 +14,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-# What a run is taken to need until one has shown it: Python and torch alone take a quarter of this.
+# Bytes that a run is assumed to need until one has ended: Python and torch alone take a quarter of this.
 UNKNOWN_RUN = 2**30
-# The share of a run's need that is kept free beside it.
+# Memory kept free beside a new run, as a share of what it needs.
 SPARE = 0.1
 
 PROC = Path("/proc")
@@ -25,31 +25,31 @@ CGROUP = Path("/sys/fs/cgroup")
 
 @dataclass(frozen=True)
 class Slot:
-    """A place for one run: its number, from 1, and the GPU that it sees, if the study runs on GPUs."""
+    """A slot for one run: its number, from 1, and the GPU that the run sees, if the study runs on GPUs."""
 
     number: int
     gpu: str | None = None
 
     @property
     def name(self) -> str:
-        """Name the place: 2, or gpu 0."""
+        """Name the slot: 2, or gpu 0."""
         return str(self.number) if self.gpu is None else f"gpu {self.gpu}"
 
     @property
     def environment(self) -> dict[str, str]:
-        """Return what a run started here must find in its environment."""
+        """Return the environment variables that a run in this slot needs."""
         return {} if self.gpu is None else {"CUDA_VISIBLE_DEVICES": self.gpu}
 
 
 @dataclass(frozen=True)
 class Slots:
-    """The places of this machine for the runs of one study."""
+    """The slots of this machine for the runs of one study."""
 
     count: int
     gpus: tuple[str, ...] = ()
 
     def free(self, taken: Iterable[Slot]) -> Slot | None:
-        """Return a free place, on the GPU with the fewest runs; None while all are taken."""
+        """Return a free slot, on the GPU with the fewest runs; None while all are taken."""
         busy = {slot.number: slot for slot in taken}
         number = next((n for n in range(1, self.count + 1) if n not in busy), None)
         if number is None:
@@ -61,7 +61,7 @@ class Slots:
 
 
 def find_slots(threads: int, device: str, jobs: int | None) -> Slots:
-    """Count the places for runs of so many threads: as asked, or one per GPU, or as many as the cores carry."""
+    """Return `jobs` slots, or one per GPU, or as many as the cores carry with so many threads a run."""
     if device == "cuda":
         gpus = visible_gpus()
         return Slots(jobs or max(len(gpus), 1), gpus)
@@ -69,7 +69,7 @@ def find_slots(threads: int, device: str, jobs: int | None) -> Slots:
 
 
 def usable_cores() -> int:
-    """Count the cores that this process may use: those of the machine, less what affinity or a container takes away."""
+    """Count the cores that this process may use: limits by affinity and control groups count."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     for group in _control_groups("cpu"):
         quota, _, period = _text(group / "cpu.max").partition(" ")  # version 2, then version 1
@@ -106,13 +106,13 @@ def free_memory() -> int | None:
 
 
 def resident_memory(process: int) -> int:
-    """Return the bytes that a process holds at the most so far; 0 where the system does not say."""
+    """Return the most bytes that a process has held; 0 where the system does not say."""
     found = re.search(r"VmHWM:\s+(\d+) kB", _text(PROC / str(process) / "status"))
     return int(found[1]) * 1024 if found else 0
 
 
 def memory_allows(taken: Sequence[int], largest: int, free: int | None) -> bool:
-    """Say whether one more run fits: `taken` is what those in progress hold, `largest` what a run is known to need."""
+    """Say whether one more run fits, in bytes: `taken` by each run in progress, `largest` known need, `free` now."""
     if free is None or not taken:
         return True
     need = max(largest or UNKNOWN_RUN, *taken)

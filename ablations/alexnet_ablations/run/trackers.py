@@ -1,7 +1,7 @@
-"""Other people's trackers, written to: TensorBoard event files and MLflow.
+"""Trackers that a study can be copied to: TensorBoard event files and MLflow.
 
-A sink may raise and may be slow; tracking.py keeps both from the study. It is told of a run in this order: started,
-its epochs, ended. A study that goes on tells a run anew from its first epoch, and a sink leaves no number twice.
+A sink may raise and may be slow; tracking.py keeps both from the study. It hears of a run in this order: started, its
+epochs, ended. A study that continues repeats a run from its first epoch, and a sink keeps each number once.
 """
 
 import os
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 INSTALL = 'pip install "alexnet-lab[tracking]"'
-OURS = ".alexnet-lab"  # at the end of our event files' names: a run told anew replaces its own and leaves others
+OURS = ".alexnet-lab"  # ends the names of our event files: a repeated run replaces its own and leaves others
 RUN_TAG = "alexnet_lab.run"
 
 
@@ -40,10 +40,10 @@ class TrackedRun:
 
 
 class Sink(Protocol):
-    """Where the numbers of a study go besides its folder."""
+    """A tracker that gets a copy of a study's numbers."""
 
     def run_started(self, run: TrackedRun) -> None:
-        """Take note of a run, before its first epoch."""
+        """Begin a run, before its first epoch."""
 
     def epoch(self, run: TrackedRun, row: Mapping[str, Any]) -> None:
         """Take one line of metrics.jsonl."""
@@ -52,11 +52,11 @@ class Sink(Protocol):
         """Take the verdict: state, why, and the result on validation and test."""
 
     def close(self) -> None:
-        """End."""
+        """Finish writing."""
 
 
 def open_sink(text: str) -> Sink:
-    """Open `tensorboard:DIR` or `mlflow:URI`; what can be refused without a network is refused here."""
+    """Open `tensorboard:DIR` or `mlflow:URI`; raise ValueError for what can be refused without a network."""
     kind, _, argument = text.partition(":")
     if kind not in KINDS:
         raise unknown_choice("tracker", kind, KINDS)
@@ -66,7 +66,7 @@ def open_sink(text: str) -> Sink:
 
 
 def test_metrics(verdict: Mapping[str, Any]) -> dict[str, float]:
-    """Return the test's figures that are one number each; none where the run did not get to its test."""
+    """Return the test metrics that are one number each; empty where the run was not tested."""
     found = verdict.get("result", {}).get("test", {})
     return {f"test_{name}": float(value) for name, value in found.items() if isinstance(value, int | float)}
 
@@ -80,20 +80,20 @@ class TensorBoardSink:
         except ImportError:
             raise ValueError(f"tracking needs tensorboard, which is not installed: {INSTALL}") from None
         self.folder = Path(folder).expanduser()
-        standing = next(place for place in (self.folder, *self.folder.absolute().parents) if place.exists())
-        if not standing.is_dir():
-            raise ValueError(f"tensorboard:{folder} must name a folder, and {standing} is a file; name another")
+        existing = next(path for path in (self.folder, *self.folder.absolute().parents) if path.exists())
+        if not existing.is_dir():
+            raise ValueError(f"tensorboard:{folder} must name a folder, and {existing} is a file; name another")
         self.writers: dict[str, SummaryWriter] = {}
 
     def run_started(self, run: TrackedRun) -> None:
-        """Open the run's event file, in place of an earlier one of ours."""
+        """Open the run's event file, replacing an earlier one of ours."""
         from torch.utils.tensorboard import SummaryWriter
 
-        place = self.folder / run.study / run.name
-        place.mkdir(parents=True, exist_ok=True)
-        for stale in place.glob(f"events.out.tfevents.*{OURS}"):
+        folder = self.folder / run.study / run.name
+        folder.mkdir(parents=True, exist_ok=True)
+        for stale in folder.glob(f"events.out.tfevents.*{OURS}"):
             stale.unlink()
-        self.writers[run.name] = SummaryWriter(str(place), filename_suffix=OURS)
+        self.writers[run.name] = SummaryWriter(str(folder), filename_suffix=OURS)
 
     def epoch(self, run: TrackedRun, row: Mapping[str, Any]) -> None:
         """Write a scalar per metric, at the epoch's last step."""
@@ -104,7 +104,7 @@ class TensorBoardSink:
         writer.flush()
 
     def run_ended(self, run: TrackedRun, verdict: Mapping[str, Any]) -> None:
-        """Write the test's figures and the cell's levels, and close the file."""
+        """Write the test metrics and the cell's levels, and close the file."""
         from torch.utils.tensorboard.summary import hparams
 
         writer = self.writers.pop(run.name)
@@ -112,32 +112,32 @@ class TensorBoardSink:
         for name, value in figures.items():
             writer.add_scalar(scalar_tag(name), value, verdict["result"].get("steps"))
         writer.add_text("verdict", f"{verdict['state']}. {verdict['why']}")
-        # As text, all of them: one column may hold 0.5 and `published`.
+        # All as text: one column may hold 0.5 and `published`.
         levels = {name: "published" if level is None else str(level) for name, level in run.settings.items()}
         settings = {**levels, "seed": run.seed}
-        # Not add_hparams: it writes to a file of its own, under a name of its own.
+        # add_hparams would write to a separate file with a name of its own.
         for summary in hparams(settings, {scalar_tag(name): 0 for name in figures}):  # type: ignore[no-untyped-call]
             writer.file_writer.add_summary(summary)  # type: ignore[attr-defined]  # set once the writer has a file
         writer.close()
 
     def close(self) -> None:
-        """Close what is open: runs that were interrupted."""
+        """Close the files of runs that were interrupted."""
         for writer in self.writers.values():
             writer.close()
 
 
 class MlflowSink:
-    """An experiment per study, a run per run; by mlflow-skinny, which knows servers and folders."""
+    """An experiment per study, an MLflow run per run; by mlflow-skinny, which writes to servers and folders."""
 
     def __init__(self, address: str) -> None:
-        # It reports its use to its makers unless told not to. What a study does is nobody's business.
+        # MLflow reports its use to its makers unless told not to.
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         os.environ.setdefault("DO_NOT_TRACK", "true")
         os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-        # Its own patience, seven tries of two minutes, would outlast many a study; ours is told of trouble sooner.
+        # By default it tries seven times for two minutes each, longer than many a study lasts.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
-        # A folder is what it writes without a server; later versions want to be asked for that.
+        # Later versions write to a folder only if this is set.
         os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
         try:
             from mlflow import MlflowClient
@@ -158,7 +158,7 @@ class MlflowSink:
         self.told: dict[str, int] = {}
 
     def run_started(self, run: TrackedRun) -> None:
-        """Begin a run, or go on with the one that an interrupted study began."""
+        """Begin a run, or continue the one that an interrupted study began."""
         from mlflow.entities import Param
 
         experiment = self._experiment(run.study)
@@ -177,14 +177,14 @@ class MlflowSink:
         self.client.log_batch(begun.info.run_id, params=params)
 
     def epoch(self, run: TrackedRun, row: Mapping[str, Any]) -> None:
-        """Log the metrics of an epoch that it does not have yet."""
+        """Log the metrics of an epoch that MLflow does not have yet."""
         if run.name not in self.runs or row["epoch"] <= self.told[run.name]:
             return
         self._log(run, {name: value for name, value in row.items() if name != "step"}, row["step"])
         self.told[run.name] = row["epoch"]
 
     def run_ended(self, run: TrackedRun, verdict: Mapping[str, Any]) -> None:
-        """Log the test's figures and the verdict."""
+        """Log the test metrics and the verdict."""
         if run.name not in self.runs:
             return
         self._log(run, test_metrics(verdict), verdict.get("result", {}).get("steps", 0))
@@ -194,7 +194,7 @@ class MlflowSink:
         self.client.set_terminated(identity, "FINISHED" if verdict["state"] == "ok" else "FAILED")
 
     def close(self) -> None:
-        """Say of the runs that were interrupted that they stand still."""
+        """Mark the runs that were interrupted as killed."""
         for identity in self.runs.values():
             self.client.set_terminated(identity, "KILLED")
 
@@ -206,7 +206,7 @@ class MlflowSink:
 
     def _known(self, experiment: str, run: TrackedRun) -> "Run | None":
         found = self.client.search_runs([experiment], f"tags.`{RUN_TAG}` = '{run.name}'")
-        # One of another recipe is another run, whatever its name.
+        # A run with another recipe is another run, even under the same name.
         return next((known for known in found if known.data.params == _params(run)), None)
 
     def _log(self, run: TrackedRun, values: Mapping[str, Any], step: int) -> None:
@@ -220,7 +220,7 @@ class MlflowSink:
 
 
 def _params(run: TrackedRun) -> dict[str, str]:
-    """Return the recipe as MLflow has it; some servers refuse the empty text."""
+    """Return the recipe as MLflow parameters, without empty ones, which some servers refuse."""
     return {name: str(value) for name, value in run.recipe.items() if value != ""}
 
 

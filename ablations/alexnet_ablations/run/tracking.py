@@ -1,8 +1,7 @@
-"""A study mirrored into a tracker while it runs: read from the run folders, by a thread that nothing waits for.
+"""Copies a study into a tracker while it runs, from the run folders, on a thread that nothing waits for.
 
-The folders are the truth; a tracker gets a copy. It can fail in as many ways as there are networks and disks, and none
-of them may cost a run: whatever it raises is told once and the mirror is switched off, whatever it takes its time over
-delays nobody, and at the end it has a few seconds to finish.
+A tracker can fail in many ways and none of them may cost a run: what it raises is said once and tracking is switched
+off, what it is slow at delays nobody, and at the end it has a few seconds to finish.
 """
 
 import queue
@@ -17,15 +16,15 @@ if TYPE_CHECKING:
     from alexnet_ablations.declare.study import PlannedRun, Study
     from alexnet_ablations.run.attempt import Attempt
 
-PATIENCE = 15.0  # seconds that a tracker has at the end for what it was not done with
-LONGEST = 200  # characters of a complaint: some libraries put a page into one
+PATIENCE = 15.0  # seconds that a tracker has at the end to finish
+LONGEST = 200  # characters of an error message: some libraries write a page
 LOST: dict[str, Any] = {"state": "lost", "why": "the run's process ended without a verdict"}
 
 Event = Literal["started", "moved", "ended"]
 
 
 def mirrored(watcher: Watcher, study: "Study", sink: Sink) -> Watcher:
-    """Let a sink see what a watcher sees, and the runs that are done already."""
+    """Return a watcher that also copies to a sink, which first gets the runs that are already done."""
     mirror = Mirror(sink, study.folder.resolve().name, watcher.note)
     for run in study.runs():
         if run.is_done:
@@ -34,12 +33,12 @@ def mirrored(watcher: Watcher, study: "Study", sink: Sink) -> Watcher:
 
 
 class Mirror:
-    """Tells a sink what run folders say; its methods return at once."""
+    """Copies run folders to a sink; its methods return at once."""
 
     def __init__(self, sink: Sink, study: str, tell: Callable[[str], None], patience: float = PATIENCE) -> None:
         self.sink, self.study, self.tell, self.patience = sink, study, tell, patience
-        self.told: dict[tuple[str, int], int] = {}  # epochs that the sink has, of the runs it knows
-        self.complaint = ""
+        self.told: dict[tuple[str, int], int] = {}  # epochs that the sink has, by run
+        self.error = ""
         self.is_on = True
         self._events: queue.SimpleQueue[tuple[Event, PlannedRun] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="tracker", daemon=True)
@@ -54,24 +53,24 @@ class Mirror:
         self._put("moved", run)
 
     def run_ended(self, run: "PlannedRun") -> None:
-        """Learn that a run has its verdict, or will have none."""
+        """Learn that a run has ended, with or without a verdict."""
         self._put("ended", run)
 
     def close(self) -> None:
-        """Let the sink finish, for as long as the patience lasts."""
+        """Let the sink finish, for `patience` seconds at most."""
         self._events.put(None)
         self._thread.join(self.patience)
         if self._thread.is_alive():
             self.is_on = False
-            self.complaint = self.complaint or (
-                f"it was not done {self.patience:g} s after the study, and what it had not taken by then is not there"
+            self.error = self.error or (
+                f"it had not finished {self.patience:g} s after the study, so the tracker lacks the last records"
             )
         self.report_error()
 
     def report_error(self) -> None:
-        """Pass on what went wrong, once, on the caller's thread: a terminal is not for two at a time."""
-        if self.complaint:
-            text, self.complaint = self.complaint, ""
+        """Report an error once, on the caller's thread: only one thread writes to the terminal."""
+        if self.error:
+            text, self.error = self.error, ""
             self.tell(f"tracking is switched off: {text}. The study goes on; its folder has everything")
 
     def _put(self, event: Event, run: "PlannedRun") -> None:
@@ -84,10 +83,10 @@ class Mirror:
             while (event := self._events.get()) is not None:
                 self._take(*event)
             self.sink.close()
-        except Exception as error:  # noqa: BLE001  # other people's code and networks: no error of theirs may cost a run
+        except Exception as error:  # noqa: BLE001  # third-party code and networks: no error of theirs may cost a run
             self.is_on = False
             said = f"{type(error).__name__}: {str(error).strip()}".splitlines()[0]
-            self.complaint = (said if len(said) < LONGEST else said[:LONGEST] + "...").rstrip(" .:")
+            self.error = (said if len(said) < LONGEST else said[:LONGEST] + "...").rstrip(" .:")
 
     def _take(self, event: Event, run: "PlannedRun") -> None:
         key = (run.cell.name, run.seed)
@@ -107,7 +106,7 @@ class Mirror:
 
 
 class _Mirrored(Watcher):
-    """Passes everything on to a watcher, and to a mirror what concerns it."""
+    """Passes everything to a watcher, and runs and epochs to a mirror."""
 
     def __init__(self, watcher: Watcher, mirror: Mirror) -> None:
         self.watcher, self.mirror = watcher, mirror
@@ -148,12 +147,12 @@ class _Mirrored(Watcher):
     def close(self) -> None:
         try:
             self.mirror.close()
-        finally:  # whoever has no patience left interrupts again, and gets the terminal back as it was
+        finally:  # an interrupt while waiting must still restore the terminal
             self.watcher.close()
 
 
 def _verdict_of(run: "PlannedRun") -> dict[str, Any]:
     try:
         return run.folder.verdict() or LOST
-    except ValueError:  # damaged: as good as none
+    except ValueError:  # damaged, so it counts as none
         return LOST
