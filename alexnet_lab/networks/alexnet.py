@@ -14,6 +14,7 @@ Shapes: N batch, C channels, H W pixels.
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -49,9 +50,9 @@ class Preset:
     channels: tuple[int, int, int, int, int] = (96, 256, 384, 384, 256)
     groups: tuple[int, int, int, int, int] = (1, 2, 1, 2, 2)  # conv2, 4 and 5 see their own tower only
     conv1_padding: int = 0
-    # What lies beyond the right and bottom edge: the 2012 code rounds sizes up and reads it as 0 (so 224 acts as 227);
-    # a network that rounds down never looks there.
-    rounds_up: bool = True
+    # Output sizes that are not whole. "2012": all round up, and pixels beyond the right and bottom edge are 0, so 224
+    # acts as 227. "caffe": convolutions round down, pools up. "down": all round down.
+    rounding: Literal["2012", "caffe", "down"] = "2012"
     # Layers whose activation comes after the pool; and the one with a second norm, within each map.
     act_after_pool: tuple[int, ...] = ()
     norm_before_act: tuple[int, ...] = ()
@@ -63,6 +64,7 @@ class Preset:
 
 
 PAPER = Preset(dropout_inverted=False)
+CAFFE = Preset(norm="lrn:size=5,alpha=1e-4,beta=0.75,k=1,window=mean", rounding="caffe")
 
 PRESETS: Mapping[str, Preset] = {
     "paper": PAPER,
@@ -74,15 +76,15 @@ PRESETS: Mapping[str, Preset] = {
         within_map_norm=2,
         starts=_starts(conv3to5=0.03),
     ),
-    "caffe": Preset(norm="lrn:size=5,alpha=1e-4,beta=0.75,k=1,window=mean", starts=_starts(fc=0.005, bias=0.1)),
-    "caffenet": Preset(norm="lrn:size=5,alpha=1e-4,beta=0.75,k=1,window=mean,pooled", starts=_starts(fc=0.005)),
-    "review": Preset(groups=(1, 1, 1, 1, 1), rounds_up=False),
+    "caffe": replace(CAFFE, starts=_starts(fc=0.005, bias=0.1)),
+    "caffenet": replace(CAFFE, norm=f"{CAFFE.norm},pooled", starts=_starts(fc=0.005)),
+    "review": Preset(groups=(1, 1, 1, 1, 1), rounding="down"),
     "torchvision": Preset(
         norm="none",
         channels=(64, 192, 384, 256, 256),
         groups=(1, 1, 1, 1, 1),
         conv1_padding=2,
-        rounds_up=False,
+        rounding="down",
         adaptive_pool=True,
         dropout_on="inputs",
         starts={f"{kind}{layer}": TORCH_DEFAULT for layer in range(1, 9) for kind in ("conv", "fc")},
@@ -146,7 +148,7 @@ class AlexNet(PartSequence):
         slot.check_layers(5)
 
         parts: OrderedDict[str, nn.Module] = OrderedDict()
-        if plan.rounds_up:
+        if plan.rounding == "2012":
             parts["pad"] = PadToStride(11, 4)
         for layer in range(1, 6):
             before = in_channels if layer == 1 else channels[layer - 2]
@@ -184,7 +186,7 @@ def _conv_layer(
     """Lay out one convolution and what follows it, in the order the preset and the norm's placement ask for."""
     parts: list[tuple[str, nn.Module]] = [("conv", conv), ("act", build_activation(act, "relu"))]
     if layer in POOLED_LAYERS:
-        pool = nn.MaxPool2d(3, stride=2, ceil_mode=plan.rounds_up)
+        pool = nn.MaxPool2d(3, stride=2, ceil_mode=plan.rounding != "down")
         parts.insert(1 if layer in plan.act_after_pool else 2, ("pool", pool))
     if slot.stands_at(layer):
         published = slot.level.name == "lrn" and slot.level.placement is None
@@ -240,16 +242,19 @@ def _scaled_channels(plan: Preset, preset: str, width: float) -> list[int]:
 
 
 def _final_side(plan: Preset, side: int) -> int:
-    """Return the side of the maps behind pool5 for an input of that side; 0 or less means nothing is left."""
+    """Return the side of the maps after pool5 for an input of that side; 0 if no pixel is left."""
 
-    # Rounding up and rounding down differ by what is added before the division.
-    def strided(size: int, kernel: int, stride: int) -> int:
-        return (size - kernel + (stride - 1 if plan.rounds_up else 0)) // stride + 1 if size >= kernel else 0
+    def windows(size: int, kernel: int, stride: int, *, up: bool, overhang: bool = False) -> int:
+        if size < kernel and not overhang:
+            return 0
+        # Rounding up and rounding down differ by what is added before the division.
+        return max(0, (size - kernel + (stride - 1 if up else 0)) // stride + 1)
 
-    side = strided(side + 2 * plan.conv1_padding, 11, 4)
-    side = strided(side, 3, 2)
-    side = strided(side, 3, 2)
-    return strided(side, 3, 2)
+    side = windows(side + 2 * plan.conv1_padding, 11, 4, up=plan.rounding == "2012")
+    for _ in POOLED_LAYERS:
+        # Caffe pools a map smaller than the window; the 2012 code refuses it.
+        side = windows(side, 3, 2, up=plan.rounding != "down", overhang=plan.rounding == "caffe")
+    return side
 
 
 def _check_image_size(plan: Preset, preset: str, image_size: int) -> int:
