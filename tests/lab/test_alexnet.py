@@ -10,7 +10,9 @@ from torch import nn
 
 from alexnet_lab.networks import AlexNet
 from alexnet_lab.networks.alexnet import PRESETS
+from alexnet_lab.networks.initialisation import _fill, gaussian, initialise, resolve_init
 from alexnet_lab.networks.parts import Dropout
+from alexnet_lab.randomness import stream
 
 OF_2012 = ("paper", "source2012")
 OF_CAFFE = ("caffe", "caffenet")
@@ -267,6 +269,41 @@ def test_the_he_start_keeps_the_spread_of_activations():
     network = AlexNet(10, width=0.25, image_size=67, init="he", norm="none", seed=0).eval()
     x = network[:-1](torch.randn(64, 3, 67, 67))
     assert 0.05 < float(x.detach().std()) < 2
+
+
+SMALL = {"width": 1 / 16, "image_size": 67, "seed": 3}
+
+
+@pytest.mark.parametrize("init", ["published", "he", "torch"])
+def test_a_default_device_changes_no_initial_value(init):
+    network, filled = AlexNet(4, init=init, **SMALL), AlexNet(4, **{**SMALL, "seed": 0})
+    rule = resolve_init(init, PRESETS["paper"].starts.__getitem__)
+    with torch.device("meta"):
+        assert all(p.is_meta for p in AlexNet(4, init=init, **SMALL).parameters())
+        initialise(filled, rule, 3)
+    for name, values in network.named_parameters():
+        assert torch.equal(values, filled.get_parameter(name)), name
+
+
+def test_values_of_any_device_are_drawn_on_the_cpu():
+    drawn = []
+
+    def draw(values, generator):
+        drawn.append((values.device.type, generator.device.type))
+        return gaussian(1)(values, generator)
+
+    with torch.device("meta"):
+        _fill(torch.empty(3, 4), draw, stream(0, "init", "fc.weight"))
+    assert drawn == [("cpu", "cpu")]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("init", ["published", "he", "torch"])
+def test_a_network_built_on_a_gpu_has_the_values_of_one_built_on_the_cpu(init):
+    with torch.device("cuda"):
+        network = AlexNet(4, init=init, **SMALL)
+    for name, values in AlexNet(4, init=init, **SMALL).named_parameters():
+        assert torch.equal(values, network.get_parameter(name).cpu()), name
 
 
 @pytest.mark.parametrize(
