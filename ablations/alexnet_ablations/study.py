@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from alexnet_ablations.contrasts import Contrast, contrasts_of, what_cannot_be_said
 from alexnet_ablations.declaration import SLOTS, read_factors, read_study_words
 from alexnet_ablations.design import Cell, Factor, cells_of, count_cells, default_design, level_text
-from alexnet_lab.levels import published_level
+from alexnet_lab.networks.catalogue import published_level
 from alexnet_lab.records import RunFolder, write_atomically
 from alexnet_lab.training.recipe import Recipe, read_recipe
 

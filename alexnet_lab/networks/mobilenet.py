@@ -28,6 +28,7 @@ from alexnet_lab.networks.slots import (
     NormSlot,
     build_activation,
     check_sizes,
+    unit_names,
 )
 
 
@@ -283,3 +284,39 @@ def _norm_slot(network: str, level: NormLevel, published: str) -> NormSlot:
 
 def _published_start(layer: str) -> Start:
     return Start(gaussian(0.01)) if layer.startswith("classifier") else Start(kaiming_fan_out)
+
+
+def torchvision_names_v2(network: nn.Module) -> Iterator[tuple[str, str]]:
+    """Yield pairs of module names, ours and torchvision's, for MobileNetV2."""
+    blocks = _inverted_residuals(network)
+    yield from unit_names("stem", "features.0.0", "features.0.1")
+    for number, (name, block) in enumerate(blocks, 1):
+        activated = [part for part in ("expand", "depthwise") if getattr(block, part) is not None]
+        for index, part in enumerate(activated):
+            yield from unit_names(f"{name}.{part}", *(f"features.{number}.conv.{index}.{inner}" for inner in (0, 1)))
+        linear = len(activated)
+        yield from unit_names(f"{name}.project", *(f"features.{number}.conv.{linear + step}" for step in (0, 1)))
+    yield from unit_names("widen", *(f"features.{len(blocks) + 1}.{inner}" for inner in (0, 1)))
+    yield "classifier", "classifier.1"
+
+
+def torchvision_names_v3(network: nn.Module) -> Iterator[tuple[str, str]]:
+    """Yield pairs of module names, ours and torchvision's, for MobileNetV3."""
+    blocks = _inverted_residuals(network)
+    yield from unit_names("stem", "features.0.0", "features.0.1")
+    for number, (name, block) in enumerate(blocks, 1):
+        parts = ("expand", "depthwise", "squeeze_excite", "project")
+        for index, part in enumerate(part for part in parts if getattr(block, part) is not None):
+            theirs = f"features.{number}.block.{index}"
+            if part == "squeeze_excite":
+                yield f"{name}.{part}.squeeze", f"{theirs}.fc1"
+                yield f"{name}.{part}.excite", f"{theirs}.fc2"
+            else:
+                yield from unit_names(f"{name}.{part}", f"{theirs}.0", f"{theirs}.1")
+    yield from unit_names("widen", *(f"features.{len(blocks) + 1}.{inner}" for inner in (0, 1)))
+    yield "classifier.hidden", "classifier.0"
+    yield "classifier.output", "classifier.3"
+
+
+def _inverted_residuals(network: nn.Module) -> list[tuple[str, nn.Module]]:
+    return [(name, module) for name, module in network.named_children() if isinstance(module, InvertedResidual)]

@@ -8,6 +8,7 @@ Source: He, Zhang, Ren, Sun, arXiv 1512.03385, sections 3.3 and 4.1 (shortcuts o
 torchvision's published model. Shapes: N batch, C channels, H W pixels.
 """
 
+import re
 from collections import OrderedDict
 from collections.abc import Iterator
 from itertools import count
@@ -23,6 +24,7 @@ from alexnet_lab.networks.slots import (
     NormSlot,
     build_activation,
     check_sizes,
+    unit_names,
 )
 
 STAGE_CHANNELS = (64, 128, 256, 512)
@@ -110,3 +112,16 @@ class ResNet18(nn.Sequential):
 
 def _published_start(layer: str) -> Start:
     return TORCH_DEFAULT if layer == "classifier" else Start(kaiming_fan_out)
+
+
+def torchvision_names(network: nn.Module) -> Iterator[tuple[str, str]]:
+    """Yield pairs of module names, ours and torchvision's."""
+    yield from unit_names("stem", "conv1", "bn1")
+    for name, module in network.named_modules():
+        if isinstance(module, ResidualBlock):
+            stage, block = map(int, re.findall(r"\d+", name))
+            theirs = f"layer{stage}.{block - 1}"
+            yield from unit_names(f"{name}.first", f"{theirs}.conv1", f"{theirs}.bn1")
+            yield from unit_names(f"{name}.second", f"{theirs}.conv2", f"{theirs}.bn2")
+            yield from unit_names(f"{name}.shortcut", f"{theirs}.downsample.0", f"{theirs}.downsample.1")
+    yield "classifier", "fc"

@@ -4,7 +4,7 @@ The same slots serve every network here. A norm knows where it belongs and can b
 LRN stands after the activation of convolutions 1 and 2, BN and GN before the activation of every convolution.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from torch import nn
@@ -156,6 +156,12 @@ class ConvUnit(PartSequence):
             self.pool = pool
             if place == "pooled" and not isinstance(act, bool):
                 self.norm = norm.build(out_channels)
+
+
+def unit_names(unit: str, conv: str, norm: str) -> Iterator[tuple[str, str]]:
+    """Yield pairs of module names for one ConvUnit: ours, and those of another library's convolution and norm."""
+    yield f"{unit}.conv", conv
+    yield f"{unit}.norm", norm
 
 
 def check_sizes(

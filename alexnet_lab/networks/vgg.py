@@ -8,6 +8,7 @@ the average to 7x7 as in torchvision's published model. Shapes: N batch, C chann
 """
 
 from collections import OrderedDict
+from collections.abc import Iterator
 
 from torch import nn
 
@@ -20,6 +21,7 @@ from alexnet_lab.networks.slots import (
     NormSlot,
     build_activation,
     check_sizes,
+    unit_names,
 )
 
 CHANNELS = (64, 128, 256, 256, 512, 512, 512, 512)
@@ -96,3 +98,15 @@ def _classifier(inputs: int, hidden: int, num_classes: int, act: ActivationLevel
 
 def _published_start(layer: str) -> Start:
     return Start(gaussian(0.01)) if layer.startswith("classifier") else Start(kaiming_fan_out)
+
+
+def torchvision_names(network: nn.Module) -> Iterator[tuple[str, str]]:
+    """Yield pairs of module names, ours and torchvision's."""
+    # Their index counts every module: convolution, batch norm if the network has it, activation, and pools.
+    modules_per_layer = 3 if any(isinstance(module, nn.BatchNorm2d) for module in network.modules()) else 2
+    index = 0
+    for layer in range(1, len(CHANNELS) + 1):
+        yield from unit_names(f"layer{layer}", f"features.{index}", f"features.{index + 1}")
+        index += modules_per_layer + (layer in POOLED_LAYERS)
+    for name, position in (("hidden1", 0), ("hidden2", 3), ("output", 6)):
+        yield f"classifier.{name}", f"classifier.{position}"

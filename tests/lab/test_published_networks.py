@@ -14,9 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from alexnet_lab.networks import build_network
 from alexnet_lab.networks.mobilenet import MobileNetV2, MobileNetV3Large, MobileNetV3Small
 from alexnet_lab.networks.parts import Dropout
-from alexnet_lab.networks.pretrained import PUBLISHED, from_torchvision_state_dict, to_torchvision_state_dict
+from alexnet_lab.networks.pretrained import from_torchvision_state_dict, to_torchvision_state_dict
 from alexnet_lab.networks.resnet import ResNet18
 from alexnet_lab.networks.vgg import VGG11
 
@@ -269,10 +270,11 @@ def test_initial_values_follow_the_published_rules() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "count", "some"),
+    ("name", "slots", "count", "some"),
     [
         (
             "alexnet",
+            {"preset": "torchvision"},
             16,
             {
                 "features.0.weight": (64, 3, 11, 11),
@@ -284,6 +286,7 @@ def test_initial_values_follow_the_published_rules() -> None:
         ),
         (
             "resnet18",
+            {},
             122,
             {
                 "conv1.weight": (64, 3, 7, 7),
@@ -297,16 +300,19 @@ def test_initial_values_follow_the_published_rules() -> None:
         ),
         (
             "vgg11",
+            {},
             22,
             {"features.0.weight": (64, 3, 3, 3), "features.18.bias": (512,), "classifier.0.weight": (4096, 25088)},
         ),
         (
-            "vgg11_bn",
+            "vgg11",
+            {"norm": "bn"},
             62,
             {"features.0.bias": (64,), "features.1.running_mean": (64,), "features.25.weight": (512, 512, 3, 3)},
         ),
         (
             "mobilenet_v2",
+            {},
             314,
             {
                 "features.0.0.weight": (32, 3, 3, 3),
@@ -322,6 +328,7 @@ def test_initial_values_follow_the_published_rules() -> None:
         ),
         (
             "mobilenet_v3_small",
+            {},
             244,
             {
                 "features.1.block.0.0.weight": (16, 1, 3, 3),
@@ -336,6 +343,7 @@ def test_initial_values_follow_the_published_rules() -> None:
         ),
         (
             "mobilenet_v3_large",
+            {},
             312,
             {
                 "features.1.block.1.0.weight": (16, 16, 1, 1),
@@ -348,9 +356,9 @@ def test_initial_values_follow_the_published_rules() -> None:
     ],
 )
 def test_names_and_shapes_are_those_of_the_published_files(
-    name: str, count: int, some: dict[str, tuple[int, ...]]
+    name: str, slots: dict[str, str], count: int, some: dict[str, tuple[int, ...]]
 ) -> None:
     with torch.device("meta"):
-        content = to_torchvision_state_dict(PUBLISHED[name].build())
+        content = to_torchvision_state_dict(build_network(name, **slots))
     assert len(content) == count
     assert {key: tuple(content[key].shape) for key in some} == some
