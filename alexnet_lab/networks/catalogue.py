@@ -1,11 +1,11 @@
 """The networks by name, one entry each. Needs no torch.
 
 Recipes, studies, the command line and pretrained weights know networks from CATALOGUE alone. To add one, write its
-module and an entry:
+module and an entry here:
 
-    CATALOGUE["mynet"] = Entry(
-        "what it is", "mypackage.mynet:MyNet", levels={"norm": "bn", "act": "relu", "dropout": 0.0, "init": "he"}
-    )
+    "mynet": Entry("what it is", "mypackage.mynet:MyNet", levels={"norm": "bn", "act": "relu", "dropout": 0.0})
+
+An entry that a script assigns to CATALOGUE serves that process only. The runs of a study are processes of their own.
 """
 
 import pkgutil
@@ -42,12 +42,15 @@ class Weights:
 class Entry:
     """One network.
 
-    `constructor` takes the number of classes and the keywords norm, act, dropout, width, image_size, in_channels, init
-    and seed, and preset if the network has presets; it returns a torch module. `levels` are the published ones of
-    norm, act, dropout and preset, without those that the network has several of. Of `init` they name the kind:
-    "gaussian" of fixed spread, which assumes pixels of 0 to 255; "he", which keeps the spread of its input; "torch".
-    A network with presets has its preset's name in `preset_name`. `torchvision_names`, needed with `weights`, takes a
-    network and yields pairs of module names, its own and those of torchvision's file.
+    constructor        takes the number of classes and the keywords norm, act, dropout, width, image_size, in_channels,
+                       init and seed, and preset if there are presets; returns a torch module
+    levels             the published norm, act and dropout, and the default preset; a slot with several published
+                       levels is left out. `init` is the kind of initial values: "gaussian" of fixed spread, which
+                       assumes pixels of 0 to 255; "he", which keeps the spread of the input; "torch"
+    image_size         the published side, in pixels
+    presets            published variants; the module names its own in `preset_name`
+    weights            published weights
+    torchvision_names  needed with weights: takes a network and yields pairs of module names, ours and torchvision's
     """
 
     description: str

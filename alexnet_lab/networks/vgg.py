@@ -1,10 +1,10 @@
 """VGG11: eight 3x3 convolutions, five pools, three fully connected layers.
 
-* layer1 to layer8 (conv, act and, behind layers 1, 2, 4, 6 and 8, pool), average, classifier
+* layer1 to layer8 (conv, act and, in layers 1, 2, 4, 6 and 8, pool), average, classifier
 * no norm as published; norm="bn" is torchvision's vgg11_bn, whose convolutions keep a bias in front of the norm
 
-Source: Simonyan, Zisserman, arXiv 1409.1556, table 1, column A (A-LRN is norm="lrn:layers=1"); values at the start and
-the average to 7x7 as in torchvision's published model. Shapes: N batch, C channels, H W pixels.
+Source: Simonyan, Zisserman, arXiv 1409.1556, table 1, column A (A-LRN is norm="lrn:layers=1"); initial values and the
+average to 7x7 as in torchvision's published model. Shapes: N batch, C channels, H W pixels.
 """
 
 from collections import OrderedDict
@@ -27,7 +27,7 @@ from alexnet_lab.networks.slots import (
 CHANNELS = (64, 128, 256, 256, 512, 512, 512, 512)
 POOLED_LAYERS = (1, 2, 4, 6, 8)
 SMALLEST_IMAGE = 2 ** len(POOLED_LAYERS)
-FINAL_SIDE = 7  # of the maps that the classifier takes, whatever the image
+FINAL_SIDE = 7  # of the maps that the classifier takes, for images of any size
 
 
 class VGG11(nn.Sequential):
@@ -35,7 +35,7 @@ class VGG11(nn.Sequential):
 
     >>> VGG11(10, norm="bn", dropout=0.3, image_size=64, width=0.25)
 
-    A slot left at None is as published: no norm, relu, dropout .5 behind both hidden layers of the classifier. `init`
+    A slot left at None is as published: no norm, relu, dropout .5 after both hidden layers of the classifier. `init`
     is "published", "he" or "torch"; `seed` names the initial values, None takes torch.manual_seed's.
     """
 
@@ -70,7 +70,7 @@ class VGG11(nn.Sequential):
             pool = nn.MaxPool2d(2, stride=2) if layer in POOLED_LAYERS else None
             self.add_module(
                 f"layer{layer}",
-                # The bias stays in front of a norm, where it does nothing, because vgg11_bn's files have it.
+                # vgg11_bn's files have a bias before the norm too, although it has no effect.
                 ConvUnit(layer, before, channels, 3, norm=slot, act=act, bias=True, pool=pool),
             )
             before = channels

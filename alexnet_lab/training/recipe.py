@@ -150,7 +150,7 @@ class Recipe:
 
     def cautions(self) -> list[str]:
         """Say what in this recipe is known not to work well together, and why."""
-        init = self.init
+        init: str = self.init
         if init == "published":
             init = str(published_level(self.network, self.preset, "init"))
         published_norm = str(published_level(self.network, self.preset, "norm"))

@@ -364,7 +364,7 @@ def test_dropout_follows_its_convention():
             r"two towers.*needs even numbers.*take width 0.0625, or .* one tower \(review, torchvision\)",
         ),
         ({"width": 0}, "width must be above 0, got 0"),
-        ({"norm": "gn:groups=31"}, "gn:groups=31 does not divide a layer of 96 channels; these do"),
+        ({"norm": "gn:groups=31"}, "gn:groups=31 does not divide a layer of 96 channels; these numbers do"),
         ({"norm": "lrn:groups=5"}, "lrn:groups=5 does not divide a layer of 96 channels"),
         ({"norm": "lrn:layers=6"}, "convolutions are numbered 1 to 5"),
         ({"dropout": 1.0}, "dropout must be at least 0 and below 1, got 1.0"),

@@ -264,12 +264,12 @@ def test_a_whole_model_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "found"), [({"model": {"a": 1}, "epoch": 3}, "'model', 'epoch'"), ([1], "a list"), ({}, "nothing")]
+    ("content", "held"), [({"model": {"a": 1}, "epoch": 3}, "'model', 'epoch'"), ([1], "a list"), ({}, "nothing")]
 )
-def test_checkpoints_are_told_from_state_dicts(content: object, found: str, tmp_path: Path) -> None:
+def test_checkpoints_are_told_from_state_dicts(content: object, held: str, tmp_path: Path) -> None:
     path = tmp_path / "checkpoint.pth"
     torch.save(content, path)
-    with pytest.raises(ValueError, match=f"should hold a state dict, tensors by name, and holds {found}"):
+    with pytest.raises(ValueError, match=f"should hold a state dict, tensors by name, and holds {held}"):
         load_pretrained(BUILDERS["resnet18"](), path)
 
 

@@ -1,8 +1,8 @@
 """ResNet18, VGG11 and the MobileNets against forward passes written a second time, straight from torchvision's names.
 
 The oracles below know no module: they read kernel sizes and groups off the tensors and take strides and activations
-from tables typed in from the papers. Both sides run in float64, where a wrong stride, epsilon or activation cannot hide
-behind rounding.
+from tables typed in from the papers. Both sides run in float64, so that a wrong stride, epsilon or activation exceeds
+rounding.
 """
 
 import itertools
@@ -210,15 +210,15 @@ def test_parameters_are_as_many_as_published(name: str, parameters: int) -> None
     ],
 )
 def test_feature_maps_have_the_published_shapes(name: str, shapes: dict[str, tuple[int, ...]]) -> None:
-    found = {}
+    measured = {}
     with torch.device("meta"):
         network = NETWORKS[name]()
         for part in shapes:
             network.get_submodule(part).register_forward_hook(
-                lambda _module, _inputs, output, part=part: found.update({part: tuple(output.shape[1:])})
+                lambda _module, _inputs, output, part=part: measured.update({part: tuple(output.shape[1:])})
             )
         network(torch.empty(1, 3, 224, 224))
-    assert found == shapes
+    assert measured == shapes
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -249,8 +249,8 @@ def test_batch_norm_and_dropout_have_the_published_constants(name: str) -> None:
 def test_width_rounds_channels_as_published(name: str, width: float, channels: list[int]) -> None:
     network = NETWORKS[name](5, width=width)
     blocks = [m.project if hasattr(m, "project") else m.second for m in network.modules() if hasattr(m, "add")]
-    found = [network.get_submodule("stem.conv").out_channels, *(block.conv.out_channels for block in blocks)]
-    assert found == channels
+    measured = [network.get_submodule("stem.conv").out_channels, *(block.conv.out_channels for block in blocks)]
+    assert measured == channels
 
 
 def test_initial_values_follow_the_published_rules() -> None:

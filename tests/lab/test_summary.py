@@ -114,7 +114,7 @@ def test_a_summary_leaves_the_network_as_it_was():
     network = AlexNet(3, norm="bn", width=1 / 16, image_size=67, seed=0)
     x = torch.randn(4, 3, 67, 67)
     network(x).sum().backward()  # gradients and running statistics
-    network.act1.seen = network.conv1(x)  # a tensor with a history, kept where a user would
+    network.act1.seen = network.conv1(x)  # a tensor with a history, kept on a module
     network.norm2.eval()  # a frozen part of a network in training
     network.conv3.requires_grad_(False)
     network.drop6.generator = torch.Generator().manual_seed(5)
