@@ -1,11 +1,11 @@
-"""A name that is not among the choices: say which are, and which is nearest."""
+"""The error for an unknown name: it lists the choices and the nearest one."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
 
 
 def unknown_choice(what: str, received: object, choices: Iterable[str]) -> ValueError:
-    """Build the error for a name that is not a choice; the caller raises it."""
+    """Return the error for a name that is not a choice; the caller raises it."""
     known = list(choices)
     near = get_close_matches(str(received), known, n=1, cutoff=0.5)
     guess = f" Did you mean {near[0]!r}?" if near else ""

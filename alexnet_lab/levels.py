@@ -1,4 +1,4 @@
-"""Levels: what may stand in a slot, written as text.
+"""Levels: what a slot can hold, written as text. Needs no torch.
 
 A level is a name with optional arguments after a colon:
 
@@ -7,8 +7,7 @@ A level is a name with optional arguments after a colon:
     gn    gn:groups=32                                        group normalisation
     relu  leaky  leaky:0.2  prelu  elu:alpha=0.5              activations
 
-This file parses and never imports torch, so that a command line can refuse a wrong level at once. What a level
-builds stands in networks/slots.py.
+networks/slots.py builds modules from them.
 """
 
 from collections.abc import Mapping
@@ -20,43 +19,7 @@ from alexnet_lab.choices import unknown_choice
 Slot = Literal["norm", "act"]
 Argument = int | float | str
 
-NETWORKS: Mapping[str, str] = {
-    "alexnet": "Krizhevsky, Sutskever, Hinton 2012, in six readings: see the presets",
-    "resnet18": "He et al. 2015, 18 layers",
-    "vgg11": "Simonyan, Zisserman 2014, configuration A",
-    "mobilenet_v2": "Sandler et al. 2018",
-    "mobilenet_v3_small": "Howard et al. 2019, small",
-    "mobilenet_v3_large": "Howard et al. 2019, large",
-}
-
-PRESETS: Mapping[str, str] = {
-    "paper": "the NIPS 2012 paper as written: two towers, LRN with alpha not divided by n",
-    "source2012": "what the 2012 code did (net 145): LRN inside a tower, ReLU after the first pool, a second norm",
-    "caffe": "Caffe's bvlc_alexnet: LRN with alpha/n and k=1 across the towers",
-    "caffenet": "Caffe's reference net: as caffe, pooling before LRN, biases of 1",
-    "review": "one tower, 96-256-384-384-256",
-    "torchvision": "one weird trick, 64-192-384-256-256, no LRN",
-}
-
-# What stands in a slot when nobody says otherwise; a test holds this against what the networks build.
-_PUBLISHED: Mapping[str, Mapping[str, str | float]] = {
-    "alexnet": {"preset": "paper", "norm": "lrn", "act": "relu", "dropout": 0.5},
-    "resnet18": {"norm": "bn", "act": "relu", "dropout": 0.0},
-    "vgg11": {"norm": "none", "act": "relu", "dropout": 0.5},
-    "mobilenet_v2": {"norm": "bn", "act": "relu6", "dropout": 0.2},
-    "mobilenet_v3_small": {"norm": "bn", "dropout": 0.2},  # ReLU in some blocks, hard swish in the others
-    "mobilenet_v3_large": {"norm": "bn", "dropout": 0.2},
-}
-
-
-def published_level(network: str, preset: str | None, field: str) -> str | float | None:
-    """Return the level that a network was published with, or None where there is no single one."""
-    if network == "alexnet" and preset == "torchvision" and field == "norm":
-        return "none"
-    return _PUBLISHED[network].get(field)
-
-
-# name -> argument -> type. The first argument may be given without its name: leaky:0.2 is leaky:slope=0.2.
+# Name -> argument -> type. The first argument needs no name: leaky:0.2 is leaky:slope=0.2.
 LEVELS: Mapping[Slot, Mapping[str, Mapping[str, type]]] = {
     "norm": {
         "lrn": {"size": int, "alpha": float, "beta": float, "k": float, "window": str, "groups": int},
@@ -83,7 +46,7 @@ PLACEMENTS = ("before", "after", "pooled")  # before the activation, after it, o
 
 @dataclass(frozen=True)
 class Level:
-    """One level of a slot, parsed. `layers` counts convolutions from 1; None means where the level belongs."""
+    """One level of a slot, parsed. `layers` counts convolutions from 1; None is the default of the level."""
 
     name: str
     arguments: tuple[tuple[str, Argument], ...] = ()
@@ -100,7 +63,7 @@ class Level:
 
 
 def parse_level(slot: Slot, text: str) -> Level:
-    """Read one level; an error says what is possible."""
+    """Read one level; raise ValueError with the choices for an unknown name or a wrong argument."""
     name, _, tail = text.strip().partition(":")
     known = LEVELS[slot]
     if name not in known:
@@ -123,13 +86,13 @@ def parse_level(slot: Slot, text: str) -> Level:
         else:
             raise unknown_choice(f"argument of {slot} level {name!r}", key, _argument_choices(slot, name))
     _check_ranges(text, arguments)
-    # Written in one order, so that two spellings of a level are one level.
+    # In one order, so that two spellings of a level are equal.
     ordered = tuple((key, arguments[key]) for key in types if key in arguments)
     return Level(name, ordered, placement, layers)
 
 
 def split_levels(text: str) -> list[str]:
-    """Split `bn,lrn:k=1,alpha=1e-4,none` into its levels: a mere argument belongs to the level before it."""
+    """Split `bn,lrn:k=1,alpha=1e-4,none` into its levels; an argument belongs to the level before it."""
     levels: list[str] = []
     for piece in filter(None, map(str.strip, text.split(","))):
         head, equals, _ = piece.partition("=")
@@ -173,6 +136,6 @@ def _check_ranges(level: str, arguments: Mapping[str, Argument]) -> None:
         if key in arguments and int(arguments[key]) < 1:
             raise ValueError(f"in level {level!r}, {key} must be at least 1, got {arguments[key]}")
     if "k" in arguments and float(arguments["k"]) <= 0:
-        raise ValueError(f"in level {level!r}, k must be above 0 (at k=0 a silent neighbourhood divides by zero)")
+        raise ValueError(f"in level {level!r}, k must be above 0 (at 0, neighbours that are all 0 divide by zero)")
     if "window" in arguments and arguments["window"] not in ("mean", "sum"):
         raise unknown_choice("LRN window", arguments["window"], ("mean", "sum"))

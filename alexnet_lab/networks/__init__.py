@@ -1,21 +1,20 @@
-"""Networks built from the same slots: AlexNet in six readings, ResNet18, VGG11 and three MobileNets.
+"""Networks with the same slots: AlexNet by six presets, ResNet18, VGG11 and three MobileNets.
 
 >>> from alexnet_lab.networks import AlexNet, build_network
 >>> AlexNet(10, preset="source2012", norm="bn")
 >>> build_network("resnet18", num_classes=3, act="leaky")
 """
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from torch import nn
+from alexnet_lab.networks.catalogue import find_entry, networks_with_presets, resolve
 
-from alexnet_lab.choices import unknown_choice
-from alexnet_lab.networks.alexnet import AlexNet
-from alexnet_lab.networks.mobilenet import MobileNetV2, MobileNetV3Large, MobileNetV3Small
-from alexnet_lab.networks.pretrained import from_torchvision_state_dict, load_pretrained, to_torchvision_state_dict
-from alexnet_lab.networks.resnet import ResNet18
-from alexnet_lab.networks.vgg import VGG11
+if TYPE_CHECKING:
+    from torch import nn
+
+    from alexnet_lab.networks.alexnet import AlexNet
+    from alexnet_lab.networks.pretrained import from_torchvision_state_dict, load_pretrained, to_torchvision_state_dict
 
 __all__ = [
     "AlexNet",
@@ -25,21 +24,38 @@ __all__ = [
     "to_torchvision_state_dict",
 ]
 
-BUILDERS: Mapping[str, Callable[..., nn.Module]] = {
-    "alexnet": AlexNet,
-    "resnet18": ResNet18,
-    "vgg11": VGG11,
-    "mobilenet_v2": MobileNetV2,
-    "mobilenet_v3_small": MobileNetV3Small,
-    "mobilenet_v3_large": MobileNetV3Large,
+# Imported when asked for: the catalogue is read by code that must start without torch, such as `--help`.
+_MODULES = {
+    "AlexNet": "alexnet_lab.networks.alexnet",
+    "from_torchvision_state_dict": "alexnet_lab.networks.pretrained",
+    "load_pretrained": "alexnet_lab.networks.pretrained",
+    "to_torchvision_state_dict": "alexnet_lab.networks.pretrained",
 }
 
 
-def build_network(name: str, num_classes: int = 1000, **slots: Any) -> nn.Module:
-    """Build any network by name; slots: norm, act, dropout, width, image_size, in_channels, init, seed, preset."""
-    if name not in BUILDERS:
-        raise unknown_choice("network", name, BUILDERS)
-    if slots.get("preset") is not None and name != "alexnet":
-        raise ValueError(f"only alexnet has presets; {name} was given preset {slots['preset']!r}: leave it out")
-    # None means as published throughout, so that a caller may pass on what nobody chose.
-    return BUILDERS[name](num_classes, **{key: value for key, value in slots.items() if value is not None})
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_MODULES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+def build_network(name: str, num_classes: int = 1000, **slots: Any) -> "nn.Module":
+    """Build a network of the catalogue by name.
+
+    `slots` are norm, act, dropout, width, image_size, in_channels, init, seed and, for networks that have them, preset;
+    None in a slot is the published level. Raises ValueError for an unknown name or level, with the nearest known one.
+    """
+    entry = find_entry(name)
+    if slots.get("preset") is not None and not entry.presets:
+        raise ValueError(
+            f"only {', '.join(networks_with_presets())} has presets; {name} was given preset {slots['preset']!r}: "
+            "leave it out"
+        )
+    network: nn.Module = resolve(entry.constructor)(
+        num_classes, **{slot: level for slot, level in slots.items() if level is not None}
+    )
+    return network

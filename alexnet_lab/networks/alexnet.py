@@ -1,19 +1,15 @@
-"""AlexNet, in the six readings that go by its name.
+"""AlexNet, by one of six presets.
 
-* one flat sequence of named modules: conv1 norm1 act1 pool1 ... conv5 act5 pool5 fc6 ... fc8
-* a preset is data: channels, towers, order of the parts, LRN convention, initial values, dropout position
-* every slot (norm, activation, dropout) takes any level at any preset
-* two towers are grouped convolutions: the same arithmetic as two GPUs, one of them idle no longer
-
-Sources: the paper (Krizhevsky, Sutskever, Hinton, NIPS 2012); the 2012 code as released by the Computer History Museum
-in 2025, net 145 being the paper's; Caffe's bvlc_alexnet and bvlc_reference_caffenet; torchvision's alexnet.
+* one sequence of named modules: conv1 norm1 act1 pool1 ... conv5 act5 pool5 fc6 ... fc8
+* a preset is data (presets.py): channels, towers, order of the parts, LRN convention, initial values, dropout
+* every slot (norm, activation, dropout) takes any level with any preset
+* two towers are grouped convolutions: the arithmetic of two GPUs on one device
 
 Shapes: N batch, C channels, H W pixels.
 """
 
 from collections import OrderedDict
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -21,92 +17,28 @@ from torch import Tensor, nn
 from alexnet_lab.choices import unknown_choice
 from alexnet_lab.networks.initialisation import TORCH_DEFAULT, Start, gaussian, initialise, resolve_init
 from alexnet_lab.networks.parts import Dropout, PartSequence, WithinMapNorm
+from alexnet_lab.networks.presets import PRESETS, Preset
 from alexnet_lab.networks.slots import ActivationLevel, NormLevel, NormSlot, build_activation, check_sizes
 
 POOLED_LAYERS = (1, 2, 5)
-
-
-def _starts(conv: float = 0.01, conv3to5: float = 0.01, fc: float = 0.01, bias: float = 1.0) -> Mapping[str, Start]:
-    """Gaussian starts; `bias` in conv2, 4, 5, fc6, fc7 so that their ReLUs see positive inputs early (paper, 5)."""
-    early, late, full = gaussian(conv), gaussian(conv3to5), gaussian(fc)
-    return {
-        "conv1": Start(early),
-        "conv2": Start(early, bias),
-        "conv3": Start(late),
-        "conv4": Start(late, bias),
-        "conv5": Start(late, bias),
-        "fc6": Start(full, bias),
-        "fc7": Start(full, bias),
-        "fc8": Start(gaussian(0.01)),
-    }
-
-
-@dataclass(frozen=True)
-class Preset:
-    """One published reading of AlexNet, whole."""
-
-    norm: str = "lrn:size=5,alpha=1e-4,beta=0.75,k=2,window=sum"  # paper, 3.3
-    channels: tuple[int, int, int, int, int] = (96, 256, 384, 384, 256)
-    groups: tuple[int, int, int, int, int] = (1, 2, 1, 2, 2)  # conv2, 4 and 5 see their own tower only
-    conv1_padding: int = 0
-    # What lies beyond the right and bottom edge: the 2012 code rounds sizes up and reads it as 0 (so 224 acts as 227);
-    # a network that rounds down never looks there.
-    rounds_up: bool = True
-    # Layers whose activation comes after the pool; and the one with a second norm, within each map.
-    act_after_pool: tuple[int, ...] = ()
-    norm_before_act: tuple[int, ...] = ()
-    within_map_norm: int | None = None
-    adaptive_pool: bool = False
-    dropout_on: str = "outputs"  # of fc6 and fc7, or their inputs
-    dropout_inverted: bool = True
-    starts: Mapping[str, Start] = field(default_factory=_starts)
-
-
-PAPER = Preset(dropout_inverted=False)
-
-PRESETS: Mapping[str, Preset] = {
-    "paper": PAPER,
-    "source2012": replace(
-        PAPER,
-        norm="lrn:size=5,alpha=1e-4,beta=0.75,k=2,window=mean,groups=2",
-        act_after_pool=(1, 5),
-        norm_before_act=(1,),
-        within_map_norm=2,
-        starts=_starts(conv3to5=0.03),
-    ),
-    "caffe": Preset(norm="lrn:size=5,alpha=1e-4,beta=0.75,k=1,window=mean", starts=_starts(fc=0.005, bias=0.1)),
-    "caffenet": Preset(norm="lrn:size=5,alpha=1e-4,beta=0.75,k=1,window=mean,pooled", starts=_starts(fc=0.005)),
-    "review": Preset(groups=(1, 1, 1, 1, 1), rounds_up=False),
-    "torchvision": Preset(
-        norm="none",
-        channels=(64, 192, 384, 256, 256),
-        groups=(1, 1, 1, 1, 1),
-        conv1_padding=2,
-        rounds_up=False,
-        adaptive_pool=True,
-        dropout_on="inputs",
-        starts={f"{kind}{layer}": TORCH_DEFAULT for layer in range(1, 9) for kind in ("conv", "fc")},
-    ),
-}
-
 KERNELS = (11, 5, 3, 3, 3)
 PADDINGS = (None, 2, 1, 1, 1)  # conv1's is the preset's
 
 
 class PadToStride(nn.Module):
-    """Zeros on the right and bottom, until the last window of a strided convolution ends on the last pixel."""
+    """Pad with zeros on the right and bottom, so that the last window of a strided convolution ends on a pixel."""
 
     def __init__(self, kernel_size: int, stride: int) -> None:
         super().__init__()
         self.kernel_size, self.stride = kernel_size, stride
 
     def forward(self, x: Tensor) -> Tensor:
-        """Pad H and W; an image that fits already passes untouched."""
+        """Pad (N, C, H, W) in H and W; return x itself if nothing is missing."""
         height, width = ((self.kernel_size - side) % self.stride for side in x.shape[-2:])
         return F.pad(x, (0, width, 0, height)) if height or width else x
 
     def extra_repr(self) -> str:
-        """Show the convolution it serves."""
+        """Show the window of the convolution."""
         return f"kernel_size={self.kernel_size}, stride={self.stride}"
 
 
@@ -116,9 +48,9 @@ class AlexNet(PartSequence):
     >>> AlexNet(10, preset="paper", norm="bn", act="leaky:0.1", dropout=0.3)
     >>> AlexNet(10, preset="review", image_size=67, width=0.25, init="he")
 
-    A slot left at None is as the preset has it. `norm` and `act` also take a constructor (channels -> module, and
-    () -> module). `init` is "published" (the preset's), "he" or "torch". `seed` names the initial values; None takes
-    the seed of torch.manual_seed.
+    A slot that is None is the preset's. `norm` and `act` also take a constructor: channels -> module, and () -> module.
+    `init` is "published" (the preset's), "he" or "torch". `seed` names the initial values; None takes the seed of
+    torch.manual_seed.
     """
 
     def __init__(
@@ -146,7 +78,7 @@ class AlexNet(PartSequence):
         slot.check_layers(5)
 
         parts: OrderedDict[str, nn.Module] = OrderedDict()
-        if plan.rounds_up:
+        if plan.rounding == "2012":
             parts["pad"] = PadToStride(11, 4)
         for layer in range(1, 6):
             before = in_channels if layer == 1 else channels[layer - 2]
@@ -169,26 +101,53 @@ class AlexNet(PartSequence):
             inputs = outputs
         super().__init__(parts)
         self.preset_name, self.image_size = preset, image_size
-        initialise(self, resolve_init(init, plan.starts.__getitem__), seed)
+        initialise(self, resolve_init(init, published_start(plan)), seed)
 
     def __getitem__(self, index: int | slice) -> nn.Module:
-        """Return one module, or a plain sequence of some: network[:-1] gives the features before fc8."""
+        """Return one module, or a plain nn.Sequential of several: network[:-1] computes the input of fc8."""
         if isinstance(index, slice):
             return nn.Sequential(OrderedDict(list(self.named_children())[index]))
         return super().__getitem__(index)
 
 
+def published_start(plan: Preset) -> Callable[[str], Start]:
+    """Return the rule for the initial values of a preset, by layer name."""
+    init = plan.init
+    if init is None:
+        return lambda _layer: TORCH_DEFAULT
+    early, late, full = gaussian(init.conv), gaussian(init.conv3to5), gaussian(init.fc)
+    starts = {
+        "conv1": Start(early),
+        "conv2": Start(early, init.bias),
+        "conv3": Start(late),
+        "conv4": Start(late, init.bias),
+        "conv5": Start(late, init.bias),
+        "fc6": Start(full, init.bias),
+        "fc7": Start(full, init.bias),
+        "fc8": Start(gaussian(0.01)),
+    }
+    return starts.__getitem__
+
+
+def torchvision_names(_network: nn.Module) -> Iterator[tuple[str, str]]:
+    """Yield pairs of module names, ours and torchvision's."""
+    for layer, index in enumerate((0, 3, 6, 8, 10), 1):
+        yield f"conv{layer}", f"features.{index}"
+    for layer, index in enumerate((1, 4, 6), 6):
+        yield f"fc{layer}", f"classifier.{index}"
+
+
 def _conv_layer(
     layer: int, conv: nn.Conv2d, plan: Preset, slot: NormSlot, act: ActivationLevel
 ) -> "OrderedDict[str, nn.Module]":
-    """Lay out one convolution and what follows it, in the order the preset and the norm's placement ask for."""
+    """Return one convolution and the parts after it, in the order of the preset and the norm's placement."""
     parts: list[tuple[str, nn.Module]] = [("conv", conv), ("act", build_activation(act, "relu"))]
     if layer in POOLED_LAYERS:
-        pool = nn.MaxPool2d(3, stride=2, ceil_mode=plan.rounds_up)
+        pool = nn.MaxPool2d(3, stride=2, ceil_mode=plan.rounding != "down")
         parts.insert(1 if layer in plan.act_after_pool else 2, ("pool", pool))
     if slot.stands_at(layer):
-        published = slot.level.name == "lrn" and slot.level.placement is None
-        place = "before" if published and layer in plan.norm_before_act else slot.placement
+        as_published = slot.level.name == "lrn" and slot.level.placement is None
+        place = "before" if as_published and layer in plan.norm_before_act else slot.placement
         names = [name for name, _ in parts]
         if place == "before":
             at = 1
@@ -205,12 +164,12 @@ def _conv_layer(
 def _full_layer(
     layer: int, linear: nn.Linear, plan: Preset, act: ActivationLevel, p: float
 ) -> "OrderedDict[str, nn.Module]":
-    """Lay out one fully connected layer; fc8 is the bare classifier."""
+    """Return one fully connected layer with its activation and dropout; fc8 has neither."""
     parts: OrderedDict[str, nn.Module] = OrderedDict()
     if layer == 8:
         parts["fc8"] = linear
         return parts
-    drop = Dropout(p, inverted=plan.dropout_inverted)  # also refuses a p out of range
+    drop = Dropout(p, inverted=plan.dropout_inverted)  # also checks the range of p
     if p and plan.dropout_on == "inputs":
         parts[f"drop{layer}"] = drop
     parts[f"fc{layer}"] = linear
@@ -230,26 +189,30 @@ def _scaled_channels(plan: Preset, preset: str, width: float) -> list[int]:
         return all(g == 1 or (i % g == 0 and o % g == 0) for i, o, g in zip(inputs, outputs, plan.groups, strict=True))
 
     if not towers_fit(width):
-        # Sixteenths keep all five layers even; the nearest that fits is what the user most likely wants.
+        # Among sixteenths, of which many keep all layers even, suggest the nearest that fits.
         near = min((s / 16 for s in range(1, 65) if towers_fit(s / 16)), key=lambda s: abs(s - width))
+        one_tower = ", ".join(name for name, plan in PRESETS.items() if max(plan.groups) == 1)
         raise ValueError(
-            f"width {width:g} gives {at(width)} channels, and preset {preset!r} splits conv2, 4 and 5 into two towers, "
-            f"which needs even numbers; width {near:g} works, and so does a preset with one tower (review, torchvision)"
+            f"preset {preset!r} has two towers in conv2, 4 and 5, which needs even numbers of channels, and width "
+            f"{width:g} gives {at(width)}; take width {near:g}, or a preset with one tower ({one_tower})"
         )
     return at(width)
 
 
 def _final_side(plan: Preset, side: int) -> int:
-    """Return the side of the maps behind pool5 for an input of that side; 0 or less means nothing is left."""
+    """Return the side of the maps after pool5 for an input of that side; 0 if no pixel is left."""
 
-    # Rounding up and rounding down differ by what is added before the division.
-    def strided(size: int, kernel: int, stride: int) -> int:
-        return (size - kernel + (stride - 1 if plan.rounds_up else 0)) // stride + 1 if size >= kernel else 0
+    def windows(size: int, kernel: int, stride: int, *, up: bool, overhang: bool = False) -> int:
+        if size < kernel and not overhang:
+            return 0
+        # Rounding up and rounding down differ by what is added before the division.
+        return max(0, (size - kernel + (stride - 1 if up else 0)) // stride + 1)
 
-    side = strided(side + 2 * plan.conv1_padding, 11, 4)
-    side = strided(side, 3, 2)
-    side = strided(side, 3, 2)
-    return strided(side, 3, 2)
+    side = windows(side + 2 * plan.conv1_padding, 11, 4, up=plan.rounding == "2012")
+    for _ in POOLED_LAYERS:
+        # Caffe pools a map smaller than the window; the 2012 code refuses it.
+        side = windows(side, 3, 2, up=plan.rounding != "down", overhang=plan.rounding == "caffe")
+    return side
 
 
 def _check_image_size(plan: Preset, preset: str, image_size: int) -> int:
@@ -257,7 +220,7 @@ def _check_image_size(plan: Preset, preset: str, image_size: int) -> int:
     if side < 1:
         smallest = next(size for size in range(1, 228) if _final_side(plan, size) >= 1)
         raise ValueError(
-            f"image size {image_size} is too small for preset {preset!r}: four strided layers leave no pixel of it; "
+            f"image size {image_size} is too small for preset {preset!r}: no pixel is left after pool5; "
             f"the smallest that works is {smallest}"
         )
     return 6 if plan.adaptive_pool else side

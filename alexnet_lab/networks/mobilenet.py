@@ -1,13 +1,13 @@
-"""MobileNetV2 and MobileNetV3: inverted residual blocks, wide inside and narrow between.
+"""MobileNetV2 and MobileNetV3: inverted residual blocks, which widen, filter each channel and narrow again.
 
 * stem, block1 to blockN, widen (a 1x1 convolution), average, classifier
-* a block is `expand` (where it widens), `depthwise`, `squeeze_excite` (V3, where published), `project`, `add`
+* a block is `expand` (if it widens), `depthwise`, `squeeze_excite` (in some blocks of V3), `project`, `add`
 * channel numbers are multiples of 8 at any width
-* convolutions are counted in the order of computation; the two 1x1 layers of a squeeze-excitation are not counted,
-  take no norm and keep their own activations, whatever the slots say
+* convolutions are counted in the order of computation; the two 1x1 layers of a squeeze-excitation are not counted, take
+  no norm and keep their own activations at every level of the slots
 
 Sources: Sandler et al., arXiv 1801.04381, table 2; Howard et al., arXiv 1905.02244, tables 1 and 2; V3's batch norm
-constants, dropout and the values at the start as in torchvision's published models. Shapes: N batch, C channels, H W
+constants, dropout and all initial values as in torchvision's published models. Shapes: N batch, C channels, H W
 pixels.
 """
 
@@ -28,12 +28,13 @@ from alexnet_lab.networks.slots import (
     NormSlot,
     build_activation,
     check_sizes,
+    unit_names,
 )
 
 
 @dataclass(frozen=True)
 class BlockPlan:
-    """One row of a published table: what one inverted residual block is."""
+    """One inverted residual block, as a row of a published table."""
 
     kernel: int
     expanded: int
@@ -44,7 +45,7 @@ class BlockPlan:
 
 
 class SqueezeExcite(nn.Module):
-    """Scale every channel by a gate computed from the averages of all (Hu et al., arXiv 1709.01507)."""
+    """Scale every channel by a factor computed from the means of all channels (Hu et al., arXiv 1709.01507)."""
 
     def __init__(self, channels: int, squeezed: int) -> None:
         super().__init__()
@@ -61,7 +62,7 @@ class SqueezeExcite(nn.Module):
 
 
 class InvertedResidual(nn.Module):
-    """Widen, convolve each channel alone, narrow without an activation; add what entered, where shapes agree."""
+    """Widen, convolve every channel by itself, narrow without an activation; add the input if shapes agree."""
 
     def __init__(
         self,
@@ -73,17 +74,25 @@ class InvertedResidual(nn.Module):
         act: ActivationLevel,
     ) -> None:
         super().__init__()
-        inside = plan.expanded
+        expanded = plan.expanded
         self.expand: ConvUnit | None = None
-        if inside != in_channels:
-            self.expand = ConvUnit(next(layers), in_channels, inside, 1, norm=norm, act=act, published_act=plan.act)
+        if expanded != in_channels:
+            self.expand = ConvUnit(next(layers), in_channels, expanded, 1, norm=norm, act=act, published_act=plan.act)
         self.depthwise = ConvUnit(
-            next(layers), inside, inside, plan.kernel, plan.stride, inside, norm=norm, act=act, published_act=plan.act
+            next(layers),
+            expanded,
+            expanded,
+            plan.kernel,
+            plan.stride,
+            expanded,
+            norm=norm,
+            act=act,
+            published_act=plan.act,
         )
         self.squeeze_excite: SqueezeExcite | None = None
         if plan.squeezes:
-            self.squeeze_excite = SqueezeExcite(inside, multiple_of_8(inside // 4))
-        self.project = ConvUnit(next(layers), inside, plan.out, 1, norm=norm, act=False)
+            self.squeeze_excite = SqueezeExcite(expanded, multiple_of_8(expanded // 4))
+        self.project = ConvUnit(next(layers), expanded, plan.out, 1, norm=norm, act=False)
         self.add = Add() if plan.stride == 1 and in_channels == plan.out else None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -146,7 +155,7 @@ class MobileNetV2(nn.Sequential):
                 plan = BlockPlan(3, before * expansion, out, False, "relu6", stride)
                 self.add_module(f"block{next(block)}", InvertedResidual(layers, before, plan, norm=slot, act=act))
                 before = out
-        widened = multiple_of_8(1280 * max(1.0, width))  # a narrow network keeps its last layer (section 5)
+        widened = multiple_of_8(1280 * max(1.0, width))  # a narrow network keeps the full last layer (section 5)
         self.widen = ConvUnit(next(layers), before, widened, 1, norm=slot, act=act, published_act="relu6")
         slot.check_layers(next(layers) - 1)
 
@@ -161,7 +170,7 @@ class MobileNetV2(nn.Sequential):
 
 
 class MobileNetV3(nn.Sequential):
-    """What MobileNetV3Small and MobileNetV3Large share: all but two tables.
+    """Base of MobileNetV3Small and MobileNetV3Large, which differ in their tables.
 
     A slot left at None is as published: bn with eps .001 and momentum .01, relu in the early blocks and hardswish
     elsewhere, dropout .2 before the classifier's output. `init` is "published", "he" or "torch"; `seed` names the
@@ -266,7 +275,7 @@ class MobileNetV3Large(MobileNetV3):
 
 
 def multiple_of_8(channels: float) -> int:
-    """Round to the nearest multiple of 8, at least 8, and up where rounding down would lose over a tenth."""
+    """Round to the nearest multiple of 8, at least 8, and up if rounding down would lose more than a tenth."""
     nearest = max(8, int(channels + 4) // 8 * 8)
     return nearest + 8 if nearest < 0.9 * channels else nearest
 
@@ -275,7 +284,7 @@ def _norm_slot(network: str, level: NormLevel, published: str) -> NormSlot:
     slot = NormSlot.of(level, published)
     if slot.placement == "pooled":
         raise ValueError(
-            f"norm level {str(slot.level)!r} stands behind a pool, and {network} has none to stand behind; "
+            f"norm level {str(slot.level)!r} follows a pool, and {network} has none; "
             "place it 'before' or 'after' the activation"
         )
     return slot
@@ -283,3 +292,39 @@ def _norm_slot(network: str, level: NormLevel, published: str) -> NormSlot:
 
 def _published_start(layer: str) -> Start:
     return Start(gaussian(0.01)) if layer.startswith("classifier") else Start(kaiming_fan_out)
+
+
+def torchvision_names_v2(network: nn.Module) -> Iterator[tuple[str, str]]:
+    """Yield pairs of module names, ours and torchvision's, for MobileNetV2."""
+    blocks = _inverted_residuals(network)
+    yield from unit_names("stem", "features.0.0", "features.0.1")
+    for number, (name, block) in enumerate(blocks, 1):
+        activated = [part for part in ("expand", "depthwise") if getattr(block, part) is not None]
+        for index, part in enumerate(activated):
+            yield from unit_names(f"{name}.{part}", *(f"features.{number}.conv.{index}.{inner}" for inner in (0, 1)))
+        linear = len(activated)
+        yield from unit_names(f"{name}.project", *(f"features.{number}.conv.{linear + step}" for step in (0, 1)))
+    yield from unit_names("widen", *(f"features.{len(blocks) + 1}.{inner}" for inner in (0, 1)))
+    yield "classifier", "classifier.1"
+
+
+def torchvision_names_v3(network: nn.Module) -> Iterator[tuple[str, str]]:
+    """Yield pairs of module names, ours and torchvision's, for MobileNetV3."""
+    blocks = _inverted_residuals(network)
+    yield from unit_names("stem", "features.0.0", "features.0.1")
+    for number, (name, block) in enumerate(blocks, 1):
+        parts = ("expand", "depthwise", "squeeze_excite", "project")
+        for index, part in enumerate(part for part in parts if getattr(block, part) is not None):
+            theirs = f"features.{number}.block.{index}"
+            if part == "squeeze_excite":
+                yield f"{name}.{part}.squeeze", f"{theirs}.fc1"
+                yield f"{name}.{part}.excite", f"{theirs}.fc2"
+            else:
+                yield from unit_names(f"{name}.{part}", f"{theirs}.0", f"{theirs}.1")
+    yield from unit_names("widen", *(f"features.{len(blocks) + 1}.{inner}" for inner in (0, 1)))
+    yield "classifier.hidden", "classifier.0"
+    yield "classifier.output", "classifier.3"
+
+
+def _inverted_residuals(network: nn.Module) -> list[tuple[str, nn.Module]]:
+    return [(name, module) for name, module in network.named_children() if isinstance(module, InvertedResidual)]

@@ -1,9 +1,7 @@
-"""The parts that networks are built from and torch does not have, and the sequence that runs them.
+"""Modules that networks are built from and torch does not have, and the sequence that runs them.
 
 Shapes: N batch, C channels, H W pixels.
 """
-
-from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -30,19 +28,19 @@ class LocalResponseNorm(nn.Module):
         self.window: Window = window
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise each value by its neighbours across channels."""
+        """Divide every value of x (N, C, H, W) by its neighbours across channels; keep the shape."""
         return local_response_norm(x, self.size, self.alpha, self.beta, self.k, window=self.window, groups=self.groups)
 
     def after_relu(self, x: Tensor) -> Tensor:
-        """Normalise relu(x), in one pass."""
+        """Return the norm of relu(x), in one pass."""
         return relu_lrn(x, self.size, self.alpha, self.beta, self.k, window=self.window, groups=self.groups)
 
     def after_relu_pooled(self, x: Tensor) -> Tensor:
-        """Normalise relu(x) and take the maximum over 3x3 at stride 2, in one pass."""
+        """Return the maximum over 3x3 at stride 2 of the norm of relu(x), in one pass."""
         return relu_lrn_maxpool(x, self.size, self.alpha, self.beta, self.k, window=self.window, groups=self.groups)
 
     def extra_repr(self) -> str:
-        """Show the constants, since five conventions go by the same name."""
+        """Show the constants, which differ between five conventions."""
         return (
             f"size={self.size}, alpha={self.alpha}, beta={self.beta}, k={self.k}, "
             f"window={self.window}, groups={self.groups}"
@@ -50,25 +48,26 @@ class LocalResponseNorm(nn.Module):
 
 
 class WithinMapNorm(nn.Module):
-    """The 2012 code's second norm in layer 2: the same formula over a square of pixels inside one feature map."""
+    """The second norm of layer 2 in the 2012 code: LRN's formula over a square of pixels in one feature map."""
 
     def __init__(self, size: int = 5, scale: float = 1e-3 / 25, beta: float = 0.75) -> None:
         super().__init__()
         self.size, self.scale, self.beta = size, scale, beta
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise each value by its neighbours on the map; beyond the edge there is nothing to add."""
+        """Divide every value by its neighbours on the map; pixels beyond the edge count as 0."""
         wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
         energy = F.avg_pool2d(wide.square(), self.size, stride=1, padding=self.size // 2, divisor_override=1)
         return (wide / (1 + self.scale * energy).pow(self.beta)).to(x.dtype)
 
 
 class Dropout(nn.Module):
-    """Dropout in both conventions, with masks that can be drawn from a named stream.
+    """Dropout in both conventions, with masks that can be drawn from a generator of its own.
 
-    inverted=True scales by 1/(1-p) while training, as everyone does now; inverted=False scales by (1-p) at test,
-    as in 2012. `generator`, when set, is where the masks come from; `part` = (index, count) says that the batch is that
-    part of a larger one, whose mask is drawn whole and cut: a batch computed in parts has the masks of the whole one.
+    inverted=True scales by 1/(1-p) in training, as is usual today; inverted=False scales by (1-p) at test, as in 2012.
+    Masks come from `generator`, or from torch's default one if it is None. `part` = (index, count) declares the batch
+    to be that part of a larger one: the mask of the larger batch is drawn and cut, so that a batch computed in parts
+    gets the masks of the whole.
     """
 
     def __init__(self, p: float, inverted: bool = True) -> None:
@@ -80,7 +79,7 @@ class Dropout(nn.Module):
         self.part = (0, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Silence each value with probability p while training."""
+        """Set every value to 0 with probability p in training."""
         if not self.training:
             return x if self.inverted else x * (1 - self.p)
         index, count = self.part
@@ -94,7 +93,7 @@ class Dropout(nn.Module):
 
 
 class Add(nn.Module):
-    """The sum that closes a residual block: a module, so that instruments and tables see it."""
+    """The sum of a residual block, as a module, so that instruments and summaries see it."""
 
     def forward(self, shortcut: Tensor, residual: Tensor) -> Tensor:
         """Return shortcut + residual."""
@@ -102,15 +101,14 @@ class Add(nn.Module):
 
 
 class PartSequence(nn.Sequential):
-    """A sequence that runs ReLU, LRN and a 3/2 max-pool in one pass where they stand in a row.
+    """A sequence that runs a ReLU, an LRN and a 3/2 max-pool that follow each other in one pass.
 
-    The numbers are those of the parts one by one, to rounding. Who listens to a ReLU's input is called before the pass,
-    so that watching it changes no number; a part that somebody has hooked in any other way is run by itself, so that
-    the hook sees what it came for.
+    The results equal those of the modules one by one, up to rounding. Forward pre-hooks of the ReLU are called before
+    the pass. A module with any other hook is run by itself, so that the hook gets its inputs and outputs.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """Run the parts in order."""
+        """Run the modules in order."""
         layers = list(self.children())
         at = 0
         while at < len(layers):
@@ -119,7 +117,7 @@ class PartSequence(nn.Sequential):
                 x = layers[at](x)
                 at += 1
                 continue
-            x = _announced(layers[at], x)
+            x = _call_pre_hooks(layers[at], x)
             if at + 2 < len(layers) and _is_three_two_pool(layers[at + 2], x):
                 x = norm.after_relu_pooled(x)
                 at += 3
@@ -130,13 +128,13 @@ class PartSequence(nn.Sequential):
 
 
 def _can_fuse(relu: nn.Module, norm: nn.Module) -> bool:
-    """Say whether ReLU and norm may run as one: nobody listens to what lies between them, or to their gradients."""
-    unheard = not (relu._forward_hooks or relu._backward_hooks or relu._backward_pre_hooks)
-    return type(relu) is nn.ReLU and unheard and _is_plain([norm], LocalResponseNorm)
+    """Return whether ReLU and norm may run in one pass: no hook sees the values between them, or their gradients."""
+    unhooked = not (relu._forward_hooks or relu._backward_hooks or relu._backward_pre_hooks)
+    return type(relu) is nn.ReLU and unhooked and _is_plain(norm, LocalResponseNorm)
 
 
-def _announced(relu: nn.Module, x: Tensor) -> Tensor:
-    """Call the forward pre-hooks of a module as running it would, and return the input it would then have."""
+def _call_pre_hooks(relu: nn.Module, x: Tensor) -> Tensor:
+    """Call the forward pre-hooks of a module as torch does, and return the input that they leave."""
     for number, hook in relu._forward_pre_hooks.items():
         if number in relu._forward_pre_hooks_with_kwargs:
             answer = hook(relu, (x,), {})
@@ -148,18 +146,17 @@ def _announced(relu: nn.Module, x: Tensor) -> Tensor:
     return x
 
 
-def _is_plain(layers: Sequence[nn.Module], first: type[nn.Module]) -> bool:
-    """Say whether the first layer is of that very type and nobody listens to any of them."""
-    return type(layers[0]) is first and not any(
+def _is_plain(layer: nn.Module, kind: type[nn.Module]) -> bool:
+    """Return whether the layer is of exactly that type and has no hook."""
+    return type(layer) is kind and not (
         layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks
-        for layer in layers
     )
 
 
 def _is_three_two_pool(layer: nn.Module, x: Tensor) -> bool:
-    if not isinstance(layer, nn.MaxPool2d) or not _is_plain([layer], nn.MaxPool2d):
+    if not isinstance(layer, nn.MaxPool2d) or not _is_plain(layer, nn.MaxPool2d):
         return False
     shape_fits = (layer.kernel_size, layer.stride, layer.padding, layer.dilation) == (3, 2, 0, 1)
-    # Rounding up makes no difference where the last window ends on the last pixel.
+    # Rounding up makes no difference if the last window ends on the last pixel.
     rounds_down = not layer.ceil_mode or all((side - 3) % 2 == 0 for side in x.shape[-2:])
     return shape_fits and rounds_down and min(x.shape[-2:]) >= 3

@@ -1,20 +1,20 @@
-"""The weight files that torchvision publishes, read and written by name, without torchvision.
+"""Weight files that torchvision publishes, read and written by name, without torchvision.
 
-* from_torchvision_state_dict, to_torchvision_state_dict: between their names and ours, nothing lost either way
-* load_pretrained: a file, or the published one by the name "imagenet", into a network; a classifier for other classes
-  stays as initialised, a one-channel input takes the sum of conv1 over red, green and blue
+* from_torchvision_state_dict, to_torchvision_state_dict: between their names and ours, without loss
+* load_pretrained: a file, or the published one by the name "imagenet", into a network. A classifier for other classes
+  stays as initialised; a one-channel input takes the sum of conv1 over red, green and blue
 
-A tensor belongs to a module, so names are mapped module by module: `stem.conv` is `conv1`, whatever tensors it has.
-Nothing but tensors is ever read from a file: one that needs code to be loaded is refused.
+Names are mapped module by module: `stem.conv` is `conv1`, with all its tensors. Only tensors are read from a file; a
+file that needs code to be loaded is refused.
 """
 
 import re
 import struct
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from pickle import UnpicklingError
 from urllib.error import URLError
@@ -24,154 +24,59 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from alexnet_lab.networks.alexnet import AlexNet
-from alexnet_lab.networks.mobilenet import InvertedResidual, MobileNetV2, MobileNetV3Large, MobileNetV3Small
-from alexnet_lab.networks.resnet import ResidualBlock, ResNet18
-from alexnet_lab.networks.vgg import POOLED_LAYERS, VGG11
+from alexnet_lab.networks.catalogue import CATALOGUE, Entry, Reference, Weights, resolve
 
-ModuleNames = Iterator[tuple[str, str]]  # (ours, torchvision's)
-
-
-def _alexnet_names(_network: nn.Module) -> ModuleNames:
-    for layer, index in enumerate((0, 3, 6, 8, 10), 1):
-        yield f"conv{layer}", f"features.{index}"
-    for layer, index in enumerate((1, 4, 6), 6):
-        yield f"fc{layer}", f"classifier.{index}"
-
-
-def _resnet18_names(network: nn.Module) -> ModuleNames:
-    yield from _unit("stem", "conv1", "bn1")
-    for name, module in network.named_modules():
-        if isinstance(module, ResidualBlock):
-            stage, block = map(int, re.findall(r"\d+", name))
-            theirs = f"layer{stage}.{block - 1}"
-            yield from _unit(f"{name}.first", f"{theirs}.conv1", f"{theirs}.bn1")
-            yield from _unit(f"{name}.second", f"{theirs}.conv2", f"{theirs}.bn2")
-            yield from _unit(f"{name}.shortcut", f"{theirs}.downsample.0", f"{theirs}.downsample.1")
-    yield "classifier", "fc"
-
-
-def _vgg11_names(network: nn.Module) -> ModuleNames:
-    # Their index counts every module: convolution, norm where there is one, activation, and the pools between.
-    modules_per_layer = 3 if _has_batch_norm(network) else 2
-    index = 0
-    for layer in range(1, 9):
-        yield from _unit(f"layer{layer}", f"features.{index}", f"features.{index + 1}")
-        index += modules_per_layer + (layer in POOLED_LAYERS)
-    for name, place in (("hidden1", 0), ("hidden2", 3), ("output", 6)):
-        yield f"classifier.{name}", f"classifier.{place}"
-
-
-def _mobilenet_v2_names(network: nn.Module) -> ModuleNames:
-    blocks = _inverted_residuals(network)
-    yield from _unit("stem", "features.0.0", "features.0.1")
-    for number, (name, block) in enumerate(blocks, 1):
-        activated = [part for part in ("expand", "depthwise") if getattr(block, part) is not None]
-        for index, part in enumerate(activated):
-            yield from _unit(f"{name}.{part}", *(f"features.{number}.conv.{index}.{inner}" for inner in (0, 1)))
-        linear = len(activated)
-        yield from _unit(f"{name}.project", *(f"features.{number}.conv.{linear + step}" for step in (0, 1)))
-    yield from _unit("widen", *(f"features.{len(blocks) + 1}.{inner}" for inner in (0, 1)))
-    yield "classifier", "classifier.1"
-
-
-def _mobilenet_v3_names(network: nn.Module) -> ModuleNames:
-    blocks = _inverted_residuals(network)
-    yield from _unit("stem", "features.0.0", "features.0.1")
-    for number, (name, block) in enumerate(blocks, 1):
-        parts = ("expand", "depthwise", "squeeze_excite", "project")
-        for index, part in enumerate(part for part in parts if getattr(block, part) is not None):
-            theirs = f"features.{number}.block.{index}"
-            if part == "squeeze_excite":
-                yield f"{name}.{part}.squeeze", f"{theirs}.fc1"
-                yield f"{name}.{part}.excite", f"{theirs}.fc2"
-            else:
-                yield from _unit(f"{name}.{part}", f"{theirs}.0", f"{theirs}.1")
-    yield from _unit("widen", *(f"features.{len(blocks) + 1}.{inner}" for inner in (0, 1)))
-    yield "classifier.hidden", "classifier.0"
-    yield "classifier.output", "classifier.3"
-
-
-def _unit(ours: str, conv: str, norm: str) -> ModuleNames:
-    yield f"{ours}.conv", conv
-    yield f"{ours}.norm", norm
-
-
-def _inverted_residuals(network: nn.Module) -> list[tuple[str, nn.Module]]:
-    return [(name, module) for name, module in network.named_children() if isinstance(module, InvertedResidual)]
-
-
-def _has_batch_norm(network: nn.Module) -> bool:
-    return any(isinstance(module, nn.BatchNorm2d) for module in network.modules())
+WEIGHT_FILES_ADDRESS = "https://download.pytorch.org/models/"
 
 
 @dataclass(frozen=True)
 class Published:
-    """A network of torchvision's: how it is built here, how its modules are called there, its files by source name."""
+    """One set of published weights, and the network of the catalogue that they belong to."""
 
-    build: Callable[[], nn.Module]
-    names: Callable[[nn.Module], ModuleNames]
-    files: Mapping[str, str]
+    network: str
+    entry: Entry
+    weights: Weights
+
+    def __str__(self) -> str:
+        slots = " and ".join(f"{slot} {level}" for slot, level in self.weights.slots.items())
+        return f"{self.network} with {slots}" if slots else self.network
+
+    def tensors(self) -> Mapping[str, Tensor]:
+        """Return the tensors of the file by name, without values."""
+        slots = tuple(self.weights.slots.items())
+        return _tensors_of_file(self.entry.constructor, self.entry.torchvision_names, slots)
 
 
-# A file's name ends with the first eight digits of its SHA-256, which torch.hub checks.
-WEIGHT_FILES_ADDRESS = "https://download.pytorch.org/models/"
-PUBLISHED: Mapping[str, Published] = {
-    "alexnet": Published(
-        partial(AlexNet, preset="torchvision"), _alexnet_names, {"imagenet": "alexnet-owt-7be5be79.pth"}
-    ),
-    "resnet18": Published(ResNet18, _resnet18_names, {"imagenet": "resnet18-f37072fd.pth"}),
-    "vgg11": Published(VGG11, _vgg11_names, {"imagenet": "vgg11-8a719046.pth"}),
-    "vgg11_bn": Published(partial(VGG11, norm="bn"), _vgg11_names, {"imagenet": "vgg11_bn-6002323d.pth"}),
-    # "imagenet" was trained by a recipe as plain as the others'; "imagenet-v2" by a longer one with more augmentation.
-    "mobilenet_v2": Published(
-        MobileNetV2,
-        _mobilenet_v2_names,
-        {"imagenet": "mobilenet_v2-b0353104.pth", "imagenet-v2": "mobilenet_v2-7ebf99e0.pth"},
-    ),
-    "mobilenet_v3_small": Published(
-        MobileNetV3Small, _mobilenet_v3_names, {"imagenet": "mobilenet_v3_small-047dcff4.pth"}
-    ),
-    "mobilenet_v3_large": Published(
-        MobileNetV3Large,
-        _mobilenet_v3_names,
-        {"imagenet": "mobilenet_v3_large-8738ca79.pth", "imagenet-v2": "mobilenet_v3_large-5c1a4163.pth"},
-    ),
-}
-_NAME_OF_CLASS: Mapping[type[nn.Module], str] = {
-    AlexNet: "alexnet",
-    ResNet18: "resnet18",
-    VGG11: "vgg11",
-    MobileNetV2: "mobilenet_v2",
-    MobileNetV3Small: "mobilenet_v3_small",
-    MobileNetV3Large: "mobilenet_v3_large",
-}
+def published_weights() -> list[Published]:
+    """Return all published weights of the catalogue."""
+    return [Published(name, entry, weights) for name, entry in CATALOGUE.items() for weights in entry.weights]
 
 
 def from_torchvision_state_dict(network: nn.Module, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return what `network.load_state_dict` takes, from a state dict with torchvision's names.
 
-    Every tensor must have its place and its shape; load_pretrained is the one that makes allowances.
+    Raises ValueError unless the names and shapes are those of the network; load_pretrained allows for other classes and
+    for one channel.
     """
-    return _placed(network, state_dict, "; load_pretrained sees to other classes and to one channel")
+    return _placed(network, state_dict, "; load_pretrained takes other classes and one channel")
 
 
 def _placed(network: nn.Module, state_dict: Mapping[str, Tensor], hint: str = "") -> dict[str, Tensor]:
     own = network.state_dict()
     theirs = _torchvision_names(network)
-    # Files older than 2018 do not count batches, and the count changes nothing where momentum is a number.
+    # Files older than 2018 do not count batches, and the count has no effect if momentum is a number.
     missing = [name for name in theirs.values() if name not in state_dict and not _is_batch_count(name)]
-    places = set(theirs.values())
-    unknown = [name for name in state_dict if name not in places]
+    expected = set(theirs.values())
+    unknown = [name for name in state_dict if name not in expected]
     shapes = [
-        f"{name} found {tuple(state_dict[name].shape)}, expected {tuple(own[ours].shape)}"
+        f"{name} is {tuple(state_dict[name].shape)}, expected {tuple(own[ours].shape)}"
         for ours, name in theirs.items()
         if name in state_dict and state_dict[name].shape != own[ours].shape
     ]
     if missing or unknown or shapes:
         problems = [
             f"{what}: {_some(names)}"
-            for what, names in (("shapes differ", shapes), ("missing", missing), ("without a place", unknown))
+            for what, names in (("shapes differ", shapes), ("missing", missing), ("not in the network", unknown))
             if names
         ]
         raise ValueError(
@@ -184,21 +89,26 @@ def _placed(network: nn.Module, state_dict: Mapping[str, Tensor], hint: str = ""
 
 
 def to_torchvision_state_dict(network: nn.Module) -> dict[str, Tensor]:
-    """Return the network's tensors under the names of torchvision's file; they are shared, not copied."""
+    """Return the network's tensors, shared, under the names of torchvision's file.
+
+    Raises ValueError for a network that torchvision does not have: another preset, or other parts with tensors.
+    """
     own = network.state_dict()
     theirs = _torchvision_names(network)
-    name = _published_name(network)
-    if isinstance(network, AlexNet) and network.preset_name != "torchvision":
+    published = _published_of(network)
+    preset = _other_preset(network, published)
+    if preset:
         raise ValueError(
-            f"AlexNet(preset={network.preset_name!r}) has no counterpart in torchvision, whose AlexNet has other "
-            'channels and no towers; only preset="torchvision" has'
+            f"{type(network).__name__} with preset {preset!r} has no counterpart in torchvision; "
+            f'only preset="{published.weights.slots["preset"]}" has'
         )
-    beyond = [ours for ours, their in theirs.items() if their not in _published_tensors(name)]
-    lacking = [their for their in _published_tensors(name) if their not in set(theirs.values())]
-    if beyond or lacking:
+    expected = published.tensors()
+    extra = [ours for ours, name in theirs.items() if name not in expected]
+    lacking = [name for name in expected if name not in set(theirs.values())]
+    if extra or lacking:
         raise ValueError(
-            f"this {type(network).__name__} has no counterpart in torchvision; beyond that it has: "
-            f"{_some(beyond) or 'nothing'}; of that it lacks: {_some(lacking) or 'nothing'}; {_AS_PUBLISHED}"
+            f"this {type(network).__name__} has no counterpart in torchvision; it has in addition: "
+            f"{_some(extra) or 'nothing'}; it lacks: {_some(lacking) or 'nothing'}; {_as_published(published)}"
         )
     return {theirs[ours]: tensor for ours, tensor in own.items()}
 
@@ -209,14 +119,16 @@ def load_pretrained(network: nn.Module, source: str | Path) -> list[str]:
     `source` is a .pth or .safetensors file with torchvision's names, or "imagenet" for the published one ("imagenet-v2"
     for the second of a MobileNet), which torch.hub downloads once, checks and keeps.
 
-    The returned list is empty, or holds the last layer where the network has other classes than the file. A network
-    that takes one channel gets its first convolution summed over red, green and blue: grey pixels then give what they
-    gave as colour. An error begins with `weights: `, the field of a recipe that names a source.
+    The returned list is empty, or names the last layer if the network has other classes than the file. The first
+    convolution of a network with one input channel is summed over red, green and blue: grey pixels then give what they
+    gave as colour. Raises ValueError, FileNotFoundError or ConnectionError; the message begins with `weights: `, the
+    field of a recipe that names a source.
     """
-    files = PUBLISHED[_published_name(network)].files
+    published = _published_of(network)
+    files = published.weights.files
     if source in files:
-        # Whether the network can take the file is known without it, and some are half a gigabyte.
-        _fit(network, _published_tensors(_published_name(network)), source)
+        # Checked before the download: some files are half a gigabyte.
+        _fit(network, published.tensors(), source)
         state_dict = _download(files[str(source)])
     else:
         state_dict = _read(Path(source), files)
@@ -228,7 +140,7 @@ def load_pretrained(network: nn.Module, source: str | Path) -> list[str]:
 def _fit(
     network: nn.Module, state_dict: Mapping[str, Tensor], source: str | Path
 ) -> tuple[dict[str, Tensor], list[str]]:
-    """Return what the network takes, and which of it are its own tensors because its classes are others."""
+    """Return a state dict for the network, and which of its tensors are the network's own because classes differ."""
     own = network.state_dict()
     theirs = _torchvision_names(network)
     adapted = dict(state_dict)
@@ -249,17 +161,32 @@ def _fit(
         raise ValueError(f"weights: {source}: {error}") from None
 
 
-def _published_name(network: nn.Module) -> str:
-    if type(network) not in _NAME_OF_CLASS:
-        known = ", ".join(cls.__name__ for cls in _NAME_OF_CLASS)
-        raise ValueError(f"torchvision's names are known for {known}, not for {type(network).__name__}")
-    name = _NAME_OF_CLASS[type(network)]
-    return "vgg11_bn" if name == "vgg11" and _has_batch_norm(network) else name
+def _entry_of(network: nn.Module) -> Entry:
+    known = [entry for entry in CATALOGUE.values() if entry.weights]
+    for entry in known:
+        if resolve(entry.constructor) is type(network):
+            return entry
+    names = ", ".join(resolve(entry.constructor).__name__ for entry in known)
+    raise ValueError(f"torchvision's names are known for {names}, not for {type(network).__name__}")
+
+
+def _published_of(network: nn.Module) -> Published:
+    """Return the published weights whose names are nearest to the network's."""
+    entry = _entry_of(network)
+    candidates = [published for published in published_weights() if published.entry is entry]
+    if len(candidates) == 1:
+        return candidates[0]
+    names = set(_torchvision_names(network).values())
+    return min(candidates, key=lambda published: len(names ^ published.tensors().keys()))
 
 
 def _torchvision_names(network: nn.Module) -> dict[str, str]:
-    """Map each of our tensors to torchvision's name; one that torchvision cannot have keeps its own."""
-    modules = dict(PUBLISHED[_published_name(network)].names(network))
+    """Map the name of every tensor to torchvision's; one that torchvision cannot have keeps its own."""
+    return _renamed(network, _entry_of(network).torchvision_names)
+
+
+def _renamed(network: nn.Module, torchvision_names: Reference) -> dict[str, str]:
+    modules = dict(resolve(torchvision_names)(network))
     theirs = {}
     for name in network.state_dict():
         module, _, tensor = name.rpartition(".")
@@ -268,39 +195,53 @@ def _torchvision_names(network: nn.Module) -> dict[str, str]:
 
 
 @cache
-def _published_tensors(name: str) -> Mapping[str, Tensor]:
-    """Return the tensors of the published file, without values."""
+def _tensors_of_file(
+    constructor: Reference, torchvision_names: Reference, slots: tuple[tuple[str, str], ...]
+) -> Mapping[str, Tensor]:
     with torch.device("meta"):
-        network = PUBLISHED[name].build()
-    theirs = _torchvision_names(network)
+        network = resolve(constructor)(1000, **dict(slots))
+    theirs = _renamed(network, torchvision_names)
     return {theirs[ours]: tensor for ours, tensor in network.state_dict().items()}
 
 
-# What to do is said in the words of a recipe, which are those of the arguments and of the options alike.
-_AS_PUBLISHED = "torchvision has networks as published: leave norm out, keep width 1, and take an act without weights"
+def _other_preset(network: nn.Module, published: Published) -> str | None:
+    """Return the network's preset if the published weights need another."""
+    wanted = published.weights.slots.get("preset")
+    own: str | None = getattr(network, "preset_name", None)
+    return own if wanted is not None and own != wanted else None
+
+
+# Advice is worded for recipes, whose fields are named like the arguments and the options.
+def _as_published(published: Published) -> str:
+    norm = published.weights.slots.get("norm")
+    advice = f"take norm {norm}" if norm else "leave norm out"
+    return f"torchvision has networks as published: {advice}, keep width 1, and take an act without weights"
 
 
 def _repair(network: nn.Module, state_dict: Mapping[str, Tensor], *, named_right: bool, hint: str) -> str:
-    """Say what to do about a state dict that does not fit; the hint is for one of which only sizes are wrong."""
-    name, found = _published_name(network), _identify(state_dict)
-    if found and found != name:
-        told = "network vgg11 with norm bn" if found == "vgg11_bn" else f"network {found}"
-        return f"they are the tensors of {found}: take {told}, or the file of {name}"
-    if found and isinstance(network, AlexNet) and network.preset_name != "torchvision":
-        return f"this network is of preset {network.preset_name}: take preset torchvision and the width of the file"
+    """Advise on a state dict that does not fit; the hint is added if only sizes are wrong."""
+    own, file = _published_of(network), _identify(state_dict)
+    if file and file != own:
+        return f"they are the tensors of {file}: take network {file}, or the file of {own}"
+    preset = _other_preset(network, own)
+    if file and preset:
+        return (
+            f"this network is of preset {preset}: take preset {own.weights.slots['preset']} and the width of the file"
+        )
     if named_right:
         return f"the names are right and the sizes are not: take the width of the file, 1 in torchvision's own{hint}"
-    if found:
-        return _AS_PUBLISHED
-    return f"no torchvision file that is known here has such tensors; known are those of {', '.join(PUBLISHED)}"
+    if file:
+        return _as_published(own)
+    known = ", ".join(name for name, entry in CATALOGUE.items() if entry.weights)
+    return f"no torchvision file that is known here has such tensors; known are those of {known}"
 
 
-def _identify(state_dict: Mapping[str, Tensor]) -> str | None:
-    """Return the network whose published file has these names."""
+def _identify(state_dict: Mapping[str, Tensor]) -> Published | None:
+    """Return the published weights with these names."""
     names = {name for name in state_dict if not _is_batch_count(name)}
-    for network in PUBLISHED:
-        if names == {name for name in _published_tensors(network) if not _is_batch_count(name)}:
-            return network
+    for published in published_weights():
+        if names == {name for name in published.tensors() if not _is_batch_count(name)}:
+            return published
     return None
 
 
@@ -317,14 +258,14 @@ def _download(file: str) -> Mapping[str, Tensor]:
     address = WEIGHT_FILES_ADDRESS + file
     kept = Path(torch.hub.get_dir()) / "checkpoints" / file
     try:
-        with _plainly_told(kept):
+        with _file_errors(kept):
             content = torch.hub.load_state_dict_from_url(
                 address, map_location="cpu", check_hash=True, weights_only=True
             )
     except URLError as error:
         raise ConnectionError(
-            f"weights: cannot download {address} ({error.reason}); fetch it where there is a network and put it at "
-            f"{kept}, or give its path instead"
+            f"weights: cannot download {address} ({error.reason}); fetch it on a machine with a connection and put it "
+            f"at {kept}, or give its path instead"
         ) from error
     return _tensors_only(kept, content)
 
@@ -336,15 +277,15 @@ def _read(path: Path, published: Iterable[str]) -> Mapping[str, Tensor]:
             f"weights: {path} {what}; give a .pth or .safetensors file, or {' or '.join(published)}"
         )
     if path.suffix == ".safetensors":
-        with _plainly_told(path):
+        with _file_errors(path):
             return load_file(path)
     with path.open("rb") as file:
         start = file.read(4)
-    # torch writes zip archives, and before 1.6 wrote a pickled magic number first. Whatever else calls itself .pth goes
-    # no further: torch's own answer to it would be about pickle.
+    # torch writes zip archives; before 1.6 files began with a pickled magic number. Anything else is refused here,
+    # because torch's message would be about pickle.
     if not zipfile.is_zipfile(path) and start != b"\x80\x02\x8a\x0a":
-        raise ValueError(f"weights: {path} is no torch file, or an incomplete one; fetch or save it again")
-    with _plainly_told(path):
+        raise ValueError(f"weights: {path} is not a torch file, or an incomplete one; fetch or save it again")
+    with _file_errors(path):
         content = torch.load(path, map_location="cpu", weights_only=True)
     return _tensors_only(path, content)
 
@@ -360,17 +301,17 @@ def _tensors_only(path: Path, content: object) -> Mapping[str, Tensor]:
 
 
 @contextmanager
-def _plainly_told(path: Path) -> Iterator[None]:
-    """Turn what a broken or dangerous file makes torch raise into one sentence about that file."""
+def _file_errors(path: Path) -> Iterator[None]:
+    """Turn torch's errors about a broken or dangerous file into ValueErrors that name the file."""
     try:
         yield
     except URLError:
         raise
     except UnpicklingError as error:
-        found = re.search(r"GLOBAL (\S+)", str(error))
-        needs = f"needs {found[1]}, which is code" if found else "holds more than tensors"
+        code = re.search(r"GLOBAL (\S+)", str(error))
+        needs = f"needs {code[1]}, which is code" if code else "holds more than tensors"
         raise ValueError(
-            f"weights: {path} is refused, because it {needs}, and loading code from a file can run anything; "
+            f"weights: {path} is refused, because it {needs}, and such a file can run anything; "
             "save the network's state_dict() alone, or as .safetensors"
         ) from error
     except (SafetensorError, RuntimeError, EOFError, OSError, struct.error) as error:

@@ -1,13 +1,14 @@
 """ResNet18: two 3x3 convolutions per block, and a shortcut around them.
 
-* stem, stage1 to stage4 with block1 and block2 each, average, classifier
-* a block is `first`, `second`, `shortcut` (where the shape changes), `add`, `act`
-* 20 convolutions, counted in the order of computation: a block's shortcut after the two it goes around
+* stem, stage1 to stage4 of block1 and block2, average, classifier
+* a block is `first`, `second`, `shortcut` (if the shape changes), `add`, `act`
+* 20 convolutions, counted in the order of computation; the shortcut of a block comes after the two that it bypasses
 
-Source: He, Zhang, Ren, Sun, arXiv 1512.03385, sections 3.3 and 4.1 (shortcuts of option B); values at the start as in
+Source: He, Zhang, Ren, Sun, arXiv 1512.03385, sections 3.3 and 4.1 (shortcuts of option B); initial values as in
 torchvision's published model. Shapes: N batch, C channels, H W pixels.
 """
 
+import re
 from collections import OrderedDict
 from collections.abc import Iterator
 from itertools import count
@@ -23,6 +24,7 @@ from alexnet_lab.networks.slots import (
     NormSlot,
     build_activation,
     check_sizes,
+    unit_names,
 )
 
 STAGE_CHANNELS = (64, 128, 256, 512)
@@ -30,7 +32,7 @@ BLOCKS_PER_STAGE = 2
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions and the sum with what entered them; the last activation follows the sum."""
+    """Two convolutions, whose output is added to their input; the last activation follows the sum."""
 
     def __init__(
         self,
@@ -46,7 +48,7 @@ class ResidualBlock(nn.Module):
         self.first = ConvUnit(next(layers), in_channels, out_channels, 3, stride, norm=norm, act=act)
         self.second = ConvUnit(next(layers), out_channels, out_channels, 3, norm=norm, act=False)
         self.shortcut: ConvUnit | None = None
-        if stride != 1:  # the shape changes: project and stride along
+        if stride != 1:  # the shape changes, so the shortcut is a convolution with the same stride
             self.shortcut = ConvUnit(next(layers), in_channels, out_channels, 1, stride, norm=norm, act=False)
         self.add = Add()
         self.act = build_activation(act, "relu")
@@ -64,7 +66,7 @@ class ResNet18(nn.Sequential):
 
     >>> ResNet18(10, norm="gn", act="leaky", image_size=64, width=0.5)
 
-    A slot left at None is as published: bn before relu, no dropout. Dropout, where asked for, stands before the
+    A slot left at None is as published: bn before relu, no dropout. Dropout, if not 0, precedes the
     classifier. `init` is "published", "he" or "torch"; `seed` names the initial values, None takes torch.manual_seed's.
     """
 
@@ -110,3 +112,16 @@ class ResNet18(nn.Sequential):
 
 def _published_start(layer: str) -> Start:
     return TORCH_DEFAULT if layer == "classifier" else Start(kaiming_fan_out)
+
+
+def torchvision_names(network: nn.Module) -> Iterator[tuple[str, str]]:
+    """Yield pairs of module names, ours and torchvision's."""
+    yield from unit_names("stem", "conv1", "bn1")
+    for name, module in network.named_modules():
+        if isinstance(module, ResidualBlock):
+            stage, block = map(int, re.findall(r"\d+", name))
+            theirs = f"layer{stage}.{block - 1}"
+            yield from unit_names(f"{name}.first", f"{theirs}.conv1", f"{theirs}.bn1")
+            yield from unit_names(f"{name}.second", f"{theirs}.conv2", f"{theirs}.bn2")
+            yield from unit_names(f"{name}.shortcut", f"{theirs}.downsample.0", f"{theirs}.downsample.1")
+    yield "classifier", "fc"

@@ -1,10 +1,10 @@
-"""The slots of a network: normalisation, activation, dropout, and what each level builds.
+"""The slots of a network, which are normalisation, activation and dropout, and the modules that levels build.
 
-The same slots serve every network here. A norm knows where it belongs and can be told otherwise:
-LRN stands after the activation of convolutions 1 and 2, BN and GN before the activation of every convolution.
+All networks have the same slots. By default LRN follows the activation of convolutions 1 and 2, and BN and GN precede
+the activation of every convolution; a level can say otherwise.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from torch import nn
@@ -17,11 +17,11 @@ ActivationLevel = str | Level | Callable[[], nn.Module] | None
 
 
 def _group_norm(channels: int, groups: int | None = None, eps: float = 1e-5) -> nn.Module:
-    if groups is None:  # 32 where it fits, as published; else the largest smaller number that does
+    if groups is None:  # 32 as published, or the largest smaller number that divides the channels
         groups = next(g for g in range(min(32, channels), 0, -1) if channels % g == 0)
     elif channels % groups:
         fits = [g for g in range(1, channels + 1) if channels % g == 0]
-        raise ValueError(f"gn:groups={groups} does not divide a layer of {channels} channels; these do: {fits}")
+        raise ValueError(f"gn:groups={groups} does not divide a layer of {channels} channels; these numbers do: {fits}")
     return nn.GroupNorm(groups, channels, eps=eps)
 
 
@@ -55,14 +55,14 @@ ACTIVATIONS: Mapping[str, Callable[..., nn.Module]] = {
 
 @dataclass(frozen=True)
 class NormSlot:
-    """A norm with its place: which convolutions it follows and on which side of the activation."""
+    """A norm and its position: which convolutions it follows, and on which side of the activation."""
 
     level: Level
-    constructor: Callable[[int], nn.Module] | None = None  # a caller's own norm, in place of a level's
+    constructor: Callable[[int], nn.Module] | None = None  # the caller's own norm, instead of a level's
 
     @classmethod
     def of(cls, level: NormLevel, published: str) -> "NormSlot":
-        """Read a level; arguments that a bare or partial `lrn` leaves open are those of the published LRN."""
+        """Read a level; arguments that it leaves out are those of the published level of the same name."""
         original = parse_level("norm", published)
         if level is None:
             return cls(original)
@@ -83,11 +83,11 @@ class NormSlot:
 
     @property
     def placement(self) -> str:
-        """Where it stands when nothing else is said: LRN after the activation, every other norm before."""
+        """The level's placement; by default "after" the activation for LRN, "before" it for every other norm."""
         return self.level.placement or ("after" if self.level.name == "lrn" else "before")
 
     def stands_at(self, layer: int) -> bool:
-        """Say whether the norm follows convolution number `layer`, counted from 1."""
+        """Return whether the norm follows convolution number `layer`, counted from 1."""
         if self.level.name == "none":
             return False
         if self.level.layers is None:
@@ -95,12 +95,12 @@ class NormSlot:
         return self.level.layers == "all" or layer in self.level.layers
 
     def check_layers(self, count: int) -> None:
-        """Refuse a layer that the network does not have."""
+        """Raise ValueError if the level names a layer that the network does not have."""
         if isinstance(self.level.layers, tuple) and not set(self.level.layers) <= set(range(1, count + 1)):
-            raise ValueError(f"norm level {str(self.level)!r}: this network's convolutions are numbered 1 to {count}")
+            raise ValueError(f"norm level {str(self.level)!r}: the network's convolutions are numbered 1 to {count}")
 
     def has_bias_at(self, layer: int) -> bool:
-        """Say whether a norm there brings a bias of its own, so that a convolution before it needs none."""
+        """Return whether a norm follows that has a bias of its own, so that the convolution before it needs none."""
         return self.stands_at(layer) and self.level.name in ("bn", "gn") and self.placement == "before"
 
     def build(self, channels: int) -> nn.Module:
@@ -111,7 +111,7 @@ class NormSlot:
 
 
 def build_activation(level: ActivationLevel, published: str) -> nn.Module:
-    """Build one activation: the level asked for, or the published one."""
+    """Build one activation: `level`, or the published one if it is None."""
     if callable(level):
         return level()
     parsed = level if isinstance(level, Level) else parse_level("act", level or published)
@@ -119,11 +119,11 @@ def build_activation(level: ActivationLevel, published: str) -> nn.Module:
 
 
 class ConvUnit(PartSequence):
-    """A convolution with its norm, activation and pool (conv, norm, act, pool by name), ordered as the norm asks.
+    """A convolution with its norm, activation and pool (conv, norm, act, pool), ordered by the placement of the norm.
 
     `layer` is the convolution's number in the network, from 1. act=False leaves the unit linear, as before the sum of a
-    residual block. The convolution has a bias of its own exactly where no norm behind it brings one, unless `bias` says
-    otherwise. A norm placed "pooled" stands behind the activation where there is no pool.
+    residual block. If `bias` is None, the convolution has a bias unless a norm with one follows it. A norm placed
+    "pooled" follows the activation if the unit has no pool.
     """
 
     def __init__(
@@ -158,10 +158,16 @@ class ConvUnit(PartSequence):
                 self.norm = norm.build(out_channels)
 
 
+def unit_names(unit: str, conv: str, norm: str) -> Iterator[tuple[str, str]]:
+    """Yield pairs of module names for one ConvUnit: ours, and those of another library's convolution and norm."""
+    yield f"{unit}.conv", conv
+    yield f"{unit}.norm", norm
+
+
 def check_sizes(
     network: str, *, num_classes: int, in_channels: int, width: float, image_size: int, smallest_image: int = 1
 ) -> None:
-    """Refuse a network without classes, channels or width, or an image of which its strides leave nothing."""
+    """Raise ValueError for a network without classes, channels or width, or an image too small for its strides."""
     for what, value in (("num_classes", num_classes), ("in_channels", in_channels)):
         if value < 1:
             raise ValueError(f"{what} must be at least 1, got {value}")
@@ -169,6 +175,6 @@ def check_sizes(
         raise ValueError(f"width must be above 0, got {width}")
     if image_size < smallest_image:
         raise ValueError(
-            f"image size {image_size} is too small for {network}: its strides leave no pixel of it; "
+            f"image size {image_size} is too small for {network}: its strides leave no pixel; "
             f"the smallest that works is {smallest_image}"
         )

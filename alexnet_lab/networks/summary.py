@@ -1,8 +1,10 @@
 """A network as a table: layer, output shape, parameters, multiply-adds, receptive field.
 
-Measured by one forward pass on the meta device: shapes without numbers, so that no network is too large to look at.
+Shapes come from one forward pass of a copy on the meta device, which holds no numbers: the network itself stays
+untouched, and none is too large.
 """
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,18 +13,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from alexnet_lab.networks.parts import WithinMapNorm
+
 
 @dataclass(frozen=True)
 class Field:
-    """The square of input pixels that one output value can see, and how far apart two neighbours' squares stand."""
+    """The square of input pixels that one output value depends on, and the distance between neighbouring squares."""
 
     side: int = 1
     step: int = 1
-    whole: bool = False  # a global pool or a fully connected layer has seen the whole image
+    whole: bool = False  # the whole image, as after a global pool or a fully connected layer
 
-    def through(self, kernel: int, stride: int) -> "Field":
-        """Look through a window of that size."""
-        return Field(self.side + (kernel - 1) * self.step, self.step * stride, self.whole)
+    def through(self, window: int, stride: int) -> "Field":
+        """Return the field after a layer with that window and stride."""
+        return Field(self.side + (window - 1) * self.step, self.step * stride, self.whole)
 
     def __str__(self) -> str:
         return "all" if self.whole else str(self.side)
@@ -30,41 +34,57 @@ class Field:
 
 @dataclass(frozen=True)
 class LayerRow:
-    """One layer of a network, measured."""
+    """One layer of a network."""
 
     name: str
     kind: str
     output_shape: tuple[int, ...]  # without the batch
     parameters: int
-    multiply_adds: int  # of convolutions and linear layers, for one image; all else is counted as none
-    receptive_field: str
+    multiply_adds: int  # for one image; 0 for every layer but convolutions and linear layers
+    receptive_field: str  # side in pixels, or "all"
 
 
 def summarise(network: nn.Module, image_size: int, in_channels: int = 3) -> list[LayerRow]:
-    """Return one row per layer in the order of computation; the network may stand on the meta device."""
+    """Return one row per layer in the order of computation, for square images; the network is not changed."""
     rows: list[LayerRow] = []
     fields: dict[int, Field] = {}
     seen: list[Tensor] = []  # keeps every output alive, so that no id is given out twice
 
     def record(name: str, layer: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
         known = [fields[id(x)] for x in inputs if isinstance(x, Tensor) and id(x) in fields]
-        # A sum sees what the wider of its branches sees; what a plain function returned continues the layer before.
+        # A sum has the larger field of its two inputs. An input that no layer returned continues the layer before.
         field = max(known, key=lambda f: (f.whole, f.side)) if known else fields[id(seen[-1])]
-        field = _field_behind(layer, field)
+        field = _field_after(layer, field, inputs[0].shape)
         fields[id(output)] = field
         seen.append(output)
         parameters = sum(p.numel() for p in layer.parameters())
         shape = tuple(output.shape[1:])
         rows.append(LayerRow(name, type(layer).__name__, shape, parameters, _multiply_adds(layer, output), str(field)))
 
-    image = torch.empty(2, in_channels, image_size, image_size, device="meta")
+    dtype = next((p.dtype for p in network.parameters() if p.is_floating_point()), None)
+    image = torch.empty(2, in_channels, image_size, image_size, device="meta", dtype=dtype)
     fields[id(image)] = Field()
     seen.append(image)
-    was_training = network.training
-    with _hooked(network, record), torch.no_grad():
-        network.to("meta").eval()(image)
-    network.train(was_training)
+    skeleton = _meta_copy(network).eval()
+    with _hooked(skeleton, record), torch.no_grad():
+        skeleton(image)
     return rows
+
+
+def _meta_copy(network: nn.Module) -> nn.Module:
+    """Copy a network onto the meta device, without its hooks, which may lead to anything and would be called."""
+    replaced: dict[int, Any] = {}  # by id of the original: deepcopy takes these in place of copies
+    for parameter in network.parameters():
+        replaced[id(parameter)] = nn.Parameter(
+            torch.empty_like(parameter, device="meta"), requires_grad=parameter.requires_grad
+        )
+    for module in network.modules():
+        for name, value in [*module.named_buffers(recurse=False), *vars(module).items()]:
+            if isinstance(value, Tensor):
+                replaced.setdefault(id(value), torch.empty_like(value, device="meta"))
+            elif isinstance(value, dict) and "_hooks" in name:
+                replaced[id(value)] = type(value)()
+    return copy.deepcopy(network, replaced)
 
 
 @contextmanager
@@ -81,15 +101,29 @@ def _hooked(network: nn.Module, record: Any) -> Iterator[None]:
             handle.remove()
 
 
-def _field_behind(layer: nn.Module, field: Field) -> Field:
-    if isinstance(layer, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d):
-        kernel, stride = layer.kernel_size, layer.stride
-        return field.through(
-            kernel[0] if isinstance(kernel, tuple) else kernel, stride[0] if isinstance(stride, tuple) else int(stride)
-        )
-    if isinstance(layer, nn.Linear) or (isinstance(layer, nn.AdaptiveAvgPool2d) and layer.output_size in (1, (1, 1))):
-        return Field(field.side, field.step, whole=True)
+def _field_after(layer: nn.Module, field: Field, input_shape: torch.Size) -> Field:
+    match layer:
+        case nn.Conv2d() | nn.MaxPool2d():
+            window = _side(layer.dilation) * (_side(layer.kernel_size) - 1) + 1
+            return field.through(window, _side(layer.stride))
+        case nn.AvgPool2d():
+            return field.through(_side(layer.kernel_size), _side(layer.stride))
+        case WithinMapNorm():
+            return field.through(layer.size, 1)
+        case nn.AdaptiveAvgPool2d() if layer.output_size not in (1, (1, 1)):
+            before, after = input_shape[-1], _side(layer.output_size)
+            # Window i of m over n pixels goes from floor(i n / m) to ceil((i + 1) n / m).
+            window = max(-(-(i + 1) * before // after) - i * before // after for i in range(after))
+            return field.through(window, max(1, before // after))
+        # Group and instance norm divide by statistics of the whole map, also at test.
+        case nn.Linear() | nn.AdaptiveAvgPool2d() | nn.GroupNorm() | nn.InstanceNorm2d(track_running_stats=False):
+            return Field(field.side, field.step, whole=True)
     return field
+
+
+def _side(size: Any) -> int:
+    """Read one number out of torch's int or (height, width), the larger of the two."""
+    return max(size) if isinstance(size, tuple) else int(size)
 
 
 def _multiply_adds(layer: nn.Module, output: Tensor) -> int:

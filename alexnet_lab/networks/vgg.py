@@ -1,13 +1,14 @@
 """VGG11: eight 3x3 convolutions, five pools, three fully connected layers.
 
-* layer1 to layer8 (conv, act and, behind layers 1, 2, 4, 6 and 8, pool), average, classifier
+* layer1 to layer8 (conv, act and, in layers 1, 2, 4, 6 and 8, pool), average, classifier
 * no norm as published; norm="bn" is torchvision's vgg11_bn, whose convolutions keep a bias in front of the norm
 
-Source: Simonyan, Zisserman, arXiv 1409.1556, table 1, column A (A-LRN is norm="lrn:layers=1"); values at the start and
-the average to 7x7 as in torchvision's published model. Shapes: N batch, C channels, H W pixels.
+Source: Simonyan, Zisserman, arXiv 1409.1556, table 1, column A (A-LRN is norm="lrn:layers=1"); initial values and the
+average to 7x7 as in torchvision's published model. Shapes: N batch, C channels, H W pixels.
 """
 
 from collections import OrderedDict
+from collections.abc import Iterator
 
 from torch import nn
 
@@ -20,12 +21,13 @@ from alexnet_lab.networks.slots import (
     NormSlot,
     build_activation,
     check_sizes,
+    unit_names,
 )
 
 CHANNELS = (64, 128, 256, 256, 512, 512, 512, 512)
 POOLED_LAYERS = (1, 2, 4, 6, 8)
 SMALLEST_IMAGE = 2 ** len(POOLED_LAYERS)
-FINAL_SIDE = 7  # of the maps that the classifier takes, whatever the image
+FINAL_SIDE = 7  # of the maps that the classifier takes, for images of any size
 
 
 class VGG11(nn.Sequential):
@@ -33,7 +35,7 @@ class VGG11(nn.Sequential):
 
     >>> VGG11(10, norm="bn", dropout=0.3, image_size=64, width=0.25)
 
-    A slot left at None is as published: no norm, relu, dropout .5 behind both hidden layers of the classifier. `init`
+    A slot left at None is as published: no norm, relu, dropout .5 after both hidden layers of the classifier. `init`
     is "published", "he" or "torch"; `seed` names the initial values, None takes torch.manual_seed's.
     """
 
@@ -68,7 +70,7 @@ class VGG11(nn.Sequential):
             pool = nn.MaxPool2d(2, stride=2) if layer in POOLED_LAYERS else None
             self.add_module(
                 f"layer{layer}",
-                # The bias stays in front of a norm, where it does nothing, because vgg11_bn's files have it.
+                # vgg11_bn's files have a bias before the norm too, although it has no effect.
                 ConvUnit(layer, before, channels, 3, norm=slot, act=act, bias=True, pool=pool),
             )
             before = channels
@@ -96,3 +98,15 @@ def _classifier(inputs: int, hidden: int, num_classes: int, act: ActivationLevel
 
 def _published_start(layer: str) -> Start:
     return Start(gaussian(0.01)) if layer.startswith("classifier") else Start(kaiming_fan_out)
+
+
+def torchvision_names(network: nn.Module) -> Iterator[tuple[str, str]]:
+    """Yield pairs of module names, ours and torchvision's."""
+    # Their index counts every module: convolution, batch norm if the network has it, activation, and pools.
+    modules_per_layer = 3 if any(isinstance(module, nn.BatchNorm2d) for module in network.modules()) else 2
+    index = 0
+    for layer in range(1, len(CHANNELS) + 1):
+        yield from unit_names(f"layer{layer}", f"features.{index}", f"features.{index + 1}")
+        index += modules_per_layer + (layer in POOLED_LAYERS)
+    for name, position in (("hidden1", 0), ("hidden2", 3), ("output", 6)):
+        yield f"classifier.{name}", f"classifier.{position}"

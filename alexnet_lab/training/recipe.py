@@ -17,7 +17,8 @@ from pydantic.dataclasses import dataclass
 
 from alexnet_lab.choices import unknown_choice
 from alexnet_lab.instruments.schedule import parse_instruments
-from alexnet_lab.levels import NETWORKS, PRESETS, parse_level
+from alexnet_lab.levels import parse_level
+from alexnet_lab.networks.catalogue import find_entry, preset_descriptions, published_level
 
 
 def _norm(text: str) -> str:
@@ -28,13 +29,16 @@ def _act(text: str) -> str:
     return str(parse_level("act", text))
 
 
-def _one_of(what: str, choices: Mapping[str, str]) -> AfterValidator:
-    def check(name: str) -> str:
-        if name not in choices:
-            raise unknown_choice(what, name, choices)
-        return name
+def _network(name: str) -> str:
+    find_entry(name)
+    return name
 
-    return AfterValidator(check)
+
+def _preset(name: str) -> str:
+    known = preset_descriptions()
+    if name not in known:
+        raise unknown_choice("preset", name, known)
+    return name
 
 
 def _augment(text: str) -> str:
@@ -70,9 +74,9 @@ def _schedule(text: str) -> str:
 class Recipe:
     """One run. None in a slot means as published."""
 
-    network: Annotated[str, _one_of("network", NETWORKS), Field(description="network by name")] = "alexnet"
+    network: Annotated[str, AfterValidator(_network), Field(description="network by name")] = "alexnet"
     preset: Annotated[
-        Annotated[str, _one_of("AlexNet preset", PRESETS)] | None, Field(description="reading of AlexNet")
+        Annotated[str, AfterValidator(_preset)] | None, Field(description="published variant of AlexNet")
     ] = None
     norm: Annotated[Annotated[str, AfterValidator(_norm)] | None, Field(description="bn, lrn:k=1, gn, none")] = None
     act: Annotated[Annotated[str, AfterValidator(_act)] | None, Field(description="relu, leaky:0.1, prelu")] = None
@@ -146,28 +150,30 @@ class Recipe:
 
     def cautions(self) -> list[str]:
         """Say what in this recipe is known not to work well together, and why."""
-        gaussian = self.network == "alexnet" and self.preset != "torchvision" and self.init == "published"
+        init: str = self.init
+        if init == "published":
+            init = str(published_level(self.network, self.preset, "init"))
+        published_norm = str(published_level(self.network, self.preset, "norm"))
         found = []
-        if gaussian and self.input_scale == "unit":
+        if init == "gaussian" and self.input_scale == "unit":
             found.append(
                 "the 2012 initial values N(0, .01) assume pixels of 0 to 255 less their mean; on inputs of spread 1 "
                 "such a network hardly trains: take input_scale mean-image or pixels, or init he"
             )
-        torchs_own = self.network == "alexnet" and (
-            self.init == "torch" or (self.preset == "torchvision" and self.init == "published")
-        )
         # Measured: ablations/results/init-and-scale; there torch's values learn from pixels, and not from unit inputs.
-        if torchs_own and self.input_scale == "unit" and not self.weights and not (self.norm or "").startswith("bn"):
+        # Networks that are published with batch normalisation were not measured without it.
+        has_batch_norm = "bn" in (published_norm, (self.norm or published_norm).partition(":")[0])
+        if init == "torch" and self.input_scale == "unit" and not self.weights and not has_batch_norm:
             found.append(
-                "torch's own initial values let the signal shrink in every layer: on inputs of spread 1 AlexNet learns "
-                "late or not at all without batch normalisation; take init he, or norm bn"
+                "torch's own initial values let the signal shrink in every layer: on inputs of spread 1 "
+                f"{self.network} learns late or not at all without batch normalisation; take init he, or norm bn"
             )
-        if not gaussian and not torchs_own and self.init != "torch" and self.input_scale != "unit":
+        if init == "he" and self.input_scale != "unit":
             found.append(
                 f"init {self.init} keeps the spread of its input, and pixels have a spread of about 70: without a norm "
                 "the loss may overflow in the first steps; take input_scale unit, or init published with a 2012 preset"
             )
-        if gaussian and self.width < 1:
+        if init == "gaussian" and self.width < 1:
             found.append(
                 f"the 2012 initial values do not grow as a network narrows: at width {self.width:g} the signal shrinks "
                 "in every layer; take init he"

@@ -54,7 +54,7 @@ def test_a_second_coordinator_is_told_in_one_sentence_and_does_no_harm(tmp_path,
         time.sleep(0.02)
     with pytest.raises(ValueError, match=rf"is in use by process {os.getpid()} on \S+ since 2\d.*status"):
         run_all(study.folder, study.runs(), 2)
-    with pytest.raises(ValueError, match="is being worked on"):
+    with pytest.raises(ValueError, match="is in use"):
         execution.refuse_if_coordinated(study.folder)
     first.join()
     execution.refuse_if_coordinated(study.folder)

@@ -14,8 +14,8 @@ from alexnet_ablations.declare.declaration import (
     read_factors,
 )
 from alexnet_ablations.declare.design import DESIGNS, Cell, Factor, cells_of, default_design
-from alexnet_lab.levels import NETWORKS, published_level
 from alexnet_lab.networks import build_network
+from alexnet_lab.networks.catalogue import CATALOGUE, published_level
 from alexnet_lab.training.recipe import Recipe
 
 START = Recipe()
@@ -32,7 +32,7 @@ def test_the_baseline_is_always_in_and_first():
 
 
 @pytest.mark.parametrize(
-    ("name", "preset"), [*((name, None) for name in NETWORKS), ("alexnet", "caffe"), ("alexnet", "torchvision")]
+    ("name", "preset"), [*((name, None) for name in CATALOGUE), ("alexnet", "caffe"), ("alexnet", "torchvision")]
 )
 def test_the_published_levels_are_what_the_networks_are_built_with(name, preset):
     size = {"width": 1 / 8, "image_size": 67, "preset": preset}
@@ -154,7 +154,7 @@ def test_a_reading_of_alexnet_does_not_follow_into_another_network():
     alexnet, resnet = cells_of("only", read_factors({"network": "resnet18"}, start))
     assert alexnet.recipe(start, 0).preset == "caffe"
     assert resnet.recipe(start, 0).preset is None
-    with pytest.raises(ValueError, match="presets are readings of alexnet, and resnet18 has none"):
+    with pytest.raises(ValueError, match="only alexnet has presets, and resnet18 has none"):
         read_factors({"network": "resnet18", "preset": "caffe"}, START)
 
 

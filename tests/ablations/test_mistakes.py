@@ -81,9 +81,9 @@ def study(tmp_path):
         ("export absent", "absent is no run folder: it has no recipe.json"),
         ("export absent --out /proc/version/x", "/proc/version/x must be a folder that can be written"),
         ("cache --prune 30", "an age is a whole number of hours, days or weeks"),
-        ("networks --norm bn", "an option changes one network, and none is named"),
+        ("networks --norm bn", "an option needs the name of a network"),
         ("networks alexnet --image-size 0", "invalid value for '--image-size': it must be greater than or equal to 1"),
-        ("networks alexnet --width 1e9", "alexnet, 1000 classes, 3x227x227 at width 1e+09 is too large to be counted"),
+        ("networks alexnet --width 1e9", "alexnet, 1000 classes, 3x227x227 at width 1e+09 is too large"),
         ("bench lnr", "no such command 'lnr'"),
     ],
 )
@@ -184,7 +184,7 @@ def test_a_run_without_provenance_is_exported_with_numbers_for_the_names_of_clas
     ("content", "sentence"),
     [
         (None, "--weights: mine.pth does not exist; give a .pth or .safetensors file, or imagenet"),
-        (b"no weights", "--weights: mine.pth is no torch file, or an incomplete one; fetch or save it again"),
+        (b"no weights", "--weights: mine.pth is not a torch file, or an incomplete one; fetch or save it again"),
         ({"a": torch.zeros(2)}, "--weights: mine.pth: these tensors do not fit this AlexNet; "),
     ],
 )

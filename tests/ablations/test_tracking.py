@@ -138,7 +138,7 @@ def test_a_sink_that_hangs_is_left_behind_after_its_time(planned, monkeypatch):
     mirror.close()
     assert time.monotonic() - began < 5
     assert len(told) == 1
-    assert "it was not done 0.3 s after the study" in told[0]
+    assert "it had not finished 0.3 s after the study" in told[0]
     release.set()
 
 

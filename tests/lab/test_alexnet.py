@@ -1,6 +1,7 @@
 """AlexNet against tables worked out by hand and forward passes written a second time."""
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -8,10 +9,14 @@ import torch.nn.functional as F
 from torch import nn
 
 from alexnet_lab.networks import AlexNet
-from alexnet_lab.networks.alexnet import PRESETS
+from alexnet_lab.networks.alexnet import published_start
+from alexnet_lab.networks.initialisation import _fill, gaussian, initialise, resolve_init
 from alexnet_lab.networks.parts import Dropout
+from alexnet_lab.networks.presets import PRESETS
+from alexnet_lab.randomness import stream
 
-TWO_TOWERS = ("paper", "source2012", "caffe", "caffenet")
+OF_2012 = ("paper", "source2012")
+OF_CAFFE = ("caffe", "caffenet")
 
 
 @pytest.mark.parametrize(
@@ -57,7 +62,9 @@ def shapes_of(network, side):
     return shapes
 
 
-@pytest.mark.parametrize(("preset", "side"), [*itertools.product(TWO_TOWERS, (224, 227)), ("review", 227)])
+@pytest.mark.parametrize(
+    ("preset", "side"), [*itertools.product(OF_2012, (224, 227)), ("caffe", 227), ("caffenet", 227), ("review", 227)]
+)
 def test_output_shapes_of_every_layer(preset, side):
     with torch.device("meta"):
         network = AlexNet(preset=preset, image_size=side)
@@ -146,7 +153,7 @@ def test_the_forward_pass_equals_one_written_by_hand_in_float64(preset):
     torch.testing.assert_close(network(x), expected, rtol=1e-10, atol=0)
 
 
-@pytest.mark.parametrize("preset", TWO_TOWERS)
+@pytest.mark.parametrize("preset", OF_2012)
 def test_224_acts_as_227_with_zeros_on_the_right_and_bottom(preset):
     network = AlexNet(4, preset=preset, width=1 / 16, image_size=224).eval()
     x = torch.randn(1, 3, 224, 224)
@@ -162,6 +169,83 @@ def test_odd_sizes_round_up_as_the_2012_code_did(side):
     with torch.device("meta"):
         network = AlexNet(4, image_size=side)
     assert shapes_of(network, side)["pool5"] == (256, expected, expected)
+
+
+# Caffe's geometry, after conv_layer.cpp and pooling_layer.cpp: a convolution has floor((side - kernel) / stride) + 1
+# windows, a pool ceil((side - kernel) / stride) + 1, the last of which is cut off at the edge.
+
+
+def caffe_conv(x, weight, bias, stride=1, padding=0, groups=1):
+    x = F.pad(x, (padding,) * 4)
+    kernel = weight.shape[-1]
+    side = math.floor((x.shape[-1] - kernel) / stride) + 1
+    outputs = []
+    for inputs, filters in zip(x.chunk(groups, 1), weight.chunk(groups), strict=True):
+        y = x.new_zeros(len(x), len(filters), side, side)
+        for r, c in itertools.product(range(kernel), range(kernel)):
+            rows, columns = (slice(at, at + stride * (side - 1) + 1, stride) for at in (r, c))
+            y += torch.einsum("nihw,oi->nohw", inputs[:, :, rows, columns], filters[:, :, r, c])
+        outputs.append(y)
+    return torch.cat(outputs, 1) + bias[:, None, None]
+
+
+def caffe_pool(x):
+    side = math.ceil((x.shape[-1] - 3) / 2) + 1
+    rows = [x[:, :, 2 * r : 2 * r + 3].amax(2) for r in range(side)]
+    rows = torch.stack(rows, 2)
+    return torch.stack([rows[:, :, :, 2 * c : 2 * c + 3].amax(3) for c in range(side)], 3)
+
+
+def caffe_forward(preset, x, p):
+    """Return the output, and the sides after conv1 and each pool."""
+    sides = []
+
+    def pool(x):
+        y = caffe_pool(x)
+        sides.append(y.shape[-1])
+        return y
+
+    def norm(x):
+        return lrn_loop(x, 2e-5, 1)
+
+    end_of_layer = (lambda x: pool(norm(x))) if preset == "caffe" else (lambda x: norm(pool(x)))
+    x = caffe_conv(x, *p["conv1"], stride=4).relu()
+    sides.append(x.shape[-1])
+    x = end_of_layer(x)
+    x = end_of_layer(caffe_conv(x, *p["conv2"], padding=2, groups=2).relu())
+    x = caffe_conv(x, *p["conv3"], padding=1).relu()
+    x = caffe_conv(x, *p["conv4"], padding=1, groups=2).relu()
+    x = pool(caffe_conv(x, *p["conv5"], padding=1, groups=2).relu()).flatten(1)
+    for layer in ("fc6", "fc7"):
+        x = (x @ p[layer][0].T + p[layer][1]).relu()
+    return x @ p["fc8"][0].T + p["fc8"][1], tuple(sides)
+
+
+@pytest.mark.parametrize("preset", OF_CAFFE)
+@pytest.mark.parametrize(
+    ("side", "expected"),
+    # 224: floor(213 / 4) + 1 = 54, ceil(51 / 2) + 1 = 27. 39 is the smallest image: a pool of 2 pixels leaves 1.
+    [
+        (39, (8, 4, 2, 1)),
+        (67, (15, 7, 3, 1)),
+        (70, (15, 7, 3, 1)),
+        (133, (31, 15, 7, 3)),
+        (224, (54, 27, 13, 6)),
+        (227, (55, 27, 13, 6)),
+    ],
+)
+def test_the_caffe_presets_round_as_caffe_does(preset, side, expected):
+    network = AlexNet(5, preset=preset, width=1 / 16, image_size=side, init="he", seed=2).double().eval()
+    x = 70 * torch.randn(1, 3, side, side, dtype=torch.float64, generator=torch.Generator().manual_seed(side))
+    parameters = {
+        name: (layer.weight.detach(), layer.bias.detach())
+        for name, layer in network.named_children()
+        if isinstance(layer, nn.Conv2d | nn.Linear)
+    }
+    output, sides = caffe_forward(preset, x, parameters)
+    assert sides == expected
+    assert output.std() > 0
+    torch.testing.assert_close(network(x), output, rtol=1e-9, atol=0)
 
 
 STARTS = {  # layer -> (std, bias) of the sources, at full width
@@ -186,6 +270,41 @@ def test_the_he_start_keeps_the_spread_of_activations():
     network = AlexNet(10, width=0.25, image_size=67, init="he", norm="none", seed=0).eval()
     x = network[:-1](torch.randn(64, 3, 67, 67))
     assert 0.05 < float(x.detach().std()) < 2
+
+
+SMALL = {"width": 1 / 16, "image_size": 67, "seed": 3}
+
+
+@pytest.mark.parametrize("init", ["published", "he", "torch"])
+def test_a_default_device_changes_no_initial_value(init):
+    network, filled = AlexNet(4, init=init, **SMALL), AlexNet(4, **{**SMALL, "seed": 0})
+    rule = resolve_init(init, published_start(PRESETS["paper"]))
+    with torch.device("meta"):
+        assert all(p.is_meta for p in AlexNet(4, init=init, **SMALL).parameters())
+        initialise(filled, rule, 3)
+    for name, values in network.named_parameters():
+        assert torch.equal(values, filled.get_parameter(name)), name
+
+
+def test_values_of_any_device_are_drawn_on_the_cpu():
+    drawn = []
+
+    def draw(values, generator):
+        drawn.append((values.device.type, generator.device.type))
+        return gaussian(1)(values, generator)
+
+    with torch.device("meta"):
+        _fill(torch.empty(3, 4), draw, stream(0, "init", "fc.weight"))
+    assert drawn == [("cpu", "cpu")]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("init", ["published", "he", "torch"])
+def test_a_network_built_on_a_gpu_has_the_values_of_one_built_on_the_cpu(init):
+    with torch.device("cuda"):
+        network = AlexNet(4, init=init, **SMALL)
+    for name, values in AlexNet(4, init=init, **SMALL).named_parameters():
+        assert torch.equal(values, network.get_parameter(name).cpu()), name
 
 
 @pytest.mark.parametrize(
@@ -237,11 +356,15 @@ def test_dropout_follows_its_convention():
     [
         ({"preset": "cafe"}, "unknown AlexNet preset 'cafe'. Did you mean 'caffe'?"),
         ({"image_size": 51}, "image size 51 is too small for preset 'paper'.*smallest that works is 52"),
+        ({"image_size": 38, "preset": "caffe"}, "smallest that works is 39"),
         ({"image_size": 66, "preset": "review"}, "smallest that works is 67"),
         ({"image_size": 62, "preset": "torchvision"}, "smallest that works is 63"),
-        ({"width": 0.01}, "two towers.*needs even numbers; width 0.0625 works"),
+        (
+            {"width": 0.01},
+            r"two towers.*needs even numbers.*take width 0.0625, or .* one tower \(review, torchvision\)",
+        ),
         ({"width": 0}, "width must be above 0, got 0"),
-        ({"norm": "gn:groups=31"}, "gn:groups=31 does not divide a layer of 96 channels; these do"),
+        ({"norm": "gn:groups=31"}, "gn:groups=31 does not divide a layer of 96 channels; these numbers do"),
         ({"norm": "lrn:groups=5"}, "lrn:groups=5 does not divide a layer of 96 channels"),
         ({"norm": "lrn:layers=6"}, "convolutions are numbered 1 to 5"),
         ({"dropout": 1.0}, "dropout must be at least 0 and below 1, got 1.0"),
@@ -255,6 +378,6 @@ def test_a_wrong_argument_is_refused_with_what_would_work(arguments, message):
 
 
 def test_the_smallest_size_named_in_the_error_does_work():
-    for preset, side in (("paper", 52), ("review", 67), ("torchvision", 63)):
+    for preset, side in (("paper", 52), ("caffenet", 39), ("review", 67), ("torchvision", 63)):
         network = AlexNet(3, preset=preset, image_size=side, width=1 / 16).eval()
         assert network(torch.zeros(1, 3, side, side)).shape == (1, 3)

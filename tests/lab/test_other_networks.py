@@ -5,25 +5,29 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from alexnet_lab.networks.mobilenet import MobileNetV2, MobileNetV3Large, MobileNetV3Small, SqueezeExcite
+from alexnet_lab.networks import build_network
+from alexnet_lab.networks.catalogue import CATALOGUE
+from alexnet_lab.networks.mobilenet import SqueezeExcite
 from alexnet_lab.networks.parts import Dropout, LocalResponseNorm
-from alexnet_lab.networks.resnet import ResNet18
-from alexnet_lab.networks.vgg import VGG11
 
-NETWORKS = {
-    "resnet18": ResNet18,
-    "vgg11": VGG11,
-    "mobilenet_v2": MobileNetV2,
-    "mobilenet_v3_small": MobileNetV3Small,
-    "mobilenet_v3_large": MobileNetV3Large,
+NETWORKS = {  # numbered convolutions, activations that the slot replaces
+    "resnet18": (20, 17),
+    "vgg11": (8, 10),
+    "mobilenet_v2": (52, 35),
+    "mobilenet_v3_small": (34, 24),
+    "mobilenet_v3_large": (46, 32),
 }
 every_network = pytest.mark.parametrize("name", NETWORKS)
+
+
+def test_every_other_network_of_the_catalogue_is_tested_here() -> None:
+    assert {*NETWORKS, "alexnet"} == set(CATALOGUE)
 
 
 def small(name: str, **slots: object) -> nn.Module:
     """Build a network that a test can afford; below this width MobileNetV3 would lose its smallest expansion."""
     settings = {"num_classes": 5, "width": 0.125 if name == "vgg11" else 0.25, "image_size": 32, "seed": 0, **slots}
-    return NETWORKS[name](**settings)
+    return build_network(name, **settings)
 
 
 def images(count: int = 2, side: int = 64) -> Tensor:
@@ -33,11 +37,9 @@ def images(count: int = 2, side: int = 64) -> Tensor:
 # --- slots -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("name", "convolutions"),
-    [("resnet18", 20), ("vgg11", 8), ("mobilenet_v2", 52), ("mobilenet_v3_small", 34), ("mobilenet_v3_large", 46)],
-)
-def test_convolutions_are_numbered_in_the_order_of_computation(name: str, convolutions: int) -> None:
+@every_network
+def test_convolutions_are_numbered_in_the_order_of_computation(name: str) -> None:
+    convolutions, _ = NETWORKS[name]
     called: list[str] = []
     order = {}
     for number in (1, 2, 7, 8, convolutions):
@@ -70,20 +72,11 @@ def test_a_bare_lrn_stands_behind_the_activation_of_the_first_two_convolutions(n
 @every_network
 def test_an_activation_replaces_all_but_those_inside_squeeze_excitations(name: str) -> None:
     network = small(name, act="elu:alpha=0.7")
-    inside = {id(m) for gate in network.modules() if isinstance(gate, SqueezeExcite) for m in gate.modules()}
+    gates = {id(m) for gate in network.modules() if isinstance(gate, SqueezeExcite) for m in gate.modules()}
     published = (nn.ReLU, nn.ReLU6, nn.Hardswish, nn.Hardsigmoid)
-    assert not [m for m in network.modules() if isinstance(m, published) and id(m) not in inside]
+    assert not [m for m in network.modules() if isinstance(m, published) and id(m) not in gates]
     replaced = sum(isinstance(m, nn.ELU) for m in network.modules())
-    assert (
-        replaced
-        == {
-            "resnet18": 17,
-            "vgg11": 10,
-            "mobilenet_v2": 35,
-            "mobilenet_v3_small": 24,
-            "mobilenet_v3_large": 32,
-        }[name]
-    )
+    assert replaced == NETWORKS[name][1]
 
 
 def test_a_norm_can_stand_behind_a_pool() -> None:
@@ -91,7 +84,7 @@ def test_a_norm_can_stand_behind_a_pool() -> None:
     assert [name for name, _ in layer.named_children()] == ["conv", "act", "pool", "norm"]
     stem = small("resnet18", norm="bn:pooled").get_submodule("stem")
     assert [name for name, _ in stem.named_children()] == ["conv", "act", "pool", "norm"]
-    with pytest.raises(ValueError, match="mobilenet_v2 has none to stand behind"):
+    with pytest.raises(ValueError, match="follows a pool, and mobilenet_v2 has none"):
         small("mobilenet_v2", norm="bn:pooled")
 
 
@@ -217,7 +210,7 @@ def test_export_keeps_the_function_at_any_batch_size(name: str) -> None:
 
 
 def compiled_agrees(network: nn.Module, backend: str) -> None:
-    """Compare outputs in eval mode, and gradients in training mode, where nothing is dropped."""
+    """Compare outputs in eval mode, and gradients in training mode, without dropout."""
     compiled = torch.compile(network, fullgraph=True, backend=backend)
     for training in (False, True):
         network.train(training)
@@ -227,8 +220,8 @@ def compiled_agrees(network: nn.Module, backend: str) -> None:
             output = callee(images(4))
             F.cross_entropy(output, torch.tensor([0, 1, 2, 3])).backward()
             gradients.append((output.detach(), [p.grad.clone() for p in network.parameters()]))
-        (expected, wanted), (found, got) = gradients
-        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+        (expected, wanted), (output, got) = gradients
+        torch.testing.assert_close(output, expected, rtol=1e-4, atol=1e-5)
         for ours, theirs in zip(got, wanted, strict=True):
             torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3 * float(theirs.abs().max()) + 1e-7)
 
@@ -250,5 +243,5 @@ def test_compiled_dropout_draws_masks() -> None:
 @pytest.mark.long
 def test_inductor_gives_the_same() -> None:
     torch.compiler.reset()
-    # One network that adds and normalises; inductor takes minutes of C++ for each MobileNet on two cores.
+    # One network that adds and normalises; inductor takes minutes of C++ per MobileNet on two cores.
     compiled_agrees(small("resnet18", dropout=0.0), "inductor")

@@ -1,4 +1,4 @@
-"""ReLU, LRN and pool in one pass: taken where they meet, with the numbers of the parts one by one."""
+"""ReLU, LRN and pool in one pass: taken if they follow each other, with the results of the modules one by one."""
 
 import pytest
 import torch
@@ -21,7 +21,7 @@ def count_passes(monkeypatch):
 
 
 def one_by_one(network):
-    """A hook on every part keeps each of them apart."""
+    """Hook every module, so that all run one by one."""
     for part in network.modules():
         if not list(part.children()):
             part.register_forward_hook(lambda *_: None)

@@ -94,21 +94,23 @@ def refused(network: nn.Module, content: dict[str, Tensor]) -> str:
 
 def test_another_preset_is_told_which_one_fits() -> None:
     message = refused(AlexNet(7, preset="paper", width=0.125), file_content("alexnet"))
-    assert "features.0.weight found (8, 3, 11, 11), expected (12, 3, 11, 11)" in message
+    assert "features.0.weight is (8, 3, 11, 11), expected (12, 3, 11, 11)" in message
     assert "this network is of preset paper: take preset torchvision and the width of the file" in message
 
 
 def test_another_networks_tensors_are_recognised() -> None:
     message = refused(BUILDERS["resnet18"](), file_content("mobilenet_v2"))
     assert "missing: conv1.weight" in message
-    assert "without a place: features.0.0.weight" in message
+    assert "not in the network: features.0.0.weight" in message
     assert "they are the tensors of mobilenet_v2: take network mobilenet_v2, or the file of resnet18" in message
     assert "take network vgg11 with norm bn" in refused(BUILDERS["vgg11"](), file_content("vgg11_bn"))
+    message = refused(BUILDERS["mobilenet_v2"](), file_content("alexnet"))
+    assert "take network alexnet with preset torchvision, or the file of mobilenet_v2" in message
 
 
 def test_unknown_names_are_shown() -> None:
     message = refused(BUILDERS["resnet18"](), {"backbone.stem.weight": torch.ones(3)})
-    assert "without a place: backbone.stem.weight" in message
+    assert "not in the network: backbone.stem.weight" in message
     assert "no torchvision file that is known here has such tensors; known are those of alexnet, resnet18" in message
 
 
@@ -120,10 +122,15 @@ def test_slots_with_other_tensors_are_told_so(slots: dict[str, str]) -> None:
         to_torchvision_state_dict(network)
 
 
+def test_the_advice_for_a_vgg_with_batch_norm_keeps_its_norm() -> None:
+    message = refused(BUILDERS["vgg11_bn"](act="prelu"), file_content("vgg11_bn"))
+    assert "take norm bn, keep width 1, and take an act without weights" in message
+
+
 def test_another_width_names_the_shapes() -> None:
     message = refused(BUILDERS["resnet18"](width=0.25), file_content("resnet18"))
-    assert "conv1.weight found (8, 3, 7, 7), expected (16, 3, 7, 7)" in message
-    assert "take the width of the file, 1 in torchvision's own; load_pretrained sees to other classes" in message
+    assert "conv1.weight is (8, 3, 7, 7), expected (16, 3, 7, 7)" in message
+    assert "take the width of the file, 1 in torchvision's own; load_pretrained takes other classes" in message
 
 
 def test_two_towers_have_no_torchvision_names() -> None:
@@ -257,12 +264,12 @@ def test_a_whole_model_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "found"), [({"model": {"a": 1}, "epoch": 3}, "'model', 'epoch'"), ([1], "a list"), ({}, "nothing")]
+    ("content", "held"), [({"model": {"a": 1}, "epoch": 3}, "'model', 'epoch'"), ([1], "a list"), ({}, "nothing")]
 )
-def test_checkpoints_are_told_from_state_dicts(content: object, found: str, tmp_path: Path) -> None:
+def test_checkpoints_are_told_from_state_dicts(content: object, held: str, tmp_path: Path) -> None:
     path = tmp_path / "checkpoint.pth"
     torch.save(content, path)
-    with pytest.raises(ValueError, match=f"should hold a state dict, tensors by name, and holds {found}"):
+    with pytest.raises(ValueError, match=f"should hold a state dict, tensors by name, and holds {held}"):
         load_pretrained(BUILDERS["resnet18"](), path)
 
 

@@ -1,8 +1,8 @@
 """ResNet18, VGG11 and the MobileNets against forward passes written a second time, straight from torchvision's names.
 
 The oracles below know no module: they read kernel sizes and groups off the tensors and take strides and activations
-from tables typed in from the papers. Both sides run in float64, where a wrong stride, epsilon or activation cannot hide
-behind rounding.
+from tables typed in from the papers. Both sides run in float64, so that a wrong stride, epsilon or activation exceeds
+rounding.
 """
 
 import itertools
@@ -14,9 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from alexnet_lab.networks import build_network
 from alexnet_lab.networks.mobilenet import MobileNetV2, MobileNetV3Large, MobileNetV3Small
 from alexnet_lab.networks.parts import Dropout
-from alexnet_lab.networks.pretrained import PUBLISHED, from_torchvision_state_dict, to_torchvision_state_dict
+from alexnet_lab.networks.pretrained import from_torchvision_state_dict, to_torchvision_state_dict
 from alexnet_lab.networks.resnet import ResNet18
 from alexnet_lab.networks.vgg import VGG11
 
@@ -209,15 +210,15 @@ def test_parameters_are_as_many_as_published(name: str, parameters: int) -> None
     ],
 )
 def test_feature_maps_have_the_published_shapes(name: str, shapes: dict[str, tuple[int, ...]]) -> None:
-    found = {}
+    measured = {}
     with torch.device("meta"):
         network = NETWORKS[name]()
         for part in shapes:
             network.get_submodule(part).register_forward_hook(
-                lambda _module, _inputs, output, part=part: found.update({part: tuple(output.shape[1:])})
+                lambda _module, _inputs, output, part=part: measured.update({part: tuple(output.shape[1:])})
             )
         network(torch.empty(1, 3, 224, 224))
-    assert found == shapes
+    assert measured == shapes
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -248,8 +249,8 @@ def test_batch_norm_and_dropout_have_the_published_constants(name: str) -> None:
 def test_width_rounds_channels_as_published(name: str, width: float, channels: list[int]) -> None:
     network = NETWORKS[name](5, width=width)
     blocks = [m.project if hasattr(m, "project") else m.second for m in network.modules() if hasattr(m, "add")]
-    found = [network.get_submodule("stem.conv").out_channels, *(block.conv.out_channels for block in blocks)]
-    assert found == channels
+    measured = [network.get_submodule("stem.conv").out_channels, *(block.conv.out_channels for block in blocks)]
+    assert measured == channels
 
 
 def test_initial_values_follow_the_published_rules() -> None:
@@ -269,10 +270,11 @@ def test_initial_values_follow_the_published_rules() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "count", "some"),
+    ("name", "slots", "count", "some"),
     [
         (
             "alexnet",
+            {"preset": "torchvision"},
             16,
             {
                 "features.0.weight": (64, 3, 11, 11),
@@ -284,6 +286,7 @@ def test_initial_values_follow_the_published_rules() -> None:
         ),
         (
             "resnet18",
+            {},
             122,
             {
                 "conv1.weight": (64, 3, 7, 7),
@@ -297,16 +300,19 @@ def test_initial_values_follow_the_published_rules() -> None:
         ),
         (
             "vgg11",
+            {},
             22,
             {"features.0.weight": (64, 3, 3, 3), "features.18.bias": (512,), "classifier.0.weight": (4096, 25088)},
         ),
         (
-            "vgg11_bn",
+            "vgg11",
+            {"norm": "bn"},
             62,
             {"features.0.bias": (64,), "features.1.running_mean": (64,), "features.25.weight": (512, 512, 3, 3)},
         ),
         (
             "mobilenet_v2",
+            {},
             314,
             {
                 "features.0.0.weight": (32, 3, 3, 3),
@@ -322,6 +328,7 @@ def test_initial_values_follow_the_published_rules() -> None:
         ),
         (
             "mobilenet_v3_small",
+            {},
             244,
             {
                 "features.1.block.0.0.weight": (16, 1, 3, 3),
@@ -336,6 +343,7 @@ def test_initial_values_follow_the_published_rules() -> None:
         ),
         (
             "mobilenet_v3_large",
+            {},
             312,
             {
                 "features.1.block.1.0.weight": (16, 16, 1, 1),
@@ -348,9 +356,9 @@ def test_initial_values_follow_the_published_rules() -> None:
     ],
 )
 def test_names_and_shapes_are_those_of_the_published_files(
-    name: str, count: int, some: dict[str, tuple[int, ...]]
+    name: str, slots: dict[str, str], count: int, some: dict[str, tuple[int, ...]]
 ) -> None:
     with torch.device("meta"):
-        content = to_torchvision_state_dict(PUBLISHED[name].build())
+        content = to_torchvision_state_dict(build_network(name, **slots))
     assert len(content) == count
     assert {key: tuple(content[key].shape) for key in some} == some

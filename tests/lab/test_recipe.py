@@ -70,6 +70,7 @@ def test_a_file_names_its_start_and_sets_fields(tmp_path):
         ({"init": "published", "input_scale": "pixels", "width": 0.5}, "do not grow as a network narrows"),
         ({"init": "torch"}, "let the signal shrink in every layer"),
         ({"init": "published", "preset": "torchvision"}, "let the signal shrink in every layer"),
+        ({"init": "torch", "network": "vgg11"}, "vgg11 learns late or not at all without batch normalisation"),
     ],
 )
 def test_an_initialisation_that_does_not_fit_its_input_is_warned_about_with_the_reason(change, words):

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from alexnet_lab.levels import LEVELS
 from alexnet_lab.networks import build_network
-from alexnet_lab.networks.alexnet import PRESETS
+from alexnet_lab.networks.presets import PRESETS
 from alexnet_lab.randomness import derived_seed, stream
 
 NORM_LEVELS = st.sampled_from([*LEVELS["norm"], "bn:after", "lrn:k=1", "lrn:layers=all", "gn:groups=2"])

@@ -14,7 +14,8 @@ from typing import Any
 
 from alexnet_ablations.declare.design import Factor, level_text
 from alexnet_lab.choices import unknown_choice
-from alexnet_lab.levels import published_level, split_levels
+from alexnet_lab.levels import split_levels
+from alexnet_lab.networks.catalogue import CATALOGUE, networks_with_presets, published_level
 from alexnet_lab.training.recipe import NAMED, Recipe, named_recipe, read_recipe, read_recipe_file
 
 RECIPE_FIELDS = tuple(field.name for field in fields(Recipe))
@@ -97,10 +98,11 @@ def read_factors(given: Mapping[str, Words], start: Recipe) -> tuple[Factor, ...
     chosen = {name: read_factor(name, given[name], start) for name in ("network", "preset") if name in given}
     networks = chosen["network"].levels if "network" in chosen else (start.network,)
     presets = chosen["preset"].levels if "preset" in chosen else (start.preset,)
-    others = [network for network in networks if network != "alexnet"]
+    others = [network for network in networks if not CATALOGUE[network].presets]
     if others and "preset" in given:
         raise ValueError(
-            f"presets are readings of alexnet, and {others[0]} has none; ablate preset or network, not both"
+            f"only {', '.join(networks_with_presets())} has presets, and {others[0]} has none; "
+            "ablate preset or network, not both"
         )
     return tuple(
         chosen[name] if name in chosen else read_factor(name, words, start, networks, presets)

@@ -17,6 +17,7 @@ from typing import Any
 
 from alexnet_ablations.declare.fractional import smallest_fraction
 from alexnet_lab.choices import unknown_choice
+from alexnet_lab.networks.catalogue import CATALOGUE
 from alexnet_lab.training.recipe import Recipe, read_recipe
 
 FACTORIAL_LIMIT = 8  # cells up to which everything is crossed unless another design is named
@@ -54,8 +55,8 @@ class Cell:
     def recipe(self, start: Recipe, seed: int) -> Recipe:
         """Return the recipe of this cell under that seed."""
         values = {**vars(start), **dict(self.settings), "seed": seed}
-        if values["network"] != "alexnet" and "preset" not in dict(self.settings):
-            values["preset"] = None  # a reading of AlexNet; another network has none
+        if "preset" not in dict(self.settings) and values["preset"] not in CATALOGUE[values["network"]].presets:
+            values["preset"] = None  # a preset of another network
         return read_recipe(values)
 
 

@@ -23,7 +23,7 @@ from alexnet_ablations.declare.design import (
     default_design,
     level_text,
 )
-from alexnet_lab.levels import published_level
+from alexnet_lab.networks.catalogue import published_level
 from alexnet_lab.records import RunFolder, write_atomically
 from alexnet_lab.training.recipe import Recipe, read_recipe
 
