@@ -27,7 +27,7 @@ def limitations(evidence: Evidence, findings: Collection[Finding]) -> list[Limit
     """Return what speaks against a run's result: damage, the notes of its data, test size, gap, calibration, limits."""
     return [
         *(Limitation("Damaged record", f"{why}. It is left out.") for why in evidence.damages.values()),
-        *(Limitation("Data and recipe", _sentence(note)) for note in evidence.provenance.get("notes", ())),
+        *(Limitation("Notes of the run", _sentence(note)) for note in evidence.provenance.get("notes", ())),
         *_test_size(evidence),
         *_gap(evidence),
         *_calibration(evidence),
@@ -42,6 +42,8 @@ def describe_limitations(limits: Sequence[Limitation], width: int = 100) -> str:
 
 def counts_of(evidence: Evidence, part: str) -> tuple[int, int] | None:
     """Return how many images of a part the tested weights got right, and of how many; None without a result."""
+    if not evidence.result:
+        return None
     confusion = confusion_of(evidence, part)
     if confusion is not None:
         return round(float(confusion.diagonal().sum())), round(float(confusion.sum()))

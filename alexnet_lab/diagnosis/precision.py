@@ -63,7 +63,11 @@ class Windows:
         """Write down the worst rows with their shares."""
         ordered = sorted(rows, key=lambda row: -share[row])
         text = ", ".join(f"{self.what(row)} {100 * share[row]:.2g}%" for row in ordered[:5])
-        return text + (f", and {len(rows) - 5} more" if len(rows) > 5 else "") + f"; {RANGES[self.precision]}"
+        return (
+            text
+            + (f", and {len(rows) - 5} more" if len(rows) > 5 else "")
+            + f"; {RANGES.get(self.precision, self.precision)}"
+        )
 
     def others(self, rows: list[int]) -> str:
         """Say how many rows are not concerned."""

@@ -174,7 +174,8 @@ def read_layout(path: Path) -> Layout:
 def read_columns(path: Path) -> Columns:
     """Read every array of an npz file; a damaged file is named in a ValueError."""
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        # Opened here: of a damaged file numpy would leave it open.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             return dict(arrays)
     except DAMAGE as error:
         raise ValueError(f"{path} is damaged: {type(error).__name__}, {error}") from None

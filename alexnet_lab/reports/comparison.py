@@ -1,8 +1,8 @@
-"""Runs side by side, as a page: what their recipes differ in, first; then results, curves, and layer by layer.
+"""Runs side by side, as a page: their results and what speaks against them, what differs, and layer by layer.
 
 >>> compare_runs([Path("runs/lrn"), Path("runs/bn")]).write(Path("comparison"))
 
-Layers are matched by name, and histograms bin by bin; the first run is what the others are measured from.
+Layers are matched by name, and histograms bin by bin. Differences and distances are from the first run to each other.
 """
 
 import math
@@ -13,13 +13,29 @@ from pathlib import Path
 import numpy as np
 
 import alexnet_lab
+from alexnet_lab.diagnosis.examination import examine
+from alexnet_lab.diagnosis.limitations import counts_of, limitations
 from alexnet_lab.reports import panels
-from alexnet_lab.reports.curves import Scale, Series, curves, profile
+from alexnet_lab.reports.curves import Scale, Series, curves, intervals, profile
 from alexnet_lab.reports.distances import Distance, distance
 from alexnet_lab.reports.inspection import open_run
 from alexnet_lab.reports.maps import histograms_over_time, span_of
 from alexnet_lab.reports.measured import Measured, short_names, spaced
-from alexnet_lab.reports.page import Block, Callout, Figure, FigureGrid, Page, Paragraph, Section, Table, number
+from alexnet_lab.reports.page import (
+    Beside,
+    Block,
+    Callout,
+    Figure,
+    FigureGrid,
+    Page,
+    Paragraph,
+    Remarks,
+    Section,
+    Table,
+    decimals,
+    number,
+)
+from alexnet_lab.reports.panels import PERCENT, share_interval
 
 KINDS = ("gradient", "activation gradient", "weight", "activation")
 SHORT_KINDS = dict(zip(KINDS, ("weight gradients", "activ. gradients", "weights", "activations"), strict=True))
@@ -30,7 +46,7 @@ MOST_LAYERS = 12
 
 @dataclass(frozen=True)
 class Compared:
-    """Runs with names that tell them apart, the first being what the others are measured from."""
+    """Runs with names that tell them apart; differences and distances are from the first."""
 
     names: list[str]
     runs: list[Measured]
@@ -38,8 +54,8 @@ class Compared:
     @property
     def epoch(self) -> int:
         """Return the last epoch that every run with instruments has measured; 0 if there is none."""
-        found = [set(run.flow.epochs) for run in self.runs if run.flow]
-        return max(set.intersection(*found), default=0) if len(found) > 1 else 0
+        measured = [set(run.flow.epochs) for run in self.runs if run.flow]
+        return max(set.intersection(*measured), default=0) if len(measured) > 1 else 0
 
 
 def open_runs(paths: Sequence[Path]) -> Compared:
@@ -77,10 +93,15 @@ def _differing(ends: Sequence[tuple[str, ...]]) -> list[list[str]]:
 
 def compare_runs(paths: Sequence[Path]) -> Page:
     """Return the page that lays these runs side by side."""
-    compared = open_runs(paths)
+    return page_of(open_runs(paths))
+
+
+def page_of(compared: Compared) -> Page:
+    """Return the page of runs that were read already."""
     sections = [
+        Section("Results", _results(compared)),
         Section("What differs", _differences(compared)),
-        Section("Results", [*_verdicts(compared), result_table(compared), FigureGrid(_curves(compared))]),
+        Section("Learning", [FigureGrid(_curves(compared))]),
         Section("Through depth", _through_depth(compared)),
         Section("Distances", _distances(compared)),
         Section("Histograms", _histograms(compared)),
@@ -102,19 +123,20 @@ def recipe_rows(compared: Compared) -> list[list[object]]:
 
 def result_table(compared: Compared) -> Table:
     """Return the metrics, a column for each run and, of two, one for the difference."""
-    rows: list[list[object]] = []
-    for part in ("test", "validation"):
-        for metric in RESULTS:
-            values = [(run.result.get(part) or {}).get(metric) for run in compared.runs]
-            if any(value is not None for value in values):
-                rows.append([f"{part} {metric.replace('_', ' ')}", *values])
-        images = [(run.result.get(part) or {}).get("images") for run in compared.runs]
-        if any(images):
-            rows.append([f"{part} images", *images])
     columns = ["", *compared.names]
     if len(compared.runs) == 2:
         columns.append("difference")
-        rows = [[*row, _difference(row[1], row[2]) if "images" not in str(row[0]) else None] for row in rows]
+    rows: list[list[object]] = []
+    for part in ("test", "validation"):
+        for metric in (*RESULTS, "images"):
+            values = [(run.result.get(part) or {}).get(metric) for run in compared.runs]
+            if all(value is None for value in values):
+                continue
+            row: list[object] = [f"{part} {metric.replace('_', ' ')}", *map(decimals, values)]
+            if len(values) == 2:
+                comparable = metric != "images" and None not in values
+                row.append(decimals(values[1] - values[0]) if comparable else "–")
+            rows.append(row)
     return Table(columns, rows)
 
 
@@ -156,6 +178,49 @@ def _subjects(run: Measured, kind: str, *, measured: bool = True) -> dict[str, i
     return {run.site_keys[at]: at for _, at in run.subjects(kind)}
 
 
+def remarks(compared: Compared) -> list[tuple[str, str]]:
+    """Return what speaks against the results: that there is one seed each, then the limitations of every run.
+
+    What holds for several runs, such as a note on their data, is said once, with the runs that it holds for.
+    """
+    seeds = list(dict.fromkeys(run.recipe.get("seed") for run in compared.runs))
+    alike = f"all {seeds[0]}" if len(seeds) == 1 else ", ".join(str(seed) for seed in seeds)
+    points = [
+        (
+            "One seed each",
+            f"Seeds: {alike}. Another seed may turn the order of these runs around; a comparison of several seeds, "
+            "with intervals, is what alexnet-lab ablate makes.",
+        )
+    ]
+    by_text: dict[tuple[str, str], list[str]] = {}
+    for name, run in zip(compared.names, compared.runs, strict=True):
+        for each in limitations(run.evidence, examine(run.evidence)):
+            by_text.setdefault((each.title, each.text), []).append(name)
+    whole = len(compared.runs)
+    for (title, text), names in sorted(by_text.items(), key=lambda item: -len(item[1])):
+        points.append((title if len(names) == whole else f"{title}, {', '.join(names)}", text))
+    return points
+
+
+def _results(compared: Compared) -> list[Block]:
+    """Put the test accuracy of every run beside what speaks against it; then the table of all metrics."""
+    rows = [
+        share_interval(name, counts[1], counts[0])
+        for name, run in zip(compared.names, compared.runs, strict=True)
+        if (counts := counts_of(run.evidence, "test")) is not None
+    ]
+    against = Remarks("What speaks against them", remarks(compared))
+    table = result_table(compared)
+    blocks: list[Block] = [against, table]
+    if rows:
+        reading = "Dot: the share of test images right. Bar: its 95% interval for new images like these (Wilson)."
+        figure = intervals(
+            "result", "Test images right", reading, rows, unit="% of the test images", signed=False, span=PERCENT
+        )
+        blocks = [Beside(figure, [table], [against])]
+    return [*blocks, *_verdicts(compared)]
+
+
 def _headline(compared: Compared) -> str:
     scores = [(run.result.get("test") or {}).get("accuracy") for run in compared.runs]
     told = [
@@ -164,7 +229,7 @@ def _headline(compared: Compared) -> str:
     ]
     fields = [str(row[0]) for row in recipe_rows(compared)]
     differ = f"They differ in {', '.join(fields)}." if fields else "Their recipes are the same."
-    return f"Test accuracy: {', '.join(told)}. {differ}"
+    return f"Test accuracy, one seed each: {', '.join(told)}. {differ}"
 
 
 def _differences(compared: Compared) -> list[Block]:
@@ -180,7 +245,7 @@ def _differences(compared: Compared) -> list[Block]:
         blocks.append(Callout("warning", "Not the same data", text))
     seeds = {run.recipe.get("seed") for run in compared.runs}
     if len(seeds) > 1:
-        text = "Runs of different seeds share no draw: part of every difference below is luck."
+        text = "Runs of different seeds share no random draw: part of every difference below is chance."
         blocks.append(Callout("note", "Not the same seed", text))
     elsewhere: list[list[object]] = []
     for field in PROVENANCE:
@@ -195,10 +260,16 @@ def _differences(compared: Compared) -> list[Block]:
 def _verdicts(compared: Compared) -> list[Block]:
     """Say which runs did not end well, and why."""
     return [
-        Paragraph(f"{name}: {run.verdict.get('state', 'no verdict yet')}. {run.verdict.get('why', '')}")
+        Paragraph(f"{name}: {_state(run)}. {run.verdict.get('why', '')}")
         for name, run in zip(compared.names, compared.runs, strict=True)
         if not run.result
     ]
+
+
+def _state(run: Measured) -> str:
+    if "state.json" in run.damages:
+        return "its verdict cannot be read"
+    return str(run.verdict.get("state", "no verdict yet"))
 
 
 def _curves(compared: Compared) -> list[Figure]:
@@ -313,7 +384,13 @@ def _distances(compared: Compared) -> list[Block]:
             blocks.append(Paragraph(text))
             continue
         table = [
-            [kind, layer, f"{100 * found.total_variation:.1f}%", found.wasserstein, f"{found.shift:+.2f}"]
+            [
+                kind,
+                layer,
+                f"{100 * found.total_variation:.1f}%",
+                found.wasserstein,
+                f"{found.shift:+.2f}".replace("-", "−"),
+            ]
             for kind, layer, found in rows
         ]
         layers = list(dict.fromkeys(layer for _, layer, _ in rows))
@@ -361,11 +438,6 @@ def _histograms(compared: Compared) -> list[Block]:
         ]  # fmt: skip
         blocks.append(FigureGrid(figures))
     return blocks or [Paragraph("No layer has a histogram in every one of these runs.")]
-
-
-def _difference(one: object, two: object) -> float | None:
-    numbers = isinstance(one, int | float) and isinstance(two, int | float)
-    return float(two) - float(one) if numbers else None  # type: ignore[arg-type]  # just checked
 
 
 def _plain(value: object) -> str:

@@ -158,12 +158,14 @@ def intervals(
     negligible: float = 0.0,
     signed: bool = True,
     marks: Sequence[tuple[float, str]] = (),
+    span: tuple[float, float] | None = None,
 ) -> Figure:
     """Draw estimates with their intervals, one below the other, against a line at `zero`.
 
     A full dot: the interval leaves zero out; a hollow one: it does not, or there is none. Estimates that are no
     differences (`signed` false) have no such line. Where `negligible` is given, effects within it of zero are too
-    small to matter: that range is tinted. `marks` are places worth a line of their own, with a word on each.
+    small to matter: that range is tinted. `marks` are places worth a line of their own, with a word on each. `span`
+    is the range of the axis, if not that of the rows.
     """
     lines = [[*textwrap.wrap(label(each.name, 80), 26), _interval_text(each, signed=signed)] for each in rows]
     gap = 12.0
@@ -197,6 +199,8 @@ def intervals(
     axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
     axes.spines["left"].set_visible(False)
     axes.margins(x=0.08)
+    if span is not None:
+        axes.set_xlim(*span)
     axes.set_xlabel(label(unit, 40))
     columns = ["change", f"effect, {unit}", "low", "high", "from"] if signed else ["", unit, "low", "high", "from"]
     table = Table(columns, [[each.name, each.estimate, each.low, each.high, each.detail] for each in rows])

@@ -3,10 +3,12 @@
 >>> page = Page("A run", "It learned.", [Section("Curves", [Paragraph("By epoch."), FigureGrid([loss, accuracy])])])
 >>> page.write(Path("report"))  # report/index.html, report/figures/loss.svg, loss.png, ...
 
-Every text is plain text and may hold anything; it is escaped here, once. The page forbids itself every request (its
-Content-Security-Policy), follows the reader's light or dark setting, and fits a phone.
+Every text is plain text and may hold anything; it is escaped here, once. The page forbids itself every request and every
+script but its own (its Content-Security-Policy), follows the reader's light or dark setting, and fits a phone.
 """
 
+import base64
+import hashlib
 import html
 import json
 import math
@@ -21,8 +23,9 @@ from alexnet_lab.diagnosis.numbers import written
 from alexnet_lab.records import write_atomically
 from alexnet_lab.reports.palette import style_sheet
 
+# A page may run its one script, known by its hash, use styles and show pictures that stand in it, and nothing else.
 POLICY = (
-    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:; "
+    "default-src 'none'; script-src 'sha256-{script}'; style-src 'unsafe-inline'; img-src data:; "
     "base-uri 'none'; form-action 'none'"
 )
 FIGURE_FOLDER = "figures"
@@ -90,14 +93,18 @@ class Facts:
 
 @dataclass(frozen=True)
 class Remarks:
-    """Things to know, each with a few words and a sentence or two."""
+    """Things to know, each with a few words and a sentence or two; neighbours with the same words share them."""
 
     title: str
     points: Sequence[tuple[str, str]]
 
     def html(self) -> str:
         """Return its markup."""
-        points = "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in self.points)
+        before = ["", *(name for name, _ in self.points)]
+        points = "".join(
+            ("" if name == last else f"<dt>{escape(name)}</dt>") + f"<dd>{escape(text)}</dd>"
+            for (name, text), last in zip(self.points, before, strict=False)
+        )
         return f'<h3>{escape(self.title)}</h3><dl class="points">{points}</dl>'
 
 
@@ -239,16 +246,16 @@ class FigureGrid:
 
 @dataclass(frozen=True)
 class Beside:
-    """A figure, and what stands beside it where the page is wide enough."""
+    """A figure with blocks under it, and other blocks beside both where the page is wide enough."""
 
     figure: Figure
-    blocks: Sequence[Block]
+    under: Sequence[Block]
+    beside: Sequence[Block]
 
     def html(self) -> str:
         """Return its markup."""
-        return (
-            f'<div class="beside">{self.figure.html()}<div>{"".join(block.html() for block in self.blocks)}</div></div>'
-        )
+        under, beside = ("".join(block.html() for block in blocks) for blocks in (self.under, self.beside))
+        return f'<div class="beside"><div>{self.figure.html()}{under}</div><div>{beside}</div></div>'
 
 
 @dataclass(frozen=True)
@@ -311,10 +318,12 @@ def render_page(title: str, lead: str, sections: Sequence[Section], *, footer: s
     if twice:
         raise ValueError(f"sections and figures of a page need names of their own; twice there: {', '.join(twice)}")
     here = files("alexnet_lab.reports")
+    script = here.joinpath("page.js").read_text()
+    policy = POLICY.format(script=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode())
     contents = "".join(f'<li><a href="#{each.id}">{escape(each.title)}</a></li>' for each in sections)
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<meta name="color-scheme" content="light dark"><link rel="icon" href="data:,">'
         f"<title>{escape(title)}</title>"
@@ -325,7 +334,7 @@ def render_page(title: str, lead: str, sections: Sequence[Section], *, footer: s
         f'<main id="main">{"".join(section.html() for section in sections)}</main>'
         f"<footer>{escape(footer)}</footer>"
         '<div id="tip" aria-hidden="true"></div><div id="live" class="unseen" aria-live="polite"></div>'
-        f"<script>{here.joinpath('page.js').read_text()}</script></body></html>\n"
+        f"<script>{script}</script></body></html>\n"
     )
 
 
@@ -344,6 +353,13 @@ def number(value: float | None) -> str:
     if isinstance(value, int):
         return f"{value:,}".replace("-", "−")
     return written(value)
+
+
+def decimals(value: float | None, places: int = 4) -> str:
+    """Write a metric with so many decimals, and a whole number as it is, so that those of a column compare."""
+    if value is None or isinstance(value, int) or math.isnan(value):
+        return number(value)
+    return f"{value:.{places}f}".replace("-", "−")
 
 
 def cell_html(value: object) -> str:

@@ -28,8 +28,11 @@ KIND_WORDS = {
 }
 
 
+PERCENT = (-2.0, 102.0)  # the axis of a share, with room for a dot at either end
+
+
 def result(run: Measured) -> Figure | None:
-    """Draw the shares of validation and test images that are right, with their intervals; None without a result."""
+    """Draw the shares of test and validation images that are right, with their intervals; None without a result."""
     rows = []
     for part in ("test", "validation"):
         counts = counts_of(run.evidence, part)
@@ -37,17 +40,15 @@ def result(run: Measured) -> Figure | None:
             rows.append(share_interval(f"{part}, {counts[1]:,} images", counts[1], counts[0]))
     if not rows:
         return None
-    constant = constant_share(run.evidence, "test")
-    marks = [] if constant is None else [(100 * constant[1], f"always {constant[0]}, on test")]
-    return intervals(
-        "result",
-        "Images right",
+    reading = (
         "Dot: the share that the tested weights get right. Bar: its 95% interval for new images like these (Wilson)."
-        + (" Dashed: what naming the most frequent class alone gets right." if marks else ""),
-        rows,
-        unit="% of the images right",
-        signed=False,
-        marks=marks,
+    )
+    constant = constant_share(run.evidence, "test")
+    if constant is not None:
+        reading += f" Dashed: what always naming {constant[0]} gets right on test, {100 * constant[1]:.1f}%."
+    marks = [] if constant is None else [(100 * constant[1], f"always {constant[0]}")]
+    return intervals(
+        "result", "Images right", reading, rows, unit="% of the images", signed=False, marks=marks, span=PERCENT
     )
 
 
@@ -339,7 +340,7 @@ def predictions(run: Measured, part: str = "test") -> list[Figure]:
     reading = f"Of the images of each class, the share found, with its 95% interval (Wilson).{fewer}"
     if rows:
         figures.append(intervals(f"recall-{part}", f"Recall by class, {part} images", reading, rows, unit="% found",
-                                 signed=False))  # fmt: skip
+                                 signed=False, span=PERCENT))  # fmt: skip
     return figures
 
 

@@ -17,27 +17,33 @@ def inspect(
     out: Annotated[Path | None, typer.Option(help="Folder of the report.", show_default="RUN/report")] = None,
     opened: Annotated[bool, typer.Option("--open", help="Show the page in the browser.")] = False,
 ) -> None:
-    """Look into a run: what went wrong, gradients through depth, dead units.
+    """Look into a run: its result, what speaks against it, what went wrong inside.
 
     [bold]alexnet-lab inspect runs/digits-alexnet-1f0c[/]
 
     Writes a page, index.html, that needs no network, and its figures as PNG and
-    SVG; prints the layers and the findings. Works on unfinished runs too.
+    SVG; prints the result, what speaks against it, the layers and the findings.
+    Works on unfinished runs too.
     """
-    from alexnet_lab.diagnosis import blind_spots, describe, diagnose
-    from alexnet_lab.reports.inspection import inspect_run, layer_rows, open_run, summary
+    from alexnet_lab.diagnosis import describe, describe_limitations, limitations
+    from alexnet_lab.diagnosis.examination import examine, unexamined
+    from alexnet_lab.reports.inspection import layer_rows, open_run, page_of, summary
 
     if out is not None:
         refuse_place(out)
     console = open_console()
     measured = open_run(run)
-    findings = diagnose(measured.folder)
+    findings = examine(measured.evidence)
     console.print(summary(measured, findings), markup=False, highlight=False)
+    against = limitations(measured.evidence, findings)
+    if against:
+        console.print("What speaks against it:")
+        console.print(describe_limitations(against), markup=False, highlight=False)
     rows = layer_rows(measured)
     if rows:
         console.print(layer_table(rows))
-    console.print(describe(findings, blind_spots(measured.folder)), markup=False, highlight=False)
-    page = inspect_run(run, findings).write(out or run / "report")
+    console.print(describe(findings, unexamined(measured.evidence)), markup=False, highlight=False)
+    page = page_of(measured, findings).write(out or run / "report")
     console.print(f"[dim]{escape(str(page))}[/]", soft_wrap=True)
     if opened:
         typer.launch(page.resolve().as_uri())
