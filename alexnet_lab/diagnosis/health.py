@@ -72,21 +72,21 @@ def _dead_share(evidence: Evidence) -> float | None:
     epoch = _last_probe(evidence)
     if epoch is None:
         return None
-    found = [
+    counted = [
         silence
         for index, site in enumerate(evidence.sites)
         if site.word == "off" and (silence := evidence.silence("probe", index, epoch))
     ]
-    units = sum(len(silence.rate) for silence in found)
-    return sum(len(silence.dead) for silence in found) / units if units else None
+    units = sum(len(silence.rate) for silence in counted)
+    return sum(len(silence.dead) for silence in counted) / units if units else None
 
 
 def _negative_side_rate(evidence: Evidence) -> float | None:
     epoch = _last_probe(evidence)
     if epoch is None:
         return None
-    found = [evidence.silence("probe", index, epoch) for index in range(len(evidence.sites))]
-    rates = [silence.rate.mean() for silence in found if silence]
+    counted = [evidence.silence("probe", index, epoch) for index in range(len(evidence.sites))]
+    rates = [silence.rate.mean() for silence in counted if silence]
     return float(np.mean(rates)) if rates else None
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from alexnet_lab.diagnosis.evidence import Evidence, Floats
 from alexnet_lab.diagnosis.findings import Finding
+from alexnet_lab.diagnosis.numbers import written
 from alexnet_lab.diagnosis.thresholds import limit
 
 
@@ -33,7 +34,7 @@ def diverged(evidence: Evidence) -> list[Finding]:
             threshold="a loss that is a finite number: no choice of ours",
             contrary=_growth_before(evidence),
             remedy="Divide the learning rate by ten"
-            + (f" (it was {rate:g})" if isinstance(rate, float) else "")
+            + (f" (it was {written(rate)})" if isinstance(rate, float) else "")
             + ", let it rise over the first epochs (warmup_epochs), or bound the gradient (clip_norm 1).",
             layers=layers,
             epochs=(epoch,) if epoch else (),
@@ -53,12 +54,13 @@ def _growth_before(evidence: Evidence) -> str:
     growth = finite[-1] / max(float(np.median(finite[:-1])), np.finfo(float).tiny)
     if growth > limit("gradient_growth").value:
         return (
-            f"None: the norm of the gradient had grown to {growth:.3g} times its median over {len(finite)} "
+            f"None: the norm of the gradient had grown to {written(growth, 3)} times its median over {len(finite)} "
             "measured steps before the end."
         )
     return (
-        f"The norm of the last finite gradient was {growth:.2g} times the median of {len(finite)} measured steps, so "
-        "it did not build up: a single batch, or an image that is not finite, may be at fault rather than the rate."
+        f"The norm of the last finite gradient was {written(growth, 2)} times the median of {len(finite)} measured "
+        "steps, so it did not build up: a single batch, or an image that is not finite, may be at fault rather than "
+        "the rate."
     )
 
 

@@ -37,7 +37,9 @@ def limitations(evidence: Evidence, findings: Collection[Finding]) -> list[Limit
 
 def describe_limitations(limits: Sequence[Limitation], width: int = 100) -> str:
     """Write limitations as lines of plain text."""
-    return "\n".join(line for each in limits for line in wrapped(f"{each.title}: {each.text}", "  ", width, hang=2))
+    return "\n".join(
+        line for limitation in limits for line in wrapped(f"{limitation.title}: {limitation.text}", "  ", width, hang=2)
+    )
 
 
 def counts_of(evidence: Evidence, part: str) -> tuple[int, int] | None:
@@ -73,8 +75,8 @@ def _test_size(evidence: Evidence) -> list[Limitation]:
         Limitation(
             "Test set",
             f"{counts[1]:,} images: {_percent(counts)} right has a 95% interval of {100 * low:.1f} to "
-            f"{100 * high:.1f}% ({100 * (high - low):.0f} points wide, Wilson, images independent). It is of these "
-            "weights on new images like these: another seed gives another network.",
+            f"{100 * high:.1f}% ({100 * (high - low):.0f} points wide), for these weights on new images like these "
+            "(Wilson, images independent).",
         )
     ]
 

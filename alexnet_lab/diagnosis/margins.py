@@ -45,7 +45,9 @@ def _margins(evidence: Evidence) -> Iterator[Margin]:
     if underflow is not None:
         what, share = underflow
         bound = limit("underflow").value
-        text = f"{100 * share:.2g}% of the {what} are too small for the precision; the limit is {100 * bound:g}%."
+        text = (
+            f"{written(100 * share, 2)}% of the {what} are too small for the precision; the limit is {100 * bound:g}%."
+        )
         yield Margin("precision-underflow", text, share / bound)
 
 

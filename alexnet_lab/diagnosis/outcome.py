@@ -17,7 +17,7 @@ from alexnet_lab.diagnosis.thresholds import limit
 def weighed(findings: Sequence[Finding], evidence: Evidence) -> list[Finding]:
     """Hold each finding against the outcome of the run."""
     solved = task_solved(evidence)
-    return [_eased(each, solved) if each.is_inside and solved else each for each in findings]
+    return [_eased(finding, solved) if finding.is_inside and solved else finding for finding in findings]
 
 
 def task_solved(evidence: Evidence) -> str:

@@ -129,10 +129,13 @@ def _is_confusion(rows: object) -> bool:
 
 def _checked_layout(path: Path) -> Layout:
     layout = read_layout(path)
-    counts = [*(site.units for site in layout.sites), *(side for each in layout.parameters for side in each.shape)]
+    counts = [
+        *(site.units for site in layout.sites),
+        *(side for parameter in layout.parameters for side in parameter.shape),
+    ]
     counts += [layout.every, layout.window, layout.first_exponent]
     texts = [text for site in layout.sites for text in (site.name, site.fed_by, site.activation, site.unit)]
-    texts += [text for each in layout.parameters for text in (each.name, each.layer)]
+    texts += [text for parameter in layout.parameters for text in (parameter.name, parameter.layer)]
     texts += [layout.precision, layout.read_at, layout.probe, layout.cost_clock]
     if not all(type(count) is int for count in counts) or not all(isinstance(text, str) for text in texts):
         raise _damaged(path, "a name is no text, or a count no whole number")

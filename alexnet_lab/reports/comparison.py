@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -69,16 +70,16 @@ def names_of(paths: Sequence[Path]) -> list[str]:
     """Return the shortest ends of the paths that tell them apart; of a study's runs, the settings that differ."""
     parts = [path.resolve().parts for path in paths]
     for length in range(1, max(map(len, parts)) + 1):
-        ends = [each[-length:] for each in parts]
+        ends = [end[-length:] for end in parts]
         if len(set(ends)) == len(ends):
-            return ["/".join(each) for each in _differing(ends)]
+            return ["/".join(end) for end in _differing(ends)]
     return [str(path) for path in paths]
 
 
 def _differing(ends: Sequence[tuple[str, ...]]) -> list[list[str]]:
     """Leave out folders of one name, such as seed-0, and in cells, norm=bn,act=relu, what all of them have."""
-    if len({len(each) for each in ends}) > 1:
-        return [list(each) for each in ends]
+    if len({len(end) for end in ends}) > 1:
+        return [list(end) for end in ends]
     columns = [column for column in zip(*ends, strict=True) if len(set(column)) > 1]
     settings = [[cell.split(",") for cell in column] for column in columns]
     shared = [set(column[0]).intersection(*column[1:]) for column in settings]
@@ -129,13 +130,14 @@ def result_table(compared: Compared) -> Table:
     rows: list[list[object]] = []
     for part in ("test", "validation"):
         for metric in (*RESULTS, "images"):
-            values = [(run.result.get(part) or {}).get(metric) for run in compared.runs]
+            values: list[Any] = [(run.result.get(part) or {}).get(metric) for run in compared.runs]  # numbers or None
             if all(value is None for value in values):
                 continue
             row: list[object] = [f"{part} {metric.replace('_', ' ')}", *map(decimals, values)]
             if len(values) == 2:
-                comparable = metric != "images" and None not in values
-                row.append(decimals(values[1] - values[0]) if comparable else "–")
+                one, other = values
+                known = one is not None and other is not None and metric != "images"
+                row.append(decimals(other - one) if known else "–")
             rows.append(row)
     return Table(columns, rows)
 
@@ -148,24 +150,24 @@ def distance_rows(compared: Compared, other: int) -> list[tuple[str, str, Distan
         one, two = _subjects(first, kind), _subjects(second, kind)
         shared = [name for name in one if name in two]
         for name, shown in zip(shared, short_names(shared), strict=True):
-            found = distance(
+            measured = distance(
                 first.histogram(kind, one[name], epoch), second.histogram(kind, two[name], epoch)
             )  # fmt: skip
-            if found is not None:
-                rows.append((kind, shown, found))
+            if measured is not None:
+                rows.append((kind, shown, measured))
     return rows
 
 
 def unmatched(compared: Compared) -> list[str]:
     """Say which layers have no partner of their name in another run."""
     layers = [_subjects(run, "weight", measured=False) for run in compared.runs]
-    everywhere = set.intersection(*(set(each) for each in layers))
-    found = []
+    everywhere = set.intersection(*(set(own) for own in layers))
+    alone_in = []
     for name, mine in zip(compared.names, layers, strict=True):
         alone = [layer for layer in mine if layer not in everywhere]
         if alone:
-            found.append(f"{name}: {', '.join(alone)}")
-    return found
+            alone_in.append(f"{name}: {', '.join(alone)}")
+    return alone_in
 
 
 def _subjects(run: Measured, kind: str, *, measured: bool = True) -> dict[str, int]:
@@ -181,25 +183,23 @@ def _subjects(run: Measured, kind: str, *, measured: bool = True) -> dict[str, i
 def remarks(compared: Compared) -> list[tuple[str, str]]:
     """Return what speaks against the results: that there is one seed each, then the limitations of every run.
 
-    What holds for several runs, such as a note on their data, is said once, with the runs that it holds for.
+    What holds for all runs, such as a note on their data, is said once; anything else with the names it holds for.
     """
-    seeds = list(dict.fromkeys(run.recipe.get("seed") for run in compared.runs))
-    alike = f"all {seeds[0]}" if len(seeds) == 1 else ", ".join(str(seed) for seed in seeds)
-    points = [
-        (
-            "One seed each",
-            f"Seeds: {alike}. Another seed may turn the order of these runs around; a comparison of several seeds, "
-            "with intervals, is what alexnet-lab ablate makes.",
-        )
-    ]
-    by_text: dict[tuple[str, str], list[str]] = {}
+    seeds = [run.recipe.get("seed") for run in compared.runs]
+    which = f"All have seed {seeds[0]}." if len(set(seeds)) == 1 else f"The seeds are {', '.join(map(str, seeds))}."
+    more = "Another seed may change the order of these runs; alexnet-lab ablate compares several, with intervals."
+    by_title: dict[str, dict[str, list[str]]] = {}
     for name, run in zip(compared.names, compared.runs, strict=True):
-        for each in limitations(run.evidence, examine(run.evidence)):
-            by_text.setdefault((each.title, each.text), []).append(name)
-    whole = len(compared.runs)
-    for (title, text), names in sorted(by_text.items(), key=lambda item: -len(item[1])):
-        points.append((title if len(names) == whole else f"{title}, {', '.join(names)}", text))
-    return points
+        for limitation in limitations(run.evidence, examine(run.evidence)):
+            by_title.setdefault(limitation.title, {}).setdefault(limitation.text, []).append(name)
+    return [
+        ("One seed each", f"{which} {more}"),
+        *(
+            (title, text if len(names) == len(compared.runs) else f"{', '.join(names)}: {text}")
+            for title, texts in by_title.items()
+            for text, names in texts.items()
+        ),
+    ]
 
 
 def _results(compared: Compared) -> list[Block]:
@@ -273,18 +273,18 @@ def _state(run: Measured) -> str:
 
 
 def _curves(compared: Compared) -> list[Figure]:
-    found = []
+    figures = []
     for metric, title, reading, unit, scale in (
         ("validation_accuracy", "Validation accuracy", "Higher is better.", "images right", "percent"),
         ("validation_loss", "Validation loss", "Lower is better.", "cross-entropy", "linear"),
         ("train_loss", "Training loss", "Lower is better; with what is switched on while training.", "loss", "linear"),
     ):
         series = [run.curve(name, metric) for name, run in zip(compared.names, compared.runs, strict=True)]
-        series = [each for each in series if len(each.x)]
+        series = [line for line in series if len(line.x)]
         checked: Scale = "percent" if scale == "percent" else "linear"
         if series:
-            found.append(curves(metric.replace("_", "-"), title, reading, series, y_label=unit, scale=checked))
-    return found
+            figures.append(curves(metric.replace("_", "-"), title, reading, series, y_label=unit, scale=checked))
+    return figures
 
 
 def _through_depth(compared: Compared) -> list[Block]:
@@ -342,16 +342,16 @@ def _unit_profiles(compared: Compared) -> list[Figure]:
     for run_name, run in zip(compared.names, compared.runs, strict=True):
         places, means, shares, told = [], [], [], []
         for at, (_, site) in enumerate(run.sites):
-            epochs, found, inputs = run.rates(split, at)
+            epochs, by_epoch, inputs = run.rates(split, at)
             if compared.epoch in epochs:
-                row, n = found[epochs.index(compared.epoch)], inputs[epochs.index(compared.epoch)]
+                row, n = by_epoch[epochs.index(compared.epoch)], inputs[epochs.index(compared.epoch)]
                 places.append(names.index(run.site_keys[at]))
                 means.append(float(np.nanmean(row)))
                 shares.append(float((row == 1).mean()))
                 told.append(f"{int((row == 1).sum())} of {len(row)} units, {site.activation}, N = {n:,}")
         rates.append(Series(run_name, places, means, details=told))
         dead.append(Series(run_name, places, shares, details=told))
-    if not any(len(each.x) for each in rates):
+    if not any(len(line.x) for line in rates):
         return []
     shown, where = short_names(names), panels.SPLIT_WORDS[split]
     reading = f"Mean over a layer's units, {where}, epoch {compared.epoch}; of leaky units, the negative side."
@@ -387,18 +387,18 @@ def _distances(compared: Compared) -> list[Block]:
             [
                 kind,
                 layer,
-                f"{100 * found.total_variation:.1f}%",
-                found.wasserstein,
-                f"{found.shift:+.2f}".replace("-", "−"),
+                f"{100 * gap.total_variation:.1f}%",
+                gap.wasserstein,
+                f"{gap.shift:+.2f}".replace("-", "−"),
             ]
-            for kind, layer, found in rows
+            for kind, layer, gap in rows
         ]
         layers = list(dict.fromkeys(layer for _, layer, _ in rows))
         series = [
             Series(
                 SHORT_KINDS[kind],
                 [layers.index(layer) for own, layer, _ in rows if own == kind],
-                [found.wasserstein for own, _, found in rows if own == kind],
+                [gap.wasserstein for own, _, gap in rows if own == kind],
             )
             for kind in KINDS
             if any(own == kind for own, _, _ in rows)
@@ -418,7 +418,7 @@ def _histograms(compared: Compared) -> list[Block]:
     blocks: list[Block] = []
     for kind in KINDS:
         subjects = [_subjects(run, kind) for run in compared.runs]
-        shared = [name for name in subjects[0] if all(name in each for each in subjects)]
+        shared = [name for name in subjects[0] if all(name in measured for measured in subjects)]
         if not shared:
             continue
         chosen = [shared[at] for at in spaced(len(shared), MOST_LAYERS)]

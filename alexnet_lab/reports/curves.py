@@ -74,32 +74,32 @@ def curves(
     drawing = Drawing(height=height)
     axes = drawing.axes()
     lines = []
-    for at, each in enumerate(series):
-        x, y = np.asarray(each.x, float), drawable(each.y, scale)
+    for at, line in enumerate(series):
+        x, y = np.asarray(line.x, float), drawable(line.y, scale)
         colour = along(at, len(series)) if in_order else SERIES[at % len(SERIES)]
         marker = MARKERS[at % len(MARKERS)] if len(x) <= MOST_MARKED else ""
         lines += axes.plot(x, y, color=colour, marker=marker, markersize=4, **_stroke(at, len(series)))
-        if len(each.low):
-            axes.fill_between(x, drawable(each.low, scale), drawable(each.high, scale), color=colour, alpha=0.2, lw=0)
-        labels = [f"{x_label} {number(_whole(value))}" for value in each.x]
-        told = [_told(each, place, scale) for place in range(len(x))]
-        drawing.points(axes, each.name, x, y, labels, told)
+        if len(line.low):
+            axes.fill_between(x, drawable(line.low, scale), drawable(line.high, scale), color=colour, alpha=0.2, lw=0)
+        labels = [f"{x_label} {number(_whole(value))}" for value in line.x]
+        told = [_told(line, place, scale) for place in range(len(x))]
+        drawing.points(axes, line.name, x, y, labels, told)
     for mark, word in marks:
         axes.axhline(mark, color=LIGHT["muted"], linewidth=1, linestyle=(0, (4, 3)))
         axes.annotate(
             label(word), (1, mark), (-2, 3), xycoords=("axes fraction", "data"), textcoords="offset points", size=9.5,
             color=LIGHT["muted"], ha="right",
         )  # fmt: skip
-    every = [value for each in series for value in each.x]
+    every = [value for line in series for value in line.x]
     if every:
         whole_epochs(axes, every)
-    heights = [drawable(each.y, scale) for each in series]
-    if any(np.isfinite(each).any() for each in heights):  # a mark out of sight would have no place for its word
+    heights = [drawable(line.y, scale) for line in series]
+    if any(np.isfinite(line).any() for line in heights):  # a mark out of sight would have no place for its word
         heights.append(drawable([mark for mark, _ in marks], scale))
     set_scale(axes, scale, heights)
     axes.set_xlabel(label(x_label))
     axes.set_ylabel(label(y_label, 36))
-    _add_legend(drawing, lines, [each.name for each in series])
+    _add_legend(drawing, lines, [line.name for line in series])
     return drawing.finish(name, title, reading, _table_of(series, x_label))
 
 
@@ -124,13 +124,13 @@ def profile(
     drawing = Drawing(height=height + max(0.0, below - 40))
     axes = drawing.axes()
     lines = []
-    for at, each in enumerate(series):
-        x, y = np.asarray(each.x, float), drawable(each.y, scale)
+    for at, line in enumerate(series):
+        x, y = np.asarray(line.x, float), drawable(line.y, scale)
         colour = along(at, len(series)) if in_order else SERIES[at % len(SERIES)]
         marker = MARKERS[at % len(MARKERS)] if len(layers) <= MOST_MARKED else ""
         lines += axes.plot(x, y, color=colour, linestyle=DASHES[at % len(DASHES)], marker=marker, markersize=4)
-        told = [_told(each, place, scale) for place in range(len(x))]
-        drawing.points(axes, each.name, x, y, [layers[int(place)] for place in each.x], told)
+        told = [_told(line, place, scale) for place in range(len(x))]
+        drawing.points(axes, line.name, x, y, [layers[int(place)] for place in line.x], told)
     every = max(1, math.ceil(len(layers) / 20))
     shown = list(range(0, len(layers), every))
     axes.set_xticks(
@@ -139,12 +139,12 @@ def profile(
         rotation=90 if upright else 0,
     )
     axes.set_xlim(-0.4, max(len(layers) - 0.6, 0.4))
-    set_scale(axes, scale, [drawable(each.y, scale) for each in series])
+    set_scale(axes, scale, [drawable(line.y, scale) for line in series])
     axes.set_ylabel(label(y_label, 36))
-    _add_legend(drawing, lines, [each.name for each in series])
-    heights = [dict(zip((int(x) for x in each.x), each.y, strict=True)) for each in series]
-    rows = [[layer, *(found.get(at) for found in heights)] for at, layer in enumerate(layers)]
-    return drawing.finish(name, title, reading, Table(["layer", *(each.name for each in series)], rows))
+    _add_legend(drawing, lines, [line.name for line in series])
+    heights = [dict(zip((int(x) for x in line.x), line.y, strict=True)) for line in series]
+    rows = [[layer, *(mine.get(at) for mine in heights)] for at, layer in enumerate(layers)]
+    return drawing.finish(name, title, reading, Table(["layer", *(line.name for line in series)], rows))
 
 
 def intervals(
@@ -167,10 +167,10 @@ def intervals(
     small to matter: that range is tinted. `marks` are places worth a line of their own, with a word on each. `span`
     is the range of the axis, if not that of the rows.
     """
-    lines = [[*textwrap.wrap(label(each.name, 80), 26), _interval_text(each, signed=signed)] for each in rows]
+    lines = [[*textwrap.wrap(label(row.name, 80), 26), _interval_text(row, signed=signed)] for row in rows]
     gap = 12.0
     if len(rows) > MANY:  # a line each; their numbers are told on hovering and in the table
-        lines, gap = [[label(each.name)] for each in rows], 6.0
+        lines, gap = [[label(row.name)] for row in rows], 6.0
     heights = [len(text) * LINE_OF_TEXT + gap for text in lines]
     drawing = Drawing(height=sum(heights) + 52)
     axes = drawing.axes(grid=False)
@@ -182,16 +182,16 @@ def intervals(
     for mark, word in marks:
         axes.axvline(mark, color=LIGHT["muted"], linewidth=1, linestyle=(0, (4, 3)))
         drawing.points(axes, label(word), [mark], [-sum(heights) / 2], [""], [written(mark, 3)])
-    for each, place in zip(rows, places, strict=True):
-        has_interval = math.isfinite(each.low) and math.isfinite(each.high)
-        apart = has_interval and not (signed and each.low <= zero <= each.high)
+    for row, place in zip(rows, places, strict=True):
+        has_interval = math.isfinite(row.low) and math.isfinite(row.high)
+        apart = has_interval and not (signed and row.low <= zero <= row.high)
         if has_interval:
-            axes.plot([each.low, each.high], [place, place], color=SERIES[0], linewidth=2.4, solid_capstyle="butt")
+            axes.plot([row.low, row.high], [place, place], color=SERIES[0], linewidth=2.4, solid_capstyle="butt")
         inside = SERIES[0] if apart else LIGHT["paper"]
-        axes.plot([each.estimate], [place], "o", markersize=8, color=SERIES[0], markerfacecolor=inside)
-        told = ", ".join(text for text in (_interval_text(each, signed=signed), each.detail) if text)
-        ends = [each.low, each.estimate, each.high] if has_interval else [each.estimate]
-        drawing.points(axes, each.name, ends, [place] * len(ends), [""] * len(ends), [told] * len(ends))
+        axes.plot([row.estimate], [place], "o", markersize=8, color=SERIES[0], markerfacecolor=inside)
+        told = ", ".join(text for text in (_interval_text(row, signed=signed), row.detail) if text)
+        ends = [row.low, row.estimate, row.high] if has_interval else [row.estimate]
+        drawing.points(axes, row.name, ends, [place] * len(ends), [""] * len(ends), [told] * len(ends))
     axes.set_yticks(places, ["\n".join(text) for text in lines])
     axes.tick_params(axis="y", length=0)
     axes.tick_params(axis="y", labelcolor=LIGHT["ink"])
@@ -203,7 +203,7 @@ def intervals(
         axes.set_xlim(*span)
     axes.set_xlabel(label(unit, 40))
     columns = ["change", f"effect, {unit}", "low", "high", "from"] if signed else ["", unit, "low", "high", "from"]
-    table = Table(columns, [[each.name, each.estimate, each.low, each.high, each.detail] for each in rows])
+    table = Table(columns, [[row.name, row.estimate, row.low, row.high, row.detail] for row in rows])
     return drawing.finish(name, title, reading, table)
 
 
@@ -219,9 +219,9 @@ def power_of_ten(value: float, _place: object = None) -> str:
 
 def drawable(values: Sequence[float], scale: Scale) -> NDArray[np.float64]:
     """Return what a scale can show: finite numbers, above zero on a logarithmic one; NaN elsewhere."""
-    found = np.asarray([math.nan if value is None else value for value in values], float)
-    fine = np.isfinite(found) & (found > 0) if scale == "log" else np.isfinite(found)
-    return np.where(fine, found, math.nan)
+    numbers = np.asarray([math.nan if value is None else value for value in values], float)
+    fine = np.isfinite(numbers) & (numbers > 0) if scale == "log" else np.isfinite(numbers)
+    return np.where(fine, numbers, math.nan)
 
 
 def set_scale(axes: Axes, scale: Scale, heights: Sequence[NDArray[np.float64]]) -> None:
@@ -302,16 +302,16 @@ def _interval_text(row: Interval, *, signed: bool) -> str:
 
 
 def _table_of(series: Sequence[Series], x_label: str) -> Table:
-    found = [dict(zip(each.x, each.y, strict=True)) for each in series]
-    bands = [dict(zip(each.x, zip(each.low, each.high, strict=True), strict=True)) if len(each.low) else None
-             for each in series]  # fmt: skip
+    by_series = [dict(zip(line.x, line.y, strict=True)) for line in series]
+    bands = [dict(zip(line.x, zip(line.low, line.high, strict=True), strict=True)) if len(line.low) else None
+             for line in series]  # fmt: skip
     columns = [x_label]
-    for each, band in zip(series, bands, strict=True):
-        columns += [each.name] if band is None else [each.name, f"{each.name}, low", f"{each.name}, high"]
+    for line, band in zip(series, bands, strict=True):
+        columns += [line.name] if band is None else [line.name, f"{line.name}, low", f"{line.name}, high"]
     rows = []
-    for x in sorted({x for each in found for x in each}):
+    for x in sorted({x for line in by_series for x in line}):
         row: list[object] = [_whole(x)]
-        for heights, band in zip(found, bands, strict=True):
+        for heights, band in zip(by_series, bands, strict=True):
             row.append(heights.get(x))
             if band is not None:
                 row += band.get(x, (None, None))

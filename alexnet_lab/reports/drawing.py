@@ -84,19 +84,19 @@ class Drawing:
 
     def axes(self, *, grid: bool = True) -> Axes:
         """Return the only plot of this drawing, with lines to read heights by."""
-        found: Axes = self.stack(1, grid=grid)[0]
-        return found
+        axes: Axes = self.stack(1, grid=grid)[0]
+        return axes
 
     def stack(self, count: int, *, grid: bool = False, heights: Sequence[float] | None = None) -> list[Axes]:
         """Return plots one below the other that share what runs to the right."""
         with mpl.rc_context(STYLE):
             ratios = {"height_ratios": heights} if heights else None
             made = self.canvas.subplots(count, 1, sharex=True, squeeze=False, gridspec_kw=ratios)
-        found: list[Axes] = list(made[:, 0])
-        for axes in found:
+        plots: list[Axes] = list(made[:, 0])
+        for axes in plots:
             if grid:
                 axes.grid(visible=True, axis="y")
-        return found
+        return plots
 
     def points(
         self, axes: Axes, name: str, x: ArrayLike, y: ArrayLike, labels: Sequence[str], values: Sequence[str]
@@ -127,7 +127,7 @@ class Drawing:
             if layout is not None:
                 layout.execute(self.canvas)
             self.canvas.set_layout_engine("none")  # what was measured is what gets drawn
-            hover = [self._in_pixels(axes, *found) for axes, found in self._found]
+            hover = [self._in_pixels(axes, *place) for axes, place in self._found]
         drawn = self._drawn = self.render("svg")
         folded = Table(table.columns, table.rows, table.caption or f"Numbers: {title}", folded=True)
         return Figure(name, title, reading, _inline(drawn, name, title, reading), self.size, hover, folded, self.render)
@@ -144,13 +144,13 @@ class Drawing:
                 self.canvas.savefig(content, format=kind, dpi=PIXELS_PER_INCH * PNG_SCALE)
         return content.getvalue()
 
-    def _in_pixels(self, axes: Axes, name: str, *found: Any) -> Points | Grid:
-        if len(found) == 4 and isinstance(found[0], tuple):
-            extent, rows, columns, cells = found
+    def _in_pixels(self, axes: Axes, name: str, *place: Any) -> Points | Grid:
+        if len(place) == 4 and isinstance(place[0], tuple):
+            extent, rows, columns, cells = place
             left, right, bottom, top = extent
             (x0, y0), (x1, y1) = (self._pixel(axes, left, bottom), self._pixel(axes, right, top))
             return Grid(name, x0, x1, y1, y0, rows, columns, cells)
-        x, y, labels, values = found
+        x, y, labels, values = place
         places = [self._pixel(axes, *place) for place in zip(x, y, strict=True)]
         seen = [at for at, place in enumerate(places) if np.isfinite(place).all()]
         return Points(

@@ -100,8 +100,8 @@ def summary(run: Measured, findings: Sequence[Finding]) -> str:
     )
     parts = f" ({slots})" if slots else " with its published parts"
     what = f"{recipe.get('network', 'a network')}{parts} on {_data(recipe)}"
-    found = _count(len(findings), "finding") if findings else "The diagnosis has no finding"
-    return f"{what}: {_outcome(run)}. {found}."
+    ending = _count(len(findings), "finding") if findings else "The diagnosis has no finding"
+    return f"{what}: {_outcome(run)}. {ending}."
 
 
 def _outcome(run: Measured) -> str:
@@ -188,7 +188,7 @@ def layer_rows(run: Measured) -> list[dict[str, Any]]:
 def _result(run: Measured, findings: Sequence[Finding], figure: Figure | None) -> list[Block]:
     """Put the figure and the metrics of the result beside what speaks against it."""
     points = [(f"{finding.severity.capitalize()} finding", f"{finding.title}.") for finding in findings]
-    points += [(each.title, each.text) for each in limitations(run.evidence, findings)]
+    points += [(limitation.title, limitation.text) for limitation in limitations(run.evidence, findings)]
     remarks = [Remarks("What speaks against it", points)] if points else []
     if figure is None:
         return [*remarks, Paragraph("No epoch has ended, so there is no result.")]

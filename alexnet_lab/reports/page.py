@@ -3,8 +3,8 @@
 >>> page = Page("A run", "It learned.", [Section("Curves", [Paragraph("By epoch."), FigureGrid([loss, accuracy])])])
 >>> page.write(Path("report"))  # report/index.html, report/figures/loss.svg, loss.png, ...
 
-Every text is plain text and may hold anything; it is escaped here, once. The page forbids itself every request and every
-script but its own (its Content-Security-Policy), follows the reader's light or dark setting, and fits a phone.
+Every text is plain text and may hold anything; it is escaped here, once. By its Content-Security-Policy a page makes no
+request and runs no script but its own. It follows the reader's light or dark setting, and fits a phone.
 """
 
 import base64
@@ -320,7 +320,7 @@ def render_page(title: str, lead: str, sections: Sequence[Section], *, footer: s
     here = files("alexnet_lab.reports")
     script = here.joinpath("page.js").read_text()
     policy = POLICY.format(script=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode())
-    contents = "".join(f'<li><a href="#{each.id}">{escape(each.title)}</a></li>' for each in sections)
+    contents = "".join(f'<li><a href="#{section.id}">{escape(section.title)}</a></li>' for section in sections)
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">'

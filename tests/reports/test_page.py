@@ -246,7 +246,7 @@ def test_each_colour_has_one_light_value_so_that_each_can_be_told_in_a_drawing()
 
 
 def drawn(figure):
-    """Return where the markers and the lines of a plot are, in pixels of its drawing; the legend is outside the plot."""
+    """Return where the markers and lines of a plot are, in pixels of its drawing; a legend is outside the plot."""
     root = ET.fromstring(figure.svg)
     plot = next(e for e in root.iter(f"{SVG}g") if e.get("id", "").endswith("-axes_1"))
     marks, ends = [], []

@@ -33,6 +33,7 @@ def compare(
     refuse_place(out)
     console = open_console()
     compared = open_runs(runs)
+    page = page_of(compared).write(out)  # first, whatever the terminal can print
     results = result_table(compared)
     console.print(plain_table(results.columns, results.rows))
     for title, text in remarks(compared):
@@ -58,7 +59,6 @@ def compare(
             console.print(f"{compared.names[0]} to {compared.names[other]}, epoch {compared.epoch}", markup=False)
             columns = ["values", "layer", "total variation", "Wasserstein, powers of two", "shift"]
             console.print(plain_table(columns, distances))
-    page = page_of(compared).write(out)
     console.print(f"[dim]{escape(str(page))}[/]", soft_wrap=True)
 
 

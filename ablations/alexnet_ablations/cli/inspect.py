@@ -34,6 +34,7 @@ def inspect(
     console = open_console()
     measured = open_run(run)
     findings = examine(measured.evidence)
+    page = page_of(measured, findings).write(out or run / "report")  # first, whatever the terminal can print
     console.print(summary(measured, findings), markup=False, highlight=False)
     against = limitations(measured.evidence, findings)
     if against:
@@ -43,14 +44,15 @@ def inspect(
     if rows:
         console.print(layer_table(rows))
     console.print(describe(findings, unexamined(measured.evidence)), markup=False, highlight=False)
-    page = page_of(measured, findings).write(out or run / "report")
     console.print(f"[dim]{escape(str(page))}[/]", soft_wrap=True)
     if opened:
         typer.launch(page.resolve().as_uri())
 
 
 def layer_table(rows: list[dict[str, Any]]) -> Table:
-    """One row per layer with weights: medians of the last measured epoch, and its units on N inputs."""
+    """Return a row for each layer with weights: medians of the last measured epoch, and its units on N inputs."""
+    from alexnet_lab.diagnosis.numbers import written
+
     words = {row["word"] for row in rows if row["word"]}
     rate = "off-rate" if words <= {"off"} else "off or negative"
     table = Table(box=box.SIMPLE_HEAD)
@@ -61,7 +63,7 @@ def layer_table(rows: list[dict[str, Any]]) -> Table:
         counted = row["units"] is not None
         table.add_row(
             escape(row["layer"]),
-            *("-" if row[name] is None else f"{row[name]:.3g}" for name in ("gradient norm", "update ratio")),
+            *("-" if row[name] is None else written(row[name], 3) for name in ("gradient norm", "update ratio")),
             f"{100 * row['off-rate']:.1f}%" if counted else "-",
             f"{row['dead']} of {row['units']}" if counted else "-",
             f"{row['N']} {row['split']}" if counted else "-",
