@@ -76,10 +76,10 @@ def constant_answer(evidence: Evidence) -> list[Finding]:
             title=("No better" if beaten else "Not surely better")
             + f" than always answering {worst.answer}: right on {100 * worst.accuracy:.1f}% of {worst.images} "
             f"images in {worst.part}, against {100 * worst.constant:.1f}%",
-            sentence="Somebody who looks at no image and always names the most frequent class is right as often."
+            sentence="Always naming the most frequent class, without looking at an image, is right as often."
             if beaten
-            else "It is right a little more often than somebody who looks at no image and always names the most "
-            "frequent class; on so few images that may be chance.",
+            else "It is right a little more often than always naming the most frequent class, without looking at an "
+            "image; on so few images that may be chance.",
             evidence=" ".join(map(str, parts)),
             threshold=str(limit("constant_interval")),
             contrary=_speaking_against(evidence, concerned, better),

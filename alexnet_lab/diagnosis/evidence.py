@@ -1,7 +1,7 @@
-"""The records of one run as numbers that a rule can judge: curves, gradients, signal levels, units.
+"""The records of one run as numbers for the rules: curves, gradients, signal levels, units.
 
-What was not recorded comes back empty or None, so that a rule can stay silent about it. So does what cannot be read,
-and `damages` names it.
+What was not recorded, or cannot be read, comes back empty or None, and the rules that need it find nothing. `damages`
+names what cannot be read.
 """
 
 from collections.abc import Iterable

@@ -37,8 +37,7 @@ def vanishing(evidence: Evidence) -> list[Finding]:
             title=f"The gradient vanishes on its way to {first}"
             + (", past dead ReLUs" if silent else "")
             + ("" if shown == last else f", until epoch {shown}"),
-            sentence="The last layers are told how to change and the first ones hardly: they stay what chance made "
-            "them, and the rest has to do with that.",
+            sentence="Hardly any gradient reaches the first layers: they stay close to their initial values.",
             evidence=_figures(evidence, shown, of_activations, of_weights)
             + (f" Units dead on the way: {', '.join(silent.values())}." if silent else ""),
             threshold=str(bound),
@@ -71,8 +70,8 @@ def exploding(evidence: Evidence) -> list[Finding]:
             is_inside=True,
             severity="serious" if shown == last else "note",
             title=f"The gradient explodes on its way to {first}" + ("" if shown == last else f", until epoch {shown}"),
-            sentence="Every layer makes the gradient larger as it goes back: the first layers are thrown about by a "
-            "rate that is right for the last ones.",
+            sentence="Every layer makes the gradient larger on its way back: a rate that is right for the last layers "
+            "is too high for the first.",
             evidence=_figures(evidence, shown, of_activations, of_weights),
             threshold=str(bound),
             contrary=_other_reading(of_activations, of_weights, shown, above=bound.value)
@@ -104,7 +103,7 @@ def frozen(evidence: Evidence) -> list[Finding]:
                 evidence,
                 stuck,
                 "serious",
-                title=f"Not learning, though nobody froze it: {_names(evidence, stuck)}",
+                title=f"Not learning, though it is not frozen: {_names(evidence, stuck)}",
                 contrary=f"A gradient does arrive in {_names(evidence, fed)}: what is missing is the update."
                 if fed
                 else "No gradient arrives either, so the optimiser is not at fault: something cuts the way back.",

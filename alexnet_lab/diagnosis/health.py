@@ -1,6 +1,6 @@
 """Gradient health as numbers, for a study to treat as outcomes beside accuracy.
 
-All are read in the last measured epoch, from the records alone; None stands where the records do not carry them.
+All are read in the last measured epoch, from the records alone; None where the records lack what they need.
 """
 
 from collections.abc import Callable
@@ -37,7 +37,7 @@ def health_of(run: RunFolder) -> dict[str, float | None]:
 
 
 def last_evidence(run: RunFolder) -> Evidence:
-    """Read what a run ended with: a study reads a thousand, so all epochs are opened only if the last has nothing.
+    """Read the last epoch of a run, and the others only if the last has no measurements: a study reads many runs.
 
     Raises ValueError where a record is damaged: outcomes must not come from an earlier epoch unnoticed.
     """

@@ -87,8 +87,8 @@ def _dying(evidence: Evidence, split: str, chosen: list[Deaths]) -> list[Finding
         lambda deaths: deaths.later,
         name="dying-units",
         title="died in training",
-        sentence="These ReLUs worked and then fell silent on every image: an update pushed them so far to the negative "
-        "side that no image reaches them, and no gradient brings them back.",
+        sentence="These ReLUs fired and then fell silent on every image: updates pushed them so far to the negative "
+        "side that no image activates them, and no gradient passes them.",
         remedy="A rate three to ten times smaller, or clip_norm 1; act leaky lets silent units recover.",
     )
 
@@ -158,7 +158,7 @@ def _deaths(evidence: Evidence) -> tuple[str, list[Deaths]]:
         if site.word != "off" or not history or not history[-1].dead:
             continue
         last = history[-1]
-        if not is_silent(last) or _is_hearsay(evidence, index, last):
+        if not is_silent(last) or _is_unconfirmed(evidence, index, last):
             continue
         silent = np.array([silence.rate == 1 for silence in history])  # epochs x units
         always: NDArray[np.bool_] = np.asarray(silent.all(0))
@@ -178,8 +178,8 @@ def _deaths(evidence: Evidence) -> tuple[str, list[Deaths]]:
     return split, sites
 
 
-def _is_hearsay(evidence: Evidence, site: int, silence: Silence) -> bool:
-    """Say whether silence on so few inputs means little, and the training epoch does not confirm it."""
+def _is_unconfirmed(evidence: Evidence, site: int, silence: Silence) -> bool:
+    """Say whether the inputs are too few to call units dead, and the training epoch does not confirm it."""
     if silence.bound <= limit("dead_bound").value:
         return False
     training = evidence.silence("training", site, silence.epoch)

@@ -77,7 +77,7 @@ def names_of(paths: Sequence[Path]) -> list[str]:
 
 
 def _differing(ends: Sequence[tuple[str, ...]]) -> list[list[str]]:
-    """Leave out folders of one name, such as seed-0, and in cells, norm=bn,act=relu, what all of them have."""
+    """Leave out folders that all paths share, such as seed-0, and in cells, norm=bn,act=relu, the shared settings."""
     if len({len(end) for end in ends}) > 1:
         return [list(end) for end in ends]
     columns = [column for column in zip(*ends, strict=True) if len(set(column)) > 1]
@@ -301,7 +301,7 @@ def _through_depth(compared: Compared) -> list[Block]:
     if not layers or not compared.epoch:
         return [
             *blocks,
-            Paragraph("No two of these runs measured the same epoch, so there is nothing to lay together."),
+            Paragraph("No two of these runs measured the same epoch, so there is nothing to compare by layer."),
         ]
     shown = short_names(layers)
     figures = []
@@ -369,7 +369,7 @@ def _distances(compared: Compared) -> list[Block]:
         return [Paragraph("There are no histograms of one epoch in two of these runs.")]
     blocks: list[Block] = [
         Paragraph(
-            "Two numbers for each pair of histograms, because each is blind where the other sees. Total variation: the "
+            "Two numbers for each pair of histograms, since each misses what the other shows. Total variation: the "
             "share of values that would have to change their bin, signs, zeros and infinities too; 100% once no bin "
             "is shared. Wasserstein: by how many powers of two the finite, non-zero values would have to move on "
             "average. Shift: by how many powers of two the mean size moved, with its direction. "

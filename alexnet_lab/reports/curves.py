@@ -33,19 +33,19 @@ LINE_OF_TEXT = 13.5  # pixels
 
 @dataclass(frozen=True)
 class Series:
-    """One line: its name, where it has which height, and, where known, between what it lies (a band)."""
+    """One line: its name, its points, and the lower and upper edge of its band, if it has one."""
 
     name: str
     x: Sequence[float]
     y: Sequence[float]
     low: Sequence[float] = field(default=())
     high: Sequence[float] = field(default=())
-    details: Sequence[str] = field(default=())  # said on hovering, behind the number
+    details: Sequence[str] = field(default=())  # shown on hovering, after the number
 
 
 @dataclass(frozen=True)
 class Interval:
-    """One estimate with its interval, in the unit of the plot; NaN bounds where there is none."""
+    """One estimate with its interval, in the unit of the plot; bounds are NaN where there is no interval."""
 
     name: str
     estimate: float
@@ -67,9 +67,9 @@ def curves(
     marks: Sequence[tuple[float, str]] = (),
     height: float = 260,
 ) -> Figure:
-    """Draw lines over epochs (or steps). `in_order`: the lines are layers, or anything else with a first and a last.
+    """Draw lines over epochs or steps; `in_order` gives them colours in sequence, as for layers.
 
-    `marks` are heights worth a line of their own, such as a threshold, with a word on each.
+    `marks` are heights with a dashed line and a word, such as a threshold.
     """
     drawing = Drawing(height=height)
     axes = drawing.axes()
@@ -94,7 +94,7 @@ def curves(
     if every:
         whole_epochs(axes, every)
     heights = [drawable(line.y, scale) for line in series]
-    if any(np.isfinite(line).any() for line in heights):  # a mark out of sight would have no place for its word
+    if any(np.isfinite(line).any() for line in heights):  # a mark must be within the axis, with its word
         heights.append(drawable([mark for mark, _ in marks], scale))
     set_scale(axes, scale, heights)
     axes.set_xlabel(label(x_label))
@@ -162,9 +162,9 @@ def intervals(
 ) -> Figure:
     """Draw estimates with their intervals, one below the other, against a line at `zero`.
 
-    A full dot: the interval leaves zero out; a hollow one: it does not, or there is none. Estimates that are no
+    A full dot: the interval excludes zero. A hollow dot: it does not, or there is no interval. Estimates that are no
     differences (`signed` false) have no such line. Where `negligible` is given, effects within it of zero are too
-    small to matter: that range is tinted. `marks` are places worth a line of their own, with a word on each. `span`
+    small to matter: that range is tinted. `marks` are places with a dashed line and a word. `span`
     is the range of the axis, if not that of the rows.
     """
     lines = [[*textwrap.wrap(label(row.name, 80), 26), _interval_text(row, signed=signed)] for row in rows]
@@ -218,14 +218,14 @@ def power_of_ten(value: float, _place: object = None) -> str:
 
 
 def drawable(values: Sequence[float], scale: Scale) -> NDArray[np.float64]:
-    """Return what a scale can show: finite numbers, above zero on a logarithmic one; NaN elsewhere."""
+    """Return the numbers, with NaN in place of what the scale cannot show: infinite values; on "log", 0 and less."""
     numbers = np.asarray([math.nan if value is None else value for value in values], float)
     fine = np.isfinite(numbers) & (numbers > 0) if scale == "log" else np.isfinite(numbers)
     return np.where(fine, numbers, math.nan)
 
 
 def set_scale(axes: Axes, scale: Scale, heights: Sequence[NDArray[np.float64]]) -> None:
-    """Give an axis its scale and ticks for what is drawn there; without a finite number it says so."""
+    """Set scale and ticks of an axis for the heights drawn; without a finite number the plot says so."""
     every = np.concatenate([*heights, np.zeros(0)])
     every = every[np.isfinite(every)]
     if not len(every):
@@ -247,7 +247,7 @@ def set_scale(axes: Axes, scale: Scale, heights: Sequence[NDArray[np.float64]]) 
             axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: written(value)))
     if scale == "percent":
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{written(100 * value)}%"))
-        if every.max() - every.min() < 0.02:  # a trifle must not fill a plot
+        if every.max() - every.min() < 0.02:  # a tiny difference must not fill the plot
             low = max((every.max() + every.min()) / 2 - 0.01, -0.001)
             axes.set_ylim(low, low + 0.021)
 
@@ -268,7 +268,7 @@ def _add_legend(drawing: Drawing, lines: Sequence[Line2D], names: Sequence[str])
 
 
 def _stroke(at: int, count: int) -> dict[str, Any]:
-    """Return how a line is drawn: dashed in its own way, or thin where many lines share a plot."""
+    """Return the stroke of a line: its own dashes, or thin where many lines share a plot."""
     if count > MANY:
         return {"linewidth": 0.9, "linestyle": "-"}
     return {"linewidth": 1.8, "linestyle": DASHES[at % len(DASHES)]}

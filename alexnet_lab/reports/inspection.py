@@ -38,8 +38,8 @@ from alexnet_lab.reports.page import (
 from alexnet_lab.training.recipe import Recipe
 
 NO_INSTRUMENTS = (
-    "This run carried no instruments, so nothing is known of its gradients, updates and units; its metrics and verdict "
-    "are all there is."
+    "This run carried no instruments, so there are no records of its gradients, updates and units, only its metrics "
+    "and its verdict."
 )
 METRICS = ("accuracy", "balanced_accuracy", "auroc", "top5_accuracy", "calibration_error", "loss", "images")
 

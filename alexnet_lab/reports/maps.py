@@ -1,6 +1,6 @@
 """Figures made of cells: histograms over time, units by epoch, filters as images, confusions.
 
-A cell's number is told on hovering; a picture of ten thousand cells stays a few kilobytes, one pixel or a few for each.
+Hovering shows a cell's number. A cell is a pixel or a few, so ten thousand of them take a few kilobytes.
 """
 
 import math
@@ -50,9 +50,9 @@ def histograms_over_time(
     ends: tuple[str, str],
     span: tuple[int, int] | None = None,
 ) -> Figure:
-    """Draw one strip per layer, the first on top: to the right time, upwards powers of two, the colour how many.
+    """Draw one strip per layer, the first on top: time to the right, powers of two upwards, colour for the share.
 
-    `span` is the lowest and the highest power shown; two figures of one span can be laid side by side.
+    `span` is the lowest and the highest power shown; figures with one span can be compared.
     """
     low, high = span or span_of(strips)
     is_broken = any(strip.broken.max(initial=0) > 0 for strip in strips)
@@ -82,7 +82,7 @@ def histograms_over_time(
 
 
 def span_of(strips: Sequence[Strip]) -> tuple[int, int]:
-    """Return the lowest and the highest power of two that more than the faintest share of some strip has."""
+    """Return the lowest and the highest power of two that holds a share of FAINTEST or more in some strip."""
     seen = [
         e for strip in strips for e, row in zip(strip.exponents, strip.shares, strict=True) if row.max() >= FAINTEST
     ]
@@ -161,7 +161,7 @@ def filters(name: str, title: str, reading: str, weights: Floats, changes: Seque
 
 
 def confusion(name: str, title: str, reading: str, counts: Sequence[Sequence[int]], classes: Sequence[str]) -> Figure:
-    """Draw how often each class (rows) was taken for which (columns); the colour is the share of the row.
+    """Draw a confusion matrix, true classes in rows, predicted ones in columns; the colour is the share of the row.
 
     Of many classes those with the most mistakes are shown, and the rest together.
     """
@@ -233,7 +233,7 @@ def _mark_powers(axes: Axes, low: int, high: int, *, is_broken: bool) -> None:
 def draw_key(
     drawing: Drawing, plots: Sequence[Axes], norm: Normalize, names: Sequence[str], title: str, colours: str = "viridis"
 ) -> None:
-    """Draw which colour is which number, below the plots."""
+    """Draw a colour bar below the plots."""
     with mpl.rc_context(STYLE):
         key = drawing.canvas.colorbar(
             ScalarMappable(norm, colours), ax=list(plots), location="bottom", aspect=45, pad=0.02, fraction=0.05
@@ -269,7 +269,7 @@ def _quantile(strip: Strip, time: int, share: float) -> str:
 
 
 def _unit_picture(mean: Floats, dead: NDArray[np.bool_], wide: int) -> Floats:
-    """Return a picture of 5 pixels a row: the rate as a colour, and crosses on a ground of their own where dead.
+    """Return a picture of 5 pixels a row: the rate as a colour, and crosses on another colour where dead.
 
     A cell that is `wide` times wider than tall has as many crosses, so that a cross stays a cross.
     """

@@ -1,4 +1,4 @@
-"""What a run folder says, arranged for figures: curves in epochs, layers in order, histograms in columns of time."""
+"""The records of a run, arranged for figures: curves by epoch, layers in order, histograms by time."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -86,12 +86,12 @@ class Measured:
         return list(zip(short_names(self.site_keys), sites, strict=True))
 
     def position(self, steps: NDArray[Any]) -> Floats:
-        """Say how many epochs had passed after these steps."""
+        """Return how many epochs had passed after these steps."""
         known = {int(row["step"]): int(row["epoch"]) for row in self.rows if "step" in row}
         cost = self._table("cost")
         for step, epoch in zip(cost.get("step", ()), cost.get("epoch", ()), strict=True):
             known.setdefault(int(step), int(epoch))
-        if not known:  # within the first epoch, whose length nobody wrote down
+        if not known:  # within the first epoch, whose length is not on record
             return np.asarray(steps, float) / max(1, int(np.max(steps, initial=1)))
         ends = [0, *sorted(known)]
         passed = [0, *(known[step] for step in ends[1:])]
@@ -160,7 +160,7 @@ class Measured:
         return [(name, at) for name, at in known if at in of_kind]
 
     def strips(self, kind: str, subjects: Sequence[tuple[str, int]]) -> tuple[list[Strip], list[str]]:
-        """Return the histograms of these subjects over time, and what to call the times."""
+        """Return the histograms of these subjects over time, and a label for each time."""
         rows = self.windows["kind"] == KINDS.index(kind)
         ends = np.unique(self.windows["last_step"][rows])
         groups = np.array_split(ends, min(MOST_TIMES, len(ends)))
@@ -247,7 +247,7 @@ def strip_of(name: str, counts: Floats, first_exponent: int) -> Strip:
 
 
 def short_names(names: Sequence[str]) -> list[str]:
-    """Leave out what tells nothing apart: conv1 for features.conv1; the conv in which nearly every name ends.
+    """Shorten layer names: conv1 for features.conv1, and without a word that nearly every name has.
 
     >>> short_names(["stem.conv", "stage1.first.conv", "stage1.second.conv"])
     ['stem', 'stage1.first', 'stage1.second']
@@ -265,16 +265,16 @@ def short_names(names: Sequence[str]) -> list[str]:
 
 
 def _tell_apart(names: Sequence[str]) -> bool:
-    """Say whether all names differ and each has a word in it, not only places in a list."""
+    """Say whether all names differ and none is numbers alone."""
     return len(set(names)) == len(names) and all(re.search("[^0-9.]", name) for name in names)
 
 
 def spaced(count: int, most: int) -> list[int]:
-    """Choose at most so many of a row of things: the first, the last, and evenly between."""
+    """Return at most `most` of `count` indices: the first, the last, and evenly between."""
     return sorted({round(at) for at in np.linspace(0, count - 1, min(count, most))}) if count else []
 
 
 def _stretches(steps: NDArray[Any]) -> list[NDArray[Any]]:
-    """Cut the indices of steps, in order, into at most MOST_POINTS stretches of neighbours."""
+    """Split the indices of steps, in order, into at most MOST_POINTS runs of neighbours."""
     order = np.argsort(steps, kind="stable")
     return np.array_split(order, min(MOST_POINTS, len(order))) if len(order) else []

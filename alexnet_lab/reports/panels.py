@@ -1,4 +1,4 @@
-"""The figures of one run, each made from its records; None or an empty list where the records do not carry it."""
+"""The figures of one run, made from its records; None or an empty list where the records lack what they show."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -114,7 +114,7 @@ KIND_READINGS = {
     "gradient": "A ridge that sinks from the last strip to the first is a gradient growing thin on its way back.",
     "activation gradient": "What reaches each layer from behind, before its own weights turn it into their gradient.",
     "weight": "A ridge that moves is a layer that learns; one that stays where it began is not.",
-    "activation": "Ridges of one height through depth carry the signal; a falling one loses it.",
+    "activation": "Ridges of one height: the signal keeps its size through the layers; a ridge that falls: it fades.",
 }
 
 
@@ -151,7 +151,7 @@ def norms(run: Measured) -> list[Figure]:
         (
             "weight-norm",
             "Weight norm by layer",
-            "Weights that grow without end outrun their decay; a flat line is a layer that does not learn.",
+            "Weights that keep growing outrun their decay; a flat line is a layer that does not learn.",
             weight_norm,
             "norm of the weights",
         ),
@@ -212,7 +212,7 @@ def through_depth(run: Measured) -> Figure | None:
 
 
 def _ranges(series: Series) -> list[str]:
-    """Say between what the middle 80% of a point's steps lie, where it stands for several."""
+    """Return the range of the middle 80% of the steps behind each point; nothing for a single step."""
     return [
         "" if low == high else f"80% of steps {number(low)} to {number(high)}"
         for low, high in zip(series.low, series.high, strict=True)
