@@ -1,9 +1,9 @@
-"""The records of one run as numbers that a rule can judge: curves, gradients, signal levels, units.
+"""The records of one run as numbers for the rules: curves, gradients, signal levels, units.
 
-Whatever was not recorded comes back empty or None, so that a rule can stay silent about what it cannot see.
+What was not recorded, or cannot be read, comes back empty or None, and the rules that need it find nothing. `damages`
+names what cannot be read.
 """
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet_lab.instruments.flow import KINDS, SPLITS, Columns, Flow, Parameter, Site
+from alexnet_lab.diagnosis.reading import Records
+from alexnet_lab.instruments.flow import KINDS, SPLITS, Columns, Parameter, Site
 from alexnet_lab.records import RunFolder
 
 Floats = NDArray[np.float64]
@@ -56,18 +57,26 @@ class Silence:
 
 
 class Evidence:
-    """Everything a rule may look at, read once; of the instruments' records, only the last epochs if asked."""
+    """The records that a rule may look at, read once; `last_epochs` bounds how many epochs of flow/ are opened."""
 
     def __init__(self, run: RunFolder, last_epochs: int | None = None) -> None:
-        self.recipe: dict[str, Any] = run.recipe() or {}
-        self.provenance: dict[str, Any] = run.provenance() or {}
-        self.verdict: dict[str, Any] = run.verdict() or {}
-        self.rows = list(run.metrics())
-        self.flow = Flow.read(run.path, last_epochs)
-        split = run.path / "split.json"
-        lists = json.loads(split.read_text()) if split.exists() else {}
-        self.images = {part: len(lists[part]) for part in ("train", "validation", "test") if part in lists}
+        self.run = run
+        # Those who read a thousand runs read little of each, and digests would read all of it.
+        records = Records(run, check_digests=last_epochs is None)
+        self.recipe: dict[str, Any] = records.recipe()
+        self.provenance: dict[str, Any] = records.provenance()
+        self.verdict: dict[str, Any] = records.verdict()
+        self.rows = records.metrics()
+        self.images = records.split()  # how many images each part of the split has
+        self.flow = records.flow(last_epochs)
+        self.damages: dict[str, str] = records.damages  # by file: a sentence on what cannot be read
         self.classes = len(self.provenance.get("classes", ()))
+
+    @property
+    def result(self) -> dict[str, Any]:
+        """Return what the verdict says of the tested weights; empty unless the run ended well."""
+        result: dict[str, Any] = self.verdict.get("result") or {}
+        return result if self.verdict.get("state") == "ok" else {}
 
     # Curves: one value per epoch.
 
@@ -111,8 +120,8 @@ class Evidence:
     def of(self, epoch: int, parameter: int, column: str) -> Floats:
         """Return one column over the measured steps of an epoch, for one parameter."""
         steps = self.table_in(epoch, "steps")
-        found: Floats = steps[column][steps["parameter"] == parameter].astype(float)
-        return found
+        values: Floats = steps[column][steps["parameter"] == parameter].astype(float)
+        return values
 
     def update_ratio(self, epoch: int, parameter: int) -> float:
         """Return the median over an epoch's steps of the norm of the update over the norm of the weights."""
@@ -126,13 +135,13 @@ class Evidence:
 
     def whole_gradient(self) -> Floats:
         """Return the norm of the gradient over all parameters, step by step."""
-        found: list[Floats] = []
+        squared: list[Floats] = []
         for epoch in self.measured_epochs:
             table = self.table_in(epoch, "steps")
             steps = np.unique(table["step"])
             squares = table["gradient_norm"].astype(float) ** 2
-            found.append(np.bincount(np.searchsorted(steps, table["step"]), squares, len(steps)).astype(float))
-        norms: Floats = np.sqrt(np.concatenate(found))
+            squared.append(np.bincount(np.searchsorted(steps, table["step"]), squares, len(steps)).astype(float))
+        norms: Floats = np.sqrt(np.concatenate(squared))
         return norms
 
     @cached_property
@@ -240,8 +249,8 @@ def _level(counts: Floats, first_exponent: int) -> Level:
 
 def median_of(values: Iterable[float | None]) -> float | None:
     """Return the median of what is a number, or None where nothing is."""
-    found = [value for value in values if value is not None and np.isfinite(value)]
-    return float(np.median(found)) if found else None
+    numbers = [value for value in values if value is not None and np.isfinite(value)]
+    return float(np.median(numbers)) if numbers else None
 
 
 def _median(values: Floats) -> float:

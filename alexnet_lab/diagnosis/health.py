@@ -1,6 +1,6 @@
 """Gradient health as numbers, for a study to treat as outcomes beside accuracy.
 
-All are read in the last measured epoch, from the records alone; None stands where the records do not carry them.
+All are read in the last measured epoch, from the records alone; None where the records lack what they need.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ OUTCOMES = {
 
 
 def health_of(run: RunFolder) -> dict[str, float | None]:
-    """Return the outcomes that OUTCOMES names.
+    """Return the outcomes that OUTCOMES names; raises ValueError where a record is damaged.
 
     dead_share counts ReLU and ReLU6 only and is None for a network without them: a leaky unit cannot die.
     negative_side_rate is the same counter for any activation, so that ReLU and LeakyReLU cells can be compared.
@@ -37,10 +37,15 @@ def health_of(run: RunFolder) -> dict[str, float | None]:
 
 
 def last_evidence(run: RunFolder) -> Evidence:
-    """Read what a run ended with: a study reads a thousand, so all epochs are opened only if the last has nothing."""
+    """Read the last epoch of a run, and the others only if the last has no measurements: a study reads many runs.
+
+    Raises ValueError where a record is damaged: outcomes must not come from an earlier epoch unnoticed.
+    """
     evidence = Evidence(run, last_epochs=1)
-    if evidence.flow and not (evidence.measured_epochs and evidence.epochs_counted("probe")):
+    if not evidence.damages and evidence.flow and not (evidence.measured_epochs and evidence.epochs_counted("probe")):
         evidence = Evidence(run)
+    if evidence.damages:
+        raise ValueError("; ".join(evidence.damages.values()))
     return evidence
 
 
@@ -67,21 +72,21 @@ def _dead_share(evidence: Evidence) -> float | None:
     epoch = _last_probe(evidence)
     if epoch is None:
         return None
-    found = [
+    counted = [
         silence
         for index, site in enumerate(evidence.sites)
         if site.word == "off" and (silence := evidence.silence("probe", index, epoch))
     ]
-    units = sum(len(silence.rate) for silence in found)
-    return sum(len(silence.dead) for silence in found) / units if units else None
+    units = sum(len(silence.rate) for silence in counted)
+    return sum(len(silence.dead) for silence in counted) / units if units else None
 
 
 def _negative_side_rate(evidence: Evidence) -> float | None:
     epoch = _last_probe(evidence)
     if epoch is None:
         return None
-    found = [evidence.silence("probe", index, epoch) for index in range(len(evidence.sites))]
-    rates = [silence.rate.mean() for silence in found if silence]
+    counted = [evidence.silence("probe", index, epoch) for index in range(len(evidence.sites))]
+    rates = [silence.rate.mean() for silence in counted if silence]
     return float(np.mean(rates)) if rates else None
 
 

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from alexnet_lab.diagnosis.evidence import Evidence, Silence
 from alexnet_lab.diagnosis.findings import Finding
-from alexnet_lab.diagnosis.thresholds import limit
+from alexnet_lab.diagnosis.numbers import written
+from alexnet_lab.diagnosis.thresholds import Limit, limit
 
 
 @dataclass(frozen=True)
@@ -39,19 +40,27 @@ class Deaths:
 
 def is_silent(silence: Silence) -> bool:
     """Say whether as large a share of a site's units is dead as a warning needs."""
-    return len(silence.dead) >= limit(_limit_of(silence)).value * len(silence.rate)
+    return len(silence.dead) >= limit_of(silence).value * len(silence.rate)
 
 
-def _limit_of(silence: Silence) -> str:
-    """Name the limit for a site: a channel that looks at one position is a neuron by another name."""
-    return "dead_channels" if silence.positions > 1 else "dead_neurons"
+def limit_of(silence: Silence) -> Limit:
+    """Return the limit for a site: a channel with one position counts as a neuron."""
+    return limit("dead_channels" if silence.positions > 1 else "dead_neurons")
+
+
+def counted_at_end(evidence: Evidence) -> list[Silence]:
+    """Return the units of every ReLU in the last epoch counted: on the probe set if there is one, else in training."""
+    split = "probe" if evidence.epochs_counted("probe") else "training"
+    epochs = evidence.epochs_counted(split)
+    counted = [evidence.silence(split, at, epochs[-1]) for at in range(len(evidence.sites))] if epochs else []
+    return [silence for silence in counted if silence is not None and silence.site.word == "off"]
 
 
 def silent_units(evidence: Evidence) -> list[Finding]:
     """Find layers where a large share of units is dead: since the first epoch for the most part, or died later."""
-    split, found = _deaths(evidence)
-    from_start = [deaths for deaths in found if len(deaths.since_first) >= len(deaths.later)]
-    later = [deaths for deaths in found if len(deaths.since_first) < len(deaths.later)]
+    split, every = _deaths(evidence)
+    from_start = [deaths for deaths in every if len(deaths.since_first) >= len(deaths.later)]
+    later = [deaths for deaths in every if len(deaths.since_first) < len(deaths.later)]
     return _dead_at_start(evidence, split, from_start) + _dying(evidence, split, later)
 
 
@@ -78,8 +87,8 @@ def _dying(evidence: Evidence, split: str, chosen: list[Deaths]) -> list[Finding
         lambda deaths: deaths.later,
         name="dying-units",
         title="died in training",
-        sentence="These ReLUs worked and then fell silent on every image: an update pushed them so far to the negative "
-        "side that no image reaches them, and no gradient brings them back.",
+        sentence="These ReLUs fired and then fell silent on every image: updates pushed them so far to the negative "
+        "side that no image activates them, and no gradient passes them.",
         remedy="A rate three to ten times smaller, or clip_norm 1; act leaky lets silent units recover.",
     )
 
@@ -102,7 +111,8 @@ def _finding(
     agreed, total, other_inputs = _other_counter(evidence, split, chosen)
     # Units that fire under dropout still learn: that is less than death, however many they are.
     serious = max(deaths.share for deaths in chosen) >= limit("dead_serious").value and 2 * agreed >= total
-    limits = ["dead_serious"] if serious else sorted({_limit_of(deaths.last) for deaths in chosen})
+    limits = {"dead_serious": limit("dead_serious")} if serious else {}
+    limits = limits or {limit_of(deaths.last).name: limit_of(deaths.last) for deaths in chosen}
     layers = tuple(deaths.layer for deaths in chosen)
     where = "on the probe set in eval mode" if split == "probe" else "in the training epoch, weights moving"
     by_layer = ", ".join(
@@ -119,8 +129,8 @@ def _finding(
             sentence=sentence
             + (f" Every unit of {silenced[0]} is silent: nothing passes it, forward or back." if silenced else ""),
             evidence=f"Dead {where}, epoch {last.epoch}, N={last.inputs}: {by_layer}. Such a unit fires on fewer than "
-            f"{last.bound:.2g} of inputs (3/N, 95%).",
-            threshold="; ".join(str(limit(each)) for each in limits),
+            f"{written(last.bound, 2)} of inputs (3/N, 95%).",
+            threshold="; ".join(str(limits[name]) for name in sorted(limits)),
             contrary=_words_on_other(split, agreed, total, other_inputs, len(evidence.epochs_counted(split))),
             remedy=remedy,
             layers=layers,
@@ -141,14 +151,14 @@ def _deaths(evidence: Evidence) -> tuple[str, list[Deaths]]:
     """Return the sites with a large dead share in the last epoch: by the probe set, else training."""
     split = "probe" if evidence.epochs_counted("probe") else "training"
     epochs = evidence.epochs_counted(split)
-    found = []
+    sites = []
     for index, site in enumerate(evidence.sites):
         counted = [evidence.silence(split, index, epoch) for epoch in epochs]
         history = [silence for silence in counted if silence is not None]
         if site.word != "off" or not history or not history[-1].dead:
             continue
         last = history[-1]
-        if not is_silent(last) or _is_hearsay(evidence, index, last):
+        if not is_silent(last) or _is_unconfirmed(evidence, index, last):
             continue
         silent = np.array([silence.rate == 1 for silence in history])  # epochs x units
         always: NDArray[np.bool_] = np.asarray(silent.all(0))
@@ -157,7 +167,7 @@ def _deaths(evidence: Evidence) -> tuple[str, list[Deaths]]:
             always = always & (beginning.rate == 1)  # silent after the first epoch, but not in it: it died there
         began = len(history) - np.argmin(silent[::-1], 0)  # for units that fired: the position after they last did
         since = [0 if silent[:, unit].all() else int(began[unit]) for unit in last.dead]
-        found.append(
+        sites.append(
             Deaths(
                 last,
                 tuple(unit for unit in last.dead if always[unit]),
@@ -165,11 +175,11 @@ def _deaths(evidence: Evidence) -> tuple[str, list[Deaths]]:
                 history[max(since)].epoch,
             )
         )
-    return split, found
+    return split, sites
 
 
-def _is_hearsay(evidence: Evidence, site: int, silence: Silence) -> bool:
-    """Say whether silence on so few inputs means little, and the training epoch does not confirm it."""
+def _is_unconfirmed(evidence: Evidence, site: int, silence: Silence) -> bool:
+    """Say whether the inputs are too few to call units dead, and the training epoch does not confirm it."""
     if silence.bound <= limit("dead_bound").value:
         return False
     training = evidence.silence("training", site, silence.epoch)

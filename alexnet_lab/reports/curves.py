@@ -9,12 +9,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
-from alexnet_lab.reports.drawing import Drawing, label, whole_epochs
+from alexnet_lab.diagnosis.numbers import raised, written
+from alexnet_lab.reports.drawing import STYLE, Drawing, label, whole_epochs
 from alexnet_lab.reports.page import Figure, Table, number
 from alexnet_lab.reports.palette import LIGHT, SERIES, along
 
@@ -26,24 +29,23 @@ MOST_MARKED = 15  # points of a line; with more, its markers would touch
 MANY = 12  # lines; more are thin, and few of them named
 MOST_NAMED = 9
 LINE_OF_TEXT = 13.5  # pixels
-SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 @dataclass(frozen=True)
 class Series:
-    """One line: its name, where it has which height, and, where known, between what it lies (a band)."""
+    """One line: its name, its points, and the lower and upper edge of its band, if it has one."""
 
     name: str
     x: Sequence[float]
     y: Sequence[float]
     low: Sequence[float] = field(default=())
     high: Sequence[float] = field(default=())
-    details: Sequence[str] = field(default=())  # said on hovering, behind the number
+    details: Sequence[str] = field(default=())  # shown on hovering, after the number
 
 
 @dataclass(frozen=True)
 class Interval:
-    """One estimate with its interval, in the unit of the plot; NaN bounds where there is none."""
+    """One estimate with its interval, in the unit of the plot; bounds are NaN where there is no interval."""
 
     name: str
     estimate: float
@@ -65,39 +67,39 @@ def curves(
     marks: Sequence[tuple[float, str]] = (),
     height: float = 260,
 ) -> Figure:
-    """Draw lines over epochs (or steps). `in_order`: the lines are layers, or anything else with a first and a last.
+    """Draw lines over epochs or steps; `in_order` gives them colours in sequence, as for layers.
 
-    `marks` are heights worth a line of their own, such as a threshold, with a word on each.
+    `marks` are heights with a dashed line and a word, such as a threshold.
     """
     drawing = Drawing(height=height)
     axes = drawing.axes()
-    for at, each in enumerate(series):
-        x, y = np.asarray(each.x, float), drawable(each.y, scale)
+    lines = []
+    for at, line in enumerate(series):
+        x, y = np.asarray(line.x, float), drawable(line.y, scale)
         colour = along(at, len(series)) if in_order else SERIES[at % len(SERIES)]
         marker = MARKERS[at % len(MARKERS)] if len(x) <= MOST_MARKED else ""
-        axes.plot(x, y, color=colour, marker=marker, markersize=4, **_stroke(at, len(series)))
-        if len(each.low):
-            axes.fill_between(x, drawable(each.low, scale), drawable(each.high, scale), color=colour, alpha=0.2, lw=0)
-        labels = [f"{x_label} {number(_whole(value))}" for value in each.x]
-        told = [_told(each, place, scale) for place in range(len(x))]
-        drawing.points(axes, each.name, x, y, labels, told)
+        lines += axes.plot(x, y, color=colour, marker=marker, markersize=4, **_stroke(at, len(series)))
+        if len(line.low):
+            axes.fill_between(x, drawable(line.low, scale), drawable(line.high, scale), color=colour, alpha=0.2, lw=0)
+        labels = [f"{x_label} {number(_whole(value))}" for value in line.x]
+        told = [_told(line, place, scale) for place in range(len(x))]
+        drawing.points(axes, line.name, x, y, labels, told)
     for mark, word in marks:
         axes.axhline(mark, color=LIGHT["muted"], linewidth=1, linestyle=(0, (4, 3)))
         axes.annotate(
             label(word), (1, mark), (-2, 3), xycoords=("axes fraction", "data"), textcoords="offset points", size=9.5,
             color=LIGHT["muted"], ha="right",
         )  # fmt: skip
-    every = [value for each in series for value in each.x]
+    every = [value for line in series for value in line.x]
     if every:
         whole_epochs(axes, every)
-    heights = [drawable(each.y, scale) for each in series]
-    if any(np.isfinite(each).any() for each in heights):  # a mark out of sight would have no place for its word
+    heights = [drawable(line.y, scale) for line in series]
+    if any(np.isfinite(line).any() for line in heights):  # a mark must be within the axis, with its word
         heights.append(drawable([mark for mark, _ in marks], scale))
     set_scale(axes, scale, heights)
     axes.set_xlabel(label(x_label))
     axes.set_ylabel(label(y_label, 36))
-    if len(series) > 1:
-        _name_ends(axes, series, scale, in_order=in_order, height=height - 62)
+    _add_legend(drawing, lines, [line.name for line in series])
     return drawing.finish(name, title, reading, _table_of(series, x_label))
 
 
@@ -121,13 +123,14 @@ def profile(
     below = longest if upright else 12.0
     drawing = Drawing(height=height + max(0.0, below - 40))
     axes = drawing.axes()
-    for at, each in enumerate(series):
-        x, y = np.asarray(each.x, float), drawable(each.y, scale)
+    lines = []
+    for at, line in enumerate(series):
+        x, y = np.asarray(line.x, float), drawable(line.y, scale)
         colour = along(at, len(series)) if in_order else SERIES[at % len(SERIES)]
         marker = MARKERS[at % len(MARKERS)] if len(layers) <= MOST_MARKED else ""
-        axes.plot(x, y, color=colour, linestyle=DASHES[at % len(DASHES)], marker=marker, markersize=4)
-        told = [_told(each, place, scale) for place in range(len(x))]
-        drawing.points(axes, each.name, x, y, [layers[int(place)] for place in each.x], told)
+        lines += axes.plot(x, y, color=colour, linestyle=DASHES[at % len(DASHES)], marker=marker, markersize=4)
+        told = [_told(line, place, scale) for place in range(len(x))]
+        drawing.points(axes, line.name, x, y, [layers[int(place)] for place in line.x], told)
     every = max(1, math.ceil(len(layers) / 20))
     shown = list(range(0, len(layers), every))
     axes.set_xticks(
@@ -136,13 +139,12 @@ def profile(
         rotation=90 if upright else 0,
     )
     axes.set_xlim(-0.4, max(len(layers) - 0.6, 0.4))
-    set_scale(axes, scale, [drawable(each.y, scale) for each in series])
+    set_scale(axes, scale, [drawable(line.y, scale) for line in series])
     axes.set_ylabel(label(y_label, 36))
-    if len(series) > 1:
-        _name_ends(axes, series, scale, in_order=in_order, height=height - 110)
-    heights = [dict(zip((int(x) for x in each.x), each.y, strict=True)) for each in series]
-    rows = [[layer, *(found.get(at) for found in heights)] for at, layer in enumerate(layers)]
-    return drawing.finish(name, title, reading, Table(["layer", *(each.name for each in series)], rows))
+    _add_legend(drawing, lines, [line.name for line in series])
+    heights = [dict(zip((int(x) for x in line.x), line.y, strict=True)) for line in series]
+    rows = [[layer, *(mine.get(at) for mine in heights)] for at, layer in enumerate(layers)]
+    return drawing.finish(name, title, reading, Table(["layer", *(line.name for line in series)], rows))
 
 
 def intervals(
@@ -155,17 +157,20 @@ def intervals(
     zero: float = 0.0,
     negligible: float = 0.0,
     signed: bool = True,
+    marks: Sequence[tuple[float, str]] = (),
+    span: tuple[float, float] | None = None,
 ) -> Figure:
     """Draw estimates with their intervals, one below the other, against a line at `zero`.
 
-    A full dot: the interval leaves zero out; a hollow one: it does not, or there is none. Estimates that are no
-    differences (`signed` false) have no such line. Where `negligible` is
-    given, effects within it of zero are too small to matter: that range is tinted.
+    A full dot: the interval excludes zero. A hollow dot: it does not, or there is no interval. Estimates that are no
+    differences (`signed` false) have no such line. Where `negligible` is given, effects within it of zero are too
+    small to matter: that range is tinted. `marks` are places with a dashed line and a word. `span`
+    is the range of the axis, if not that of the rows.
     """
-    lines = [[*textwrap.wrap(label(each.name, 80), 26), _interval_text(each, signed=signed)] for each in rows]
+    lines = [[*textwrap.wrap(label(row.name, 80), 26), _interval_text(row, signed=signed)] for row in rows]
     gap = 12.0
     if len(rows) > MANY:  # a line each; their numbers are told on hovering and in the table
-        lines, gap = [[label(each.name)] for each in rows], 6.0
+        lines, gap = [[label(row.name)] for row in rows], 6.0
     heights = [len(text) * LINE_OF_TEXT + gap for text in lines]
     drawing = Drawing(height=sum(heights) + 52)
     axes = drawing.axes(grid=False)
@@ -174,16 +179,19 @@ def intervals(
         axes.axvspan(zero - negligible, zero + negligible, color=LIGHT["grid"], lw=0)
     if signed:
         axes.axvline(zero, color=LIGHT["muted"], linewidth=1)
-    for each, place in zip(rows, places, strict=True):
-        has_interval = math.isfinite(each.low) and math.isfinite(each.high)
-        apart = has_interval and not (signed and each.low <= zero <= each.high)
+    for mark, word in marks:
+        axes.axvline(mark, color=LIGHT["muted"], linewidth=1, linestyle=(0, (4, 3)))
+        drawing.points(axes, label(word), [mark], [-sum(heights) / 2], [""], [written(mark, 3)])
+    for row, place in zip(rows, places, strict=True):
+        has_interval = math.isfinite(row.low) and math.isfinite(row.high)
+        apart = has_interval and not (signed and row.low <= zero <= row.high)
         if has_interval:
-            axes.plot([each.low, each.high], [place, place], color=SERIES[0], linewidth=2.4, solid_capstyle="butt")
+            axes.plot([row.low, row.high], [place, place], color=SERIES[0], linewidth=2.4, solid_capstyle="butt")
         inside = SERIES[0] if apart else LIGHT["paper"]
-        axes.plot([each.estimate], [place], "o", markersize=8, color=SERIES[0], markerfacecolor=inside)
-        told = ", ".join(text for text in (_interval_text(each, signed=signed), each.detail) if text)
-        ends = [each.low, each.estimate, each.high] if has_interval else [each.estimate]
-        drawing.points(axes, each.name, ends, [place] * len(ends), [""] * len(ends), [told] * len(ends))
+        axes.plot([row.estimate], [place], "o", markersize=8, color=SERIES[0], markerfacecolor=inside)
+        told = ", ".join(text for text in (_interval_text(row, signed=signed), row.detail) if text)
+        ends = [row.low, row.estimate, row.high] if has_interval else [row.estimate]
+        drawing.points(axes, row.name, ends, [place] * len(ends), [""] * len(ends), [told] * len(ends))
     axes.set_yticks(places, ["\n".join(text) for text in lines])
     axes.tick_params(axis="y", length=0)
     axes.tick_params(axis="y", labelcolor=LIGHT["ink"])
@@ -191,9 +199,11 @@ def intervals(
     axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
     axes.spines["left"].set_visible(False)
     axes.margins(x=0.08)
+    if span is not None:
+        axes.set_xlim(*span)
     axes.set_xlabel(label(unit, 40))
     columns = ["change", f"effect, {unit}", "low", "high", "from"] if signed else ["", unit, "low", "high", "from"]
-    table = Table(columns, [[each.name, each.estimate, each.low, each.high, each.detail] for each in rows])
+    table = Table(columns, [[row.name, row.estimate, row.low, row.high, row.detail] for row in rows])
     return drawing.finish(name, title, reading, table)
 
 
@@ -203,19 +213,19 @@ def power_of_ten(value: float, _place: object = None) -> str:
         return f"{value:g}"
     exponent = math.floor(math.log10(value) + 1e-9)
     head = round(value / 10**exponent)
-    power = "10" + str(exponent).translate(SUPERSCRIPTS)
-    return power if head == 1 else f"{head}·{power}"
+    power = f"10{raised(exponent)}"
+    return power if head == 1 else f"{head}×{power}"
 
 
 def drawable(values: Sequence[float], scale: Scale) -> NDArray[np.float64]:
-    """Return what a scale can show: finite numbers, above zero on a logarithmic one; NaN elsewhere."""
-    found = np.asarray([math.nan if value is None else value for value in values], float)
-    fine = np.isfinite(found) & (found > 0) if scale == "log" else np.isfinite(found)
-    return np.where(fine, found, math.nan)
+    """Return the numbers, with NaN in place of what the scale cannot show: infinite values; on "log", 0 and less."""
+    numbers = np.asarray([math.nan if value is None else value for value in values], float)
+    fine = np.isfinite(numbers) & (numbers > 0) if scale == "log" else np.isfinite(numbers)
+    return np.where(fine, numbers, math.nan)
 
 
 def set_scale(axes: Axes, scale: Scale, heights: Sequence[NDArray[np.float64]]) -> None:
-    """Give an axis its scale and ticks for what is drawn there; without a finite number it says so."""
+    """Set scale and ticks of an axis for the heights drawn; without a finite number the plot says so."""
     every = np.concatenate([*heights, np.zeros(0)])
     every = every[np.isfinite(every)]
     if not len(every):
@@ -233,58 +243,35 @@ def set_scale(axes: Axes, scale: Scale, heights: Sequence[NDArray[np.float64]]) 
             axes.set_ylim(min(every.min() / 1.2, middle / 3), max(every.max() * 1.2, middle * 3))
     else:
         axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
+        if not 1e-3 <= np.abs(every).max() < 1e5:  # where matplotlib would write 1e-5 above the axis
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: written(value)))
     if scale == "percent":
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g}%"))
-        if every.max() - every.min() < 0.02:  # a trifle must not fill a plot
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{written(100 * value)}%"))
+        if every.max() - every.min() < 0.02:  # a tiny difference must not fill the plot
             low = max((every.max() + every.min()) / 2 - 0.01, -0.001)
             axes.set_ylim(low, low + 0.021)
 
 
-def _name_ends(axes: Axes, series: Sequence[Series], scale: Scale, *, in_order: bool, height: float) -> None:
-    """Write each line's name where it ends, moved apart where they would touch, with a stroke in its own style."""
-    low, high = axes.get_ylim()
-    tell = math.log10 if scale == "log" else float
-    ends = []
-    for at, each in enumerate(series):
-        drawn = drawable(each.y, scale)
-        seen = drawn[np.isfinite(drawn)]
-        if len(seen):
-            ends.append((at, (tell(seen[-1]) - tell(low)) / (tell(high) - tell(low))))
-    gap = LINE_OF_TEXT / height
-    most = max(2, int(1 / gap) + 1) if len(series) <= MANY else MOST_NAMED
-    if len(ends) > most:  # the first, the last, and as many between as there is room for
-        kept = {round(at) for at in np.linspace(0, len(ends) - 1, most)}
-        ends = [end for at, end in enumerate(ends) if at in kept]
-    ends.sort(key=lambda end: end[1])
-    places = spread([place for _, place in ends], gap)
-    for (at, end), place in zip(ends, places, strict=True):
-        colour = along(at, len(series)) if in_order else SERIES[at % len(SERIES)]
-        axes.plot(
-            [1.0, 1.045, 1.09], [end, place, place], color=colour, **_stroke(at, len(series)),
-            transform=axes.transAxes, clip_on=False, scalex=False, scaley=False,
-            marker=MARKERS[at % len(MARKERS)] if len(series[at].x) <= MOST_MARKED else "", markersize=4, markevery=[1],
+def _add_legend(drawing: Drawing, lines: Sequence[Line2D], names: Sequence[str]) -> None:
+    """Name the lines beside the plot, in their order from top to bottom; of too many, some that are evenly chosen."""
+    if len(lines) < 2:
+        return
+    most = MOST_NAMED if len(lines) > MANY else MANY
+    kept = sorted({round(at) for at in np.linspace(0, len(lines) - 1, min(len(lines), most))})
+    # A space behind each: browsers set some pairs of letters two pixels wider than was measured here.
+    told = [label(names[at], 17) + "\N{NO-BREAK SPACE}" for at in kept]
+    with mpl.rc_context(STYLE):
+        drawing.canvas.legend(
+            [lines[at] for at in kept], told, loc="outside right upper", frameon=False, fontsize=10,
+            handlelength=2.2, handletextpad=0.5, borderaxespad=0.1, labelspacing=0.35,
         )  # fmt: skip
-        # A space behind it: browsers set some pairs of letters two pixels wider than the room that was measured here.
-        told = label(series[at].name, 17) + "\N{NO-BREAK SPACE}"
-        axes.text(1.105, place, told, transform=axes.transAxes, va="center", size=10, clip_on=False)
 
 
 def _stroke(at: int, count: int) -> dict[str, Any]:
-    """Return how a line is drawn: dashed in its own way, or thin where many lines share a plot."""
+    """Return the stroke of a line: its own dashes, or thin where many lines share a plot."""
     if count > MANY:
         return {"linewidth": 0.9, "linestyle": "-"}
     return {"linewidth": 1.8, "linestyle": DASHES[at % len(DASHES)]}
-
-
-def spread(wanted: Sequence[float], gap: float) -> list[float]:
-    """Move sorted places apart until neighbours are `gap` from each other, and all of them within 0 and 1."""
-    places = list(wanted)
-    for at in range(1, len(places)):
-        places[at] = max(places[at], places[at - 1] + gap)
-    ceiling = max(1.0, gap * (len(places) - 1))
-    for at in reversed(range(len(places))):
-        places[at] = min(places[at], ceiling - gap * (len(places) - 1 - at))
-    return places
 
 
 def _told(series: Series, place: int, scale: Scale) -> str:
@@ -298,7 +285,7 @@ def _told(series: Series, place: int, scale: Scale) -> str:
 
 
 def _share(value: float | None) -> str:
-    return "–" if value is None or math.isnan(value) else f"{100 * value:.4g}%"
+    return "–" if value is None or math.isnan(value) else f"{written(100 * value)}%"
 
 
 def _whole(value: float) -> float:
@@ -306,31 +293,25 @@ def _whole(value: float) -> float:
 
 
 def _interval_text(row: Interval, *, signed: bool) -> str:
-    write = _signed if signed else _unsigned
+    def write(value: float) -> str:
+        return written(value, 3, signed=signed)
+
     if math.isnan(row.low) or math.isnan(row.high):
         return f"{write(row.estimate)}, no interval"
     return f"{write(row.estimate)} [{write(row.low)}, {write(row.high)}]"
 
 
-def _signed(value: float) -> str:
-    return f"{value:+.3g}".replace("-", "−")
-
-
-def _unsigned(value: float) -> str:
-    return f"{value:.3g}".replace("-", "−")
-
-
 def _table_of(series: Sequence[Series], x_label: str) -> Table:
-    found = [dict(zip(each.x, each.y, strict=True)) for each in series]
-    bands = [dict(zip(each.x, zip(each.low, each.high, strict=True), strict=True)) if len(each.low) else None
-             for each in series]  # fmt: skip
+    by_series = [dict(zip(line.x, line.y, strict=True)) for line in series]
+    bands = [dict(zip(line.x, zip(line.low, line.high, strict=True), strict=True)) if len(line.low) else None
+             for line in series]  # fmt: skip
     columns = [x_label]
-    for each, band in zip(series, bands, strict=True):
-        columns += [each.name] if band is None else [each.name, f"{each.name}, low", f"{each.name}, high"]
+    for line, band in zip(series, bands, strict=True):
+        columns += [line.name] if band is None else [line.name, f"{line.name}, low", f"{line.name}, high"]
     rows = []
-    for x in sorted({x for each in found for x in each}):
+    for x in sorted({x for line in by_series for x in line}):
         row: list[object] = [_whole(x)]
-        for heights, band in zip(found, bands, strict=True):
+        for heights, band in zip(by_series, bands, strict=True):
             row.append(heights.get(x))
             if band is not None:
                 row += band.get(x, (None, None))

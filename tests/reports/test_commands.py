@@ -1,5 +1,6 @@
 """alexnet-lab inspect and compare, as a user meets them."""
 
+import os
 import subprocess
 import sys
 
@@ -26,7 +27,10 @@ def lab(*arguments):
 def test_inspect_prints_layers_and_findings_and_writes_a_page_with_its_figures(run):
     output = lab("inspect", run)
     assert EVIL in output  # a name is no markup of the terminal either
-    row = next(line for line in output.splitlines() if "conv1" in line).split()
+    lines = output.splitlines()
+    assert lines.index("What speaks against it:") < next(at for at, line in enumerate(lines) if "gradient norm" in line)
+    assert any(line.startswith("  Test set: ") and "95% interval" in line for line in lines)
+    row = next(line for line in output.splitlines() if line.split()[:1] == ["conv1"]).split()
     assert row[-5:] == ["2", "of", "8", "64", "probe"]
     assert str(run / "report" / "index.html") in output.replace("\n", "")
     names = {path.name for path in (run / "report" / "figures").iterdir()}
@@ -47,7 +51,10 @@ def test_compare_prints_what_differs_and_how_far(run, write_run, tmp_path):
     output = lab("compare", run, other, "--out", tmp_path / "comparison")
     assert next(line for line in output.splitlines() if "norm" in line).split() == ["norm", "as", "published", "bn"]
     row = next(line for line in output.splitlines() if line.split()[:2] == ["gradient", "conv1"]).split()
-    assert float(row[4]) == pytest.approx(-4.5, abs=0.5)  # planted: 1.5 powers of two a layer against 6
+    assert "One seed each" in output
+    assert float(row[4].replace("−", "-")) == pytest.approx(
+        -4.5, abs=0.5
+    )  # planted: 1.5 powers of two a layer against 6
     assert (tmp_path / "comparison" / "index.html").exists()
 
 
@@ -70,3 +77,28 @@ def test_a_mistake_ends_as_one_clear_line(arguments, message, tmp_path):
     assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_damaged_record_is_named_on_the_terminal_and_the_command_goes_on(write_run, tmp_path):
+    damaged = write_run(tmp_path / "run", **SMALL)
+    (damaged / "flow" / "epoch-0003.npz").write_bytes(b"")
+    output = " ".join(lab("inspect", damaged).split())
+    assert "Damaged record: " in output
+    assert "Not examined: flow/epoch-0003.npz" in output
+    assert "epoch 2" in " ".join(
+        lab("compare", damaged, write_run(tmp_path / "b", **SMALL), "--out", tmp_path / "c").split()
+    )
+
+
+def test_a_terminal_without_unicode_gets_question_marks_and_the_page_is_whole(write_run, tmp_path):
+    run = write_run(tmp_path / "run", **SMALL)
+    done = subprocess.run(
+        [sys.executable, "-c", "from alexnet_ablations.cli import main; main()", "inspect", str(run)],
+        capture_output=True,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert b"What speaks against it:" in done.stdout
+    assert (run / "report" / "index.html").exists()

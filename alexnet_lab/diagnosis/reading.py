@@ -1,0 +1,199 @@
+"""Reads a run folder record by record: a damaged one costs the run that record, and is named."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alexnet_lab.instruments.flow import KINDS, SPLITS, Columns, Flow, Layout, read_columns, read_layout
+from alexnet_lab.levels import parse_level
+from alexnet_lab.records import RunFolder
+
+# The tables of an epoch's file, and the columns that are read of them.
+TABLES: Mapping[str, tuple[str, ...]] = {
+    "steps": ("step", "parameter", "weight_norm", "gradient_norm", "update_norm"),
+    "windows": ("kind", "subject", "first_step", "last_step", "underflow", "overflow", "signal_to_noise"),
+    "histograms": ("counts",),
+    "units": ("site", "unit", "split", "inputs", "off", "elements"),
+    "cost": ("step", "measuring_seconds", "total_seconds"),
+}
+Record = TypeVar("Record")
+
+
+class Records:
+    """The records of one run. What cannot be read comes back empty, with a sentence in `damages` under its file.
+
+    With `check_digests` that holds for files too that are missing or changed since the verdict was written.
+    """
+
+    def __init__(self, run: RunFolder, *, check_digests: bool = True) -> None:
+        self.run = run
+        self.damages: dict[str, str] = {}
+        if check_digests:
+            for name in run.damages():
+                self.damages[name] = f"{run.path / name} is missing, or not what the run wrote"
+
+    def recipe(self) -> dict[str, Any]:
+        """Return recipe.json."""
+        return self._whole("recipe.json", partial(_checked_recipe, self.run)) or {}
+
+    def provenance(self) -> dict[str, Any]:
+        """Return provenance.json."""
+        return self._whole("provenance.json", self.run.provenance) or {}
+
+    def verdict(self) -> dict[str, Any]:
+        """Return state.json; empty until the run has ended."""
+        self.damages.pop("state.json", None)  # its reader knows why
+        return self._whole("state.json", partial(_checked_verdict, self.run)) or {}
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Return the rows of metrics.jsonl."""
+        return self._whole("metrics.jsonl", lambda: list(self.run.metrics())) or []
+
+    def split(self) -> dict[str, int]:
+        """Return how many images each part of split.json has."""
+        lists = self._whole("split.json", self.run.split) or {}
+        return {part: len(indices) for part, indices in lists.items()}
+
+    def flow(self, last_epochs: int | None = None) -> Flow | None:
+        """Return the whole files of flow/, or only so many of the last; None without a layout that can be read."""
+        folder = self.run.path / "flow"
+        if not (folder / "layout.json").exists():
+            return None
+        layout = self._whole("flow/layout.json", partial(_checked_layout, folder / "layout.json"))
+        if layout is None:
+            return None
+        epochs: dict[int, Columns] = {}
+        for path in sorted(folder.glob("epoch-*.npz"))[-last_epochs if last_epochs else None :]:
+            number = path.stem.removeprefix("epoch-")
+            columns = self._whole(f"flow/{path.name}", partial(_checked_epoch, path, layout))
+            if columns is not None and number.isdecimal():
+                epochs[int(number)] = columns
+        filters = folder / "filters.npz"
+        kept = self._whole("flow/filters.npz", partial(_checked_filters, filters)) if filters.exists() else None
+        return Flow(layout, epochs, kept or {})
+
+    def _whole(self, name: str, read: Callable[[], Record]) -> Record | None:
+        """Return what `read` returns; None, with a sentence in `damages`, where it raises a ValueError."""
+        if name in self.damages:
+            return None
+        try:
+            return read()
+        except ValueError as error:
+            self.damages[name] = str(error)
+            return None
+
+
+def _checked_recipe(run: RunFolder) -> dict[str, Any] | None:
+    """Return the recipe, whose norm, where it has one, is a level that can be read."""
+    recipe = run.recipe()
+    norm = (recipe or {}).get("norm")
+    if norm is not None:
+        parse_level("norm", str(norm))
+    return recipe
+
+
+def _checked_verdict(run: RunFolder) -> dict[str, Any] | None:
+    """Return the verdict, whose figures are numbers and whose confusion matrices are square."""
+    verdict, path = run.verdict(), run.path / "state.json"
+    if verdict is None:
+        return None
+    result = verdict["result"]
+    for name in ("tested_epoch", "epochs"):
+        if type(result.get(name, 0)) is not int:
+            raise _damaged(path, f"{name} is no whole number")
+    for part in ("validation", "test"):
+        figures = result.get(part) or {}
+        if not isinstance(figures, dict):
+            raise _damaged(path, f"the result for {part} is no object")
+        for name, value in figures.items():
+            if name not in ("recall", "confusion") and not isinstance(value, int | float | None):
+                raise _damaged(path, f"{part} {name} is no number")
+        if not _is_confusion(figures.get("confusion") or []):
+            raise _damaged(path, f"the confusion for {part} is no square of counts")
+    return verdict
+
+
+def _is_confusion(rows: object) -> bool:
+    return isinstance(rows, list) and all(
+        isinstance(row, list)
+        and len(row) == len(rows)
+        and all(isinstance(count, int | float) and 0 <= count < math.inf for count in row)
+        for row in rows
+    )
+
+
+def _checked_layout(path: Path) -> Layout:
+    layout = read_layout(path)
+    counts = [
+        *(site.units for site in layout.sites),
+        *(side for parameter in layout.parameters for side in parameter.shape),
+    ]
+    counts += [layout.every, layout.window, layout.first_exponent]
+    texts = [text for site in layout.sites for text in (site.name, site.fed_by, site.activation, site.unit)]
+    texts += [text for parameter in layout.parameters for text in (parameter.name, parameter.layer)]
+    texts += [layout.precision, layout.read_at, layout.probe, layout.cost_clock]
+    if not all(type(count) is int for count in counts) or not all(isinstance(text, str) for text in texts):
+        raise _damaged(path, "a name is no text, or a count no whole number")
+    return layout
+
+
+def _checked_epoch(path: Path, layout: Layout) -> Columns:
+    """Read an epoch's columns: every table whole, its columns of one length, its indices within the layout."""
+    columns = read_columns(path)
+    lengths = {table: _length(path, table, names, columns) for table, names in TABLES.items()}
+    for name, count in (
+        ("steps.parameter", len(layout.parameters)),
+        ("windows.kind", len(KINDS)),
+        ("units.site", len(layout.sites)),
+        ("units.split", len(SPLITS)),
+    ):
+        _check_indices(path, name, columns.get(name, np.zeros(0, int)), count)
+    if lengths["histograms"]:
+        if lengths["histograms"] != lengths["windows"] or columns["histograms.counts"].shape[1:2] != (2,):
+            raise _damaged(path, "its histograms are not those of its windows")
+        of_parameters = columns["windows.kind"] < KINDS.index("activation")
+        subjects = columns["windows.subject"]
+        _check_indices(path, "windows.subject", subjects[of_parameters], len(layout.parameters))
+        _check_indices(path, "windows.subject", subjects[~of_parameters], len(layout.sites))
+    if lengths["units"]:
+        units = np.array([site.units for site in layout.sites])[columns["units.site"]]
+        if (columns["units.unit"] < 0).any() or (columns["units.unit"] >= units).any():
+            raise _damaged(path, "it counts units that their site does not have")
+    return columns
+
+
+def _length(path: Path, table: str, names: Sequence[str], columns: Columns) -> int:
+    """Return how many rows a table has; 0 if it is not there."""
+    mine = {name.partition(".")[2]: values for name, values in columns.items() if name.startswith(f"{table}.")}
+    missing = [name for name in names if name not in mine] if mine else []
+    if missing:
+        raise _damaged(path, f"the table {table} lacks {', '.join(missing)}")
+    if not all(values.ndim and values.dtype.kind in "iuf" for values in mine.values()):
+        raise _damaged(path, f"the table {table} has a column without rows of numbers")
+    lengths = {len(values) for values in mine.values()}
+    if len(lengths) > 1:
+        raise _damaged(path, f"the columns of the table {table} differ in length")
+    return lengths.pop() if lengths else 0
+
+
+def _check_indices(path: Path, name: str, values: NDArray[Any], count: int) -> None:
+    if values.dtype.kind not in "iu" or (len(values) and not 0 <= values.min() <= values.max() < count):
+        raise _damaged(path, f"{name} should be below {count}")
+
+
+def _checked_filters(path: Path) -> Columns:
+    """Read the filters that were kept, all of one shape."""
+    filters = read_columns(path)
+    shapes = {values.shape for values in filters.values()}
+    if len(shapes) > 1 or any(values.dtype.kind != "f" for values in filters.values()):
+        raise _damaged(path, "its filters should be arrays of numbers in one shape")
+    return filters
+
+
+def _damaged(path: Path, why: str) -> ValueError:
+    return ValueError(f"{path} is damaged: {why}")
