@@ -25,10 +25,12 @@ An epoch file has four tables; a column is an array named table.column, e.g. np.
 
 import io
 import json
+import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +42,13 @@ Columns = dict[str, NDArray[Any]]  # name of a column to its values, all of one 
 KINDS = ("weight", "gradient", "activation", "activation gradient")
 SPLITS = ("training", "probe")  # while weights move and dropout is on; and the fixed set in eval mode at an epoch's end
 VERSION = 1
+# Of each table that an epoch file has; those of `histograms` and `windows` are of one length.
+COLUMNS = {
+    "steps": ("step", "parameter", "weight_norm", "gradient_norm", "update_norm"),
+    "windows": ("kind", "subject", "first_step", "last_step"),
+    "units": ("site", "unit", "split", "inputs", "off"),
+    "cost": ("measuring_seconds", "total_seconds"),
+}
 
 
 @dataclass(frozen=True)
@@ -134,9 +143,10 @@ class Flow:
         if not (folder / "layout.json").exists():
             return None
         paths = sorted(folder.glob("epoch-*.npz"))[-last if last else None :]
-        epochs = {int(path.stem.removeprefix("epoch-")): _load(path) for path in paths}
+        layout = read_layout(folder / "layout.json")
+        epochs = {int(path.stem.removeprefix("epoch-")): _read_epoch(path, layout) for path in paths}
         filters = folder / "filters.npz"
-        return cls(read_layout(folder / "layout.json"), epochs, _load(filters) if filters.exists() else {})
+        return cls(layout, epochs, read_columns(filters) if filters.exists() else {})
 
     def table(self, name: str) -> Columns:
         """Return one table's columns over all epochs; empty arrays where nothing was measured yet."""
@@ -150,15 +160,54 @@ class Flow:
 
 
 def read_layout(path: Path) -> Layout:
-    """Read layout.json; a layout of a later version is refused."""
-    values = json.loads(path.read_text())
-    if values["version"] != VERSION:
-        raise ValueError(f"{path} is of version {values['version']}, and this alexnet-lab reads {VERSION}; update it")
-    parameters = tuple(Parameter(**{**each, "shape": tuple(each["shape"])}) for each in values.pop("parameters"))
-    sites = tuple(Site(**each) for each in values.pop("sites"))
-    return Layout(parameters, sites, **values)
+    """Read layout.json; ValueError if it is damaged, or of a later version."""
+    try:
+        values = json.loads(path.read_text())
+        if values["version"] == VERSION:
+            parameters = tuple(
+                Parameter(**{**each, "shape": tuple(each["shape"])}) for each in values.pop("parameters")
+            )
+            sites = tuple(Site(**each) for each in values.pop("sites"))
+            return Layout(parameters, sites, **values)
+    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is damaged ({error}); move {path.parent} away to read the run without it") from None
+    raise ValueError(f"{path} is of version {values['version']}, and this alexnet-lab reads {VERSION}; update it")
 
 
-def _load(path: Path) -> Columns:
-    with np.load(path, allow_pickle=False) as found:
-        return dict(found)
+def read_columns(path: Path) -> Columns:
+    """Read the arrays of one npz file; ValueError if it is damaged."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return dict(file)
+    except (OSError, ValueError, EOFError, KeyError, TypeError, BadZipFile, zlib.error, NotImplementedError) as error:
+        raise _damaged(path, str(error)) from None
+
+
+def _read_epoch(path: Path, layout: Layout) -> Columns:
+    """Read one epoch's columns, and check that they fit each other and the layout."""
+    columns = read_columns(path)
+    subjects = max(len(layout.parameters), len(layout.sites))
+    limits = {
+        "steps.parameter": len(layout.parameters),
+        "windows.kind": len(KINDS),
+        "windows.subject": subjects,
+        "units.site": len(layout.sites),
+        "units.split": len(SPLITS),
+    }
+    rows: dict[str, int] = {}
+    for name, values in columns.items():
+        table = "windows" if name.startswith("histograms.") else name.partition(".")[0]
+        if values.ndim < 1 or rows.setdefault(table, len(values)) != len(values):
+            raise _damaged(path, f"{name} is not as long as the other columns")
+        if name in limits and len(values) and not 0 <= values.min() <= values.max() < limits[name]:
+            raise _damaged(path, f"{name} names what layout.json does not")
+    missing = [
+        f"{table}.{name}" for table in rows for name in COLUMNS.get(table, ()) if f"{table}.{name}" not in columns
+    ]
+    if missing:
+        raise _damaged(path, f"it lacks {', '.join(missing)}")
+    return columns
+
+
+def _damaged(path: Path, why: str) -> ValueError:
+    return ValueError(f"{path} is damaged ({why}); move it away to read the run without it")
