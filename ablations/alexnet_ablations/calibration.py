@@ -147,10 +147,10 @@ def measure(recipe: Recipe, start_seconds: float | None = None) -> Pace:
 
     from alexnet_lab.networks import load_pretrained
     from alexnet_lab.training.optim import build_optimiser
-    from alexnet_lab.training.run import open_feed_of
+    from alexnet_lab.training.run import configure_torch, open_feed_of
     from alexnet_lab.training.trainer import network_of
 
-    torch.set_num_threads(recipe.threads)
+    configure_torch(recipe)
     began = time.perf_counter()
     feed = open_feed_of(recipe, lambda _kind, _facts: None)
     opening = time.perf_counter() - began

@@ -37,9 +37,7 @@ def train(recipe: Recipe, folder: RunFolder, report: Report = lambda _kind, _fac
     """Train by the recipe in this process and return the result; the folder gets everything but the verdict."""
     if recipe.device == "cuda" and not torch.cuda.is_available():
         raise ValueError("device cuda was asked for, and torch sees no GPU here; take device cpu")
-    torch.set_num_threads(recipe.threads)
-    if recipe.deterministic:
-        torch.use_deterministic_algorithms(True)
+    configure_torch(recipe)
     with joined(recipe.device) as ranks:
         speak = report if ranks.is_first else lambda _kind, _facts: None
         feed = open_feed_of(recipe, speak)
@@ -61,6 +59,19 @@ def train(recipe: Recipe, folder: RunFolder, report: Report = lambda _kind, _fac
                 if not is_out_of_memory(error):
                     raise
                 raise OutOfMemoryError(_advice_on_memory(recipe, feed, ranks)) from error
+
+
+def configure_torch(recipe: Recipe) -> None:
+    """Set for this process what torch keeps globally: threads, determinism, and what fp32 means on a GPU.
+
+    torch's own default lets cuDNN round the factors of fp32 convolutions to TF32. The settings are those that torch
+    calls legacy, because torch.compile still reads them.
+    """
+    torch.set_num_threads(recipe.threads)
+    if recipe.deterministic:
+        torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.allow_tf32 = recipe.tf32
+    torch.set_float32_matmul_precision("high" if recipe.tf32 else "highest")
 
 
 def open_feed_of(recipe: Recipe, report: Report) -> Feed:
@@ -134,6 +145,7 @@ def _provenance(recipe: Recipe, feed: Feed) -> dict[str, Any]:
         "python": platform.python_version(),
         "machine": f"{platform.machine()}, {platform.system()} {platform.release()}",
         "device": device,
+        "fp32_products": "tf32" if recipe.device == "cuda" and recipe.tf32 else "fp32",
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
 
