@@ -42,6 +42,8 @@ Columns = dict[str, NDArray[Any]]  # name of a column to its values, all of one 
 KINDS = ("weight", "gradient", "activation", "activation gradient")
 SPLITS = ("training", "probe")  # while weights move and dropout is on; and the fixed set in eval mode at an epoch's end
 VERSION = 1
+# What numpy raises for a damaged npz file: RuntimeError is zipfile's for an encryption that is none.
+UNREADABLE = (OSError, ValueError, EOFError, KeyError, TypeError, RuntimeError, OverflowError, BadZipFile, zlib.error)
 # Of each table that an epoch file has; those of `histograms` and `windows` are of one length.
 COLUMNS = {
     "steps": ("step", "parameter", "weight_norm", "gradient_norm", "update_norm"),
@@ -170,16 +172,19 @@ def read_layout(path: Path) -> Layout:
             sites = tuple(Site(**each) for each in values.pop("sites"))
             return Layout(parameters, sites, **values)
     except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is damaged ({error}); move {path.parent} away to read the run without it") from None
+        raise ValueError(f"{path} is damaged; move {path.parent} away to read the run without it ({error})") from None
     raise ValueError(f"{path} is of version {values['version']}, and this alexnet-lab reads {VERSION}; update it")
 
 
 def read_columns(path: Path) -> Columns:
     """Read the arrays of one npz file; ValueError if it is damaged."""
+    if path.exists() and not path.is_file():  # a named pipe would be waited for
+        raise _damaged(path, "it is no regular file")
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return dict(file)
-    except (OSError, ValueError, EOFError, KeyError, TypeError, BadZipFile, zlib.error, NotImplementedError) as error:
+        # Opened here, since numpy leaves a damaged file open.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return dict(arrays)
+    except UNREADABLE as error:
         raise _damaged(path, str(error)) from None
 
 
@@ -197,8 +202,8 @@ def _read_epoch(path: Path, layout: Layout) -> Columns:
     rows: dict[str, int] = {}
     for name, values in columns.items():
         table = "windows" if name.startswith("histograms.") else name.partition(".")[0]
-        if values.ndim < 1 or rows.setdefault(table, len(values)) != len(values):
-            raise _damaged(path, f"{name} is not as long as the other columns")
+        if values.dtype.kind not in "iuf" or values.ndim < 1 or rows.setdefault(table, len(values)) != len(values):
+            raise _damaged(path, f"{name} is no column of numbers as long as the others")
         if name in limits and len(values) and not 0 <= values.min() <= values.max() < limits[name]:
             raise _damaged(path, f"{name} names what layout.json does not")
     missing = [
@@ -210,4 +215,4 @@ def _read_epoch(path: Path, layout: Layout) -> Columns:
 
 
 def _damaged(path: Path, why: str) -> ValueError:
-    return ValueError(f"{path} is damaged ({why}); move it away to read the run without it")
+    return ValueError(f"{path} is damaged; move it away to read the run without it ({why})")

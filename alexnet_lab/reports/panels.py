@@ -11,6 +11,7 @@ from alexnet_lab.reports.curves import Interval, Scale, Series, curves, interval
 from alexnet_lab.reports.maps import MOST_ROWS, confusion, filters, histograms_over_time, unit_map
 from alexnet_lab.reports.measured import Measured, spaced
 from alexnet_lab.reports.page import Figure, Table, number
+from alexnet_lab.training.metrics import read_confusion
 
 Floats = NDArray[np.float64]
 
@@ -296,7 +297,8 @@ def predictions(run: Measured, part: str = "test") -> list[Figure]:
     found = run.result.get(part)
     if not found or not found.get("images"):
         return []
-    names = run.classes or [f"class {at}" for at in range(len(found["confusion"]))]
+    matrix = read_confusion(found["confusion"])
+    names = run.classes or [f"class {at}" for at in range(matrix.shape[0])]
     figures = [
         confusion(
             f"confusion-{part}",
@@ -306,7 +308,8 @@ def predictions(run: Measured, part: str = "test") -> list[Figure]:
             names,
         )
     ]
-    counts = [(name, sum(row), row[at]) for at, (name, row) in enumerate(zip(names, found["confusion"], strict=True))]
+    images, right = matrix.sum(1), matrix.diagonal()
+    counts = [(name, int(images[at]), int(right[at])) for at, name in enumerate(names)]
     present = sorted((each for each in counts if each[1]), key=lambda each: each[2] / each[1])
     shown = {each[0] for each in present[:MOST_RECALLS]}
     rows = [recall_interval(*each) for each in counts if each[0] in shown]
