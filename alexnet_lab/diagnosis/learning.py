@@ -12,6 +12,7 @@ from alexnet_lab.diagnosis.evidence import Evidence, Floats
 from alexnet_lab.diagnosis.findings import Finding
 from alexnet_lab.diagnosis.numbers import written
 from alexnet_lab.diagnosis.thresholds import limit
+from alexnet_lab.training.metrics import read_confusion
 
 
 def diverged(evidence: Evidence) -> list[Finding]:
@@ -224,7 +225,8 @@ def confusion_of(evidence: Evidence, part: str) -> Floats | None:
     """Return the confusion matrix of the tested weights on one part of the split, true classes in rows."""
     result: dict[str, Any] = evidence.verdict.get("result") or {}
     confusion = (result.get(part) or {}).get("confusion")
-    return np.array(confusion, float) if confusion and np.sum(confusion) else None
+    matrix = read_confusion(confusion) if confusion else None
+    return matrix if matrix is not None and matrix.sum() else None
 
 
 def loss_of_guessing(evidence: Evidence) -> float:

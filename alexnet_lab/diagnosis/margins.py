@@ -110,7 +110,7 @@ def _first_signal(evidence: Evidence) -> Iterator[Margin]:
 
 def _one_class(evidence: Evidence) -> Iterator[Margin]:
     confusion = confusion_of(evidence, "validation")
-    if confusion is None or len(confusion) < 2:
+    if confusion is None or confusion.shape[0] < 2:
         return
     share, bound = float((confusion.sum(0) / confusion.sum()).max()), limit("one_class_share").value
     usual = float((confusion.sum(1) / confusion.sum()).max())

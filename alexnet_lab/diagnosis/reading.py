@@ -1,26 +1,16 @@
 """Reads a run folder record by record: a damaged one costs the run that record, and is named."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-
-from alexnet_lab.instruments.flow import KINDS, SPLITS, Columns, Flow, Layout, read_columns, read_layout
+from alexnet_lab.instruments.flow import Columns, Flow, Layout, read_columns, read_epoch, read_layout
 from alexnet_lab.levels import parse_level
 from alexnet_lab.records import RunFolder
+from alexnet_lab.training.metrics import read_confusion
 
-# The tables of an epoch's file, and the columns that are read of them.
-TABLES: Mapping[str, tuple[str, ...]] = {
-    "steps": ("step", "parameter", "weight_norm", "gradient_norm", "update_norm"),
-    "windows": ("kind", "subject", "first_step", "last_step", "underflow", "overflow", "signal_to_noise"),
-    "histograms": ("counts",),
-    "units": ("site", "unit", "split", "inputs", "off", "elements"),
-    "cost": ("step", "measuring_seconds", "total_seconds"),
-}
 Record = TypeVar("Record")
 
 
@@ -70,7 +60,7 @@ class Records:
         epochs: dict[int, Columns] = {}
         for path in sorted(folder.glob("epoch-*.npz"))[-last_epochs if last_epochs else None :]:
             number = path.stem.removeprefix("epoch-")
-            columns = self._whole(f"flow/{path.name}", partial(_checked_epoch, path, layout))
+            columns = self._whole(f"flow/{path.name}", partial(read_epoch, path, layout))
             if columns is not None and number.isdecimal():
                 epochs[int(number)] = columns
         filters = folder / "filters.npz"
@@ -113,18 +103,17 @@ def _checked_verdict(run: RunFolder) -> dict[str, Any] | None:
         for name, value in figures.items():
             if name not in ("recall", "confusion") and not isinstance(value, int | float | None):
                 raise _damaged(path, f"{part} {name} is no number")
-        if not _is_confusion(figures.get("confusion") or []):
-            raise _damaged(path, f"the confusion for {part} is no square of counts")
+        if not _is_confusion(figures.get("confusion")):
+            raise _damaged(path, f"the confusion for {part} holds no counts")
     return verdict
 
 
-def _is_confusion(rows: object) -> bool:
-    return isinstance(rows, list) and all(
-        isinstance(row, list)
-        and len(row) == len(rows)
-        and all(isinstance(count, int | float) and 0 <= count < math.inf for count in row)
-        for row in rows
-    )
+def _is_confusion(stored: Any) -> bool:
+    """Say whether a stored confusion matrix is empty or holds counts; ValueError if it is no matrix."""
+    if not stored:
+        return True
+    matrix = read_confusion(stored)
+    return bool(math.isfinite(matrix.sum()) and matrix.min() >= 0)
 
 
 def _checked_layout(path: Path) -> Layout:
@@ -140,50 +129,6 @@ def _checked_layout(path: Path) -> Layout:
     if not all(type(count) is int for count in counts) or not all(isinstance(text, str) for text in texts):
         raise _damaged(path, "a name is no text, or a count no whole number")
     return layout
-
-
-def _checked_epoch(path: Path, layout: Layout) -> Columns:
-    """Read an epoch's columns: every table whole, its columns of one length, its indices within the layout."""
-    columns = read_columns(path)
-    lengths = {table: _length(path, table, names, columns) for table, names in TABLES.items()}
-    for name, count in (
-        ("steps.parameter", len(layout.parameters)),
-        ("windows.kind", len(KINDS)),
-        ("units.site", len(layout.sites)),
-        ("units.split", len(SPLITS)),
-    ):
-        _check_indices(path, name, columns.get(name, np.zeros(0, int)), count)
-    if lengths["histograms"]:
-        if lengths["histograms"] != lengths["windows"] or columns["histograms.counts"].shape[1:2] != (2,):
-            raise _damaged(path, "its histograms are not those of its windows")
-        of_parameters = columns["windows.kind"] < KINDS.index("activation")
-        subjects = columns["windows.subject"]
-        _check_indices(path, "windows.subject", subjects[of_parameters], len(layout.parameters))
-        _check_indices(path, "windows.subject", subjects[~of_parameters], len(layout.sites))
-    if lengths["units"]:
-        units = np.array([site.units for site in layout.sites])[columns["units.site"]]
-        if (columns["units.unit"] < 0).any() or (columns["units.unit"] >= units).any():
-            raise _damaged(path, "it counts units that their site does not have")
-    return columns
-
-
-def _length(path: Path, table: str, names: Sequence[str], columns: Columns) -> int:
-    """Return how many rows a table has; 0 if it is not there."""
-    mine = {name.partition(".")[2]: values for name, values in columns.items() if name.startswith(f"{table}.")}
-    missing = [name for name in names if name not in mine] if mine else []
-    if missing:
-        raise _damaged(path, f"the table {table} lacks {', '.join(missing)}")
-    if not all(values.ndim and values.dtype.kind in "iuf" for values in mine.values()):
-        raise _damaged(path, f"the table {table} has a column without rows of numbers")
-    lengths = {len(values) for values in mine.values()}
-    if len(lengths) > 1:
-        raise _damaged(path, f"the columns of the table {table} differ in length")
-    return lengths.pop() if lengths else 0
-
-
-def _check_indices(path: Path, name: str, values: NDArray[Any], count: int) -> None:
-    if values.dtype.kind not in "iu" or (len(values) and not 0 <= values.min() <= values.max() < count):
-        raise _damaged(path, f"{name} should be below {count}")
 
 
 def _checked_filters(path: Path) -> Columns:

@@ -7,6 +7,7 @@ import math
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -20,6 +21,7 @@ from alexnet_lab.diagnosis.numbers import raised
 from alexnet_lab.reports.drawing import STYLE, Drawing, label
 from alexnet_lab.reports.page import Figure, Table, number
 from alexnet_lab.reports.palette import LIGHT
+from alexnet_lab.training.metrics import read_confusion
 
 Floats = NDArray[np.float64]
 
@@ -160,12 +162,14 @@ def filters(name: str, title: str, reading: str, weights: Floats, changes: Seque
     return drawing.finish(name, title, reading, table)
 
 
-def confusion(name: str, title: str, reading: str, counts: Sequence[Sequence[int]], classes: Sequence[str]) -> Figure:
+def confusion(
+    name: str, title: str, reading: str, counts: list[list[int]] | dict[str, Any], classes: Sequence[str]
+) -> Figure:
     """Draw a confusion matrix, true classes in rows, predicted ones in columns; the colour is the share of the row.
 
     Of many classes those with the most mistakes are shown, and the rest together.
     """
-    matrix, names = _worst_classes(np.asarray(counts, np.int64), list(classes))
+    matrix, names = _worst_classes(read_confusion(counts).astype(np.int64), list(classes))
     totals = matrix.sum(1, keepdims=True)
     shares = np.divide(matrix, totals, out=np.zeros(matrix.shape), where=totals > 0)
     count = len(names)
@@ -301,18 +305,17 @@ def _dead_row(epoch: int, rates: Floats) -> list[object]:
     return [epoch, len(dead), _percent(rates.mean()), _percent(alive.max()) if len(alive) else "–", shown or "none"]
 
 
-def _worst_classes(matrix: NDArray[np.int64], names: list[str]) -> tuple[NDArray[np.int64], list[str]]:
+def _worst_classes(matrix: Any, names: list[str]) -> tuple[NDArray[np.int64], list[str]]:
     if len(names) <= MOST_CLASSES:
         return matrix, names
-    mistakes = matrix.sum(1) + matrix.sum(0) - 2 * np.diag(matrix)
+    mistakes = matrix.sum(1) + matrix.sum(0) - 2 * matrix.diagonal()
     kept = np.sort(np.argsort(-mistakes, kind="stable")[: MOST_CLASSES - 1])
     others = np.setdiff1d(np.arange(len(names)), kept)
-    order = [kept, others]
+    place = np.full(len(names), len(kept))
+    place[kept] = np.arange(len(kept))
     summed = np.zeros((len(kept) + 1, len(kept) + 1), np.int64)
-    summed[:-1, :-1] = matrix[np.ix_(kept, kept)]
-    summed[:-1, -1] = matrix[np.ix_(*order)].sum(1)
-    summed[-1, :-1] = matrix[np.ix_(others, kept)].sum(0)
-    summed[-1, -1] = matrix[np.ix_(others, others)].sum()
+    true, answer = matrix.nonzero()
+    np.add.at(summed, (place[true], place[answer]), matrix[true, answer])
     return summed, [*(names[at] for at in kept), f"the other {len(others)}"]
 
 

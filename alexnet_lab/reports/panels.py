@@ -13,6 +13,7 @@ from alexnet_lab.reports.curves import Interval, Scale, Series, curves, interval
 from alexnet_lab.reports.maps import MOST_ROWS, confusion, filters, histograms_over_time, unit_map
 from alexnet_lab.reports.measured import Measured, spaced
 from alexnet_lab.reports.page import Figure, Table, number
+from alexnet_lab.training.metrics import read_confusion
 
 Floats = NDArray[np.float64]
 
@@ -320,21 +321,23 @@ def first_filters(run: Measured) -> list[Figure]:
 
 def predictions(run: Measured, part: str = "test") -> list[Figure]:
     """Draw the confusion matrix and the recall of every class."""
-    matrix = (run.result.get(part) or {}).get("confusion")
-    if not matrix:
+    stored = (run.result.get(part) or {}).get("confusion")
+    if not stored:
         return []
-    numbered = [f"class {at}" for at in range(len(matrix))]
-    names = run.classes if len(run.classes) == len(matrix) else numbered
+    matrix = read_confusion(stored)
+    numbered = [f"class {at}" for at in range(matrix.shape[0])]
+    names = run.classes if len(run.classes) == len(numbered) else numbered
     figures = [
         confusion(
             f"confusion-{part}",
             f"Confusion, {part} images",
             "A row is a true class, a column what it was taken for; off the diagonal are the mistakes.",
-            matrix,
+            stored,
             names,
         )
     ]
-    counts = [(name, sum(row), row[at]) for at, (name, row) in enumerate(zip(names, matrix, strict=True))]
+    images, right = matrix.sum(1), matrix.diagonal()
+    counts = [(name, int(images[at]), int(right[at])) for at, name in enumerate(names)]
     present = sorted((entry for entry in counts if entry[1]), key=lambda entry: entry[2] / entry[1])
     shown = {entry[0] for entry in present[:MOST_RECALLS]}
     rows = [share_interval(*entry) for entry in counts if entry[0] in shown]
