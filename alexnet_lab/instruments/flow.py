@@ -168,6 +168,10 @@ class Flow:
 
 def read_layout(path: Path) -> Layout:
     """Read layout.json; ValueError if it is damaged, or of a later version."""
+    if not path.is_file():  # a named pipe would be waited for
+        raise ValueError(
+            f"{path} is damaged; move {path.parent} away to read the run without it (it is no regular file)"
+        )
     try:
         values = json.loads(path.read_text())
         if values["version"] == VERSION:
@@ -183,7 +187,7 @@ def read_layout(path: Path) -> Layout:
 
 def read_columns(path: Path) -> Columns:
     """Read the arrays of one npz file; ValueError if it is damaged."""
-    if path.exists() and not path.is_file():  # a named pipe would be waited for
+    if not path.is_file():  # a named pipe would be waited for
         raise _damaged(path, "it is no regular file")
     try:
         # Opened here, since numpy leaves a damaged file open.

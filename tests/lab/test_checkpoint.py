@@ -1,6 +1,10 @@
 """Checkpoints: whole, in pairs, and honest about damage."""
 
+import hashlib
+import json
+
 import pytest
+import safetensors.torch
 import torch
 from torch import nn
 
@@ -12,11 +16,11 @@ from alexnet_lab.training.recipe import Recipe
 def test_what_is_saved_comes_back_to_the_bit(tmp_path):
     tensors = {"network.a": torch.randn(3, 4), "optimiser.0.step": torch.tensor(7.0), "half": torch.randn(5).bfloat16()}
     checkpoint.save_step(tmp_path, 120, tensors, {"epoch": 3, "best": 0.1 + 0.2})
-    found = checkpoint.load_latest(tmp_path)
+    found, passed_over = checkpoint.load_latest(tmp_path)
     assert found.facts["epoch"] == 3
     assert found.facts["best"] == 0.1 + 0.2
     assert all(torch.equal(found.tensors[name], value) for name, value in tensors.items())
-    assert not found.damaged
+    assert not passed_over
 
 
 def test_the_newest_two_are_kept(tmp_path):
@@ -25,10 +29,10 @@ def test_the_newest_two_are_kept(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         f"step-{step:08}.{kind}" for step in (100, 1000) for kind in ("json", "safetensors")
     ]
-    assert checkpoint.load_latest(tmp_path).facts["step"] == 1000
+    assert checkpoint.load_latest(tmp_path)[0].facts["step"] == 1000
 
 
-@pytest.mark.parametrize("damage", ["cut", "flip", "empty json", "no tensors", "torn json"])
+@pytest.mark.parametrize("damage", ["cut", "flip", "empty json", "no tensors", "torn json", "nested"])
 def test_a_damaged_checkpoint_is_passed_over_and_named(tmp_path, damage):
     for step in (1, 2):
         checkpoint.save_step(tmp_path, step, {"x": torch.arange(1000)}, {"step": step})
@@ -46,15 +50,79 @@ def test_a_damaged_checkpoint_is_passed_over_and_named(tmp_path, damage):
             data.unlink()
         case "torn json":
             facts.write_text(facts.read_text()[:-20])
-    found = checkpoint.load_latest(tmp_path)
+        case "nested":
+            facts.write_text("[" * 100_000)
+    found, passed_over = checkpoint.load_latest(tmp_path)
     assert found.facts["step"] == 1
-    assert "step-00000002" in found.damaged[0]
+    assert "step-00000002" in passed_over[0]
     with pytest.raises(ValueError, match="step-00000002"):
         checkpoint.load_checkpoint(tmp_path, "step-00000002")
 
 
 def test_nothing_saved_is_nothing_found(tmp_path):
-    assert checkpoint.load_latest(tmp_path) is None
+    assert checkpoint.load_latest(tmp_path) == (None, ())
+
+
+FACTS = {"epoch": 5, "step_in_epoch": 3, "loss_sum": 1.25, "hits": 40.0, "best": None, "scaler": {"scale": 2.0}}
+
+
+@pytest.mark.parametrize("name", FACTS)
+@pytest.mark.parametrize("damage", ["another value", "lost"])
+def test_facts_that_changed_are_no_checkpoint_and_the_one_before_is_used(tmp_path, name, damage):
+    for step in (1, 2):
+        checkpoint.save_step(tmp_path, step, {"x": torch.arange(9)}, {**FACTS, "step": step})
+    path = tmp_path / "step-00000002.json"
+    written = json.loads(path.read_text())
+    if damage == "lost":
+        del written[name]
+    else:
+        written[name] = 6
+    path.write_text(json.dumps(written))
+    found, (complaint,) = checkpoint.load_latest(tmp_path)
+    assert found.facts["step"] == 1
+    assert "step-00000002 is damaged" in complaint
+
+
+def test_a_step_that_the_caller_cannot_use_is_passed_over_with_the_reason(tmp_path):
+    for step in (1, 2):
+        checkpoint.save_step(tmp_path, step, {"x": torch.arange(9)}, {"step": step})
+
+    def check(candidate):
+        if candidate.facts["step"] == 2:
+            raise ValueError("the records of epoch 1 changed")
+
+    found, complaints = checkpoint.load_latest(tmp_path, check)
+    assert found.facts["step"] == 1
+    assert complaints == (f"checkpoint {tmp_path / 'step-00000002'} cannot be used: the records of epoch 1 changed",)
+
+
+@pytest.mark.parametrize("survives", [0, 1, 2])
+def test_a_crash_while_the_best_weights_are_replaced_leaves_the_old_or_the_new(tmp_path, monkeypatch, survives):
+    checkpoint.save_best(tmp_path, {"x": torch.tensor(1.0)}, {"epoch": 1})
+    write, written = checkpoint.write_atomically, []
+
+    def crash(path, content):
+        if len(written) == survives:
+            raise KeyboardInterrupt
+        written.append(path)
+        write(path, content)
+
+    monkeypatch.setattr(checkpoint, "write_atomically", crash)
+    if survives < 2:
+        with pytest.raises(KeyboardInterrupt):
+            checkpoint.save_best(tmp_path, {"x": torch.tensor(2.0)}, {"epoch": 2})
+    else:
+        checkpoint.save_best(tmp_path, {"x": torch.tensor(2.0)}, {"epoch": 2})
+    found = checkpoint.load_checkpoint(tmp_path, "best")
+    assert found.facts["epoch"] == found.tensors["x"].item() == (2 if survives == 2 else 1)
+
+
+def test_weights_of_version_0_1_0_are_read(tmp_path):
+    content = safetensors.torch.save({"x": torch.arange(3)})
+    (tmp_path / "best.safetensors").write_bytes(content)
+    digest = hashlib.blake2b(content, digest_size=16).hexdigest()
+    (tmp_path / "best.json").write_text(json.dumps({"epoch": 4, "digest": digest}))
+    assert checkpoint.load_checkpoint(tmp_path, "best").facts["epoch"] == 4
 
 
 @pytest.mark.parametrize("name", ["sgd", "krizhevsky", "adamw"])

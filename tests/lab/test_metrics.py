@@ -1,10 +1,19 @@
 """Metrics against figures worked out by hand and against scikit-learn's own."""
 
+import json
+
 import numpy as np
 import pytest
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import confusion_matrix, roc_auc_score
 
-from alexnet_lab.training.metrics import classification_metrics, expected_calibration_error, is_better
+from alexnet_lab.training.metrics import (
+    DENSE_UP_TO,
+    classification_metrics,
+    confusion_counts,
+    expected_calibration_error,
+    is_better,
+    read_confusion,
+)
 
 PROBABILITIES = np.array([[0.7, 0.2, 0.1], [0.4, 0.5, 0.1], [0.3, 0.6, 0.1], [0.1, 0.2, 0.7], [0.5, 0.3, 0.2]])
 LABELS = np.array([0, 0, 1, 2, 2])
@@ -58,3 +67,29 @@ def test_better_means_less_for_a_loss_and_more_for_all_else():
     assert is_better("auroc", 0.2, None)
     assert not is_better("accuracy", 0.1, 0.1)
     assert not is_better("auroc", None, None)
+
+
+@pytest.mark.parametrize("classes", [3, DENSE_UP_TO, DENSE_UP_TO + 1])
+def test_the_confusion_matrix_is_scikit_learns_however_it_is_stored(classes):
+    generator = np.random.default_rng(0)
+    labels, predicted = generator.integers(0, classes, (2, 500))
+    stored = json.loads(json.dumps(confusion_counts(labels, predicted, classes)))
+    matrix = read_confusion(stored)
+    expected = confusion_matrix(labels, predicted, labels=np.arange(classes))
+    assert isinstance(stored, dict) == (classes > DENSE_UP_TO)
+    np.testing.assert_array_equal(matrix if classes <= DENSE_UP_TO else matrix.toarray(), expected)
+    np.testing.assert_array_equal(matrix.sum(1), expected.sum(1))
+    np.testing.assert_array_equal(matrix.diagonal(), expected.diagonal())
+
+
+def test_ten_thousand_classes_take_no_more_room_than_images():
+    labels = np.arange(10_000)
+    stored = confusion_counts(labels, labels[::-1].copy(), 10_000)
+    assert len(json.dumps(stored)) < 200_000
+    assert read_confusion(stored).sum() == 10_000
+
+
+@pytest.mark.parametrize("stored", [[[1, 2]], [[1], [2]], ["a"], {"classes": 3}, {"classes": 1, "true": [5]}])
+def test_a_stored_matrix_that_is_none_is_refused(stored):
+    with pytest.raises(ValueError, match="the confusion matrix of the verdict cannot be read"):
+        read_confusion(stored)

@@ -19,6 +19,19 @@ from alexnet_lab.training.recipe import NAMED, Recipe, named_recipe, read_recipe
         ({"init": "hee"}, "init: must be 'published', 'he' or 'torch'"),
         ({"augment": "flop"}, "augment: unknown augmentation 'flop'. Did you mean 'flip'"),
         ({"epochs": "many"}, "epochs: must be a whole number"),
+        ({"epochs": True}, r"epochs: must not be true or false \(got True\)"),
+        ({"dropout": False}, "dropout: must not be true or false"),
+        ({"epochs": 10**9}, "epochs: must be less than or equal to 1000000"),
+        ({"learning_rate": 1e300}, "learning_rate: must be less than or equal to 1"),
+        ({"weight_decay": 1e300}, "weight_decay: must be less than or equal to 1"),
+        ({"width": 1e300}, "width: must be less than or equal to 64"),
+        ({"image_size": 10**30}, "image_size: must be less than or equal to 16384"),
+        ({"threads": 10**9}, "threads: must be less than or equal to 1024"),
+        ({"seed": 2**63}, "seed: must be less than 9223372036854775808"),
+        ({"act": "leaky:1e400"}, "act: in level 'leaky:1e400', slope is out of range"),
+        ({"act": "prelu:nan"}, "act: in level 'prelu:nan', start is out of range"),
+        ({"norm": "lrn:size=9999999999999999999999"}, "size is out of range"),
+        ({"schedule": "step:-3+5"}, "step takes epochs after which the rate falls"),
     ],
 )
 def test_a_recipe_is_checked_field_by_field(values, message):
@@ -55,6 +68,10 @@ def test_a_file_names_its_start_and_sets_fields(tmp_path):
     path.write_text("recipe = paper")
     with pytest.raises(ValueError, match=r"mine\.toml is not TOML"):
         read_recipe_file(path)
+    for content in (b"\xff", b"a = " + b"[" * 100_000):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"mine\.toml is n"):
+            read_recipe_file(path)
     path.write_text('recipe = "papper"')
     with pytest.raises(ValueError, match="unknown recipe 'papper'. Did you mean 'paper'"):
         read_recipe_file(path)
@@ -90,3 +107,8 @@ def test_torchs_initial_values_are_not_warned_about_where_they_train_or_are_repl
 def test_every_field_says_what_it_is():
     described = Recipe.__pydantic_fields__
     assert all(described[field.name].description for field in fields(Recipe))
+
+
+def test_runs_of_version_0_1_0_keep_their_name():
+    assert Recipe().identity("x") == "16fe2a3b064396c1"
+    assert Recipe(tf32=True).identity("x") != Recipe().identity("x")

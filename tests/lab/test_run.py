@@ -17,8 +17,11 @@ from alexnet_lab.data.feed import open_feed
 from alexnet_lab.networks import build_network
 from alexnet_lab.records import RunFolder
 from alexnet_lab.training import trainer
+from alexnet_lab.training.evaluation import evaluate
+from alexnet_lab.training.parallel import Ranks
 from alexnet_lab.training.recipe import Recipe
-from alexnet_lab.training.run import main, train, train_with_verdict
+from alexnet_lab.training.run import configure_torch, main, train, train_with_verdict
+from alexnet_lab.training.troubles import DivergedError
 
 QUICK = Recipe(norm="bn", width=1 / 16, epochs=2, seed=1)
 LAST_BIT = ("train_loss", "train_accuracy", "validation_loss", "validation_auroc", "learning_rate")
@@ -313,3 +316,170 @@ def test_the_default_recipe_is_finite_at_the_first_step(tmp_path):
     with pytest.raises(PowerCutError):
         train(Recipe(), RunFolder(tmp_path), stop)
     assert losses[0] < 7  # three times the loss of a guess among ten
+
+
+def overflowing(network, *_):
+    """Weights that are finite, and whose outputs are not."""
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.fill_(1e30)
+    return network
+
+
+@pytest.mark.parametrize("change", [{}, {"ema": 0.9}, {"precision": "bf16"}, {"instruments": "off"}])
+def test_a_bad_number_of_the_last_update_of_an_epoch_is_a_divergence(tmp_path, change):
+    one_step = replace(QUICK, norm="none", batch_size=1079, learning_rate=1e30, **change)
+    assert run_in(tmp_path, one_step) == 0
+    verdict = RunFolder(tmp_path).verdict()
+    assert verdict["state"] == "diverged"
+    assert re.fullmatch(
+        r"in validation after epoch 1, the output for \d+ of 359 images was infinite or NaN: "
+        r"(the output of \w+ is the first that is not finite|the last update made [\w.]+ infinite or NaN.*)",
+        verdict["why"],
+    )
+    assert run_in(tmp_path, one_step) == 0  # and again, as an ended run that is repeated
+    assert RunFolder(tmp_path).verdict()["why"] == verdict["why"]
+
+
+@pytest.mark.parametrize("ten_views", [False, True])
+@pytest.mark.parametrize("part", ["validation", "test"])
+def test_tested_weights_whose_output_overflows_are_a_divergence(tmp_path, monkeypatch, part, ten_views):
+    original, seen = trainer.evaluate, []
+
+    def evaluate(network, feed, indices, *rest):
+        seen.append(len(indices))
+        # One epoch's validation first, then validation and test of the tested weights.
+        bad = len(seen) == {"validation": 2, "test": 3}[part]
+        return original(overflowing(network) if bad else network, feed, indices, *rest)
+
+    monkeypatch.setattr(trainer, "evaluate", evaluate)
+    assert run_in(tmp_path, replace(QUICK, epochs=1, batch_size=256, ten_views=ten_views, norm="none")) == 0
+    verdict = RunFolder(tmp_path).verdict()
+    assert verdict["state"] == "diverged"
+    assert verdict["why"].startswith(f"in {part}, weights of epoch 1, the output for 359 of 359 images was infinite")
+
+
+def test_one_bad_image_among_many_is_found_and_its_layer_named():
+    feed = open_feed("digits", image_size=67)
+    network = build_network("alexnet", 10, norm="none", width=1 / 16, image_size=67, in_channels=1)
+    indices = feed.split.test[:40]
+    pixels = next(feed.batches_of(indices, 40))[0]
+
+    class Poison(torch.nn.Module):
+        def forward(self, x):
+            is_bad = (x == pixels[33]).flatten(1).all(1)
+            return torch.where(is_bad[:, None, None, None], float("-inf"), x)
+
+    poisoned = torch.nn.Sequential(Poison(), network)
+    with pytest.raises(DivergedError, match="the output for 1 of 40 images .* the output of 0 is the first"):
+        evaluate(poisoned, feed, indices, 16)
+    assert evaluate(poisoned, feed, indices[:33], 16)["images"] == 33
+
+
+@pytest.mark.long
+def test_a_compiled_run_that_diverges_in_evaluation_says_so(tmp_path):
+    wild = replace(QUICK, norm="none", batch_size=1079, learning_rate=1e30, compile=True)
+    assert run_in(tmp_path, wild) == 0
+    assert RunFolder(tmp_path).verdict()["state"] == "diverged"
+
+
+def test_a_loss_of_exactly_zero_survives_a_resume(tmp_path, monkeypatch):
+    monkeypatch.setattr(trainer, "BETWEEN_EPOCHS", -1.0)
+    recipe = replace(QUICK, batch_size=512)
+
+    def cut(kind, _facts):
+        if kind == "epoch":
+            raise PowerCutError
+
+    with pytest.raises(PowerCutError):
+        run_in(tmp_path, recipe, cut)
+    made = trainer.Trainer(recipe, RunFolder(tmp_path), open_feed("digits", image_size=67), Ranks(), lambda *_: None)
+    made.final_loss = 0.0
+    made._save()
+    again = trainer.Trainer(recipe, RunFolder(tmp_path), made.feed, Ranks(), lambda *_: None)
+    assert again.resume()
+    assert again.final_loss == 0.0
+
+
+def interrupted(path, recipe, monkeypatch, at=14):
+    """A run that was killed in its second epoch, with checkpoints of that epoch's steps."""
+    monkeypatch.setattr(trainer, "WITHIN_EPOCH", -1.0)
+    monkeypatch.setattr(trainer, "BETWEEN_EPOCHS", -1.0)
+
+    def cut(kind, facts):
+        if kind == "step" and facts["step"] == at:
+            raise PowerCutError
+
+    with pytest.raises(PowerCutError):
+        run_in(path, recipe, cut)
+
+
+def changed_epoch(text):
+    return text.replace('"epoch": 2', '"epoch": 3')
+
+
+DAMAGES = {
+    "checkpoints/best.safetensors": lambda content: content[:-1],
+    "checkpoints/best.json": lambda content: content.replace(b"epoch", b"epohc"),
+    "flow/epoch-0001.npz": lambda content: content[: len(content) // 2],
+    "flow/filters.npz": lambda content: b"",
+    "flow/layout.json": lambda content: b"[" * 100_000,
+    "metrics.jsonl": lambda content: content.replace(b'"epoch"', b'"epohc"'),
+    "provenance.json": lambda content: b"{",
+    "split.json": lambda content: b"",
+    "recipe.json": lambda content: content.replace(b'"epochs": 2', b'"epochs": 3'),
+    "state.json": lambda content: b"\0\0",
+}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_a_damaged_record_of_an_interrupted_run_never_stops_it_for_good(tmp_path, monkeypatch, name):
+    recipe = replace(QUICK, batch_size=128)
+    run_in(tmp_path / "whole", recipe)
+    interrupted(tmp_path / "cut", recipe, monkeypatch)
+    path = tmp_path / "cut" / name
+    path.write_bytes(DAMAGES[name](path.read_bytes() if path.exists() else b""))
+    notes = []
+    assert run_in(tmp_path / "cut", recipe, lambda kind, facts: notes.append(facts.get("text", ""))) == 0
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+    assert RunFolder(tmp_path / "cut").damages(weights=True) == ()
+    said = " ".join(notes)
+    if name in ("state.json", "flow/layout.json"):  # both are written again
+        assert "going on at epoch 2" in said
+    else:
+        assert "starts again" in said
+        assert path.stem in said
+
+
+def test_a_changed_fact_of_a_checkpoint_is_passed_over_and_the_numbers_stay(tmp_path, monkeypatch):
+    recipe = replace(QUICK, batch_size=128)
+    run_in(tmp_path / "whole", recipe)
+    interrupted(tmp_path / "cut", recipe, monkeypatch)
+    newest = max((tmp_path / "cut/checkpoints").glob("step-*.json"))
+    newest.write_text(changed_epoch(newest.read_text()))
+    notes = []
+    run_in(tmp_path / "cut", recipe, lambda kind, facts: notes.append(facts.get("text", "")))
+    assert any(newest.stem in note and "the one before it is used" in note for note in notes)
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_what_a_kill_left_half_written_is_cleared_at_the_next_start(tmp_path, monkeypatch):
+    recipe = replace(QUICK, batch_size=128)
+    interrupted(tmp_path, recipe, monkeypatch)
+    scratch = tmp_path / "checkpoints/.step-00000015.safetensors.4711"
+    scratch.write_bytes(b"half")
+    run_in(tmp_path, recipe)
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["best.json", "best.safetensors"]
+
+
+def test_fp32_is_fp32_unless_tf32_is_asked_for(tmp_path):
+    before = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
+    try:
+        for asked in (True, False):
+            configure_torch(replace(QUICK, tf32=asked))
+            assert torch.backends.cudnn.allow_tf32 == torch.backends.cuda.matmul.allow_tf32 == asked
+    finally:
+        torch.backends.cudnn.allow_tf32 = before[0]
+        torch.set_float32_matmul_precision(before[1])
+    run_in(tmp_path, replace(QUICK, epochs=1, batch_size=512))
+    assert RunFolder(tmp_path).provenance()["fp32_products"] == "fp32"
