@@ -1,36 +1,55 @@
-"""The run folder: the contract between the floors.
+"""The run folder: everything that one run writes, and the only thing that reports and studies read of it.
 
-    recipe.json        what was asked for
-    provenance.json    versions, machine, data fingerprint: under what it ran
-    metrics.jsonl      one line per epoch, appended as it happens
-    checkpoints/       weights and optimiser, safetensors and JSON
-    flow/              what the instruments saw (instruments/flow.py), where the recipe carries any
-    split.json         which image served which purpose
-    progress.json      how far it is, twice a second at most; what is left of it after a kill is where it was killed
+    recipe.json        every setting of the run
+    provenance.json    versions, machine, fingerprint of the data
+    split.json         indices of the training, validation and test images
+    metrics.jsonl      one line per epoch, appended at its end
+    flow/              records of the instruments (instruments/flow.py), where the recipe has any
+    checkpoints/       weights and optimiser, safetensors and JSON (training/checkpoint.py)
+    progress.json      how far the run is, at most twice a second; after a kill, how far it was
     output.txt         what the process printed, where a coordinator started it
-    run.lock           held by the process that may write here; the file alone means nothing (locks.py)
-    state.json         how it ended: ok, diverged, oom, error, timeout or lost, and why; absent until then
+    run.lock           locked by the process that writes here; the file itself means nothing (locks.py)
+    state.json         the verdict, written last: ok, diverged, oom, error, timeout or lost, and why
 
-Only its own run writes in it, and holds run.lock meanwhile. One thing is written by another: a coordinator whose run
-was over its time, or died twice without a word, takes the lock that the dead process let go of, and gives the verdict
-that the run cannot give any more, `timeout` or `lost`. So the folders alone say how every run ended. A folder without
-state.json that nobody holds is that of a lost run too: it was cut off, with whoever watched it.
+Only the run itself writes here, and holds the lock of run.lock meanwhile. The one exception is the verdict of a run
+that can no longer write it: a coordinator takes the lock of the dead process and writes `timeout` or `lost`. A folder
+without state.json that nobody has locked belongs to an interrupted run.
 
-Every write is atomic or appends, and a reader tolerates a torn last line. Plain formats, readable without this code;
-nothing is ever unpickled.
+The verdict holds the SHA-256 of every file that the run wrote, and a digest of itself, so that damage is noticed.
+Verdicts of version 0.1.0 have neither.
+
+Every write is atomic or appends. Formats are plain; nothing is unpickled.
 """
 
+import hashlib
 import json
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 State = Literal["ok", "diverged", "oom", "error", "timeout", "lost"]
 
+# What a verdict records, as patterns below the run folder.
+RECORDED = (
+    "recipe.json",
+    "provenance.json",
+    "split.json",
+    "metrics.jsonl",
+    "predictions.npz",
+    "flow/layout.json",
+    "flow/*.npz",
+    "checkpoints/best.json",
+    "checkpoints/best.safetensors",
+)
+PARTS = ("train", "validation", "test")
+# A file that write_atomically had not yet renamed: .NAME.PROCESS
+_SCRATCH = re.compile(r"\..+\.\d+")
+
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a file so that a reader, or a crash, finds either the old one or the new one, whole."""
+    """Write a file so that a reader, or a crash, sees either the old content or the new, whole."""
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
     data = content.encode() if isinstance(content, str) else content
     try:
@@ -40,14 +59,21 @@ def write_atomically(path: Path, content: str | bytes) -> None:
             os.fsync(file.fileno())
         scratch.replace(path)
     finally:
-        scratch.unlink(missing_ok=True)  # still there only if something failed, such as a full disk
+        scratch.unlink(missing_ok=True)  # still there only after a failure, such as a full disk
+
+
+def digest_of(values: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of JSON values, the same for the values as written and as read back."""
+    as_read = json.loads(json.dumps(values))
+    return hashlib.sha256(json.dumps(as_read, sort_keys=True).encode()).hexdigest()
 
 
 class RunFolder:
-    """One run's folder, for its run to write and for anyone to read."""
+    """One run's folder. Readers return None for what was not written, and raise ValueError for what is damaged."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._digests: dict[Path, tuple[tuple[int, ...], str]] = {}  # by the file's identity, size and time
 
     @property
     def lock(self) -> Path:
@@ -55,26 +81,33 @@ class RunFolder:
         return self.path / "run.lock"
 
     def begin(self, recipe: str, provenance: dict[str, Any], split: str) -> None:
-        """Start afresh: whatever an earlier attempt left is cleared first, its verdict before its numbers."""
-        checkpoints = self.path / "checkpoints"
-        checkpoints.mkdir(parents=True, exist_ok=True)
+        """Start from nothing: what an earlier attempt left is removed, its verdict first.
+
+        metrics.jsonl is replaced by an empty file and never missing, since others may be reading it.
+        """
+        (self.path / "checkpoints").mkdir(parents=True, exist_ok=True)
         (self.path / "state.json").unlink(missing_ok=True)
-        (self.path / "metrics.jsonl").unlink(missing_ok=True)
-        flow = [*(self.path / "flow").glob("*.npz"), *(self.path / "flow").glob("layout.json")]
-        for stale in [*checkpoints.glob("*.json"), *checkpoints.glob("*.safetensors"), *flow]:
-            stale.unlink()
+        write_atomically(self.path / "metrics.jsonl", "")
+        for pattern in ("checkpoints/*.json", "checkpoints/*.safetensors", "flow/*.npz", "flow/layout.json", "*.npz"):
+            for stale in self.path.glob(pattern):
+                stale.unlink()
         write_atomically(self.path / "recipe.json", recipe)
         write_atomically(self.path / "split.json", split)
         write_atomically(self.path / "provenance.json", json.dumps(provenance, indent=2))
 
     def go_on_after(self, epoch: int) -> None:
-        """Take up a run again: lines of epochs that will be repeated are dropped, and so is an earlier verdict."""
+        """Continue an interrupted run: drop the verdict, and the records of epochs that will be repeated."""
         (self.path / "state.json").unlink(missing_ok=True)
-        kept = [json.dumps(row) + "\n" for row in self.metrics() if row["epoch"] <= epoch]
-        write_atomically(self.path / "metrics.jsonl", "".join(kept))
-        for path in (self.path / "flow").glob("epoch-*.npz"):
-            if int(path.stem.removeprefix("epoch-")) > epoch:
+        write_atomically(self.path / "metrics.jsonl", self._metrics_until(epoch))
+        for number, path in self._flow_files():
+            if number > epoch:
                 path.unlink()
+
+    def history(self, epoch: int) -> dict[str, str]:
+        """Return the digest of each record of the epochs up to this one, for a checkpoint to hold."""
+        files = {path.relative_to(self.path).as_posix(): path for number, path in self._flow_files() if number <= epoch}
+        digests = {name: self._digest(path) for name, path in sorted(files.items())}
+        return {"metrics.jsonl": hashlib.sha256(self._metrics_until(epoch).encode()).hexdigest(), **digests}
 
     def log(self, row: dict[str, Any]) -> None:
         """Append one line of metrics."""
@@ -82,18 +115,34 @@ class RunFolder:
             file.write(json.dumps(row) + "\n")
 
     def end(self, state: State, why: str = "", result: dict[str, Any] | None = None) -> None:
-        """Write the verdict, last of all."""
-        verdict = {"state": state, "why": why, "result": result or {}}
-        write_atomically(self.path / "state.json", json.dumps(verdict, indent=2))
+        """Write the verdict, after everything else."""
+        paths = sorted(path for pattern in RECORDED for path in self.path.glob(pattern) if path.is_file())
+        files = {path.relative_to(self.path).as_posix(): self._digest(path) for path in paths}
+        verdict = {"state": state, "why": why, "result": result or {}, "files": files}
+        write_atomically(self.path / "state.json", json.dumps({**verdict, "digest": digest_of(verdict)}, indent=2))
+
+    def clear_leftovers(self) -> None:
+        """Remove what a killed process left: half-written files, and the checkpoints of a run that ended well.
+
+        The caller must hold the lock of this folder.
+        """
+        for folder in (self.path, self.path / "checkpoints", self.path / "flow"):
+            for path in folder.glob(".*"):
+                if _SCRATCH.fullmatch(path.name):
+                    path.unlink(missing_ok=True)
+        verdict = self.verdict()
+        if verdict is not None and verdict["state"] == "ok":
+            for path in (self.path / "checkpoints").glob("step-*"):
+                path.unlink(missing_ok=True)
 
     def note_progress(self, facts: dict[str, Any]) -> None:
-        """Say how far the run is; nothing depends on it, so it need not reach the disk before the run goes on."""
+        """Write how far the run is; nothing depends on it, so it is not forced to the disk."""
         scratch = self.path / ".progress.json"
         scratch.write_text(json.dumps(facts))
         scratch.replace(self.path / "progress.json")
 
     def forget_progress(self) -> None:
-        """Take the note away: the run has ended."""
+        """Remove the progress of a run that has ended."""
         (self.path / "progress.json").unlink(missing_ok=True)
 
     def progress(self) -> dict[str, Any] | None:
@@ -104,46 +153,152 @@ class RunFolder:
             return None
 
     def recipe(self) -> dict[str, Any] | None:
-        """Return the recipe as it was written, or None."""
+        """Return the fields of the recipe as they were written; read_recipe checks them."""
         return _read_json(self.path / "recipe.json")
 
     def provenance(self) -> dict[str, Any] | None:
-        """Return under what the run ran, or None."""
-        return _read_json(self.path / "provenance.json")
+        """Return versions, machine and fingerprint: text, but for the lists `classes` and `notes`."""
+        path = self.path / "provenance.json"
+        facts = _read_json(path)
+        for name, value in (facts or {}).items():
+            if name in ("classes", "notes"):
+                if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
+                    raise _damaged(path, f"{name} is no list of texts")
+            elif not isinstance(value, str):
+                raise _damaged(path, f"{name} is no text")
+        return facts
+
+    def split(self) -> dict[str, list[int]] | None:
+        """Return the indices of the images of each part."""
+        path = self.path / "split.json"
+        content = _read_json(path)
+        if content is None:
+            return None
+        parts = {name: content[name] for name in PARTS if name in content}
+        for name, indices in parts.items():
+            if not isinstance(indices, list) or not all(type(index) is int and index >= 0 for index in indices):
+                raise _damaged(path, f"{name} is no list of indices")
+        return parts
 
     def verdict(self) -> dict[str, Any] | None:
-        """Return how the run ended, or None while it has not."""
-        verdict = _read_json(self.path / "state.json")
-        if verdict is not None and "state" not in verdict:
-            raise _damaged(self.path / "state.json", "it names no state")
+        """Return how the run ended: state, why, result, files and digest (the last two since version 0.2)."""
+        path = self.path / "state.json"
+        verdict = _read_json(path)
+        if verdict is None:
+            return None
+        if "digest" in verdict:
+            body = {name: value for name, value in verdict.items() if name != "digest"}
+            if verdict["digest"] != digest_of(body):
+                raise _damaged(path, "its content does not match its digest")
+            kinds: dict[str, type] = {"state": str, "why": str, "result": dict, "files": dict, "digest": str}
+        else:
+            kinds = {"state": str, "why": str, "result": dict}
+        if verdict.keys() != kinds.keys():
+            raise _damaged(path, f"it must hold {', '.join(kinds)}")
+        wrong = [name for name, kind in kinds.items() if not isinstance(verdict[name], kind)]
+        if wrong:
+            raise _damaged(path, f"{wrong[0]} is no {'text' if kinds[wrong[0]] is str else 'object'}")
+        if verdict["state"] not in get_args(State):
+            raise _damaged(path, f"its state is {verdict['state']!r:.40}")
         return verdict
 
+    def damages(self, *, weights: bool = False) -> tuple[str, ...]:
+        """Name the recorded files that are missing or changed; those in checkpoints/ only with `weights`.
+
+        A verdict that is damaged itself is named alone. Without a verdict, or with one of version 0.1.0, nothing is
+        known and nothing named.
+        """
+        try:
+            verdict = self.verdict()
+        except ValueError:
+            return ("state.json",)
+        recorded: dict[str, str] = (verdict or {}).get("files", {})
+        return tuple(
+            name
+            for name, digest in recorded.items()
+            if (weights or not name.startswith("checkpoints/")) and not _matches(self.path / name, digest)
+        )
+
     def metrics(self) -> Iterator[dict[str, Any]]:
-        """Yield the lines of metrics; a line that a crash tore ends the reading."""
-        path = self.path / "metrics.jsonl"
-        if not path.exists():
-            return
-        for line in path.read_text(errors="replace").splitlines():
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError:
-                return
-            if not isinstance(row, dict):
-                return
+        """Yield the rows of metrics: `epoch`, and numbers or None. The first line that is no such row ends the reading.
+
+        A run in progress, or one that was killed, may have a torn last line.
+        """
+        for _, row in self._metrics_lines():
             yield row
+
+    def _metrics_lines(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        path = self.path / "metrics.jsonl"
+        try:
+            text = path.read_text(errors="replace") if path.is_file() else ""
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise _unreadable(path, error) from None
+        for line in text.splitlines():
+            row = _row_of(line)
+            if row is None:
+                return
+            yield line, row
+
+    def _metrics_until(self, epoch: int) -> str:
+        return "".join(line + "\n" for line, row in self._metrics_lines() if row["epoch"] <= epoch)
+
+    def _flow_files(self) -> list[tuple[int, Path]]:
+        files = ((re.fullmatch(r"epoch-(\d+)", path.stem), path) for path in (self.path / "flow").glob("epoch-*.npz"))
+        return [(int(match[1]), path) for match, path in files if match]
+
+    def _digest(self, path: Path) -> str:
+        """Return the SHA-256 of a file, computed again only when the file was written again."""
+        status = path.stat()
+        key = (status.st_ino, status.st_size, status.st_mtime_ns)
+        if self._digests.get(path, ((), ""))[0] != key:
+            self._digests[path] = (key, _sha256(path))
+        return self._digests[path][1]
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _matches(path: Path, digest: str) -> bool:
+    try:
+        return path.is_file() and _sha256(path) == digest
+    except OSError:  # it cannot be read
+        return False
+
+
+def _row_of(line: str) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(row, dict) or type(row.get("epoch")) is not int or row["epoch"] < 1:
+        return None
+    return row if all(value is None or type(value) in (int, float) for value in row.values()) else None
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:
     try:
-        content = json.loads(path.read_text())
+        # A named pipe would be waited for, without end.
+        content = json.loads(path.read_text()) if path.is_file() or not path.exists() else None
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (ValueError, IsADirectoryError) as error:
-        raise _damaged(path, str(error) if isinstance(error, ValueError) else "it is a folder") from None
+    except OSError as error:
+        raise _unreadable(path, error) from None
+    except RecursionError:
+        raise _damaged(path, "it is nested too deeply") from None
+    except ValueError as error:
+        raise _damaged(path, str(error)) from None
     if not isinstance(content, dict):
-        raise _damaged(path, "it holds no object")
+        raise _damaged(path, "it holds no JSON object")
     return content
 
 
 def _damaged(path: Path, why: str) -> ValueError:
     return ValueError(f"{path} is damaged ({why}); delete it, and its run is made again")
+
+
+def _unreadable(path: Path, error: OSError) -> ValueError:
+    return ValueError(f"{path} cannot be read ({(error.strerror or type(error).__name__).lower()})")

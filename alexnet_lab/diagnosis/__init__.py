@@ -3,5 +3,16 @@
 from alexnet_lab.diagnosis.examination import blind_spots, diagnose
 from alexnet_lab.diagnosis.findings import Finding, Severity, describe
 from alexnet_lab.diagnosis.health import health_of
+from alexnet_lab.diagnosis.limitations import Limitation, describe_limitations, limitations
 
-__all__ = ["Finding", "Severity", "blind_spots", "describe", "diagnose", "health_of"]
+__all__ = [
+    "Finding",
+    "Limitation",
+    "Severity",
+    "blind_spots",
+    "describe",
+    "describe_limitations",
+    "diagnose",
+    "health_of",
+    "limitations",
+]

@@ -1,9 +1,9 @@
 """The records of one run as numbers that a rule can judge: curves, gradients, signal levels, units.
 
-Whatever was not recorded comes back empty or None, so that a rule can stay silent about what it cannot see.
+What was not recorded comes back empty or None, so that a rule can stay silent about it. So does what cannot be read,
+and `damages` names it.
 """
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet_lab.instruments.flow import KINDS, SPLITS, Columns, Flow, Parameter, Site
+from alexnet_lab.diagnosis.reading import Records
+from alexnet_lab.instruments.flow import KINDS, SPLITS, Columns, Parameter, Site
 from alexnet_lab.records import RunFolder
 
 Floats = NDArray[np.float64]
@@ -56,18 +57,25 @@ class Silence:
 
 
 class Evidence:
-    """Everything a rule may look at, read once; of the instruments' records, only the last epochs if asked."""
+    """The records that a rule may look at, read once; `last_epochs` bounds how many epochs of flow/ are opened."""
 
     def __init__(self, run: RunFolder, last_epochs: int | None = None) -> None:
-        self.recipe: dict[str, Any] = run.recipe() or {}
-        self.provenance: dict[str, Any] = run.provenance() or {}
-        self.verdict: dict[str, Any] = run.verdict() or {}
-        self.rows = list(run.metrics())
-        self.flow = Flow.read(run.path, last_epochs)
-        split = run.path / "split.json"
-        lists = json.loads(split.read_text()) if split.exists() else {}
-        self.images = {part: len(lists[part]) for part in ("train", "validation", "test") if part in lists}
+        self.run = run
+        records = Records(run)
+        self.recipe: dict[str, Any] = records.recipe()
+        self.provenance: dict[str, Any] = records.provenance()
+        self.verdict: dict[str, Any] = records.verdict()
+        self.rows = records.metrics()
+        self.images = records.split()  # how many images each part of the split has
+        self.flow = records.flow(last_epochs)
+        self.damages: dict[str, str] = records.damages  # by file: a sentence on what cannot be read
         self.classes = len(self.provenance.get("classes", ()))
+
+    @property
+    def result(self) -> dict[str, Any]:
+        """Return what the verdict says of the tested weights; empty unless the run ended well."""
+        result: dict[str, Any] = self.verdict.get("result") or {}
+        return result if self.verdict.get("state") == "ok" else {}
 
     # Curves: one value per epoch.
 

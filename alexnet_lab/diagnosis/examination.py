@@ -32,31 +32,41 @@ RULES: tuple[Rule, ...] = (
 
 
 def diagnose(run: RunFolder) -> list[Finding]:
-    """Judge a run by its records and return the findings, most serious first; a healthy run has none.
+    """Judge a run by its records and return the findings, most serious first.
 
     Works on whatever there is: an unfinished run, one that diverged, one of a single epoch, one without instruments.
-    What was not recorded is not judged; blind_spots() says what that was.
+    What was not recorded is not judged; blind_spots() names it.
 
     >>> for finding in diagnose(RunFolder(Path("runs/digits-alexnet"))):
     ...     print(finding.severity, finding.title)
     """
-    evidence = Evidence(run)
+    return examine(Evidence(run))
+
+
+def examine(evidence: Evidence) -> list[Finding]:
+    """Apply every rule to records that were read already."""
     return ranked(weighed([finding for rule in RULES for finding in rule(evidence)], evidence))
 
 
 def blind_spots(run: RunFolder) -> list[str]:
-    """Say what these records cannot tell, so that no finding is not taken for a clean bill of health."""
-    evidence = Evidence(run)
-    found = []
+    """Say what these records cannot tell, as `what: why`, damaged files first."""
+    return unexamined(Evidence(run))
+
+
+def unexamined(evidence: Evidence) -> list[str]:
+    """Return what blind_spots does, for records that were read already."""
+    missing = [f"{name}: {why}" for name, why in evidence.damages.items()]
     if not evidence.rows:
-        found.append("learning curves: no epoch has ended")
+        missing.append("learning curves: no epoch has ended")
     if evidence.flow is None:
-        found.append("gradients, updates, units and precision: the run carried no instruments")
-        return found
+        why = "the run carried no instruments"
+        if "flow/layout.json" in evidence.damages:
+            why = "flow/layout.json is damaged"
+        return [*missing, f"gradients, updates, units and precision: {why}"]
     if not evidence.measured_epochs:
-        found.append("gradients and updates: no step was measured yet")
+        missing.append("gradients and updates: no step was measured yet")
     if not any(len(evidence.table_in(epoch, "windows").get("kind", ())) for epoch in evidence.flow.epochs):
-        found.append("sizes of values and what the precision loses: no histogram was taken")
+        missing.append("sizes of values and what the precision loses: no histogram was taken")
     if evidence.sites and not evidence.epochs_counted("probe"):
-        found.append("units on a fixed probe set in eval mode: none was counted")
-    return found
+        missing.append("units on a fixed probe set in eval mode: none was counted")
+    return missing

@@ -41,15 +41,16 @@ def describe(findings: Sequence[Finding], not_examined: Sequence[str] = (), widt
     """
     lines = [] if findings else ["No finding: nothing that was examined crosses its limit."]
     for number, finding in enumerate(findings, 1):
-        lines += _wrapped(f"{number}. {finding.severity.upper()}: {finding.title}", "", width)
-        lines += _wrapped(finding.sentence, "   ", width)
+        lines += wrapped(f"{number}. {finding.severity.upper()}: {finding.title}", "", width)
+        lines += wrapped(finding.sentence, "   ", width)
         for what in ("evidence", "threshold", "contrary", "remedy"):
-            lines += _wrapped(f"{what:<10}{getattr(finding, what)}", "   ", width, hang=10)
+            lines += wrapped(f"{what:<10}{getattr(finding, what)}", "   ", width, hang=10)
         lines.append("")
-    lines += [line for text in not_examined for line in _wrapped(f"Not examined: {text}", "", width)]
+    lines += [line for text in not_examined for line in wrapped(f"Not examined: {text}", "", width)]
     return "\n".join(lines).rstrip()
 
 
-def _wrapped(text: str, indent: str, width: int, hang: int = 0) -> list[str]:
+def wrapped(text: str, indent: str, width: int, hang: int = 0) -> list[str]:
+    """Break a text into lines, the first indented by `indent`, the others by `hang` more."""
     after = indent + " " * hang
     return textwrap.wrap(text, width, initial_indent=indent, subsequent_indent=after, break_long_words=False)

@@ -21,7 +21,7 @@ OUTCOMES = {
 
 
 def health_of(run: RunFolder) -> dict[str, float | None]:
-    """Return the outcomes that OUTCOMES names.
+    """Return the outcomes that OUTCOMES names; raises ValueError where a record is damaged.
 
     dead_share counts ReLU and ReLU6 only and is None for a network without them: a leaky unit cannot die.
     negative_side_rate is the same counter for any activation, so that ReLU and LeakyReLU cells can be compared.
@@ -37,10 +37,15 @@ def health_of(run: RunFolder) -> dict[str, float | None]:
 
 
 def last_evidence(run: RunFolder) -> Evidence:
-    """Read what a run ended with: a study reads a thousand, so all epochs are opened only if the last has nothing."""
+    """Read what a run ended with: a study reads a thousand, so all epochs are opened only if the last has nothing.
+
+    Raises ValueError where a record is damaged: outcomes must not come from an earlier epoch unnoticed.
+    """
     evidence = Evidence(run, last_epochs=1)
-    if evidence.flow and not (evidence.measured_epochs and evidence.epochs_counted("probe")):
+    if not evidence.damages and evidence.flow and not (evidence.measured_epochs and evidence.epochs_counted("probe")):
         evidence = Evidence(run)
+    if evidence.damages:
+        raise ValueError("; ".join(evidence.damages.values()))
     return evidence
 
 

@@ -76,12 +76,8 @@ def underflow(evidence: Evidence) -> list[Finding]:
     last = _last_windows(evidence)
     if last is None:
         return []
-    share: Floats = last.table["underflow"].astype(float)
-    # Our fp16 runs scale their loss. A gradient on record below the smallest fp16 number was held, scaled up; what
-    # really was lost is on record as zero, and cannot be told from the silence of a ReLU.
-    scaled = evidence.recipe.get("precision") == "fp16"
-    found = [int(row) for row in np.flatnonzero(share >= limit("underflow").value)]
-    lost = [row for row in found if not (scaled and last.is_gradient(row))]
+    share = _underflow_shares(evidence, last)
+    lost = [int(row) for row in np.flatnonzero(share >= limit("underflow").value)]
     if not lost:
         return []
     worst = max(lost, key=lambda row: share[row])
@@ -105,6 +101,28 @@ def underflow(evidence: Evidence) -> list[Finding]:
             numbers={"share": float(share[worst]), "tensors": len(lost), "of": len(share)},
         )
     ]
+
+
+def largest_underflow(evidence: Evidence) -> tuple[str, float] | None:
+    """Return the tensor with the largest share of values lost, in words, and that share; None without windows."""
+    last = _last_windows(evidence)
+    if last is None:
+        return None
+    share = _underflow_shares(evidence, last)
+    worst = int(share.argmax())
+    return last.what(worst), float(share[worst])
+
+
+def _underflow_shares(evidence: Evidence, last: Windows) -> Floats:
+    """Return the share of values lost by row; 0 for gradients in fp16.
+
+    fp16 runs scale their loss. A gradient on record below the smallest fp16 number was held, scaled up; what was lost
+    is on record as zero, and cannot be told from the silence of a ReLU.
+    """
+    share: Floats = np.nan_to_num(last.table["underflow"].astype(float))
+    if evidence.recipe.get("precision") == "fp16":
+        share[[last.is_gradient(row) for row in range(len(share))]] = 0.0
+    return share
 
 
 def overflow(evidence: Evidence) -> list[Finding]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from alexnet_lab.diagnosis.evidence import Evidence, Silence
 from alexnet_lab.diagnosis.findings import Finding
-from alexnet_lab.diagnosis.thresholds import limit
+from alexnet_lab.diagnosis.thresholds import Limit, limit
 
 
 @dataclass(frozen=True)
@@ -39,12 +39,20 @@ class Deaths:
 
 def is_silent(silence: Silence) -> bool:
     """Say whether as large a share of a site's units is dead as a warning needs."""
-    return len(silence.dead) >= limit(_limit_of(silence)).value * len(silence.rate)
+    return len(silence.dead) >= limit_of(silence).value * len(silence.rate)
 
 
-def _limit_of(silence: Silence) -> str:
-    """Name the limit for a site: a channel that looks at one position is a neuron by another name."""
-    return "dead_channels" if silence.positions > 1 else "dead_neurons"
+def limit_of(silence: Silence) -> Limit:
+    """Return the limit for a site: a channel with one position counts as a neuron."""
+    return limit("dead_channels" if silence.positions > 1 else "dead_neurons")
+
+
+def counted_at_end(evidence: Evidence) -> list[Silence]:
+    """Return the units of every ReLU in the last epoch counted: on the probe set if there is one, else in training."""
+    split = "probe" if evidence.epochs_counted("probe") else "training"
+    epochs = evidence.epochs_counted(split)
+    counted = [evidence.silence(split, at, epochs[-1]) for at in range(len(evidence.sites))] if epochs else []
+    return [silence for silence in counted if silence is not None and silence.site.word == "off"]
 
 
 def silent_units(evidence: Evidence) -> list[Finding]:
@@ -102,7 +110,8 @@ def _finding(
     agreed, total, other_inputs = _other_counter(evidence, split, chosen)
     # Units that fire under dropout still learn: that is less than death, however many they are.
     serious = max(deaths.share for deaths in chosen) >= limit("dead_serious").value and 2 * agreed >= total
-    limits = ["dead_serious"] if serious else sorted({_limit_of(deaths.last) for deaths in chosen})
+    limits = {"dead_serious": limit("dead_serious")} if serious else {}
+    limits = limits or {limit_of(deaths.last).name: limit_of(deaths.last) for deaths in chosen}
     layers = tuple(deaths.layer for deaths in chosen)
     where = "on the probe set in eval mode" if split == "probe" else "in the training epoch, weights moving"
     by_layer = ", ".join(
@@ -120,7 +129,7 @@ def _finding(
             + (f" Every unit of {silenced[0]} is silent: nothing passes it, forward or back." if silenced else ""),
             evidence=f"Dead {where}, epoch {last.epoch}, N={last.inputs}: {by_layer}. Such a unit fires on fewer than "
             f"{last.bound:.2g} of inputs (3/N, 95%).",
-            threshold="; ".join(str(limit(each)) for each in limits),
+            threshold="; ".join(str(limits[name]) for name in sorted(limits)),
             contrary=_words_on_other(split, agreed, total, other_inputs, len(evidence.epochs_counted(split))),
             remedy=remedy,
             layers=layers,

@@ -25,10 +25,14 @@ An epoch file has four tables; a column is an array named table.column, e.g. np.
 
 import io
 import json
+import struct
+import tokenize
+import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +44,11 @@ Columns = dict[str, NDArray[Any]]  # name of a column to its values, all of one 
 KINDS = ("weight", "gradient", "activation", "activation gradient")
 SPLITS = ("training", "probe")  # while weights move and dropout is on; and the fixed set in eval mode at an epoch's end
 VERSION = 1
+# What numpy and zipfile raise for a file that was cut, emptied or changed in some bytes.
+DAMAGE = (
+    ValueError, BadZipFile, zlib.error, struct.error, tokenize.TokenError, EOFError, KeyError, TypeError,
+    AttributeError, RuntimeError, MemoryError, OverflowError, OSError,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -134,9 +143,9 @@ class Flow:
         if not (folder / "layout.json").exists():
             return None
         paths = sorted(folder.glob("epoch-*.npz"))[-last if last else None :]
-        epochs = {int(path.stem.removeprefix("epoch-")): _load(path) for path in paths}
+        epochs = {int(path.stem.removeprefix("epoch-")): read_columns(path) for path in paths}
         filters = folder / "filters.npz"
-        return cls(read_layout(folder / "layout.json"), epochs, _load(filters) if filters.exists() else {})
+        return cls(read_layout(folder / "layout.json"), epochs, read_columns(filters) if filters.exists() else {})
 
     def table(self, name: str) -> Columns:
         """Return one table's columns over all epochs; empty arrays where nothing was measured yet."""
@@ -150,15 +159,22 @@ class Flow:
 
 
 def read_layout(path: Path) -> Layout:
-    """Read layout.json; a layout of a later version is refused."""
-    values = json.loads(path.read_text())
-    if values["version"] != VERSION:
-        raise ValueError(f"{path} is of version {values['version']}, and this alexnet-lab reads {VERSION}; update it")
-    parameters = tuple(Parameter(**{**each, "shape": tuple(each["shape"])}) for each in values.pop("parameters"))
-    sites = tuple(Site(**each) for each in values.pop("sites"))
-    return Layout(parameters, sites, **values)
+    """Read layout.json; a layout of a later version is refused, and a damaged one is named in a ValueError."""
+    try:
+        values = json.loads(path.read_text())
+        if values["version"] == VERSION:
+            parameters = tuple(Parameter(**{**each, "shape": tuple(each["shape"])}) for each in values["parameters"])
+            sites = tuple(Site(**each) for each in values["sites"])
+            return Layout(**{**values, "parameters": parameters, "sites": sites})
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged: {type(error).__name__}, {error}") from None
+    raise ValueError(f"{path} is of version {values['version']}, and this alexnet-lab reads {VERSION}; update it")
 
 
-def _load(path: Path) -> Columns:
-    with np.load(path, allow_pickle=False) as found:
-        return dict(found)
+def read_columns(path: Path) -> Columns:
+    """Read every array of an npz file; a damaged file is named in a ValueError."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return dict(arrays)
+    except DAMAGE as error:
+        raise ValueError(f"{path} is damaged: {type(error).__name__}, {error}") from None

@@ -9,12 +9,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
-from alexnet_lab.reports.drawing import Drawing, label, whole_epochs
+from alexnet_lab.diagnosis.numbers import raised, written
+from alexnet_lab.reports.drawing import STYLE, Drawing, label, whole_epochs
 from alexnet_lab.reports.page import Figure, Table, number
 from alexnet_lab.reports.palette import LIGHT, SERIES, along
 
@@ -26,7 +29,6 @@ MOST_MARKED = 15  # points of a line; with more, its markers would touch
 MANY = 12  # lines; more are thin, and few of them named
 MOST_NAMED = 9
 LINE_OF_TEXT = 13.5  # pixels
-SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 @dataclass(frozen=True)
@@ -71,11 +73,12 @@ def curves(
     """
     drawing = Drawing(height=height)
     axes = drawing.axes()
+    lines = []
     for at, each in enumerate(series):
         x, y = np.asarray(each.x, float), drawable(each.y, scale)
         colour = along(at, len(series)) if in_order else SERIES[at % len(SERIES)]
         marker = MARKERS[at % len(MARKERS)] if len(x) <= MOST_MARKED else ""
-        axes.plot(x, y, color=colour, marker=marker, markersize=4, **_stroke(at, len(series)))
+        lines += axes.plot(x, y, color=colour, marker=marker, markersize=4, **_stroke(at, len(series)))
         if len(each.low):
             axes.fill_between(x, drawable(each.low, scale), drawable(each.high, scale), color=colour, alpha=0.2, lw=0)
         labels = [f"{x_label} {number(_whole(value))}" for value in each.x]
@@ -96,8 +99,7 @@ def curves(
     set_scale(axes, scale, heights)
     axes.set_xlabel(label(x_label))
     axes.set_ylabel(label(y_label, 36))
-    if len(series) > 1:
-        _name_ends(axes, series, scale, in_order=in_order, height=height - 62)
+    _add_legend(drawing, lines, [each.name for each in series])
     return drawing.finish(name, title, reading, _table_of(series, x_label))
 
 
@@ -121,11 +123,12 @@ def profile(
     below = longest if upright else 12.0
     drawing = Drawing(height=height + max(0.0, below - 40))
     axes = drawing.axes()
+    lines = []
     for at, each in enumerate(series):
         x, y = np.asarray(each.x, float), drawable(each.y, scale)
         colour = along(at, len(series)) if in_order else SERIES[at % len(SERIES)]
         marker = MARKERS[at % len(MARKERS)] if len(layers) <= MOST_MARKED else ""
-        axes.plot(x, y, color=colour, linestyle=DASHES[at % len(DASHES)], marker=marker, markersize=4)
+        lines += axes.plot(x, y, color=colour, linestyle=DASHES[at % len(DASHES)], marker=marker, markersize=4)
         told = [_told(each, place, scale) for place in range(len(x))]
         drawing.points(axes, each.name, x, y, [layers[int(place)] for place in each.x], told)
     every = max(1, math.ceil(len(layers) / 20))
@@ -138,8 +141,7 @@ def profile(
     axes.set_xlim(-0.4, max(len(layers) - 0.6, 0.4))
     set_scale(axes, scale, [drawable(each.y, scale) for each in series])
     axes.set_ylabel(label(y_label, 36))
-    if len(series) > 1:
-        _name_ends(axes, series, scale, in_order=in_order, height=height - 110)
+    _add_legend(drawing, lines, [each.name for each in series])
     heights = [dict(zip((int(x) for x in each.x), each.y, strict=True)) for each in series]
     rows = [[layer, *(found.get(at) for found in heights)] for at, layer in enumerate(layers)]
     return drawing.finish(name, title, reading, Table(["layer", *(each.name for each in series)], rows))
@@ -155,12 +157,13 @@ def intervals(
     zero: float = 0.0,
     negligible: float = 0.0,
     signed: bool = True,
+    marks: Sequence[tuple[float, str]] = (),
 ) -> Figure:
     """Draw estimates with their intervals, one below the other, against a line at `zero`.
 
     A full dot: the interval leaves zero out; a hollow one: it does not, or there is none. Estimates that are no
-    differences (`signed` false) have no such line. Where `negligible` is
-    given, effects within it of zero are too small to matter: that range is tinted.
+    differences (`signed` false) have no such line. Where `negligible` is given, effects within it of zero are too
+    small to matter: that range is tinted. `marks` are places worth a line of their own, with a word on each.
     """
     lines = [[*textwrap.wrap(label(each.name, 80), 26), _interval_text(each, signed=signed)] for each in rows]
     gap = 12.0
@@ -174,6 +177,9 @@ def intervals(
         axes.axvspan(zero - negligible, zero + negligible, color=LIGHT["grid"], lw=0)
     if signed:
         axes.axvline(zero, color=LIGHT["muted"], linewidth=1)
+    for mark, word in marks:
+        axes.axvline(mark, color=LIGHT["muted"], linewidth=1, linestyle=(0, (4, 3)))
+        drawing.points(axes, label(word), [mark], [-sum(heights) / 2], [""], [written(mark, 3)])
     for each, place in zip(rows, places, strict=True):
         has_interval = math.isfinite(each.low) and math.isfinite(each.high)
         apart = has_interval and not (signed and each.low <= zero <= each.high)
@@ -203,8 +209,8 @@ def power_of_ten(value: float, _place: object = None) -> str:
         return f"{value:g}"
     exponent = math.floor(math.log10(value) + 1e-9)
     head = round(value / 10**exponent)
-    power = "10" + str(exponent).translate(SUPERSCRIPTS)
-    return power if head == 1 else f"{head}·{power}"
+    power = f"10{raised(exponent)}"
+    return power if head == 1 else f"{head}×{power}"
 
 
 def drawable(values: Sequence[float], scale: Scale) -> NDArray[np.float64]:
@@ -233,40 +239,28 @@ def set_scale(axes: Axes, scale: Scale, heights: Sequence[NDArray[np.float64]]) 
             axes.set_ylim(min(every.min() / 1.2, middle / 3), max(every.max() * 1.2, middle * 3))
     else:
         axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
+        if not 1e-3 <= np.abs(every).max() < 1e5:  # where matplotlib would write 1e-5 above the axis
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: written(value)))
     if scale == "percent":
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g}%"))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{written(100 * value)}%"))
         if every.max() - every.min() < 0.02:  # a trifle must not fill a plot
             low = max((every.max() + every.min()) / 2 - 0.01, -0.001)
             axes.set_ylim(low, low + 0.021)
 
 
-def _name_ends(axes: Axes, series: Sequence[Series], scale: Scale, *, in_order: bool, height: float) -> None:
-    """Write each line's name where it ends, moved apart where they would touch, with a stroke in its own style."""
-    low, high = axes.get_ylim()
-    tell = math.log10 if scale == "log" else float
-    ends = []
-    for at, each in enumerate(series):
-        drawn = drawable(each.y, scale)
-        seen = drawn[np.isfinite(drawn)]
-        if len(seen):
-            ends.append((at, (tell(seen[-1]) - tell(low)) / (tell(high) - tell(low))))
-    gap = LINE_OF_TEXT / height
-    most = max(2, int(1 / gap) + 1) if len(series) <= MANY else MOST_NAMED
-    if len(ends) > most:  # the first, the last, and as many between as there is room for
-        kept = {round(at) for at in np.linspace(0, len(ends) - 1, most)}
-        ends = [end for at, end in enumerate(ends) if at in kept]
-    ends.sort(key=lambda end: end[1])
-    places = spread([place for _, place in ends], gap)
-    for (at, end), place in zip(ends, places, strict=True):
-        colour = along(at, len(series)) if in_order else SERIES[at % len(SERIES)]
-        axes.plot(
-            [1.0, 1.045, 1.09], [end, place, place], color=colour, **_stroke(at, len(series)),
-            transform=axes.transAxes, clip_on=False, scalex=False, scaley=False,
-            marker=MARKERS[at % len(MARKERS)] if len(series[at].x) <= MOST_MARKED else "", markersize=4, markevery=[1],
+def _add_legend(drawing: Drawing, lines: Sequence[Line2D], names: Sequence[str]) -> None:
+    """Name the lines beside the plot, in their order from top to bottom; of too many, some that are evenly chosen."""
+    if len(lines) < 2:
+        return
+    most = MOST_NAMED if len(lines) > MANY else MANY
+    kept = sorted({round(at) for at in np.linspace(0, len(lines) - 1, min(len(lines), most))})
+    # A space behind each: browsers set some pairs of letters two pixels wider than was measured here.
+    told = [label(names[at], 17) + "\N{NO-BREAK SPACE}" for at in kept]
+    with mpl.rc_context(STYLE):
+        drawing.canvas.legend(
+            [lines[at] for at in kept], told, loc="outside right upper", frameon=False, fontsize=10,
+            handlelength=2.2, handletextpad=0.5, borderaxespad=0.1, labelspacing=0.35,
         )  # fmt: skip
-        # A space behind it: browsers set some pairs of letters two pixels wider than the room that was measured here.
-        told = label(series[at].name, 17) + "\N{NO-BREAK SPACE}"
-        axes.text(1.105, place, told, transform=axes.transAxes, va="center", size=10, clip_on=False)
 
 
 def _stroke(at: int, count: int) -> dict[str, Any]:
@@ -274,17 +268,6 @@ def _stroke(at: int, count: int) -> dict[str, Any]:
     if count > MANY:
         return {"linewidth": 0.9, "linestyle": "-"}
     return {"linewidth": 1.8, "linestyle": DASHES[at % len(DASHES)]}
-
-
-def spread(wanted: Sequence[float], gap: float) -> list[float]:
-    """Move sorted places apart until neighbours are `gap` from each other, and all of them within 0 and 1."""
-    places = list(wanted)
-    for at in range(1, len(places)):
-        places[at] = max(places[at], places[at - 1] + gap)
-    ceiling = max(1.0, gap * (len(places) - 1))
-    for at in reversed(range(len(places))):
-        places[at] = min(places[at], ceiling - gap * (len(places) - 1 - at))
-    return places
 
 
 def _told(series: Series, place: int, scale: Scale) -> str:
@@ -298,7 +281,7 @@ def _told(series: Series, place: int, scale: Scale) -> str:
 
 
 def _share(value: float | None) -> str:
-    return "–" if value is None or math.isnan(value) else f"{100 * value:.4g}%"
+    return "–" if value is None or math.isnan(value) else f"{written(100 * value)}%"
 
 
 def _whole(value: float) -> float:
@@ -306,18 +289,12 @@ def _whole(value: float) -> float:
 
 
 def _interval_text(row: Interval, *, signed: bool) -> str:
-    write = _signed if signed else _unsigned
+    def write(value: float) -> str:
+        return written(value, 3, signed=signed)
+
     if math.isnan(row.low) or math.isnan(row.high):
         return f"{write(row.estimate)}, no interval"
     return f"{write(row.estimate)} [{write(row.low)}, {write(row.high)}]"
-
-
-def _signed(value: float) -> str:
-    return f"{value:+.3g}".replace("-", "−")
-
-
-def _unsigned(value: float) -> str:
-    return f"{value:.3g}".replace("-", "−")
 
 
 def _table_of(series: Sequence[Series], x_label: str) -> Table:

@@ -1,8 +1,8 @@
-"""The inspection of one run, as a page, from its records alone: what was found, and everything to judge it by.
+"""The inspection of one run, as a page, from its records alone: the result, what speaks against it, the findings.
 
 >>> inspect_run(Path("runs/digits-alexnet")).write(Path("runs/digits-alexnet/report"))
 
-Whatever a run did not record is said to be missing, and why.
+What a run did not record, or what cannot be read of it, is named on the page.
 """
 
 import dataclasses
@@ -14,17 +14,23 @@ from typing import Any
 import numpy as np
 
 import alexnet_lab
-from alexnet_lab.diagnosis import Finding, blind_spots, diagnose
+from alexnet_lab.diagnosis.examination import examine, unexamined
+from alexnet_lab.diagnosis.findings import Finding
+from alexnet_lab.diagnosis.limitations import counts_of, limitations
+from alexnet_lab.diagnosis.proportions import wilson
 from alexnet_lab.reports import panels
 from alexnet_lab.reports.measured import Measured
 from alexnet_lab.reports.page import (
+    Beside,
     Block,
     Callout,
     Commands,
     Facts,
+    Figure,
     FigureGrid,
     Page,
     Paragraph,
+    Remarks,
     Section,
     Table,
 )
@@ -39,15 +45,23 @@ METRICS = ("accuracy", "balanced_accuracy", "auroc", "top5_accuracy", "calibrati
 
 def inspect_run(path: Path, findings: Sequence[Finding] | None = None) -> Page:
     """Return the page of a run; `findings` are those of alexnet_lab.diagnosis unless given."""
-    run = open_run(path)
-    found = diagnose(run.folder) if findings is None else list(findings)
+    return page_of(open_run(path), findings)
+
+
+def page_of(run: Measured, findings: Sequence[Finding] | None = None) -> Page:
+    """Return the page of a run that was read already."""
+    findings = examine(run.evidence) if findings is None else list(findings)
+    curves = panels.learning(run)
+    first = panels.result(run) or (curves.pop(0) if curves else None)
     sections = [
-        Section("Findings", [*finding_blocks(found), *_blind(run)]),
-        Section("Learning", _learning(run)),
+        Section("Result", _result(run, findings, first)),
+        Section("Findings", [*finding_blocks(findings), *_blind(run)]),
+        Section("Learning", _learning(run, curves)),
         Section("Predictions", _predictions(run)),
     ]
     if run.flow is None:
-        sections.append(Section("Inside the network", [Paragraph(NO_INSTRUMENTS)]))
+        said = run.damages.get("flow/layout.json", NO_INSTRUMENTS)
+        sections.append(Section("Inside the network", [Paragraph(said)]))
     else:
         sections += [
             Section("Gradient flow", _gradient_flow(run)),
@@ -59,73 +73,85 @@ def inspect_run(path: Path, findings: Sequence[Finding] | None = None) -> Page:
             Section("Cost of measuring", _cost(run)),
         ]
     sections += [Section("Recipe and provenance", _recipe(run)), Section("Reproduce", _reproduce(run))]
-    title = f"Inspection of {path.resolve().name}"
-    return Page(title, summary(run, found), sections, footer=f"alexnet-lab {alexnet_lab.__version__}; {path.resolve()}")
+    title = f"Inspection of {run.path.resolve().name}"
+    footer = f"alexnet-lab {alexnet_lab.__version__}; {run.path.resolve()}"
+    return Page(title, summary(run, findings), sections, footer=footer)
 
 
 def open_run(path: Path) -> Measured:
     """Read a run folder; anything else is refused, and of a study the runs are named."""
     if (path / "study.toml").exists():
-        runs = sorted(str(found.parent) for found in path.glob("runs/*/*/recipe.json"))
+        runs = sorted(str(recipe.parent) for recipe in path.glob("runs/*/*/recipe.json"))
         shown = ", ".join(runs[:4]) + (f" and {len(runs) - 4} more" if len(runs) > 4 else "")
         raise ValueError(f"{path} is a study; name one of its runs: {shown or 'there are none yet'}")
     if not (path / "recipe.json").exists():
-        inside = sorted(str(found.parent) for found in path.glob("*/recipe.json"))
+        inside = sorted(str(recipe.parent) for recipe in path.glob("*/recipe.json"))
         hint = f"; it holds runs: name one of them, such as {inside[0]}" if inside else ""
         raise ValueError(f"{path} is no run folder: a run has a recipe.json, as alexnet-lab train leaves it{hint}")
     return Measured(path)
 
 
 def summary(run: Measured, findings: Sequence[Finding]) -> str:
-    """Say in a sentence or two what became of the run."""
+    """Say in a sentence or two how the run ended."""
     recipe = run.recipe
     slots = ", ".join(
-        f"{name} {recipe[name]}" for name in ("preset", "norm", "act", "dropout") if _is_set(recipe, name)
+        f"{name} {recipe[name]}" for name in ("preset", "norm", "act", "dropout") if recipe.get(name) is not None
     )
     parts = f" ({slots})" if slots else " with its published parts"
     what = f"{recipe.get('network', 'a network')}{parts} on {_data(recipe)}"
     found = _count(len(findings), "finding") if findings else "The diagnosis has no finding"
-    state, result = run.verdict.get("state"), run.result
-    if result:
-        test = result["test"]
-        outcome = (
-            f"{100 * test['accuracy']:.1f}% of {test['images']:,} test images right, by the weights of epoch "
-            f"{result['tested_epoch']} of {result['epochs']}"
+    return f"{what}: {_outcome(run)}. {found}."
+
+
+def _outcome(run: Measured) -> str:
+    state, why = run.verdict.get("state"), str(run.verdict.get("why", ""))
+    tested = counts_of(run.evidence, "test")
+    if tested is not None:
+        low, high = wilson(*tested)
+        return (
+            f"{100 * tested[0] / tested[1]:.1f}% of {tested[1]:,} test images right (95% interval {100 * low:.1f} to "
+            f"{100 * high:.1f}%), by the weights of epoch {run.result.get('tested_epoch', '?')} of "
+            f"{run.result.get('epochs', '?')}"
         )
-    elif state == "diverged":
-        outcome = f"diverged: {run.verdict.get('why', '')}"
-    elif state:
-        outcome = f"ended without a result ({state}): {run.verdict.get('why', '')}"
-    else:
-        done, asked = len(run.rows), recipe.get("epochs", "?")
-        outcome = f"no verdict yet, {done} of {asked} epochs recorded; it still runs, or was lost and can go on"
-    return f"{what}: {outcome}. {found}."
+    if "state.json" in run.damages:
+        return "its result cannot be read, since state.json is damaged"
+    if state == "diverged":
+        return f"diverged: {why}"
+    if state == "ok":
+        return "ended well, with no test accuracy on record"
+    if state:
+        return f"ended without a result ({state}): {why}"
+    done, asked = len(run.rows), run.recipe.get("epochs", "?")
+    return f"no verdict yet, {done} of {asked} epochs recorded; it still runs, or was lost and can go on"
 
 
 def finding_blocks(findings: Sequence[Finding]) -> list[Block]:
-    """Return the findings, most serious first; of a healthy run, a sentence that says so."""
+    """Return the findings, most serious first; without any, a note on what that means."""
     if not findings:
-        text = "Every rule was applied to what was recorded, and none found anything wrong."
-        return [Callout("good", "No finding", text)]
+        text = (
+            "Every rule was applied to what was recorded, and no limit is crossed. The rules judge the training, not "
+            "the data: what speaks against the result stands above."
+        )
+        return [Callout("note", "No finding", text)]
     return [
         Callout(
-            each.severity,
-            each.title,
-            each.sentence,
+            finding.severity,
+            finding.title,
+            finding.sentence,
             [
                 (name.capitalize(), text)
                 for name, text in (
-                    ("evidence", each.evidence),
-                    ("threshold", each.threshold),
-                    ("against it", each.contrary),
-                    ("try", each.remedy),
-                    ("layers", ", ".join(each.layers)),
-                    ("epochs", _ranges(each.epochs)),
+                    ("evidence", finding.evidence),
+                    ("threshold", finding.threshold),
+                    ("against it", finding.contrary),
+                    ("try", finding.remedy),
+                    ("layers", ", ".join(finding.layers)),
+                    ("epochs", _ranges(finding.epochs)),
                 )
                 if text
             ],
         )
-        for each in findings
+        for finding in findings
     ]
 
 
@@ -158,27 +184,34 @@ def layer_rows(run: Measured) -> list[dict[str, Any]]:
     return rows
 
 
-def _learning(run: Measured) -> list[Block]:
-    figures = panels.learning(run)
-    if not figures:
+def _result(run: Measured, findings: Sequence[Finding], figure: Figure | None) -> list[Block]:
+    """Put the figure of the result beside what speaks against it."""
+    points = [(f"{finding.severity.capitalize()} finding", f"{finding.title}.") for finding in findings]
+    points += [(each.title, each.text) for each in limitations(run.evidence, findings)]
+    remarks = [Remarks("What speaks against it", points)] if points else []
+    return [Beside(figure, remarks)] if figure is not None else [*remarks, Paragraph("No epoch has ended.")]
+
+
+def _learning(run: Measured, figures: Sequence[Figure]) -> list[Block]:
+    if not run.rows:
         return [Paragraph("No epoch has ended, so there are no learning curves.")]
-    found: list[Block] = [FigureGrid(figures)]
+    blocks: list[Block] = [FigureGrid(figures)]
     if not len(run.curve("", "validation_loss").x):
-        found.append(Paragraph("There are no validation metrics: the run recorded none."))
-    return found
+        blocks.append(Paragraph("There are no validation metrics: the run recorded none."))
+    return blocks
 
 
 def _predictions(run: Measured) -> list[Block]:
     result = run.result
-    if not result:
-        return [Paragraph("There are no predictions to show: only a run that ended well tests its weights.")]
     parts = [part for part in ("validation", "test") if result.get(part)]
+    if not parts:
+        return [Paragraph("There are no predictions to show: only a run that ended well tests its weights.")]
     rows = [
         [name.replace("_", " "), *(result[part].get(name) for part in parts)]
         for name in METRICS
         if any(result[part].get(name) is not None for part in parts)
     ]
-    table = Table([f"weights of epoch {result['tested_epoch']}", *parts], rows)
+    table = Table([f"weights of epoch {result.get('tested_epoch', '?')}", *parts], rows)
     return [table, FigureGrid(panels.predictions(run))]
 
 
@@ -322,14 +355,16 @@ def _cost(run: Measured) -> list[Block]:
 
 def _recipe(run: Measured) -> list[Block]:
     blocks: list[Block] = [Facts([(name, value) for name, value in run.recipe.items() if value not in (None, "")])]
-    notes = [str(note) for note in run.provenance.get("notes", [])]
     facts = [(name, value) for name, value in run.provenance.items() if name not in ("notes", "classes")]
     if facts:
         blocks.append(Facts([*facts, ("classes", ", ".join(run.classes))]))
-    return [*blocks, *(Paragraph(f"Note: {note}") for note in notes)]
+    missing = [name for name in ("recipe.json", "provenance.json") if name in run.damages]
+    return [*blocks, *(Paragraph(f"{name} cannot be read.") for name in missing)]
 
 
 def _reproduce(run: Measured) -> list[Block]:
+    if not run.recipe:
+        return [Paragraph("The recipe cannot be read, so there is no command.")]
     version = run.provenance.get("alexnet_lab", "?")
     said = (
         f"With alexnet-lab {version} and the same data, on the same kind of machine, the same numbers to the last bit:"
@@ -354,12 +389,8 @@ def command_of(recipe: dict[str, Any]) -> str:
 
 
 def _blind(run: Measured) -> list[Block]:
-    spots = [text.partition(": ") for text in blind_spots(run.folder)]
+    spots = [text.partition(": ") for text in unexamined(run.evidence)]
     return [Paragraph("Not examined:"), Facts([(what, why) for what, _, why in spots])] if spots else []
-
-
-def _is_set(recipe: dict[str, Any], name: str) -> bool:
-    return recipe.get(name) is not None
 
 
 def _data(recipe: dict[str, Any]) -> str:

@@ -16,6 +16,7 @@ from matplotlib.colors import Normalize
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from alexnet_lab.diagnosis.numbers import raised
 from alexnet_lab.reports.drawing import STYLE, Drawing, label
 from alexnet_lab.reports.page import Figure, Table, number
 from alexnet_lab.reports.palette import LIGHT
@@ -209,7 +210,7 @@ def _with_special_rows(strip: Strip, low: int, high: int, *, is_broken: bool) ->
     names = ["zero or subnormal", ""]
     for exponent in range(low, high + 1):
         rows.append(strip.shares[at[exponent]] if exponent in at else empty)
-        names.append(f"size 2{_raised(exponent)} to 2{_raised(exponent + 1)}")
+        names.append(f"size 2{raised(exponent)} to 2{raised(exponent + 1)}")
     if is_broken:
         rows += [empty, strip.broken]
         names += ["", "infinite or NaN"]
@@ -220,15 +221,11 @@ def _mark_powers(axes: Axes, low: int, high: int, *, is_broken: bool) -> None:
     step = next(step for step in (1, 2, 4, 8, 16, 32, 64, 128) if (high - low) / step <= 3)
     clear = (high - low) / 5  # a label below this would touch that of the zeros
     shown = [exponent for exponent in range(low, high + 1) if exponent % step == 0 and exponent - low >= clear]
-    places, names = [0.0, *(exponent - low + 1.5 for exponent in shown)], ["0", *(f"2{_raised(e)}" for e in shown)]
+    places, names = [0.0, *(exponent - low + 1.5 for exponent in shown)], ["0", *(f"2{raised(e)}" for e in shown)]
     if is_broken:
         places.append(high - low + 4.0)
         names.append("inf")
     axes.set_yticks(places, names, fontsize=9.5)
-
-
-def _raised(exponent: int) -> str:
-    return str(exponent).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
 
 
 def draw_key(
@@ -266,7 +263,7 @@ def _quantile(strip: Strip, time: int, share: float) -> str:
         return "–"
     if strip.zero[time] >= share * summed[-1]:
         return "0"
-    return f"2{_raised(int(strip.exponents[int(np.searchsorted(summed, share * summed[-1]))]))}"
+    return f"2{raised(int(strip.exponents[int(np.searchsorted(summed, share * summed[-1]))]))}"
 
 
 def _unit_picture(mean: Floats, dead: NDArray[np.bool_], wide: int) -> Floats:

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from alexnet_lab.diagnosis.evidence import Evidence
 from alexnet_lab.instruments.flow import KINDS, SPLITS, Columns, Site
 from alexnet_lab.records import RunFolder
 from alexnet_lab.reports.curves import Series
 from alexnet_lab.reports.maps import Strip
-from alexnet_lab.reports.run_tables import read_flow
 
 Floats = NDArray[np.float64]
 
@@ -32,24 +32,23 @@ class Layer:
 
 
 class Measured:
-    """One run's records. What was not recorded comes back empty."""
+    """One run's records. What was not recorded, or cannot be read, comes back empty."""
 
     def __init__(self, path: Path) -> None:
-        folder = RunFolder(path)
         self.path = path
-        self.folder = folder
-        self.recipe: dict[str, Any] = folder.recipe() or {}
-        self.provenance: dict[str, Any] = folder.provenance() or {}
-        self.verdict: dict[str, Any] = folder.verdict() or {}
-        self.rows = list(folder.metrics())
-        self.flow = read_flow(path)
+        self.evidence = Evidence(RunFolder(path))
+        self.recipe = self.evidence.recipe
+        self.provenance = self.evidence.provenance
+        self.verdict = self.evidence.verdict
+        self.rows = self.evidence.rows
+        self.flow = self.evidence.flow
+        self.damages = self.evidence.damages  # by file: a sentence on what cannot be read
         self._tables: dict[str, Columns] = {}
 
     @property
     def result(self) -> dict[str, Any]:
-        """Return what the verdict carries; empty unless the run ended well."""
-        found: dict[str, Any] = self.verdict.get("result") or {}
-        return found if self.verdict.get("state") == "ok" else {}
+        """Return what the verdict says of the tested weights; empty unless the run ended well."""
+        return self.evidence.result
 
     @property
     def classes(self) -> list[str]:

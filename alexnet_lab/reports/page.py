@@ -17,6 +17,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Literal, Protocol
 
+from alexnet_lab.diagnosis.numbers import written
 from alexnet_lab.records import write_atomically
 from alexnet_lab.reports.palette import style_sheet
 
@@ -79,13 +80,25 @@ class Facts:
     def html(self) -> str:
         """Return its markup."""
         long = ' class="long"'
-        long = ' class="long"'
         rows = (
             f"<div{long if isinstance(value, str) and len(value) > 32 else ''}>"
             f"<dt>{escape(name)}</dt><dd>{cell_html(value)}</dd></div>"
             for name, value in self.pairs
         )
         return f'<dl class="facts">{"".join(rows)}</dl>'
+
+
+@dataclass(frozen=True)
+class Remarks:
+    """Things to know, each with a few words and a sentence or two."""
+
+    title: str
+    points: Sequence[tuple[str, str]]
+
+    def html(self) -> str:
+        """Return its markup."""
+        points = "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in self.points)
+        return f'<h3>{escape(self.title)}</h3><dl class="points">{points}</dl>'
 
 
 @dataclass(frozen=True)
@@ -225,6 +238,20 @@ class FigureGrid:
 
 
 @dataclass(frozen=True)
+class Beside:
+    """A figure, and what stands beside it where the page is wide enough."""
+
+    figure: Figure
+    blocks: Sequence[Block]
+
+    def html(self) -> str:
+        """Return its markup."""
+        return (
+            f'<div class="beside">{self.figure.html()}<div>{"".join(block.html() for block in self.blocks)}</div></div>'
+        )
+
+
+@dataclass(frozen=True)
 class Section:
     """A heading and what stands under it."""
 
@@ -257,6 +284,8 @@ class Page:
             for block in section.blocks:
                 if isinstance(block, Figure):
                     yield block
+                elif isinstance(block, Beside):
+                    yield block.figure
                 elif isinstance(block, FigureGrid):
                     yield from block.figures
 
@@ -307,14 +336,14 @@ def escape(text: str, *, keep_lines: bool = False) -> str:
 
 
 def number(value: float | None) -> str:
-    """Write a number as short as four digits allow."""
+    """Write a number with four significant digits at most, and a missing one as a dash."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "–"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int):
-        return f"{value:,}"
-    return f"{value:.4g}"
+        return f"{value:,}".replace("-", "−")
+    return written(value)
 
 
 def cell_html(value: object) -> str:
@@ -329,7 +358,7 @@ def cell_html(value: object) -> str:
 def _is_number(value: object) -> bool:
     """Say whether a cell reads as a number, such as 3, "4.7%" or a missing one; those stand right."""
     if isinstance(value, str):
-        return re.fullmatch(r"[+−-]?[\d.,]+%?|–", value) is not None
+        return re.fullmatch(r"[+−-]?[\d.,]+(×10[⁻⁰¹²³⁴-⁹]+)?%?|[+−-]?10[⁻⁰¹²³⁴-⁹]+%?|–", value) is not None
     return value is None or isinstance(value, int | float)
 
 

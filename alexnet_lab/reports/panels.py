@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from alexnet_lab.diagnosis.limitations import constant_share, counts_of
+from alexnet_lab.diagnosis.proportions import wilson
 from alexnet_lab.instruments.flow import Columns
 from alexnet_lab.reports.curves import Interval, Scale, Series, curves, intervals, profile
 from alexnet_lab.reports.maps import MOST_ROWS, confusion, filters, histograms_over_time, unit_map
@@ -24,6 +26,29 @@ KIND_WORDS = {
     "weight": "Weights",
     "activation": "What the activation functions receive",
 }
+
+
+def result(run: Measured) -> Figure | None:
+    """Draw the shares of validation and test images that are right, with their intervals; None without a result."""
+    rows = []
+    for part in ("test", "validation"):
+        counts = counts_of(run.evidence, part)
+        if counts is not None:
+            rows.append(share_interval(f"{part}, {counts[1]:,} images", counts[1], counts[0]))
+    if not rows:
+        return None
+    constant = constant_share(run.evidence, "test")
+    marks = [] if constant is None else [(100 * constant[1], f"always {constant[0]}, on test")]
+    return intervals(
+        "result",
+        "Images right",
+        "Dot: the share that the tested weights get right. Bar: its 95% interval for new images like these (Wilson)."
+        + (" Dashed: what naming the most frequent class alone gets right." if marks else ""),
+        rows,
+        unit="% of the images right",
+        signed=False,
+        marks=marks,
+    )
 
 
 def learning(run: Measured) -> list[Figure]:
@@ -309,7 +334,7 @@ def predictions(run: Measured, part: str = "test") -> list[Figure]:
     counts = [(name, sum(row), row[at]) for at, (name, row) in enumerate(zip(names, found["confusion"], strict=True))]
     present = sorted((each for each in counts if each[1]), key=lambda each: each[2] / each[1])
     shown = {each[0] for each in present[:MOST_RECALLS]}
-    rows = [recall_interval(*each) for each in counts if each[0] in shown]
+    rows = [share_interval(*each) for each in counts if each[0] in shown]
     fewer = f" The {MOST_RECALLS} lowest of {len(present)}." if len(present) > len(rows) else ""
     reading = f"Of the images of each class, the share found, with its 95% interval (Wilson).{fewer}"
     if rows:
@@ -318,9 +343,7 @@ def predictions(run: Measured, part: str = "test") -> list[Figure]:
     return figures
 
 
-def recall_interval(name: str, images: int, right: int) -> Interval:
-    """Return a class's recall in percent with Wilson's 95% interval."""
-    from scipy.stats import binomtest
-
-    ends = binomtest(right, images).proportion_ci(0.95, "wilson")
-    return Interval(name, 100 * right / images, 100 * ends.low, 100 * ends.high, f"{right} of {images}")
+def share_interval(name: str, images: int, right: int) -> Interval:
+    """Return a share of images in percent with Wilson's 95% interval."""
+    low, high = wilson(right, images)
+    return Interval(name, 100 * right / images, 100 * low, 100 * high, f"{right:,} of {images:,}")
