@@ -28,7 +28,7 @@ import json
 import struct
 import tokenize
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -171,10 +171,10 @@ def read_layout(path: Path) -> Layout:
     raise ValueError(f"{path} is of version {values['version']}, and this alexnet-lab reads {VERSION}; update it")
 
 
-def read_columns(path: Path) -> Columns:
-    """Read every array of an npz file; a damaged file is named in a ValueError."""
+def read_columns(path: Path, names: Sequence[str] | None = None) -> Columns:
+    """Read the arrays of an npz file, or those of them that `names` has; a damaged file is named in a ValueError."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            return dict(arrays)
+            return {name: arrays[name] for name in arrays if names is None or name in names}
     except DAMAGE as error:
         raise ValueError(f"{path} is damaged: {type(error).__name__}, {error}") from None

@@ -9,11 +9,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from alexnet_ablations.conclude.intervals import LEVEL
 from alexnet_ablations.declare.study import PlannedRun, Study
 from alexnet_ablations.run.calibration import FREE, Pace, UnfitRecipeError, calibrate, key_of
 from alexnet_lab.training.recipe import Recipe
 
-LEVEL = 0.05
 # Points between runs of one cell under different seeds, where no run has shown it yet; it is said to be assumed.
 ASSUMED_SPREAD = 1.0
 # A study of so many epochs in all, at the laptop's size, is under way sooner than it is calibrated.
@@ -51,9 +51,10 @@ class Power:
         else:
             sizes = " and ".join(f"{_points(least)} for an {kind}" for kind, least in self.detectable.items())
             spread = f"{self.spread:.2g} point{'' if self.spread == 1 else 's'}"
+            adjusted = f", adjusted for {self.family} comparisons," if self.family > 1 else ""
             found = (
-                f"with a spread of {spread} between seeds of one cell (standard deviation, {source}) a t test finds "
-                f"effects of this size four times in five: {sizes}"
+                f"with a spread of {spread} between seeds of one cell (standard deviation, {source}) a t test"
+                f"{adjusted} finds effects of this size four times in five: {sizes}"
             )
         return [said, found]
 
@@ -173,10 +174,11 @@ def foretell_power(study: Study, runs: Sequence[PlannedRun], *, done: int) -> Po
     spread = ASSUMED_SPREAD if seen is None else seen
     detectable: dict[str, float] = {}
     for contrast in contrasts:
-        # Independent runs; what the shared luck of a seed takes off comes as a gift.
+        # As of independent runs: that runs of a seed share their draws only makes differences smaller.
         of_contrast = spread * math.sqrt(sum(weight**2 for weight in contrast.weights.values()))
-        found = detectable_effect(study.seeds, of_contrast)
-        detectable[contrast.kind] = max(detectable.get(contrast.kind, 0.0), found)
+        # At the level of the first step of Holm's rule, as the verdicts are.
+        least = detectable_effect(study.seeds, of_contrast, LEVEL / len(contrasts))
+        detectable[contrast.kind] = max(detectable.get(contrast.kind, 0.0), least)
     return Power(
         study.seeds,
         len(contrasts),
