@@ -1,4 +1,4 @@
-"""Whether the statistics keep their word: thousands of simulated studies whose truth is known.
+"""Checks the error rates of the statistics on thousands of simulated studies whose truth is known.
 
     python benchmarks/believe.py                     # the tables of docs/evidence.md: minutes on one core
     python benchmarks/believe.py --studies 400       # a first look
@@ -11,7 +11,7 @@ their Monte Carlo error, one standard error. Seeded: the same numbers every time
     A/A         identical cells under different names: whatever is found is false
     coverage    how often an interval holds the true mean
     margins     how often "less than the margin either way" is claimed where the truth is exactly the margin
-    power       how often a planted effect is found, beside what was foretold
+    power       how often a planted effect is found, beside the predicted power
 """
 
 import argparse
@@ -77,7 +77,7 @@ def simulated_accuracies(
     counted: bool = False,
     missing: float = 0.0,
 ) -> NDArray[np.float64]:
-    """Return test accuracies by cell and seed: what the cells of a seed share, what each has alone, effects in points."""
+    """Return accuracies by cell and seed: what the cells of a seed share, what each has alone, effects in points."""
     shape = (len(effects), seeds)
     accuracy = (
         0.95 + np.array(effects)[:, None] / 100 + SHARED * draw(generator, (1, seeds)) + OWN * draw(generator, shape)
@@ -205,7 +205,7 @@ def at_the_margin(studies: int) -> None:
 
 
 def planted(studies: int) -> None:
-    """Count how often a planted effect is found, beside the power foretold for normal differences."""
+    """Count how often a planted effect is found, beside the power predicted for normal differences."""
     rows = []
     spread = 100 * OWN * math.sqrt(2)  # of a paired difference, in points: what the seed shares is gone
     for shape, effect, seeds in itertools.product(SHAPES, (1.0, 2.0, 4.0), SEEDS):
@@ -222,9 +222,9 @@ def planted(studies: int) -> None:
             if hits[-1]:
                 right.append(means[-1] > 0)
         mean = f"{np.mean(means):+.2f} ± {np.std(means) / math.sqrt(studies):.2f}"
-        foretold = f"{100 * power(seeds, effect, spread):.1f}"
-        rows.append([shape, f"{effect:+.0f}", str(seeds), mean, share(hits), foretold, share(right)])
-    header = ["accuracies", "planted", "seeds", "mean estimate", "found, %", "foretold (normal), %", "right sign, %"]
+        predicted = f"{100 * power(seeds, effect, spread):.1f}"
+        rows.append([shape, f"{effect:+.0f}", str(seeds), mean, share(hits), predicted, share(right)])
+    header = ["accuracies", "planted", "seeds", "mean estimate", "found, %", "predicted (normal), %", "right sign, %"]
     table(f"Planted effects, points ({studies} studies a row; a difference spreads {spread:.1f} points)", header, rows)
 
 

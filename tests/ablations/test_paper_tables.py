@@ -9,6 +9,7 @@ import subprocess
 import pandas as pd
 import pytest
 from rich.console import Console
+from scipy import stats
 
 from alexnet_ablations.cli.tables import print_conclusions, terminal_table
 from alexnet_ablations.conclude.conclusions import conclude
@@ -68,22 +69,28 @@ def test_where_every_run_ended_well_the_share_needs_no_interval():
     assert not any("share" in title for title in cells[0].header)
 
 
-def test_effects_have_an_interval_an_n_and_three_p_values():
+def test_each_p_value_of_an_effect_says_its_test_and_what_holm_adjusts_stands_before_it():
     effects = paper_tables(*study())[1]
     assert effects.header == (
         "change",
         "effect, points",
         "95% interval",
         "n pairs",
+        "p, t test",
+        "p, t test, Holm",
+        "90% interval",
+        "p, within 0.5 points, Holm",
         "p, sign flip",
-        "p, Holm",
-        "p, within 0.5 points",
-        "found",
+        "verdict",
     )
-    change, effect, between, n, flip, _, _, found = effects.rows[0]
+    change, effect, between, n, p, holm, narrow, _, flip, verdict = effects.rows[0]
     assert (change, effect, between) == ("norm: lrn → bn", "+3.1", "[+2.9, +3.3]")
-    assert (n, flip, found) == ("3", "0.25", "difference")
-    assert effects.rows[2][1:] == ("-", "-", "0", "-", "-", "-", "no pair")
+    assert (n, flip, verdict) == ("3", "0.25", "difference")
+    oracle = stats.ttest_1samp([3, 3.1, 3.2], 0)
+    assert float(p) == pytest.approx(oracle.pvalue, rel=0.05)
+    assert float(holm) == pytest.approx(3 * oracle.pvalue, rel=0.05)  # one of three comparisons, the smallest p
+    assert narrow == "[{:+.1f}, {:+.1f}]".format(*oracle.confidence_interval(0.9))
+    assert effects.rows[2][1:] == ("-", "-", "0", "-", "-", "-", "-", "-", "no pair")
     assert "cannot go below 0.25" in effects.caption
 
 
@@ -176,7 +183,7 @@ def test_the_terminal_says_the_sentences_then_the_tables_with_brackets_as_they_a
     print_conclusions(console, *study())
     text = console.export_text()
     first = text.splitlines()[0]
-    assert first == "norm lrn → bn: +3.1 points [+2.9, +3.3], n=3 pairs"
+    assert first == "norm lrn → bn: +3.1 points [+2.9, +3.3] on these test images, n=3 pairs"
     assert text.index("sd over seeds") > text.index(first)
     assert "[+2.9, +3.3]" in text[text.index("sd over seeds") :]
     assert "3 diverged" in text

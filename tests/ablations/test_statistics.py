@@ -13,6 +13,7 @@ from statsmodels.stats.power import TTestPower
 
 from alexnet_ablations.conclude.conclusions import conclude, infer, values_by_seed
 from alexnet_ablations.conclude.outcomes import HEADLINE, OUTCOMES, outcome_named
+from alexnet_ablations.conclude.sentences import notes_of, sentence_of, survival_sentence, survival_sentences
 from alexnet_ablations.declare.contrasts import Contrast, contrasts_of
 from alexnet_ablations.declare.design import Factor
 
@@ -57,9 +58,9 @@ def cells(**accuracies):
 
 
 def planted(seed, norm, act):
-    luck = 0.05 * seed  # shared by all cells of a seed, so that pairing takes it out
+    shared = 0.05 * seed  # shared by all cells of a seed, so that pairing takes it out
     gain = {"lrn": 0, "bn": 0.03, "none": -0.02}[norm] + (0.01 if act == "leaky" else 0)
-    return 0.8 + luck + gain + (0.004 if (norm, act) == ("bn", "leaky") else 0)
+    return 0.8 + shared + gain + (0.004 if (norm, act) == ("bn", "leaky") else 0)
 
 
 def noise(seed):
@@ -71,7 +72,7 @@ def by_name(results, contrasts=CROSSED, **more):
     return {found.contrast.name: found for found in conclude(results, contrasts, **more).headline}
 
 
-def test_planted_effects_and_interactions_are_found_and_the_luck_of_seeds_is_not():
+def test_planted_effects_and_interactions_are_found_and_what_a_seed_shares_is_not():
     found = by_name(crossed(planted))
     means = {name: conclusion.inference.mean for name, conclusion in found.items()}
     assert means["norm: lrn → bn"] == pytest.approx(3.2)  # points: 3 with relu, 3.4 with leaky
@@ -157,7 +158,8 @@ def test_other_outcomes_are_families_of_their_own_and_exploratory():
     assert speed.is_exploratory
     assert speed.effect == pytest.approx(1.5)
     assert (
-        speed.sentence == "norm lrn → bn: exactly ×1.5 under each seed, n=3 pairs: without spread there is no interval"
+        sentence_of(speed)
+        == "norm lrn → bn: exactly ×1.5 under each seed, n=3 pairs: without spread there is no interval"
     )
 
 
@@ -177,33 +179,33 @@ def test_factors_are_compared_by_their_logarithms():
     ("lrn", "bn", "verdict", "sentence"),
     [
         ([90, 91, 92, 90.4, 91, 90], [93, 94.1, 95.2, 93.3, 94.2, 93.1], "difference",
-         "norm lrn → bn: +3.1 points [+3.0, +3.2], n=6 pairs"),
+         "norm lrn → bn: +3.1 points [+3.0, +3.2] on these test images, n=6 pairs"),
         ([90, 91, 92, 90.4], [90.1, 90.95, 92.1, 90.35], "equivalent",
-         "norm lrn → bn: less than 0.5 points either way, [-0.1, +0.2], n=4 pairs"),
+         "norm lrn → bn: less than 0.5 points either way, 90% interval [-0.1, +0.1] on these test images, n=4 pairs"),
         ([90, 91, 92, 90.4], [90.2, 91.25, 92.15, 90.6], "difference within margin",
-         "norm lrn → bn: +0.2 points [+0.1, +0.3], n=4 pairs; less than 0.5 points either way"),
-([90, 91, 92], [91, 90, 92.6], "open",
- "norm lrn → bn: no difference found, +0.2 points [-2.4, +2.8], n=3 pairs; about 20 seeds would narrow it to "
+         "norm lrn → bn: +0.2 points [+0.1, +0.3] on these test images, n=4 pairs; less than 0.5 points either way, 90% interval [+0.2, +0.2]"),
+([90, 91, 92], [91, 90, 92.6], "undecided",
+ "norm lrn → bn: undecided with 3 seeds, +0.2 points [-2.4, +2.8] on these test images, n=3 pairs; about 20 seeds would narrow it to "
  "0.5 points either way"),
-([90, 91, 92], [92, 91.5, 96.5], "open",
- "norm lrn → bn: no difference found, +2.3 points [-2.7, +7.4], n=3 pairs; about 9 seeds would show an effect of "
+([90, 91, 92], [92, 91.5, 96.5], "undecided",
+ "norm lrn → bn: undecided with 3 seeds, +2.3 points [-2.7, +7.4] on these test images, n=3 pairs; about 9 seeds would show an effect of "
  "this size four times in five"),
-([90, 91], [92, 91.5], "open", "norm lrn → bn: no difference found, +1.2 points [-8.3, +10.8], n=2 pairs"),
-([90], [93.1], "one pair", "norm lrn → bn: +3.1 points under one seed, n=1: no interval"),
+([90, 91], [92, 91.5], "undecided", "norm lrn → bn: undecided with 2 seeds, +1.2 points [-8.3, +9.5] on these test images, n=2 pairs"),
+([90], [93.1], "one pair", "norm lrn → bn: +3.1 points under one seed on these test images, n=1: no interval"),
         ([90, 91], [90, 91], "no spread",
-         "norm lrn → bn: no difference at all under each seed, n=2 pairs: without spread there is no interval"),
+         "norm lrn → bn: no difference at all under each seed on these test images, n=2 pairs: without spread there is no interval"),
         ([90, None], [None, 91], "no pair",
          "norm lrn → bn: nothing can be said, n=0: no seed has every run that it needs; "
          "norm=lrn diverged under seed 1, norm=bn diverged under seed 0"),
         ([90, 91, None, 92], [93, 94.1, 95, 95.2], "difference",
-         "norm lrn → bn: +3.1 points [+2.9, +3.3], n=3 pairs of 4"),
+         "norm lrn → bn: +3.1 points [+2.9, +3.3] on these test images, n=3 pairs of 4"),
     ],
 )  # fmt: skip
 def test_a_conclusion_is_a_sentence_with_its_n(lrn, bn, verdict, sentence):
     (found,) = conclude(cells(lrn=lrn, bn=bn), [BN]).headline
     assert found.verdict == verdict
-    assert found.sentence == sentence
-    assert "*" not in found.sentence
+    assert sentence_of(found) == sentence
+    assert "*" not in sentence_of(found)
 
 
 def test_a_difference_that_many_comparisons_explain_is_said_to_be_one():
@@ -211,8 +213,10 @@ def test_a_difference_that_many_comparisons_explain_is_said_to_be_one():
     found = conclude(results, [BN, NONE, *[Contrast(f"more {at}", "effect", NONE.weights, ()) for at in range(8)]])
     first = found.headline[0]
     assert first.low > 0
-    assert first.verdict == "open"
-    assert f"not beyond chance among 10 comparisons (Holm p = {10 * first.inference.t_p:.2g})" in first.sentence
+    assert first.verdict == "undecided"
+    assert f"not beyond chance among 10 comparisons (t test, Holm: p = {10 * first.inference.t_p:.2g})" in sentence_of(
+        first
+    )
 
 
 def test_what_is_open_says_what_it_would_take_and_two_pairs_say_nothing():
@@ -249,11 +253,11 @@ def test_better_depends_on_the_outcome():
 
 def test_few_pairs_and_dissent_of_the_sign_flip_test_are_noted():
     three = conclude(cells(lrn=[90, 91, 92], bn=[93, 94.1, 95.2]), [BN]).headline[0]
-    assert three.notes[0].startswith("of 3 pairs an exact sign-flip test cannot go below p = 0.25;")
+    assert notes_of(three)[0].startswith("of 3 pairs an exact sign-flip test cannot go below p = 0.25;")
     skewed = [1, 1, 1, 1, 1.1, 1.2, 1, -0.02, -0.02]
     found = conclude(cells(lrn=[90] * 9, bn=[90 + d for d in skewed]), [BN]).headline[0]
     assert found.verdict == "difference"
-    assert found.inference.sign_flip_p == pytest.approx(0.015625) or found.notes
+    assert found.inference.sign_flip_p == pytest.approx(0.015625) or notes_of(found)
 
 
 def test_runs_that_never_reached_the_level_are_noted_with_the_outcome_they_blur():
@@ -261,13 +265,13 @@ def test_runs_that_never_reached_the_level_are_noted_with_the_outcome_they_blur(
     results["epochs_to_level"], results["level"] = [3, 4, 3, 11, 11, 8], 0.87
     results["never_reached"] = [0, 0, 0, 1, 1, 0]
     (found,) = conclude(results, [BN]).of(outcome_named("epochs_to_level"))
-    assert any(note.startswith("2 of 6 runs never reached 87.0%") for note in found.notes)
+    assert any(note.startswith("2 of 6 runs never reached 87.0%") for note in notes_of(found))
 
 
 def test_aliases_of_a_fraction_are_noted():
     aliased = Contrast(BN.name, "effect", BN.weights, BN.fields, ("act × dropout",))
     (found,) = conclude(cells(lrn=[90, 91], bn=[93, 95]), [aliased]).headline
-    assert "cannot be told from act × dropout in this design" in found.notes
+    assert "cannot be told from act × dropout in this design" in notes_of(found)
 
 
 def test_survival_is_counted_per_cell_with_an_interval_and_held_against_the_baseline_by_seed():
@@ -277,11 +281,11 @@ def test_survival_is_counted_per_cell_with_an_interval_and_held_against_the_base
     assert bn.against_baseline is None
     assert none.share == 0
     assert none.against_baseline == pytest.approx(2 / 2**6)
-    assert none.sentence == (
+    assert survival_sentence(none) == (
         "norm=none: 0 of 6 runs ended well (0%, 95% interval 0% to 46%); 6 diverged; against the baseline, by seed, "
-        "p = 0.031"
+        "p = 0.031 (exact McNemar test)"
     )
-    assert conclude(results, [BN]).survival_sentences == [none.sentence]
+    assert survival_sentences(conclude(results, [BN])) == [survival_sentence(none)]
 
 
 def test_runs_that_have_yet_to_end_say_nothing_about_their_cell():
@@ -289,13 +293,13 @@ def test_runs_that_have_yet_to_end_say_nothing_about_their_cell():
     results["state"] = ["ok", "lost", "ok", "ok", "ok", "waiting"]
     lrn, bn = conclude(results, [BN]).survivals
     assert (lrn.well, lrn.ended, bn.ended) == (2, 2, 2)
-    assert bn.sentence == "norm=bn: 2 of 2 runs ended well (100%, 95% interval 16% to 100%); 1 waiting"
+    assert survival_sentence(bn) == "norm=bn: 2 of 2 runs ended well (100%, 95% interval 16% to 100%); 1 waiting"
 
 
 def test_a_study_without_a_single_number_concludes_so():
     concluded = conclude(cells(lrn=[None] * 3, bn=[None] * 3), [BN])
     assert [found.verdict for found in concluded.items] == ["no pair"]
-    assert "n=0" in concluded.sentence
+    assert "n=0" in sentence_of(concluded.headline[0])
     assert math.isnan(concluded.headline[0].effect)
     assert concluded.headline[0].holm_p is None
 
@@ -310,7 +314,7 @@ def test_a_cell_with_two_runs_under_one_seed_is_refused():
 def test_a_contrast_of_cells_that_were_not_run_has_no_pair():
     (found,) = conclude(cells(lrn=[90, 91], bn=[91, 92]), [NONE]).headline
     assert found.verdict == "no pair"
-    assert found.sentence.endswith("its cells were not run")
+    assert sentence_of(found).endswith("its cells were not run")
     assert values_by_seed(cells(lrn=[90]), NONE, HEADLINE) == {}
 
 

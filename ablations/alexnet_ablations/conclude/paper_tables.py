@@ -293,10 +293,11 @@ def _number(text: str) -> str:
 
 
 def _latex(table: PaperTable) -> str:
-    def line(cells: Sequence[str]) -> str:
+    def line(cells: Sequence[str], *, numbers: bool = True) -> str:
         # A row that begins with [ would be read as an argument of the line end before it; a group is not.
         written = [
-            escape_latex(cell) if at < table.words else _number(escape_latex(cell)) for at, cell in enumerate(cells)
+            _number(escape_latex(cell)) if numbers and at >= table.words else escape_latex(cell)
+            for at, cell in enumerate(cells)
         ]
         guarded = [("{}" if cell.startswith("[") else "") + cell for cell in written]
         return "    " + " & ".join(guarded) + r" \\"
@@ -311,7 +312,7 @@ def _latex(table: PaperTable) -> str:
             r"  \resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
             rf"  \begin{{tabular}}{{{columns}}}",
             r"    \toprule",
-            line(table.header),
+            line(table.header, numbers=False),
             r"    \midrule",
             *(line(row) for row in table.rows),
             r"    \bottomrule",

@@ -29,9 +29,12 @@ class ReportContext:
         return {cell.cell: cell.label for cell in self.cells}
 
     @property
-    def damages(self) -> dict[tuple[str, int], tuple[str, ...]]:
-        """Return a sentence for each record that cannot be read, by cell and seed."""
-        return {(cell.cell, run.seed): run.damages for cell in self.cells for run in cell.runs if run.damages}
+    def damages(self) -> dict[tuple[str, int], dict[str, str]]:
+        """Return the records that cannot be read, by cell and seed: a sentence for each file."""
+        damages = {(cell.cell, run.seed): dict(run.damages) for cell in self.cells for run in cell.runs}
+        for key, by_file in self.diagnosed.damages.items():
+            damages[key] = {**by_file, **damages.get(key, {})}
+        return {key: by_file for key, by_file in damages.items() if by_file}
 
     @property
     def baseline(self) -> str:

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 from alexnet_ablations.declare.study import PlannedRun
 from alexnet_ablations.report.readings import CellReadings
-from alexnet_lab.diagnosis import Finding, diagnose
-from alexnet_lab.diagnosis.findings import SEVERITIES, Severity
+from alexnet_lab.diagnosis.evidence import Evidence
+from alexnet_lab.diagnosis.examination import examine
+from alexnet_lab.diagnosis.findings import SEVERITIES, Finding, Severity
 from alexnet_lab.reports.page import Block, Callout, Paragraph
 
 MOST_RUNS = 60  # that are diagnosed: each opens all of its epochs; of more, the first seeds of every cell
@@ -29,6 +30,7 @@ class Diagnosed:
     findings: tuple[MergedFinding, ...]
     seeds: Mapping[str, int]  # by cell: how many of its runs were diagnosed
     runs: int  # all that could have been
+    damages: Mapping[tuple[str, int], Mapping[str, str]]  # by cell and seed: the records that could not be judged
 
 
 def diagnose_runs(runs: Sequence[PlannedRun], cells: Sequence[CellReadings]) -> Diagnosed:
@@ -38,14 +40,17 @@ def diagnose_runs(runs: Sequence[PlannedRun], cells: Sequence[CellReadings]) -> 
     chosen = can[:MOST_RUNS]  # runs stand seed by seed, so these are the first seeds of every cell
     by_name: dict[str, dict[str, list[tuple[int, Finding]]]] = {}
     seeds: dict[str, int] = {}
+    damages: dict[tuple[str, int], dict[str, str]] = {}
     for run in chosen:
         seeds[run.cell.name] = seeds.get(run.cell.name, 0) + 1
-        for finding in diagnose(run.folder):
+        evidence = Evidence(run.folder)
+        damages[run.cell.name, run.seed] = evidence.damages
+        for finding in examine(evidence):
             by_name.setdefault(finding.name, {}).setdefault(run.cell.name, []).append((run.seed, finding))
     merged = [_merged(name, cells) for name, cells in by_name.items()]
     # Most serious first, and of these what most runs have.
     merged.sort(key=lambda kind: (SEVERITIES.index(kind.severity), -sum(map(len, kind.cells.values()))))
-    return Diagnosed(tuple(merged), seeds, len(can))
+    return Diagnosed(tuple(merged), seeds, len(can), damages)
 
 
 def _merged(name: str, cells: dict[str, list[tuple[int, Finding]]]) -> MergedFinding:

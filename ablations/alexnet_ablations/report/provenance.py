@@ -26,7 +26,7 @@ def failures_section(context: ReportContext) -> Section:
     # A finished run with damaged records stands above, with the names of its files.
     damaged = {(str(cell), seed) for cell, seed in zip(bad["cell"], bad["seed"], strict=True)}
     rows += [
-        [context.labels[cell], "unreadable records", str(seed), "; ".join(damages)]
+        [context.labels[cell], "unreadable records", str(seed), "; ".join(damages.values())]
         for (cell, seed), damages in context.damages.items()
         if (cell, seed) not in damaged
     ]

@@ -61,7 +61,7 @@ class Reading:
     read_at: str = ""
     health: Health = field(default_factory=dict)
     has_begun: bool = False
-    damages: tuple[str, ...] = ()  # a sentence on each record that cannot be read
+    damages: Mapping[str, str] = field(default_factory=dict)  # by file: a sentence on why it cannot be read
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,7 @@ def read_run(run: PlannedRun, *, trace: bool = True) -> Reading:
     curves = {name: [float(value) for value in evidence.curve(name)] for name in CURVES}
     damages = dict(evidence.damages)
     if evidence.flow is None:
-        return Reading(run.seed, curves, has_begun=bool(evidence.recipe), damages=tuple(damages.values()))
+        return Reading(run.seed, curves, has_begun=bool(evidence.recipe), damages=damages)
     weights, epochs = evidence.weights, evidence.measured_epochs
     names = short_names([evidence.parameters[at].layer for at in weights])
     split = next((part for part in ("probe", "training") if evidence.epochs_counted(part)), "")
@@ -200,7 +200,7 @@ def read_run(run: PlannedRun, *, trace: bool = True) -> Reading:
         read_at=layout.read_at,
         health=health_from(evidence),
         has_begun=True,
-        damages=tuple(damages.values()),
+        damages=damages,
     )
 
 
