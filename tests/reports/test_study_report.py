@@ -172,7 +172,7 @@ def test_a_run_is_linked_only_where_its_page_exists(make_study):
 
 
 DAMAGED = {
-    "flow/epoch-0002.npz": lambda content: content[:60] + bytes([content[60] ^ 1]) + content[61:],
+    "flow/epoch-0002.npz": lambda content: content[:120] + bytes([content[120] ^ 1]) + content[121:],
     "flow/epoch-0003.npz": lambda content: b"",
     "flow/layout.json": lambda content: content.replace(b'"parameters"', b'"parametres"'),
     "split.json": lambda content: content[:5],

@@ -67,11 +67,12 @@ class Heading:
 
 @dataclass(frozen=True)
 class Folded:
-    """A block that is hidden behind its title until it is asked for."""
+    """Blocks that are hidden behind a title until they are asked for."""
 
     title: str
-    block: Block
+    blocks: Sequence[Block]
 
     def html(self) -> str:
         """Return its markup."""
-        return f"<details><summary>{escape(self.title)}</summary>{self.block.html()}</details>"
+        blocks = "".join(block.html() for block in self.blocks)
+        return f"<details><summary>{escape(self.title)}</summary>{blocks}</details>"

@@ -117,7 +117,7 @@ def reproduce_section(context: ReportContext) -> Section:
     blocks: list[Block] = [
         Paragraph(said),
         Commands(["alexnet-lab study study.toml --out again"]),
-        Folded("study.toml, whole", Commands(context.study.to_toml(whole=True).splitlines())),
+        Folded("study.toml, whole", [Commands(context.study.to_toml(whole=True).splitlines())]),
     ]
     facts, notes = _provenance(context)
     if facts:

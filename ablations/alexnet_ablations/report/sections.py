@@ -7,7 +7,7 @@ from alexnet_ablations.conclude.outcomes import HEADLINE, label_in
 from alexnet_ablations.conclude.paper_tables import PaperTable, cells_table, effects_table, paper_tables
 from alexnet_ablations.conclude.sentences import effect, finding_of, shown_interval, survival_sentence
 from alexnet_ablations.report import effects, training, verdicts
-from alexnet_ablations.report.blocks import Heading, Sentences, SideBySide, Verdict
+from alexnet_ablations.report.blocks import Folded, Heading, Sentences, SideBySide, Verdict
 from alexnet_ablations.report.context import MOST_UNFOLDED, ReportContext
 from alexnet_ablations.report.findings import finding_blocks
 from alexnet_ablations.report.readings import CellReadings
@@ -76,8 +76,7 @@ def effect_plots(context: ReportContext) -> Section:
     figures = [*first, *([lines] if lines else []), *crossed]
     blocks: list[Block] = [FigureGrid(figures)] if figures else [Paragraph("There is no pair of runs to compare yet.")]
     if headline:
-        table = effects_table(context.conclusions)
-        blocks += [_page_table(table, "All comparisons, with their p-values"), Paragraph(table.caption)]
+        blocks.append(_page_table(effects_table(context.conclusions), "All comparisons, with their p-values"))
     return Section(f"Effects on {HEADLINE.label}", blocks)
 
 
@@ -189,9 +188,11 @@ def _cell_of_effect(conclusion: Conclusion) -> str:
     return verdicts.typeset(f"{size}{between}{pairs}{mark}")
 
 
-def _page_table(table: PaperTable, caption: str) -> Table:
+def _page_table(table: PaperTable, title: str) -> Folded:
     rows = [[*row[: table.words], *map(verdicts.typeset, row[table.words :])] for row in table.rows]
-    return Table(table.header, rows, caption, folded=True)
+    return Folded(
+        f"{title}, {verdicts.counted(len(rows), 'row')}", [Paragraph(table.caption), Table(table.header, rows)]
+    )
 
 
 def _fewer(drawn: Sequence[CellReadings], context: ReportContext) -> list[Block]:
