@@ -96,8 +96,7 @@ class Trainer:
         self.loss_sum, self.hits = facts["loss_sum"], facts["hits"]
         self.best, self.best_epoch = facts["best"], facts["best_epoch"]
         self.seconds_before, self.train_seconds = facts["seconds_in_epoch"], facts["train_seconds"]
-        self.final_loss = math.nan if facts["final_loss"] is None else facts["final_loss"]
-        self.peak_memory = facts["peak_memory"]
+        self.final_loss, self.peak_memory = facts["final_loss"] or math.nan, facts["peak_memory"]
         self.scaler.load_state_dict(facts["scaler"])
         self.measuring.restore(found.tensors, facts["panel"], self.epoch)
         if self.ranks.is_first:

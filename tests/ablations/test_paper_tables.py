@@ -5,6 +5,7 @@ import io
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -209,3 +210,53 @@ def test_markup_in_a_level_is_printed_and_not_obeyed():
     console = Console(width=160, record=True, file=io.StringIO())
     console.print(terminal_table(paper_tables(odd, conclude(odd, []))[0], console))
     assert "[red]bn[/red]" in console.export_text()
+
+
+def test_the_latex_leaves_out_what_has_no_pair_and_what_depends_on_the_machine(tmp_path):
+    results, conclusions = study()
+    results = results.assign(final_train_loss=[0.5, 0.25, 0.1, 2e-5, 3e-5, 4e-5, *[float("nan")] * 6])
+    conclusions = conclude(results, [item.contrast for item in conclusions.headline])
+    tables, tex, _ = (path.read_text() for path in write_tables(results, conclusions, tmp_path))
+    unpaired = [item for item in conclusions.headline if not item.n]
+    assert len(unpaired) == 1
+    assert "images per second" in tables
+    assert "images per second" not in tex
+    assert tables.count("no pair") > tex.count("no pair") == 0
+    assert "final training loss" in tex
+    assert r"2.88$\cdot10^{-5}$ (3)" in tex  # the geometric mean of 2, 3 and 4e-5
+
+
+def test_long_tables_are_broken_into_floats_that_fit_a_page():
+    _, effects = paper_tables(*study())[:2]
+    many = replace(effects, rows=effects.rows[:1] * 90)
+    text = latex([many])
+    floats = text.split("\\end{table}")[:-1]
+    assert [part.count("norm: lrn") for part in floats] == [40, 40, 10]
+    assert len(set(re.findall(r"\\label\{([^}]+)\}", text))) == 3
+
+
+def test_no_caption_has_two_spaces_and_the_averages_of_a_factorial_are_in_it():
+    results, _ = study()
+    contrast = Contrast(
+        "norm: lrn → bn", "effect", {"norm=bn": 1.0, "norm=lrn": -1.0}, ("norm",), over={"act": ("relu", None)}
+    )
+    for contrasts in ([contrast], [replace(contrast, over={})]):
+        captions = [table.caption for table in paper_tables(results, conclude(results, contrasts))]
+        assert not [caption for caption in captions if "  " in caption]
+    effects, others = (
+        table.caption for table in paper_tables(results, conclude(results, [contrast])) if "effects" in table.name
+    )
+    assert "norm over act (relu, published)" in effects
+    assert "norm over act (relu, published)" in others
+
+
+def test_the_terminal_says_what_a_factorial_averages_over():
+    results, _ = study()
+    contrast = Contrast(
+        "norm: lrn → bn", "effect", {"norm=bn": 1.0, "norm=lrn": -1.0}, ("norm",), over={"act": ("relu", "leaky")}
+    )
+    console = Console(width=200, record=True, file=io.StringIO())
+    print_conclusions(console, results, conclude(results, [contrast]))
+    assert "Effects are averaged over the levels of the other factors: norm over act (relu, leaky)." in (
+        console.export_text()
+    )

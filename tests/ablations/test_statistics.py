@@ -13,7 +13,14 @@ from statsmodels.stats.power import TTestPower
 
 from alexnet_ablations.conclude.conclusions import conclude, infer, values_by_seed
 from alexnet_ablations.conclude.outcomes import HEADLINE, OUTCOMES, outcome_named
-from alexnet_ablations.conclude.sentences import notes_of, sentence_of, survival_sentence, survival_sentences
+from alexnet_ablations.conclude.sentences import (
+    averaging_note,
+    damage_sentence,
+    notes_of,
+    sentence_of,
+    survival_sentence,
+    survival_sentences,
+)
 from alexnet_ablations.declare.contrasts import Contrast, contrasts_of
 from alexnet_ablations.declare.design import Factor
 
@@ -179,32 +186,34 @@ def test_factors_are_compared_by_their_logarithms():
     ("lrn", "bn", "verdict", "sentence"),
     [
         ([90, 91, 92, 90.4, 91, 90], [93, 94.1, 95.2, 93.3, 94.2, 93.1], "difference",
-         "norm lrn → bn: +3.1 points [+3.0, +3.2] on these test images, n=6 pairs"),
+         "norm lrn → bn: +3.1 points [+3.0, +3.2] @, n=6 pairs"),
         ([90, 91, 92, 90.4], [90.1, 90.95, 92.1, 90.35], "equivalent",
-         "norm lrn → bn: less than 0.5 points either way, 90% interval [-0.1, +0.1] on these test images, n=4 pairs"),
+         "norm lrn → bn: less than 0.5 points either way, 90% interval [-0.1, +0.1] @, n=4 pairs"),
         ([90, 91, 92, 90.4], [90.2, 91.25, 92.15, 90.6], "difference within margin",
-         "norm lrn → bn: +0.2 points [+0.1, +0.3] on these test images, n=4 pairs; less than 0.5 points either way, 90% interval [+0.2, +0.2]"),
+         "norm lrn → bn: +0.2 points [+0.1, +0.3] @, n=4 pairs; less than 0.5 points either way, 90% interval "
+         "[+0.2, +0.2]"),
 ([90, 91, 92], [91, 90, 92.6], "undecided",
- "norm lrn → bn: undecided with 3 seeds, +0.2 points [-2.4, +2.8] on these test images, n=3 pairs; about 20 seeds would narrow it to "
+ "norm lrn → bn: undecided with 3 seeds, +0.2 points [-2.4, +2.8] @, n=3 pairs; about 20 seeds would narrow it to "
  "0.5 points either way"),
 ([90, 91, 92], [92, 91.5, 96.5], "undecided",
- "norm lrn → bn: undecided with 3 seeds, +2.3 points [-2.7, +7.4] on these test images, n=3 pairs; about 9 seeds would show an effect of "
+ "norm lrn → bn: undecided with 3 seeds, +2.3 points [-2.7, +7.4] @, n=3 pairs; about 9 seeds would show an effect of "
  "this size four times in five"),
-([90, 91], [92, 91.5], "undecided", "norm lrn → bn: undecided with 2 seeds, +1.2 points [-8.3, +9.5] on these test images, n=2 pairs"),
-([90], [93.1], "one pair", "norm lrn → bn: +3.1 points under one seed on these test images, n=1: no interval"),
+([90, 91], [92, 91.5], "undecided", "norm lrn → bn: undecided with 2 seeds, +1.2 points [-8.3, +9.5] @, n=2 pairs"),
+([90], [93.1], "one pair", "norm lrn → bn: +3.1 points under one seed @, n=1: no interval"),
         ([90, 91], [90, 91], "no spread",
-         "norm lrn → bn: no difference at all under each seed on these test images, n=2 pairs: without spread there is no interval"),
+         "norm lrn → bn: no difference at all under each seed @, n=2 pairs: without spread there is no "
+         "interval"),
         ([90, None], [None, 91], "no pair",
          "norm lrn → bn: nothing can be said, n=0: no seed has every run that it needs; "
          "norm=lrn diverged under seed 1, norm=bn diverged under seed 0"),
         ([90, 91, None, 92], [93, 94.1, 95, 95.2], "difference",
-         "norm lrn → bn: +3.1 points [+2.9, +3.3] on these test images, n=3 pairs of 4"),
+         "norm lrn → bn: +3.1 points [+2.9, +3.3] @, n=3 pairs of 4"),
     ],
 )  # fmt: skip
 def test_a_conclusion_is_a_sentence_with_its_n(lrn, bn, verdict, sentence):
     (found,) = conclude(cells(lrn=lrn, bn=bn), [BN]).headline
     assert found.verdict == verdict
-    assert sentence_of(found) == sentence
+    assert sentence_of(found) == sentence.replace("@", "on these test images")
     assert "*" not in sentence_of(found)
 
 
@@ -326,3 +335,118 @@ def test_conclusions_do_not_depend_on_the_order_of_rows_or_weights():
     for name, conclusion in first.items():
         assert second[name].low == pytest.approx(conclusion.low)
         assert second[name].inference.sign_flip_p == conclusion.inference.sign_flip_p
+
+
+def test_an_average_over_other_factors_is_said_and_one_factor_has_none():
+    conclusions = by_name(crossed(noise(1), seeds=6))
+    assert sentence_of(conclusions["norm: lrn → bn"]).startswith("norm lrn → bn, averaged over act: ")
+    assert sentence_of(conclusions["norm bn × act leaky"]).startswith("norm bn × act leaky: ")
+    note = "Effects are averaged over the levels of the other factors: norm over act (relu, leaky); act over norm ("
+    assert averaging_note(CROSSED).startswith(note)
+    assert averaging_note(contrasts_of("factorial", [NORM])) == ""
+    assert averaging_note(contrasts_of("one-at-a-time", [NORM, ACT])) == ""
+
+
+def test_ends_that_no_accuracy_can_have_are_cut_and_an_interval_of_all_that_is_possible_is_said_to_be_one():
+    # The baseline has 40% on average, so that an effect lies between -40 and +60 points, whatever a t interval says.
+    (wide,) = conclude(cells(lrn=[38, 42], bn=[99, 93.8]), [BN]).headline
+    assert (wide.low, wide.high) == pytest.approx((56.4 - 58.4478, 56.4 + 58.4478), abs=0.01)
+    assert wide.verdict == "undecided"
+    assert (wide.shown.low, wide.shown.high) == pytest.approx((56.4 - 58.4478, 60), abs=0.01)
+    assert "undecided with 2 seeds, +56.4 points [-2.0, +60.0] on these test images, n=2 pairs" in sentence_of(wide)
+    (everything,) = conclude(cells(lrn=[30, 50], bn=[99, 93.8]), [BN]).headline
+    told = "undecided with 2 seeds, +56.4 points on these test images, n=2 pairs; the 95% interval holds all that is"
+    assert told in sentence_of(everything)
+    (speed,) = conclude(cells(lrn=[38, 42], bn=[99, 93.8]).assign(images_per_second=[1, 2, 9, 5]), [BN]).of(
+        "images_per_second"
+    )
+    assert speed.shown == speed.inference.t  # nothing bounds a factor
+
+
+def test_the_interval_that_decides_on_equivalence_is_the_90_percent_one():
+    results = cells(lrn=[90, 91, 92, 90.4], bn=[90.1, 90.95, 92.1, 90.35])
+    (conclusion,) = conclude(results, [BN]).headline
+    ends = stats.ttest_1samp([0.1, -0.05, 0.1, -0.05], 0).confidence_interval(0.9)
+    assert (conclusion.inference.t_90.low, conclusion.inference.t_90.high) == pytest.approx((ends.low, ends.high))
+    assert conclusion.verdict == "equivalent"
+    # A margin just within that interval decides otherwise.
+    assert conclude(results, [BN], margin=ends.high - 0.001).headline[0].verdict == "undecided"
+    assert conclude(results, [BN], margin=ends.high + 0.001).headline[0].verdict == "equivalent"
+
+
+def test_numbers_that_are_only_bounds_give_no_verdict_on_interactions_and_equivalence():
+    results = crossed(noise(1), seeds=4)
+    generator = np.random.default_rng(4)
+    results["epochs_to_level"] = 3 + generator.normal(0, 0.1, len(results))
+    results["level"], results["never_reached"] = 0.8, 0.0
+    verdicts = {item.contrast.name: item.verdict for item in conclude(results, CROSSED).of("epochs_to_level")}
+    assert verdicts["norm: lrn → bn"] == "equivalent"
+    assert verdicts["norm bn × act leaky"] == "equivalent"
+    results.loc[results["cell"] == "norm=bn,act=leaky", "never_reached"] = 1.0
+    censored = {item.contrast.name: item for item in conclude(results, CROSSED).of("epochs_to_level")}
+    interaction = censored["norm bn × act leaky"]
+    assert (interaction.verdict, interaction.holm_p) == ("censored", None)
+    assert "no verdict, n=4 pairs: 4 of 16 runs never reached 80.0%" in sentence_of(interaction)
+    assert censored["norm: lrn → bn"].verdict == "undecided"
+    assert censored["norm: lrn → none"].verdict == "equivalent"  # no run of its cells is concerned
+
+
+def test_a_cell_that_never_survives_leaves_the_effects_at_the_other_levels():
+    results = crossed(lambda s, n, a: None if (n, a) == ("none", "leaky") else planted(s, n, a))
+    results.loc[results["test_accuracy"].isna(), "state"] = "diverged"
+    conclusions = {
+        item.contrast.fields: item for item in conclude(results, CROSSED).headline if "none" in item.contrast.name
+    }
+    simple = conclusions["norm",]
+    assert simple.contrast.name == "norm: lrn → none, at act relu"
+    assert simple.effect == pytest.approx(-2)
+    assert simple.n == 3
+    assert any(note.startswith("no run of norm=none,act=leaky ended well") for note in notes_of(simple))
+    assert conclusions["norm", "act"].verdict == "no pair"  # it needs that very cell
+    by_field = {
+        item.contrast.fields: item for item in conclude(results, CROSSED).headline if item.contrast.kind == "effect"
+    }
+    act = by_field["act",]
+    assert act.contrast.name == "act: relu → leaky, at norm lrn or norm bn"
+    assert act.effect == pytest.approx((1 + 1.4) / 2)
+    assert by_name(results)["norm: lrn → bn"].effect == pytest.approx(3.2)  # as before: it never needed that cell
+
+
+def test_a_cell_of_which_one_seed_survived_or_a_run_is_still_to_come_is_not_given_up():
+    for states in (["diverged", "diverged", "ok"], ["diverged", "diverged", "waiting"]):
+        results = crossed(planted)
+        lost = results["cell"] == "norm=none,act=leaky"
+        results.loc[lost, "state"] = states
+        results.loc[lost & (results["state"] != "ok"), "test_accuracy"] = math.nan
+        assert "norm: lrn → none" in by_name(results)
+
+
+def test_a_fraction_keeps_its_effects_whole_since_no_two_of_its_cells_differ_in_one_factor():
+    factors = [Factor(name, (0, 1)) for name in "abcd"]
+    contrasts = contrasts_of("fractional", factors)
+    names = sorted({cell for contrast in contrasts for cell in contrast.weights})
+    results = table(
+        {"cell": name, **dict(part.split("=") for part in name.split(",")), "seed": seed, "test_accuracy": 0.9,
+         "state": "diverged" if name == names[0] else "ok"}
+        for name in names for seed in range(2)
+    )  # fmt: skip
+    results.loc[results["state"] == "diverged", "test_accuracy"] = math.nan
+    assert {item.verdict for item in conclude(results, contrasts).headline} == {"no pair"}
+
+
+def test_sentences_name_the_images_that_they_are_about_with_their_number_where_it_is_known():
+    results = cells(lrn=[90, 91, 92], bn=[91, 93, 92.5]).assign(validation_accuracy=[0.9, 0.91, 0.93, 0.8, 0.82, 0.9])
+    results.attrs["test_images"] = 1360
+    concluded = conclude(results, [BN])
+    assert " on these 1,360 test images, n=3 pairs" in sentence_of(concluded.headline[0])
+    assert " on these validation images, n=3 pairs" in sentence_of(concluded.of("validation_accuracy")[0])
+
+
+def test_damaged_runs_are_named_with_their_files():
+    results = cells(lrn=[90, 91, 92], bn=[91, 93, 92])
+    assert damage_sentence(results) == ""
+    results.loc[[1, 3], "state"], results.loc[[1, 3], "why"] = "damaged", "split.json"
+    assert damage_sentence(results) == (
+        "2 runs have damaged records: norm=lrn under seed 1 (split.json), norm=bn under seed 0 (split.json); the same "
+        "command makes them again"
+    )

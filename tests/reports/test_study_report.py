@@ -147,8 +147,8 @@ def test_a_finding_of_some_seeds_is_not_one_of_all(make_study):
 
 def test_what_stands_out_beside_accuracy_is_said_in_plain_words(text):
     number = r"×\d[\d.]*"
-    said = rf"norm lrn → bn, averaged over act: more gradient reaches the first layer, {number} \[{number}, {number}\], n=3 pairs"
-    assert re.search(said, text)
+    said = "norm lrn → bn, averaged over act: more gradient reaches the first layer,"
+    assert re.search(rf"{said} {number} \[{number}, {number}\], n=3 pairs", text)
     assert "Exploratory" in text
 
 
@@ -304,3 +304,38 @@ def test_health_that_was_read_with_the_rest_is_the_health_that_a_run_has(study):
     apart, together = read_results(study.runs()), read_results(study.runs(), health=health)
     assert apart["gradient_first_to_last"].notna().all()
     pd.testing.assert_frame_equal(apart, together)
+
+
+@pytest.mark.parametrize(
+    ("design", "said", "unsaid"),
+    [
+        ("factorial", "0 is no change. Effects are averaged over the levels of the other factors", "0 is the baseline"),
+        ("one-at-a-time", "0 is the baseline, norm=lrn, act=relu.", "averaged"),
+        ("leave-one-out", "0 is no change; each change is taken while all the others are made.", "averaged"),
+        ("only", "0 is the baseline, norm=lrn, act=relu.", "averaged"),
+    ],
+)
+def test_what_an_effect_of_nothing_is_depends_on_the_design(design, said, unsaid, make_study):
+    page = page_of(make_study(planted, design=design, flow=False))
+    reading = figures_of(page)["effects"].reading
+    assert said in reading
+    assert unsaid not in reading
+    assert ("averaged over act" in text_of(page)) == (design == "factorial")
+
+
+@pytest.mark.parametrize(
+    ("factors", "label"),
+    [
+        ({"network": ["resnet18"]}, "alexnet (baseline)"),
+        ({"dropout": [0.3]}, "dropout 0.5 (baseline)"),
+        ({"norm": ["bn"], "act": ["leaky"]}, "lrn, relu (baseline)"),
+    ],
+)
+def test_the_baseline_is_labelled_by_its_levels(factors, label, make_study):
+    study = make_study(lambda seed, **_: None, factors, seeds=1)
+    assert next(iter(labels_of(study.cells).values())) == label
+
+
+def test_numbers_are_set_as_people_write_them_and_names_stay_as_they_are():
+    told = "norm=bn,init=-x norm-placement -2.4 points [-3.1, +0.2], 2.16e-05 and 2.5e+07"
+    assert verdicts.typeset(told) == "norm=bn,init=-x norm-placement −2.4 points [−3.1, +0.2], 2.16·10⁻⁵ and 2.5·10⁷"

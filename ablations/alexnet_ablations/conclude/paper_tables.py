@@ -132,14 +132,15 @@ def effects_table(conclusions: Conclusions) -> PaperTable:
     )
     smallest = min((item.inference.attainable_p for item in headline if item.n), default=1.0)
     where = next((item.population for item in headline if item.population), "")
-    cut = "" if all(item.shown == item.inference.t for item in headline) else f" {CUT}"
-    average = averaging_note([item.contrast for item in headline])
+    cut = "" if all(item.shown == item.inference.t for item in headline) else f"{CUT} "
+    note = averaging_note([item.contrast for item in headline])
+    average = f"{note} " if note else ""
     caption = (
-        f"Effects on {HEADLINE.label}, paired by seed, with Student's 95% interval: what other seeds would show {where}."
-        f"{cut}{' ' if average else ''}{average} Holm: the p of the t test before it, adjusted for all "
-        f"{len(headline)} comparisons. The 90% interval lies within the margin where two one-sided t tests have p of at "
-        "most 0.05, before Holm's rule. Sign flip: another test, exact and not adjusted, whose p cannot go below "
-        f"{smallest:.2g} here. A verdict other than undecided needs an adjusted p of at most 0.05."
+        f"Effects on {HEADLINE.label}, paired by seed, with Student's 95% interval: for other seeds {where}. "
+        f"{cut}{average}Holm: the p of the t test before it, adjusted for all {len(headline)} comparisons. The 90% "
+        "interval lies within the margin where two one-sided t tests have p of at most 0.05, before Holm's rule. Sign "
+        f"flip: another test, exact and not adjusted, whose p cannot go below {smallest:.2g} here. A verdict other "
+        "than undecided needs an adjusted p of at most 0.05."
     )
     return PaperTable("effects", f"Effects on {HEADLINE.label}", header, rows, caption, 1)
 
@@ -177,9 +178,10 @@ def _other_effects(conclusions: Conclusions, outcomes: Sequence[Outcome]) -> Pap
         )
 
     rows = tuple(row(item) for outcome in outcomes for item in conclusions.of(outcome))
-    average = averaging_note([item.contrast for item in conclusions.items])
+    note = averaging_note([item.contrast for item in conclusions.items])
+    average = f"{note} " if note else ""
     caption = (
-        f"{average}{' ' if average else ''}Exploratory: Holm's rule adjusts the t tests within each outcome and not "
+        f"{average}Exploratory: Holm's rule adjusts the t tests within each outcome and not "
         "over outcomes, so that some of many will stand out by chance. × is a factor; points are hundredths of a share."
     )
     header = ("outcome", "change", "effect", "95% interval", "n pairs", "p, t test", "p, t test, Holm", "verdict")
