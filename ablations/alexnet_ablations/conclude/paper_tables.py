@@ -41,7 +41,7 @@ class PaperTable:
     words: int  # so many columns, from the left, hold words; the others hold numbers
 
 
-CUT = "Intervals are cut where an accuracy would leave 0 to 100%."
+CUT = "Intervals are cut where a share, such as an accuracy, would leave 0 to 100%."
 
 
 def paper_tables(results: pd.DataFrame, conclusions: Conclusions) -> list[PaperTable]:
@@ -132,14 +132,13 @@ def effects_table(conclusions: Conclusions) -> PaperTable:
     )
     smallest = min((item.inference.attainable_p for item in headline if item.n), default=1.0)
     where = next((item.population for item in headline if item.population), "")
-    cut = "" if all(item.shown == item.inference.t for item in headline) else f"{CUT} "
     note = averaging_note([item.contrast for item in headline])
     average = f"{note} " if note else ""
     caption = (
         f"Effects on {HEADLINE.label}, paired by seed, with Student's 95% interval: for other seeds {where}. "
-        f"{cut}{average}Holm: the p of the t test before it, adjusted for all {len(headline)} comparisons. The 90% "
-        "interval lies within the margin where two one-sided t tests have p of at most 0.05, before Holm's rule. Sign "
-        f"flip: another test, exact and not adjusted, whose p cannot go below {smallest:.2g} here. A verdict other "
+        f"{_cut(headline)}{average}Holm: the p of the t test before it, adjusted for all {len(headline)} comparisons. "
+        "The 90% interval lies within the margin where two one-sided t tests have p up to 0.05, before Holm's rule. "
+        f"Sign flip: another test, exact, not adjusted, whose p cannot go below {smallest:.2g} here. A verdict other "
         "than undecided needs an adjusted p of at most 0.05."
     )
     return PaperTable("effects", f"Effects on {HEADLINE.label}", header, rows, caption, 1)
@@ -174,6 +173,7 @@ def _other_effects(conclusions: Conclusions, outcomes: Sequence[Outcome]) -> Pap
             str(item.n),
             p_value(item.inference.t_p),
             p_value(item.holm_p),
+            equivalence_interval(item),
             item.verdict,
         )
 
@@ -181,11 +181,26 @@ def _other_effects(conclusions: Conclusions, outcomes: Sequence[Outcome]) -> Pap
     note = averaging_note([item.contrast for item in conclusions.items])
     average = f"{note} " if note else ""
     caption = (
-        f"{average}Exploratory: Holm's rule adjusts the t tests within each outcome and not "
-        "over outcomes, so that some of many will stand out by chance. × is a factor; points are hundredths of a share."
+        f"{average}{_cut(conclusions.items)}Exploratory: Holm's rule adjusts the t tests within each outcome and not "
+        "over outcomes, so that some of many will stand out by chance. The 90% interval decides on equivalence. × is a "
+        "factor; points are hundredths of a share."
     )
-    header = ("outcome", "change", "effect", "95% interval", "n pairs", "p, t test", "p, t test, Holm", "verdict")
+    header = (
+        "outcome",
+        "change",
+        "effect",
+        "95% interval",
+        "n pairs",
+        "p, t test",
+        "p, t test, Holm",
+        "90% interval",
+        "verdict",
+    )
     return PaperTable("other-effects", "Effects on other outcomes (exploratory)", header, rows, caption, 2)
+
+
+def _cut(conclusions: Sequence[Conclusion]) -> str:
+    return "" if all(item.shown == item.inference.t for item in conclusions) else f"{CUT} "
 
 
 def factor_columns(results: pd.DataFrame) -> list[str]:
