@@ -1,4 +1,4 @@
-"""Whether the statistics keep their word: thousands of simulated studies whose truth is known.
+"""Checks the error rates of the statistics on thousands of simulated studies whose truth is known.
 
     python benchmarks/believe.py                     # the tables of docs/evidence.md: minutes on one core
     python benchmarks/believe.py --studies 400       # a first look
@@ -11,7 +11,7 @@ their Monte Carlo error, one standard error. Seeded: the same numbers every time
     A/A         identical cells under different names: whatever is found is false
     coverage    how often an interval holds the true mean
     margins     how often "less than the margin either way" is claimed where the truth is exactly the margin
-    power       how often a planted effect is found, beside what was foretold
+    power       how often a planted effect is found, beside the predicted power
 """
 
 import argparse
@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from alexnet_ablations.conclude.conclusions import conclude
 from alexnet_ablations.conclude.intervals import (
-    bootstrap_interval,
+    LEVEL,
     equivalence_p_value,
     sign_flip_interval,
     sign_flip_p_value,
@@ -36,15 +36,15 @@ from alexnet_ablations.conclude.intervals import (
 from alexnet_ablations.conclude.multiplicity import holm
 from alexnet_ablations.conclude.outcomes import HEADLINE
 from alexnet_ablations.conclude.seeds import power
+from alexnet_ablations.conclude.sentences import sentence_of
 from alexnet_ablations.declare.contrasts import Contrast
 
 SEEDS = (3, 5, 6, 10)
 LEVELS = ("a", "b", "c", "d", "e", "f")  # of one factor: five contrasts against the first, which they share
-LUCK, OWN = 0.01, 0.01  # standard deviations of what the cells of a seed share, and of what each has by itself
+SHARED, OWN = 0.01, 0.01  # standard deviations of what the cells of a seed share, and of what each has by itself
 IMAGES = 360  # a small test set: accuracies are multiples of 1/360
 MISSING = 0.1  # share of runs that left no number
 MARGIN = 0.5  # points
-LEVEL = 0.05
 CHECKED = 10  # studies of each row that also go through conclude
 SPLITS = 2000  # of a real cell's seeds into two groups
 ASYMMETRIC = "exponential differences"
@@ -77,10 +77,10 @@ def simulated_accuracies(
     counted: bool = False,
     missing: float = 0.0,
 ) -> NDArray[np.float64]:
-    """Return test accuracies by cell and seed: luck that a seed's cells share, luck of their own, effects in points."""
+    """Return accuracies by cell and seed: what the cells of a seed share, what each has alone, effects in points."""
     shape = (len(effects), seeds)
     accuracy = (
-        0.95 + np.array(effects)[:, None] / 100 + LUCK * draw(generator, (1, seeds)) + OWN * draw(generator, shape)
+        0.95 + np.array(effects)[:, None] / 100 + SHARED * draw(generator, (1, seeds)) + OWN * draw(generator, shape)
     )
     if counted:  # of so many images, so many are right
         accuracy = generator.binomial(IMAGES, np.clip(accuracy, 0, 1)) / IMAGES
@@ -92,7 +92,7 @@ def differences(accuracies: NDArray[np.float64]) -> list[NDArray[np.float64]]:
     """Return each cell less the first, in points, under the seeds that have both."""
     # Rounded far below anything real: of counted accuracies, equal differences must be equal.
     paired = np.round(100 * (accuracies[1:] - accuracies[0]), 9)
-    return [each[~np.isnan(each)] for each in paired]
+    return [row[~np.isnan(row)] for row in paired]
 
 
 def check_against_conclude(accuracies: NDArray[np.float64], p_values: list[float | None]) -> None:
@@ -101,15 +101,13 @@ def check_against_conclude(accuracies: NDArray[np.float64], p_values: list[float
     rows = pd.DataFrame(list(itertools.product(LEVELS[:cells], range(seeds))), columns=["cell", "seed"])
     state = np.where(np.isnan(accuracies.ravel()), "diverged", "ok")
     contrasts = [Contrast(f"a → {level}", "effect", {level: 1.0, "a": -1.0}, ("x",)) for level in LEVELS[1:cells]]
-    found = conclude(rows.assign(test_accuracy=accuracies.ravel(), state=state), contrasts, [HEADLINE]).headline
-    adjusted = holm(p_values)
-    for each, p, q in zip(found, p_values, adjusted, strict=True):
-        same = (each.inference.t_p is None) == (p is None) and math.isclose(
-            each.inference.t_p or 0, p or 0, rel_tol=1e-6
-        )
-        if not same or each.verdict.startswith("difference") != _is_found(q):
+    headline = conclude(rows.assign(test_accuracy=accuracies.ravel(), state=state), contrasts, [HEADLINE]).headline
+    for conclusion, p, q in zip(headline, p_values, holm(p_values), strict=True):
+        t_p = conclusion.inference.t_p
+        same = t_p is p or (t_p is not None and p is not None and math.isclose(t_p, p, rel_tol=1e-6))
+        if not same or conclusion.verdict.startswith("difference") != _is_found(q):
             raise SystemExit(
-                f"conclude says {each.sentence!r} where p is {p} and adjusted {q}; nothing here can be believed"
+                f"conclude says {sentence_of(conclusion)!r} where p is {p} and adjusted {q}; these tables are not right"
             )
 
 
@@ -145,7 +143,7 @@ def same_under_other_names(studies: int) -> None:
         for study in range(studies):
             accuracies = simulated_accuracies(generator, seeds, SHAPES[shape], counted=counted, missing=missing)
             d = differences(accuracies)
-            p_values = [t_p_value(each) for each in d]
+            p_values = [t_p_value(row) for row in d]
             if study < CHECKED:
                 check_against_conclude(accuracies, p_values)
             single.append(_is_found(p_values[0]))
@@ -170,23 +168,21 @@ def same_under_other_names(studies: int) -> None:
 def coverage(studies: int) -> None:
     """Count how often each interval holds the true mean difference."""
     rows = []
-    methods = (t_interval, sign_flip_interval, bootstrap_interval)
+    methods = (t_interval, sign_flip_interval)
     for shape, seeds in itertools.product((*SHAPES, ASYMMETRIC), SEEDS):
         generator = np.random.default_rng([2, seeds, len(rows)])
         held: list[list[bool]] = [[] for _ in methods]
-        endless = []
         for _ in range(studies):
             if shape == ASYMMETRIC:  # which pairing like with like does not make: the mean is 1
                 d, truth = generator.exponential(size=seeds), 1.0
             else:
                 d, truth = SHAPES[shape](generator, (seeds,)) - SHAPES[shape](generator, (seeds,)), 0.0
             for hits, method in zip(held, methods, strict=True):
-                found = method(d)
-                if found is not None:
-                    hits.append(found.low <= truth <= found.high)
-            endless.append(found is not None and not math.isfinite(found.high - found.low))
-        rows.append([shape, str(seeds), *map(share, held), share(endless)])
-    header = ["differences of", "pairs", "t", "sign flip", "bootstrap", "bootstrap, an end open"]
+                interval = method(d)
+                if interval is not None:
+                    hits.append(interval.low <= truth <= interval.high)
+        rows.append([shape, str(seeds), *map(share, held)])
+    header = ["differences of", "pairs", "t", "sign flip"]
     table(f"Coverage of 95% intervals, % ({studies} studies a row)", header, rows)
 
 
@@ -198,8 +194,8 @@ def at_the_margin(studies: int) -> None:
         one, family = [], []
         for _ in range(studies):
             # Every cell but the first is the margin away from it; the spread is a third, or nothing could be claimed.
-            luck = simulated_accuracies(generator, seeds, SHAPES[shape]) - 0.95
-            accuracies = luck / 3 + 0.95 + np.array([0.0] + [MARGIN / 100] * 5)[:, None]
+            deviations = simulated_accuracies(generator, seeds, SHAPES[shape]) - 0.95
+            accuracies = deviations / 3 + 0.95 + np.array([0.0] + [MARGIN / 100] * 5)[:, None]
             p_values = [equivalence_p_value(d, MARGIN) for d in differences(accuracies)]
             one.append(_is_found(p_values[0]))
             family.append(any(map(_is_found, holm(p_values))))
@@ -209,7 +205,7 @@ def at_the_margin(studies: int) -> None:
 
 
 def planted(studies: int) -> None:
-    """Count how often a planted effect is found, beside the power foretold for normal differences."""
+    """Count how often a planted effect is found, beside the power predicted for normal differences."""
     rows = []
     spread = 100 * OWN * math.sqrt(2)  # of a paired difference, in points: what the seed shares is gone
     for shape, effect, seeds in itertools.product(SHAPES, (1.0, 2.0, 4.0), SEEDS):
@@ -226,9 +222,9 @@ def planted(studies: int) -> None:
             if hits[-1]:
                 right.append(means[-1] > 0)
         mean = f"{np.mean(means):+.2f} ± {np.std(means) / math.sqrt(studies):.2f}"
-        foretold = f"{100 * power(seeds, effect, spread):.1f}"
-        rows.append([shape, f"{effect:+.0f}", str(seeds), mean, share(hits), foretold, share(right)])
-    header = ["accuracies", "planted", "seeds", "mean estimate", "found, %", "foretold (normal), %", "right sign, %"]
+        predicted = f"{100 * power(seeds, effect, spread):.1f}"
+        rows.append([shape, f"{effect:+.0f}", str(seeds), mean, share(hits), predicted, share(right)])
+    header = ["accuracies", "planted", "seeds", "mean estimate", "found, %", "predicted (normal), %", "right sign, %"]
     table(f"Planted effects, points ({studies} studies a row; a difference spreads {spread:.1f} points)", header, rows)
 
 

@@ -1,10 +1,10 @@
-"""Keeps what a study found: its sentences, tables, rows and a few figures, in a folder small enough for the repository.
+"""Keeps the results of a study: sentences, tables, rows and a few figures, in a folder small enough for the repository.
 
     alexnet-lab study lrn-or-bn --out runs/lrn-or-bn
     python benchmarks/keep_results.py runs/lrn-or-bn ablations/results/lrn-or-bn --commit ac36a4b \\
         --command "alexnet-lab study lrn-or-bn"
 
-writes README.md (what was run, what was found, figures), tables.md, results.csv (a row per run), study.toml and SVGs.
+writes README.md (what was run, conclusions, figures), tables.md, results.csv (a row per run), study.toml and SVGs.
 Times, speed and memory stay behind: they say as much of the machine and its other work as of the study. Everything else
 repeats to the last bit on one machine.
 """
@@ -21,14 +21,15 @@ import pandas as pd
 from alexnet_ablations.conclude.conclusions import Conclusion, Conclusions, conclude
 from alexnet_ablations.conclude.outcomes import HEADLINE, OUTCOMES, read_results, write_results
 from alexnet_ablations.conclude.paper_tables import markdown, paper_tables
+from alexnet_ablations.conclude.sentences import sentence_of, survival_sentences
 from alexnet_ablations.declare.contrasts import Contrast
 from alexnet_ablations.declare.design import Cell, level_text
 from alexnet_ablations.declare.study import Study, read_study
 from alexnet_ablations.report import write_report
 from alexnet_ablations.report.verdicts import limits, unfinished
 
-OF_THE_MACHINE = ("images_per_second", "peak_memory_mb", "train_seconds", "measuring_share")
-KEPT = tuple(outcome for outcome in OUTCOMES if outcome.name not in OF_THE_MACHINE)
+OF_THE_MACHINE = [*(outcome.name for outcome in OUTCOMES if outcome.of_machine), "measuring_share"]
+KEPT = tuple(outcome for outcome in OUTCOMES if not outcome.of_machine)
 SHARED = ("width", "image_size", "channels", "init", "input_scale", "learning_rate", "batch_size", "epochs")
 FIGURES = {
     "effects": "Effects on test accuracy: the mean with its 95% interval, and under it each seed. Grey: the margin.",
@@ -90,7 +91,7 @@ def keep(
     folder.mkdir(parents=True, exist_ok=True)
     for stale in folder.glob("*.svg"):
         stale.unlink()
-    rows = results.drop(columns=list(OF_THE_MACHINE))
+    rows = results.drop(columns=OF_THE_MACHINE)
     write_results(rows, folder / "results.csv")
     tables = markdown(paper_tables(rows, conclusions))
     (folder / "tables.md").write_text(f"# {study.about}\n\n{tables}")
@@ -101,6 +102,7 @@ def keep(
     page = told(study, conclusions, simple, command=command, commit=commit, figures=figures, remarks=remarks)
     (folder / "README.md").write_text(page)
     again = read_rows(folder / "results.csv")
+    again.attrs = rows.attrs
     if markdown(paper_tables(again, conclude(again, study.contrasts(), KEPT))) != tables:
         raise ValueError(f"rows and tables of {folder} differ: the rows do not lead back to the tables")
     return conclusions
@@ -122,10 +124,10 @@ def told(
     figures: list[str],
     remarks: list[str],
 ) -> str:
-    """Write what was run and what it found, in the words of the reports."""
+    """Write what was run and what follows from it, in the words of the reports."""
     facts = [run.folder.provenance() or {} for run in study.runs()]
     first = facts[0]
-    days = sorted({str(each["started"])[:10] for each in facts})
+    days = sorted({str(run["started"])[:10] for run in facts})
     varied = {factor.field for factor in study.factors}
     shared = {field: getattr(study.start, field) for field in SHARED if field not in varied}
     lines = [
@@ -139,10 +141,10 @@ def told(
         f"{' and '.join(days)}. Data: {study.start.data}, fingerprint {first['data_fingerprint'][:12]}.",
         *(f"{note[:1].upper()}{note[1:].rstrip('.')}." for note in [*notes(facts), *remarks]),
         "",
-        "## Found",
+        "## Conclusions",
         "",
-        *(f"- {each.sentence}" for each in conclusions.headline),
-        *(f"- {sentence}" for sentence in conclusions.survival_sentences),
+        *(f"- {sentence_of(conclusion)}" for conclusion in conclusions.headline),
+        *(f"- {sentence}" for sentence in survival_sentences(conclusions)),
         "",
         *(f"{text}" for text in limits(conclusions, study.limitations)),
         "",
@@ -154,22 +156,22 @@ def told(
             "A family of its own for Holm's rule, exploratory.",
             "",
         ]
-        lines += [*(f"- {each.sentence}" for each in simple), ""]
+        lines += [*(f"- {sentence_of(conclusion)}" for conclusion in simple), ""]
     for name in figures:
         reading = FIGURES.get(name, "Two factors together: means over seeds.")
         lines += [f"![{reading}]({name}.svg)", "", reading, ""]
-    differing = [each for each in conclusions.items if each.is_exploratory and each.verdict == "difference"]
+    differing = [item for item in conclusions.items if item.is_exploratory and item.verdict == "difference"]
     if differing:
         lines += ["## Beside accuracy (exploratory)", ""]
-        lines += [f"- {each.outcome.label}: {each.sentence}" for each in differing]
+        lines += [f"- {item.outcome.label}: {sentence_of(item)}" for item in differing]
         lines.append("")
     lines.append("[tables.md](tables.md), [results.csv](results.csv): a row per run, [study.toml](study.toml)")
     return "\n".join(lines) + "\n"
 
 
 def notes(facts: list[dict[str, Any]]) -> list[str]:
-    """Return what the runs were told of their data, each once."""
-    return list(dict.fromkeys(note for each in facts for note in each.get("notes", [])))
+    """Return the notes of all runs on their data, without repetition."""
+    return list(dict.fromkeys(note for run in facts for note in run.get("notes", [])))
 
 
 def main() -> None:
@@ -195,8 +197,8 @@ def main() -> None:
         remarks=given.remark,
         at_each=tuple(filter(None, given.at_each.split(":"))),
     )
-    for each in conclusions.headline:
-        print(each.sentence)
+    for conclusion in conclusions.headline:
+        print(sentence_of(conclusion))
 
 
 if __name__ == "__main__":

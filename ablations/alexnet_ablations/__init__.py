@@ -1,10 +1,11 @@
 """Ablation studies: declare them, run them, conclude from them, report.
 
-    from alexnet_ablations import conclude, declare, run_study
+    from alexnet_ablations import conclude, declare, run_study, sentence_of
 
     study = declare({"norm": "bn"}, {"data": "digits"}, Path("runs/norm"), seeds=6)
     results = run_study(study, jobs=2)
-    conclusions = conclude(results, study.contrasts())
+    for conclusion in conclude(results, study.contrasts()).headline:
+        print(sentence_of(conclusion))
 
 The names below are imported when they are first used, so that `alexnet-lab --help` needs neither pandas nor torch.
 """
@@ -15,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from alexnet_ablations.conclude.conclusions import conclude
     from alexnet_ablations.conclude.outcomes import read_results
+    from alexnet_ablations.conclude.sentences import sentence_of
     from alexnet_ablations.declare.study import Study, declare, read_study
     from alexnet_ablations.run.study import run_study
 
-__all__ = ["Study", "conclude", "declare", "read_results", "read_study", "run_study"]
+__all__ = ["Study", "conclude", "declare", "read_results", "read_study", "run_study", "sentence_of"]
 
 _HOMES = {
     "Study": "declare.study",
@@ -27,6 +29,7 @@ _HOMES = {
     "read_results": "conclude.outcomes",
     "read_study": "declare.study",
     "run_study": "run.study",
+    "sentence_of": "conclude.sentences",
 }
 
 

@@ -37,20 +37,19 @@ def health_of(run: RunFolder) -> dict[str, float | None]:
 
 
 def last_evidence(run: RunFolder) -> Evidence:
-    """Read the last epoch of a run, and the others only if the last has no measurements: a study reads many runs.
-
-    Raises ValueError where a record is damaged: outcomes must not come from an earlier epoch unnoticed.
-    """
+    """Read the last epoch of a run, and the others only if the last has no measurements: a study reads many runs."""
     evidence = Evidence(run, last_epochs=1)
-    if not evidence.damages and evidence.flow and not (evidence.measured_epochs and evidence.epochs_counted("probe")):
-        evidence = Evidence(run)
-    if evidence.damages:
-        raise ValueError("; ".join(evidence.damages.values()))
-    return evidence
+    is_measured = evidence.measured_epochs and evidence.epochs_counted("probe")
+    return evidence if _is_damaged(evidence) or not evidence.flow or is_measured else Evidence(run)
 
 
 def health_from(evidence: Evidence) -> dict[str, float | None]:
-    """Return what health_of does, from records that were read already."""
+    """Return what health_of does, from records that were read already.
+
+    None for all where a file of flow/ is damaged: outcomes must not come from an earlier epoch unnoticed.
+    """
+    if _is_damaged(evidence):
+        return dict.fromkeys(OUTCOMES)
     return {
         "dead_share": _dead_share(evidence),
         "negative_side_rate": _negative_side_rate(evidence),
@@ -58,6 +57,10 @@ def health_from(evidence: Evidence) -> dict[str, float | None]:
         "update_ratio": _over_last_epoch(evidence, evidence.typical_update_ratio),
         "signal_to_noise": _over_last_epoch(evidence, lambda epoch: _signal_to_noise(evidence, epoch)),
     }
+
+
+def _is_damaged(evidence: Evidence) -> bool:
+    return any(name.startswith("flow/") for name in evidence.damages)
 
 
 def _over_last_epoch(evidence: Evidence, measure: Callable[[int], float | None]) -> float | None:

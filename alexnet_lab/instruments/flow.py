@@ -28,7 +28,7 @@ import json
 import struct
 import tokenize
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -185,14 +185,14 @@ def read_layout(path: Path) -> Layout:
     raise ValueError(f"{path} is of version {values['version']}, and this alexnet-lab reads {VERSION}; update it")
 
 
-def read_columns(path: Path) -> Columns:
-    """Read the arrays of one npz file; ValueError if it is damaged."""
+def read_columns(path: Path, names: Sequence[str] | None = None) -> Columns:
+    """Read the arrays of one npz file, or those of them that `names` has; ValueError if it is damaged."""
     if not path.is_file():  # a named pipe would be waited for
         raise _damaged(path, "it is no regular file")
     try:
         # Opened here, since numpy leaves a damaged file open.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return dict(arrays)
+            return {name: arrays[name] for name in arrays if names is None or name in names}
     except UNREADABLE as error:
         raise _damaged(path, str(error)) from None
 

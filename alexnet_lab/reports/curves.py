@@ -29,6 +29,7 @@ MOST_MARKED = 15  # points of a line; with more, its markers would touch
 MANY = 12  # lines; more are thin, and few of them named
 MOST_NAMED = 9
 LINE_OF_TEXT = 13.5  # pixels
+RINGS_BELOW = 9  # pixels from an interval to the rings of its points
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,8 @@ class Interval:
     low: float
     high: float
     detail: str = ""  # such as "6 pairs"
+    text: str = ""  # stands under the name in place of the numbers, and is told on hovering
+    points: Sequence[tuple[str, float, str]] = ()  # what the estimate is the mean of: label, place, text
 
 
 def curves(
@@ -158,20 +161,25 @@ def intervals(
     negligible: float = 0.0,
     signed: bool = True,
     marks: Sequence[tuple[float, str]] = (),
+    table: Table | None = None,
     span: tuple[float, float] | None = None,
 ) -> Figure:
     """Draw estimates with their intervals, one below the other, against a line at `zero`.
 
     A full dot: the interval excludes zero. A hollow dot: it does not, or there is no interval. Estimates that are no
     differences (`signed` false) have no such line. Where `negligible` is given, effects within it of zero are too
-    small to matter: that range is tinted. `marks` are places with a dashed line and a word. `span`
-    is the range of the axis, if not that of the rows.
+    small to matter: that range is tinted. `marks` are places with a dashed line and a word. The points of a row are
+    small rings below its estimate. `span` is the range of the axis, and `table` holds the numbers, if not those of the
+    rows.
     """
     lines = [[*textwrap.wrap(label(row.name, 80), 26), _interval_text(row, signed=signed)] for row in rows]
     gap = 12.0
     if len(rows) > MANY:  # a line each; their numbers are told on hovering and in the table
         lines, gap = [[label(row.name)] for row in rows], 6.0
-    heights = [len(text) * LINE_OF_TEXT + gap for text in lines]
+    heights = [
+        max(len(text) * LINE_OF_TEXT, 2 * RINGS_BELOW + 8 if row.points else 0) + gap
+        for text, row in zip(lines, rows, strict=True)
+    ]
     drawing = Drawing(height=sum(heights) + 52)
     axes = drawing.axes(grid=False)
     places = -(np.cumsum(heights) - np.asarray(heights) / 2)
@@ -192,19 +200,30 @@ def intervals(
         told = ", ".join(text for text in (_interval_text(row, signed=signed), row.detail) if text)
         ends = [row.low, row.estimate, row.high] if has_interval else [row.estimate]
         drawing.points(axes, row.name, ends, [place] * len(ends), [""] * len(ends), [told] * len(ends))
+        if row.points:
+            labels, values, texts = zip(*row.points, strict=True)
+            below = [place - RINGS_BELOW] * len(values)
+            axes.plot(values, below, "o", markersize=3.6, color=LIGHT["muted"], markerfacecolor="none", mew=1)
+            drawing.points(axes, row.name, values, below, labels, texts)
     axes.set_yticks(places, ["\n".join(text) for text in lines])
     axes.tick_params(axis="y", length=0)
     axes.tick_params(axis="y", labelcolor=LIGHT["ink"])
     axes.set_ylim(-sum(heights), 0)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
     axes.spines["left"].set_visible(False)
+    if signed:
+        axes.xaxis.set_major_formatter(
+            FuncFormatter(lambda value, _: f"{value:+g}".replace("-", "−") if value else "0")
+        )
     axes.margins(x=0.08)
     if span is not None:
         axes.set_xlim(*span)
     axes.set_xlabel(label(unit, 40))
+    if table is not None:
+        return drawing.finish(name, title, reading, table)
     columns = ["change", f"effect, {unit}", "low", "high", "from"] if signed else ["", unit, "low", "high", "from"]
-    table = Table(columns, [[row.name, row.estimate, row.low, row.high, row.detail] for row in rows])
-    return drawing.finish(name, title, reading, table)
+    numbers = [[row.name, row.estimate, row.low, row.high, row.detail] for row in rows]
+    return drawing.finish(name, title, reading, Table(columns, numbers))
 
 
 def power_of_ten(value: float, _place: object = None) -> str:
@@ -293,6 +312,9 @@ def _whole(value: float) -> float:
 
 
 def _interval_text(row: Interval, *, signed: bool) -> str:
+    if row.text:
+        return row.text
+
     def write(value: float) -> str:
         return written(value, 3, signed=signed)
 

@@ -15,6 +15,7 @@ from alexnet_lab.records import RunFolder, write_atomically
 from alexnet_lab.reports.run_tables import OF_PARAMETERS, SUBNORMAL, ZERO, bin_edges, open_run, read_flow, run_tables
 
 if TYPE_CHECKING:
+    import pandas as pd
     from torch.utils.tensorboard import SummaryWriter
 
 # In the names of our event files, so that an export replaces its own and leaves those of others.
@@ -40,7 +41,30 @@ def _to_parquet(run: Path, out: Path) -> list[Path]:
 
 
 def _to_csv(run: Path, out: Path) -> list[Path]:
-    return _written(out, {f"{name}.csv": frame.to_csv(index=False) for name, frame in run_tables(run).items()})
+    return _written(out, {f"{name}.csv": csv_text(frame) for name, frame in run_tables(run).items()})
+
+
+def csv_text(table: "pd.DataFrame") -> str:
+    """Write a table as CSV in which no text is a formula: a spreadsheet would run what begins with =, +, - or @.
+
+    Such a text gets an apostrophe before it. Numbers, also those written as text, stay as they are.
+    """
+    from pandas.api.types import is_numeric_dtype
+
+    inert = table.apply(lambda column: column if is_numeric_dtype(column) else column.map(_inert)).rename(
+        columns=_inert
+    )
+    return str(inert.to_csv(index=False, lineterminator="\n"))
+
+
+def _inert(value: object) -> object:
+    if not isinstance(value, str) or not value.startswith(("=", "+", "-", "@", "\t", "\r")):
+        return value
+    try:
+        float(value)
+    except ValueError:
+        return f"'{value}"
+    return value
 
 
 def _written(out: Path, contents: Mapping[str, str | bytes]) -> list[Path]:

@@ -209,3 +209,12 @@ def test_a_fraction_of_too_few_factors_is_refused():
 
 def test_the_rows_of_a_fraction_are_sums_of_its_base():
     assert Fraction((1, 2, 3), 2).rows() == [(0, 0, 0), (1, 0, 1), (0, 1, 1), (1, 1, 0)]
+
+
+def test_a_contrast_of_a_factorial_names_the_factors_that_it_is_averaged_over_with_their_levels():
+    over = {contrast.name: contrast.over for contrast in contrasts_of("factorial", [NORM, ACT, DROPOUT])}
+    assert over["norm: lrn → bn"] == {"act": ("relu", "leaky"), "dropout": (0.5, 0.3)}
+    assert over["norm bn × act leaky"] == {"dropout": (0.5, 0.3)}
+    assert not any(contrast.over for contrast in contrasts_of("factorial", [NORM]))
+    for design in ("one-at-a-time", "leave-one-out", "only"):
+        assert not any(contrast.over for contrast in contrasts_of(design, [ACT, DROPOUT]))

@@ -8,7 +8,14 @@ import time
 import numpy as np
 import pytest
 
-from alexnet_ablations.conclude.outcomes import HEADLINE, OUTCOMES, outcome_named, read_results, write_results
+from alexnet_ablations.conclude.outcomes import (
+    HEADLINE,
+    OUTCOMES,
+    outcome_named,
+    population_of,
+    read_results,
+    write_results,
+)
 from alexnet_ablations.declare.design import Cell
 from alexnet_ablations.declare.study import PlannedRun
 from alexnet_lab.instruments.flow import FlowWriter, Layout, Parameter, Site
@@ -206,9 +213,7 @@ def test_outcomes_have_names_of_their_own_and_the_headline_is_test_accuracy():
         ("test_accuracy", 3.14, "+3.1"),
         ("test_accuracy", -0.04, "+0.0"),
         ("test_accuracy", math.nan, "-"),
-        ("test_accuracy", math.inf, "+∞"),
         ("update_ratio", math.log(1.8), "×1.8"),
-        ("update_ratio", -math.inf, "×0"),
         ("update_ratio", 1000.0, "×1.01e+304"),
         ("epochs_to_level", -2.44, "-2.4"),
         ("auroc", 0.01234, "+0.0123"),
@@ -225,3 +230,30 @@ def test_run_folders_are_left_as_they_were(tmp_path):
     read_results([run])
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
     assert json.loads((run.folder.path / "state.json").read_text())["state"] == "ok"
+
+
+def test_no_text_of_the_rows_is_a_formula_to_a_spreadsheet_and_numbers_stay_numbers(tmp_path):
+    texts = ['=HYPERLINK("x")', "+1+2", "-2+3", "@SUM(A1)", "-0.5", "a=b", ""]
+    table = read_results([planned(tmp_path, seed=seed) for seed in range(len(texts))]).assign(why=texts)
+    table["test_accuracy"] = -0.25
+    write_results(table, tmp_path / "results.csv")
+    with (tmp_path / "results.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["why"] for row in rows] == ["'" + text for text in texts[:4]] + texts[4:]
+    assert {row["test_accuracy"] for row in rows} == {"-0.25"}
+
+
+def test_the_number_of_test_images_is_known_where_all_runs_agree(tmp_path):
+    tested = {**RESULT, "test": {**RESULT["test"], "confusion": [[3, 1], [0, 6]]}}
+    runs = [ended(tmp_path, seed=seed, result=tested) for seed in range(2)]
+    assert read_results(runs).attrs["test_images"] == 10
+    assert population_of(read_results(runs), HEADLINE) == "on these 10 test images"
+    other = ended(tmp_path, seed=2)
+    assert read_results([*runs, other]).attrs["test_images"] is None
+    assert population_of(read_results([*runs, other]), HEADLINE) == "on these test images"
+    assert population_of(read_results(runs), outcome_named("images_per_second")) == ""
+
+
+def test_large_numbers_are_written_out():
+    speed = outcome_named("images_per_second")
+    assert [speed.show(value) for value in (1311.2, 98.76, 2.5e7, 3.21e-5)] == ["1310", "98.8", "2.5e+07", "3.21e-05"]

@@ -5,10 +5,12 @@ import io
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 
 import pandas as pd
 import pytest
 from rich.console import Console
+from scipy import stats
 
 from alexnet_ablations.cli.tables import print_conclusions, terminal_table
 from alexnet_ablations.conclude.conclusions import conclude
@@ -68,22 +70,28 @@ def test_where_every_run_ended_well_the_share_needs_no_interval():
     assert not any("share" in title for title in cells[0].header)
 
 
-def test_effects_have_an_interval_an_n_and_three_p_values():
+def test_each_p_value_of_an_effect_says_its_test_and_what_holm_adjusts_stands_before_it():
     effects = paper_tables(*study())[1]
     assert effects.header == (
         "change",
         "effect, points",
         "95% interval",
         "n pairs",
+        "p, t test",
+        "p, t test, Holm",
+        "90% interval",
+        "p, within 0.5 points, Holm",
         "p, sign flip",
-        "p, Holm",
-        "p, within 0.5 points",
-        "found",
+        "verdict",
     )
-    change, effect, between, n, flip, _, _, found = effects.rows[0]
+    change, effect, between, n, p, holm, narrow, _, flip, verdict = effects.rows[0]
     assert (change, effect, between) == ("norm: lrn → bn", "+3.1", "[+2.9, +3.3]")
-    assert (n, flip, found) == ("3", "0.25", "difference")
-    assert effects.rows[2][1:] == ("-", "-", "0", "-", "-", "-", "no pair")
+    assert (n, flip, verdict) == ("3", "0.25", "difference")
+    oracle = stats.ttest_1samp([3, 3.1, 3.2], 0)
+    assert float(p) == pytest.approx(oracle.pvalue, rel=0.05)
+    assert float(holm) == pytest.approx(3 * oracle.pvalue, rel=0.05)  # one of three comparisons, the smallest p
+    assert narrow == "[{:+.1f}, {:+.1f}]".format(*oracle.confidence_interval(0.9))
+    assert effects.rows[2][1:] == ("-", "-", "0", "-", "-", "-", "-", "-", "no pair")
     assert "cannot go below 0.25" in effects.caption
 
 
@@ -176,7 +184,7 @@ def test_the_terminal_says_the_sentences_then_the_tables_with_brackets_as_they_a
     print_conclusions(console, *study())
     text = console.export_text()
     first = text.splitlines()[0]
-    assert first == "norm lrn → bn: +3.1 points [+2.9, +3.3], n=3 pairs"
+    assert first == "norm lrn → bn: +3.1 points [+2.9, +3.3] on these test images, n=3 pairs"
     assert text.index("sd over seeds") > text.index(first)
     assert "[+2.9, +3.3]" in text[text.index("sd over seeds") :]
     assert "3 diverged" in text
@@ -202,3 +210,53 @@ def test_markup_in_a_level_is_printed_and_not_obeyed():
     console = Console(width=160, record=True, file=io.StringIO())
     console.print(terminal_table(paper_tables(odd, conclude(odd, []))[0], console))
     assert "[red]bn[/red]" in console.export_text()
+
+
+def test_the_latex_leaves_out_what_has_no_pair_and_what_depends_on_the_machine(tmp_path):
+    results, conclusions = study()
+    results = results.assign(final_train_loss=[0.5, 0.25, 0.1, 2e-5, 3e-5, 4e-5, *[float("nan")] * 6])
+    conclusions = conclude(results, [item.contrast for item in conclusions.headline])
+    tables, tex, _ = (path.read_text() for path in write_tables(results, conclusions, tmp_path))
+    unpaired = [item for item in conclusions.headline if not item.n]
+    assert len(unpaired) == 1
+    assert "images per second" in tables
+    assert "images per second" not in tex
+    assert tables.count("no pair") > tex.count("no pair") == 0
+    assert "final training loss" in tex
+    assert r"2.88$\cdot10^{-5}$ (3)" in tex  # the geometric mean of 2, 3 and 4e-5
+
+
+def test_long_tables_are_broken_into_floats_that_fit_a_page():
+    _, effects = paper_tables(*study())[:2]
+    many = replace(effects, rows=effects.rows[:1] * 90)
+    text = latex([many])
+    floats = text.split("\\end{table}")[:-1]
+    assert [part.count("norm: lrn") for part in floats] == [40, 40, 10]
+    assert len(set(re.findall(r"\\label\{([^}]+)\}", text))) == 3
+
+
+def test_no_caption_has_two_spaces_and_the_averages_of_a_factorial_are_in_it():
+    results, _ = study()
+    contrast = Contrast(
+        "norm: lrn → bn", "effect", {"norm=bn": 1.0, "norm=lrn": -1.0}, ("norm",), over={"act": ("relu", None)}
+    )
+    for contrasts in ([contrast], [replace(contrast, over={})]):
+        captions = [table.caption for table in paper_tables(results, conclude(results, contrasts))]
+        assert not [caption for caption in captions if "  " in caption]
+    effects, others = (
+        table.caption for table in paper_tables(results, conclude(results, [contrast])) if "effects" in table.name
+    )
+    assert "norm over act (relu, published)" in effects
+    assert "norm over act (relu, published)" in others
+
+
+def test_the_terminal_says_what_a_factorial_averages_over():
+    results, _ = study()
+    contrast = Contrast(
+        "norm: lrn → bn", "effect", {"norm=bn": 1.0, "norm=lrn": -1.0}, ("norm",), over={"act": ("relu", "leaky")}
+    )
+    console = Console(width=200, record=True, file=io.StringIO())
+    print_conclusions(console, results, conclude(results, [contrast]))
+    assert "Effects are averaged over the levels of the other factors: norm over act (relu, leaky)." in (
+        console.export_text()
+    )

@@ -13,6 +13,14 @@ from statsmodels.stats.power import TTestPower
 
 from alexnet_ablations.conclude.conclusions import conclude, infer, values_by_seed
 from alexnet_ablations.conclude.outcomes import HEADLINE, OUTCOMES, outcome_named
+from alexnet_ablations.conclude.sentences import (
+    averaging_note,
+    damage_sentence,
+    notes_of,
+    sentence_of,
+    survival_sentence,
+    survival_sentences,
+)
 from alexnet_ablations.declare.contrasts import Contrast, contrasts_of
 from alexnet_ablations.declare.design import Factor
 
@@ -57,9 +65,9 @@ def cells(**accuracies):
 
 
 def planted(seed, norm, act):
-    luck = 0.05 * seed  # shared by all cells of a seed, so that pairing takes it out
+    shared = 0.05 * seed  # shared by all cells of a seed, so that pairing takes it out
     gain = {"lrn": 0, "bn": 0.03, "none": -0.02}[norm] + (0.01 if act == "leaky" else 0)
-    return 0.8 + luck + gain + (0.004 if (norm, act) == ("bn", "leaky") else 0)
+    return 0.8 + shared + gain + (0.004 if (norm, act) == ("bn", "leaky") else 0)
 
 
 def noise(seed):
@@ -71,7 +79,7 @@ def by_name(results, contrasts=CROSSED, **more):
     return {found.contrast.name: found for found in conclude(results, contrasts, **more).headline}
 
 
-def test_planted_effects_and_interactions_are_found_and_the_luck_of_seeds_is_not():
+def test_planted_effects_and_interactions_are_found_and_what_a_seed_shares_is_not():
     found = by_name(crossed(planted))
     means = {name: conclusion.inference.mean for name, conclusion in found.items()}
     assert means["norm: lrn → bn"] == pytest.approx(3.2)  # points: 3 with relu, 3.4 with leaky
@@ -157,7 +165,8 @@ def test_other_outcomes_are_families_of_their_own_and_exploratory():
     assert speed.is_exploratory
     assert speed.effect == pytest.approx(1.5)
     assert (
-        speed.sentence == "norm lrn → bn: exactly ×1.5 under each seed, n=3 pairs: without spread there is no interval"
+        sentence_of(speed)
+        == "norm lrn → bn: exactly ×1.5 under each seed, n=3 pairs: without spread there is no interval"
     )
 
 
@@ -177,33 +186,35 @@ def test_factors_are_compared_by_their_logarithms():
     ("lrn", "bn", "verdict", "sentence"),
     [
         ([90, 91, 92, 90.4, 91, 90], [93, 94.1, 95.2, 93.3, 94.2, 93.1], "difference",
-         "norm lrn → bn: +3.1 points [+3.0, +3.2], n=6 pairs"),
+         "norm lrn → bn: +3.1 points [+3.0, +3.2] @, n=6 pairs"),
         ([90, 91, 92, 90.4], [90.1, 90.95, 92.1, 90.35], "equivalent",
-         "norm lrn → bn: less than 0.5 points either way, [-0.1, +0.2], n=4 pairs"),
+         "norm lrn → bn: less than 0.5 points either way, 90% interval [-0.1, +0.1] @, n=4 pairs"),
         ([90, 91, 92, 90.4], [90.2, 91.25, 92.15, 90.6], "difference within margin",
-         "norm lrn → bn: +0.2 points [+0.1, +0.3], n=4 pairs; less than 0.5 points either way"),
-([90, 91, 92], [91, 90, 92.6], "open",
- "norm lrn → bn: no difference found, +0.2 points [-2.4, +2.8], n=3 pairs; about 20 seeds would narrow it to "
+         "norm lrn → bn: +0.2 points [+0.1, +0.3] @, n=4 pairs; less than 0.5 points either way, 90% interval "
+         "[+0.2, +0.2]"),
+([90, 91, 92], [91, 90, 92.6], "undecided",
+ "norm lrn → bn: undecided with 3 seeds, +0.2 points [-2.4, +2.8] @, n=3 pairs; about 20 seeds would narrow it to "
  "0.5 points either way"),
-([90, 91, 92], [92, 91.5, 96.5], "open",
- "norm lrn → bn: no difference found, +2.3 points [-2.7, +7.4], n=3 pairs; about 9 seeds would show an effect of "
+([90, 91, 92], [92, 91.5, 96.5], "undecided",
+ "norm lrn → bn: undecided with 3 seeds, +2.3 points [-2.7, +7.4] @, n=3 pairs; about 9 seeds would show an effect of "
  "this size four times in five"),
-([90, 91], [92, 91.5], "open", "norm lrn → bn: no difference found, +1.2 points [-8.3, +10.8], n=2 pairs"),
-([90], [93.1], "one pair", "norm lrn → bn: +3.1 points under one seed, n=1: no interval"),
+([90, 91], [92, 91.5], "undecided", "norm lrn → bn: undecided with 2 seeds, +1.2 points [-8.3, +9.5] @, n=2 pairs"),
+([90], [93.1], "one pair", "norm lrn → bn: +3.1 points under one seed @, n=1: no interval"),
         ([90, 91], [90, 91], "no spread",
-         "norm lrn → bn: no difference at all under each seed, n=2 pairs: without spread there is no interval"),
+         "norm lrn → bn: no difference at all under each seed @, n=2 pairs: without spread there is no "
+         "interval"),
         ([90, None], [None, 91], "no pair",
          "norm lrn → bn: nothing can be said, n=0: no seed has every run that it needs; "
          "norm=lrn diverged under seed 1, norm=bn diverged under seed 0"),
         ([90, 91, None, 92], [93, 94.1, 95, 95.2], "difference",
-         "norm lrn → bn: +3.1 points [+2.9, +3.3], n=3 pairs of 4"),
+         "norm lrn → bn: +3.1 points [+2.9, +3.3] @, n=3 pairs of 4"),
     ],
 )  # fmt: skip
 def test_a_conclusion_is_a_sentence_with_its_n(lrn, bn, verdict, sentence):
     (found,) = conclude(cells(lrn=lrn, bn=bn), [BN]).headline
     assert found.verdict == verdict
-    assert found.sentence == sentence
-    assert "*" not in found.sentence
+    assert sentence_of(found) == sentence.replace("@", "on these test images")
+    assert "*" not in sentence_of(found)
 
 
 def test_a_difference_that_many_comparisons_explain_is_said_to_be_one():
@@ -211,8 +222,10 @@ def test_a_difference_that_many_comparisons_explain_is_said_to_be_one():
     found = conclude(results, [BN, NONE, *[Contrast(f"more {at}", "effect", NONE.weights, ()) for at in range(8)]])
     first = found.headline[0]
     assert first.low > 0
-    assert first.verdict == "open"
-    assert f"not beyond chance among 10 comparisons (Holm p = {10 * first.inference.t_p:.2g})" in first.sentence
+    assert first.verdict == "undecided"
+    assert f"not beyond chance among 10 comparisons (t test, Holm: p = {10 * first.inference.t_p:.2g})" in sentence_of(
+        first
+    )
 
 
 def test_what_is_open_says_what_it_would_take_and_two_pairs_say_nothing():
@@ -249,11 +262,11 @@ def test_better_depends_on_the_outcome():
 
 def test_few_pairs_and_dissent_of_the_sign_flip_test_are_noted():
     three = conclude(cells(lrn=[90, 91, 92], bn=[93, 94.1, 95.2]), [BN]).headline[0]
-    assert three.notes[0].startswith("of 3 pairs an exact sign-flip test cannot go below p = 0.25;")
+    assert notes_of(three)[0].startswith("of 3 pairs an exact sign-flip test cannot go below p = 0.25;")
     skewed = [1, 1, 1, 1, 1.1, 1.2, 1, -0.02, -0.02]
     found = conclude(cells(lrn=[90] * 9, bn=[90 + d for d in skewed]), [BN]).headline[0]
     assert found.verdict == "difference"
-    assert found.inference.sign_flip_p == pytest.approx(0.015625) or found.notes
+    assert found.inference.sign_flip_p == pytest.approx(0.015625) or notes_of(found)
 
 
 def test_runs_that_never_reached_the_level_are_noted_with_the_outcome_they_blur():
@@ -261,13 +274,13 @@ def test_runs_that_never_reached_the_level_are_noted_with_the_outcome_they_blur(
     results["epochs_to_level"], results["level"] = [3, 4, 3, 11, 11, 8], 0.87
     results["never_reached"] = [0, 0, 0, 1, 1, 0]
     (found,) = conclude(results, [BN]).of(outcome_named("epochs_to_level"))
-    assert any(note.startswith("2 of 6 runs never reached 87.0%") for note in found.notes)
+    assert any(note.startswith("2 of 6 runs never reached 87.0%") for note in notes_of(found))
 
 
 def test_aliases_of_a_fraction_are_noted():
     aliased = Contrast(BN.name, "effect", BN.weights, BN.fields, ("act × dropout",))
     (found,) = conclude(cells(lrn=[90, 91], bn=[93, 95]), [aliased]).headline
-    assert "cannot be told from act × dropout in this design" in found.notes
+    assert "cannot be told from act × dropout in this design" in notes_of(found)
 
 
 def test_survival_is_counted_per_cell_with_an_interval_and_held_against_the_baseline_by_seed():
@@ -277,11 +290,11 @@ def test_survival_is_counted_per_cell_with_an_interval_and_held_against_the_base
     assert bn.against_baseline is None
     assert none.share == 0
     assert none.against_baseline == pytest.approx(2 / 2**6)
-    assert none.sentence == (
+    assert survival_sentence(none) == (
         "norm=none: 0 of 6 runs ended well (0%, 95% interval 0% to 46%); 6 diverged; against the baseline, by seed, "
-        "p = 0.031"
+        "p = 0.031 (exact McNemar test)"
     )
-    assert conclude(results, [BN]).survival_sentences == [none.sentence]
+    assert survival_sentences(conclude(results, [BN])) == [survival_sentence(none)]
 
 
 def test_runs_that_have_yet_to_end_say_nothing_about_their_cell():
@@ -289,13 +302,13 @@ def test_runs_that_have_yet_to_end_say_nothing_about_their_cell():
     results["state"] = ["ok", "lost", "ok", "ok", "ok", "waiting"]
     lrn, bn = conclude(results, [BN]).survivals
     assert (lrn.well, lrn.ended, bn.ended) == (2, 2, 2)
-    assert bn.sentence == "norm=bn: 2 of 2 runs ended well (100%, 95% interval 16% to 100%); 1 waiting"
+    assert survival_sentence(bn) == "norm=bn: 2 of 2 runs ended well (100%, 95% interval 16% to 100%); 1 waiting"
 
 
 def test_a_study_without_a_single_number_concludes_so():
     concluded = conclude(cells(lrn=[None] * 3, bn=[None] * 3), [BN])
     assert [found.verdict for found in concluded.items] == ["no pair"]
-    assert "n=0" in concluded.sentence
+    assert "n=0" in sentence_of(concluded.headline[0])
     assert math.isnan(concluded.headline[0].effect)
     assert concluded.headline[0].holm_p is None
 
@@ -310,7 +323,7 @@ def test_a_cell_with_two_runs_under_one_seed_is_refused():
 def test_a_contrast_of_cells_that_were_not_run_has_no_pair():
     (found,) = conclude(cells(lrn=[90, 91], bn=[91, 92]), [NONE]).headline
     assert found.verdict == "no pair"
-    assert found.sentence.endswith("its cells were not run")
+    assert sentence_of(found).endswith("its cells were not run")
     assert values_by_seed(cells(lrn=[90]), NONE, HEADLINE) == {}
 
 
@@ -322,3 +335,118 @@ def test_conclusions_do_not_depend_on_the_order_of_rows_or_weights():
     for name, conclusion in first.items():
         assert second[name].low == pytest.approx(conclusion.low)
         assert second[name].inference.sign_flip_p == conclusion.inference.sign_flip_p
+
+
+def test_an_average_over_other_factors_is_said_and_one_factor_has_none():
+    conclusions = by_name(crossed(noise(1), seeds=6))
+    assert sentence_of(conclusions["norm: lrn → bn"]).startswith("norm lrn → bn, averaged over act: ")
+    assert sentence_of(conclusions["norm bn × act leaky"]).startswith("norm bn × act leaky: ")
+    note = "Effects are averaged over the levels of the other factors: norm over act (relu, leaky); act over norm ("
+    assert averaging_note(CROSSED).startswith(note)
+    assert averaging_note(contrasts_of("factorial", [NORM])) == ""
+    assert averaging_note(contrasts_of("one-at-a-time", [NORM, ACT])) == ""
+
+
+def test_ends_that_no_accuracy_can_have_are_cut_and_an_interval_of_all_that_is_possible_is_said_to_be_one():
+    # The baseline has 40% on average, so that an effect lies between -40 and +60 points, whatever a t interval says.
+    (wide,) = conclude(cells(lrn=[38, 42], bn=[99, 93.8]), [BN]).headline
+    assert (wide.low, wide.high) == pytest.approx((56.4 - 58.4478, 56.4 + 58.4478), abs=0.01)
+    assert wide.verdict == "undecided"
+    assert (wide.shown.low, wide.shown.high) == pytest.approx((56.4 - 58.4478, 60), abs=0.01)
+    assert "undecided with 2 seeds, +56.4 points [-2.0, +60.0] on these test images, n=2 pairs" in sentence_of(wide)
+    (everything,) = conclude(cells(lrn=[30, 50], bn=[99, 93.8]), [BN]).headline
+    told = "undecided with 2 seeds, +56.4 points on these test images, n=2 pairs; the 95% interval holds all that is"
+    assert told in sentence_of(everything)
+    (speed,) = conclude(cells(lrn=[38, 42], bn=[99, 93.8]).assign(images_per_second=[1, 2, 9, 5]), [BN]).of(
+        "images_per_second"
+    )
+    assert speed.shown == speed.inference.t  # nothing bounds a factor
+
+
+def test_the_interval_that_decides_on_equivalence_is_the_90_percent_one():
+    results = cells(lrn=[90, 91, 92, 90.4], bn=[90.1, 90.95, 92.1, 90.35])
+    (conclusion,) = conclude(results, [BN]).headline
+    ends = stats.ttest_1samp([0.1, -0.05, 0.1, -0.05], 0).confidence_interval(0.9)
+    assert (conclusion.inference.t_90.low, conclusion.inference.t_90.high) == pytest.approx((ends.low, ends.high))
+    assert conclusion.verdict == "equivalent"
+    # A margin just within that interval decides otherwise.
+    assert conclude(results, [BN], margin=ends.high - 0.001).headline[0].verdict == "undecided"
+    assert conclude(results, [BN], margin=ends.high + 0.001).headline[0].verdict == "equivalent"
+
+
+def test_numbers_that_are_only_bounds_give_no_verdict_on_interactions_and_equivalence():
+    results = crossed(noise(1), seeds=4)
+    generator = np.random.default_rng(4)
+    results["epochs_to_level"] = 3 + generator.normal(0, 0.1, len(results))
+    results["level"], results["never_reached"] = 0.8, 0.0
+    verdicts = {item.contrast.name: item.verdict for item in conclude(results, CROSSED).of("epochs_to_level")}
+    assert verdicts["norm: lrn → bn"] == "equivalent"
+    assert verdicts["norm bn × act leaky"] == "equivalent"
+    results.loc[results["cell"] == "norm=bn,act=leaky", "never_reached"] = 1.0
+    censored = {item.contrast.name: item for item in conclude(results, CROSSED).of("epochs_to_level")}
+    interaction = censored["norm bn × act leaky"]
+    assert (interaction.verdict, interaction.holm_p) == ("censored", None)
+    assert "no verdict, n=4 pairs: 4 of 16 runs never reached 80.0%" in sentence_of(interaction)
+    assert censored["norm: lrn → bn"].verdict == "undecided"
+    assert censored["norm: lrn → none"].verdict == "equivalent"  # no run of its cells is concerned
+
+
+def test_a_cell_that_never_survives_leaves_the_effects_at_the_other_levels():
+    results = crossed(lambda s, n, a: None if (n, a) == ("none", "leaky") else planted(s, n, a))
+    results.loc[results["test_accuracy"].isna(), "state"] = "diverged"
+    conclusions = {
+        item.contrast.fields: item for item in conclude(results, CROSSED).headline if "none" in item.contrast.name
+    }
+    simple = conclusions["norm",]
+    assert simple.contrast.name == "norm: lrn → none, at act relu"
+    assert simple.effect == pytest.approx(-2)
+    assert simple.n == 3
+    assert any(note.startswith("no run of norm=none,act=leaky ended well") for note in notes_of(simple))
+    assert conclusions["norm", "act"].verdict == "no pair"  # it needs that very cell
+    by_field = {
+        item.contrast.fields: item for item in conclude(results, CROSSED).headline if item.contrast.kind == "effect"
+    }
+    act = by_field["act",]
+    assert act.contrast.name == "act: relu → leaky, at norm lrn or norm bn"
+    assert act.effect == pytest.approx((1 + 1.4) / 2)
+    assert by_name(results)["norm: lrn → bn"].effect == pytest.approx(3.2)  # as before: it never needed that cell
+
+
+def test_a_cell_of_which_one_seed_survived_or_a_run_is_still_to_come_is_not_given_up():
+    for states in (["diverged", "diverged", "ok"], ["diverged", "diverged", "waiting"]):
+        results = crossed(planted)
+        lost = results["cell"] == "norm=none,act=leaky"
+        results.loc[lost, "state"] = states
+        results.loc[lost & (results["state"] != "ok"), "test_accuracy"] = math.nan
+        assert "norm: lrn → none" in by_name(results)
+
+
+def test_a_fraction_keeps_its_effects_whole_since_no_two_of_its_cells_differ_in_one_factor():
+    factors = [Factor(name, (0, 1)) for name in "abcd"]
+    contrasts = contrasts_of("fractional", factors)
+    names = sorted({cell for contrast in contrasts for cell in contrast.weights})
+    results = table(
+        {"cell": name, **dict(part.split("=") for part in name.split(",")), "seed": seed, "test_accuracy": 0.9,
+         "state": "diverged" if name == names[0] else "ok"}
+        for name in names for seed in range(2)
+    )  # fmt: skip
+    results.loc[results["state"] == "diverged", "test_accuracy"] = math.nan
+    assert {item.verdict for item in conclude(results, contrasts).headline} == {"no pair"}
+
+
+def test_sentences_name_the_images_that_they_are_about_with_their_number_where_it_is_known():
+    results = cells(lrn=[90, 91, 92], bn=[91, 93, 92.5]).assign(validation_accuracy=[0.9, 0.91, 0.93, 0.8, 0.82, 0.9])
+    results.attrs["test_images"] = 1360
+    concluded = conclude(results, [BN])
+    assert " on these 1,360 test images, n=3 pairs" in sentence_of(concluded.headline[0])
+    assert " on these validation images, n=3 pairs" in sentence_of(concluded.of("validation_accuracy")[0])
+
+
+def test_damaged_runs_are_named_with_their_files():
+    results = cells(lrn=[90, 91, 92], bn=[91, 93, 92])
+    assert damage_sentence(results) == ""
+    results.loc[[1, 3], "state"], results.loc[[1, 3], "why"] = "damaged", "split.json"
+    assert damage_sentence(results) == (
+        "2 runs have damaged records: norm=lrn under seed 1 (split.json), norm=bn under seed 0 (split.json); the same "
+        "command makes them again"
+    )

@@ -1,6 +1,5 @@
 """Intervals and p-values of a few paired differences, against scipy, statsmodels and enumeration."""
 
-import itertools
 import math
 
 import numpy as np
@@ -14,7 +13,6 @@ from statsmodels.stats.weightstats import ttost_paired
 from alexnet_ablations.conclude import intervals
 from alexnet_ablations.conclude.intervals import (
     attainable_p,
-    bootstrap_interval,
     equivalence_p_value,
     share_interval,
     sign_flip_interval,
@@ -95,43 +93,10 @@ def test_fewer_than_six_pairs_have_no_sign_flip_interval_and_six_have_their_rang
     assert sign_flip_interval(np.arange(30.0)).low == pytest.approx(t_interval(np.arange(30.0)).low, abs=0.5)
 
 
-def test_the_bootstrap_interval_is_what_all_resamples_give():
-    d = np.array([0.0, 0.2, 0.5, 1.1, 6.0])  # lopsided: an interval mirrored by mistake would show
-    every = np.array(list(itertools.product(d, repeat=5)))
-    spreads = every.std(1, ddof=1)
-    with np.errstate(divide="ignore"):
-        ratios = np.where(
-            spreads > 1e-12,
-            (every.mean(1) - d.mean()) / np.maximum(spreads, 1e-12) * math.sqrt(5),
-            np.copysign(np.inf, every.mean(1) - d.mean()),
-        )
-    ordered, error = np.sort(ratios), d.std(ddof=1) / math.sqrt(5)
-    found = bootstrap_interval(d)
-    # Where the drawn quantile stands among all of them: within Monte Carlo error of 2.5% and 97.5%.
-    upper = np.searchsorted(ordered, (d.mean() - found.low) / error) / len(ordered)
-    lower = np.searchsorted(ordered, (d.mean() - found.high) / error) / len(ordered)
-    assert upper == pytest.approx(0.975, abs=0.01)
-    assert lower == pytest.approx(0.025, abs=0.01)
-
-
-@given(DIFFERENCES, st.floats(-5, 5), st.floats(0.1, 10))
-def test_a_bootstrap_interval_moves_and_stretches_with_its_values(differences, shift, stretch):
-    first = bootstrap_interval(differences)
-    other = bootstrap_interval([shift + stretch * d for d in differences])
-    assert other.low == pytest.approx(shift + stretch * first.low, abs=1e-6, rel=1e-6)
-    assert other.high == pytest.approx(shift + stretch * first.high, abs=1e-6, rel=1e-6)
-
-
-def test_three_pairs_have_a_bootstrap_interval_without_ends():
-    found = bootstrap_interval([1.0, 2.0, 4.0])
-    assert (found.low, found.high) == (-math.inf, math.inf)
-
-
 @pytest.mark.parametrize("differences", [[0.3], [0.3, 0.3], [0.1 + 0.2, 0.3, 0.3], [0.0, 0.0]])
 def test_without_spread_there_is_no_interval_and_no_t(differences):
     assert t_interval(differences) is None
     assert t_p_value(differences) is None
-    assert bootstrap_interval(differences) is None
     assert equivalence_p_value(differences, 0.5) is None
 
 
@@ -139,7 +104,6 @@ def test_nothing_gives_nothing():
     assert t_interval([]) is None
     assert sign_flip_p_value([]) is None
     assert sign_flip_interval([]) is None
-    assert bootstrap_interval([]) is None
 
 
 @given(st.integers(0, 30), st.integers(1, 30))
@@ -170,7 +134,7 @@ def test_identical_cells_are_told_apart_in_one_study_of_twenty_and_of_families_n
 def test_intervals_hold_the_truth_as_often_as_they_say():
     generator = np.random.default_rng(12)
     studies = 400
-    held = dict.fromkeys((t_interval, sign_flip_interval, bootstrap_interval), 0)
+    held = dict.fromkeys((t_interval, sign_flip_interval), 0)
     for _ in range(studies):
         d = generator.standard_t(3, size=7) + 2
         for method in held:

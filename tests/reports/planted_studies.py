@@ -1,4 +1,4 @@
-"""Studies made to order: runs that ended as a function says, and what a reader sees of their report."""
+"""Planted studies: runs that end as a function says, and the text and figures of their report."""
 
 import html
 import re
@@ -34,11 +34,11 @@ def study_maker(new_folder, write_run):
                 dead=0 if settings.get("norm") == "bn" else 3,
             )
             (run.folder.path / "recipe.json").write_text(run.recipe.to_json())
+            verdict = run.folder.verdict()
             if accurate:
-                verdict = run.folder.verdict()
                 verdict["result"]["test"]["accuracy"] = found
                 verdict["result"]["measuring_share"] = 0.025
-                run.folder.end("ok", result=verdict["result"])
+            run.folder.end(verdict["state"], verdict["why"], verdict["result"])  # with the digests of what is there now
         return study
 
     return make
@@ -46,9 +46,12 @@ def study_maker(new_folder, write_run):
 
 def planted(seed, norm, act):
     """BN is worth three points under every seed, give or take a tenth; leaky nothing that three seeds can tell."""
-    luck = (0.0, 0.05, -0.03)[seed % 3]
+    shared = (0.0, 0.05, -0.03)[seed % 3]
     return (
-        0.9 + luck + (0.03 + 0.001 * (seed - 1) if norm == "bn" else 0) + (0.002 * (seed - 1) if act == "leaky" else 0)
+        0.9
+        + shared
+        + (0.03 + 0.001 * (seed - 1) if norm == "bn" else 0)
+        + (0.002 * (seed - 1) if act == "leaky" else 0)
     )
 
 

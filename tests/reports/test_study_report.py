@@ -1,14 +1,17 @@
 """The report of a study in every state it can be in: whole, cut off, of one seed, with a cell that never survives."""
 
 import html
+import json
 import re
 import shutil
 
 import pandas as pd
+import pytest
 from planted_studies import figures_of, page_of, planted, text_of
 
 from alexnet_ablations.conclude.conclusions import conclude
-from alexnet_ablations.conclude.outcomes import read_results
+from alexnet_ablations.conclude.outcomes import OUTCOMES, read_results
+from alexnet_ablations.conclude.sentences import sentence_of
 from alexnet_ablations.report import verdicts, write_report
 from alexnet_ablations.report.readings import labels_of, read_cells
 
@@ -20,7 +23,7 @@ def test_a_planted_difference_comes_first_with_its_number_interval_and_pairs(pag
     assert "norm lrn → bn +3.0 points [+2.8, +3.2], n=3" in page.lead
     assert text.index("Difference, for the better") < text.index("Effects on test accuracy, points")
     assert "cannot go below p = 0.25" in text
-    assert "act relu → leaky" in page.lead.partition("Open:")[2]
+    assert "act relu → leaky" in page.lead.partition("Undecided: ")[2]
 
 
 def test_the_report_stands_beside_its_tables_rows_and_figures(study):
@@ -56,7 +59,7 @@ def test_a_study_half_done_says_so_before_anything_else(make_study):
     shutil.rmtree(study.runs()[0].folder.path / "checkpoints")
     (study.runs()[0].folder.path / "state.json").unlink()  # it was cut off
     page = page_of(study)
-    assert page.lead.startswith("Unfinished: 7 of 12 runs have ended (4 not begun, 1 cut off)")
+    assert page.lead.startswith("Unfinished: 7 of 12 runs have ended (4 not begun, 1 interrupted)")
     assert "This study is not finished" in text_of(page)
 
 
@@ -88,7 +91,7 @@ def test_a_cell_that_always_diverges_is_reported_with_its_survival_and_never_dro
     page = page_of(study)
     text = text_of(page)
     assert "norm none: 0 of 3 runs ended well" in text
-    assert "No seed has every run that this needs (n=0)" in text
+    assert "Nothing can be said, n=0: no seed has every run that it needs; norm=none diverged under seed 0" in text
     assert "the loss was nan at step 7" in text
     assert "norm lrn → bn +3.0 points" in page.lead
     rows = {row[0]: row for row in figures_of(page)["seeds"].table.rows}
@@ -101,9 +104,10 @@ def test_a_study_of_two_cells_is_not_empty(make_study):
     assert "interaction" not in " ".join(figures_of(page))
 
 
-def test_of_one_comparison_that_stays_open_the_page_speaks_as_of_one(make_study):
+def test_a_comparison_that_is_not_decided_is_undecided_and_not_no_difference(make_study):
     page = page_of(make_study(lambda seed, act: 0.8 + (act == "leaky") * 0.05 * seed, {"act": ["leaky"]}, flow=False))
-    assert "The one comparison shows no difference in test accuracy beyond chance. It stays open: act" in page.lead
+    assert "Undecided in test accuracy on these 95 test images: act relu → leaky +5.0 points [" in page.lead
+    assert "no difference" not in text_of(page).casefold()
 
 
 def test_runs_without_instruments_leave_a_page_that_says_what_is_missing(make_study):
@@ -131,7 +135,7 @@ def test_levels_that_look_like_markup_stay_text(make_study):
 
 def test_a_finding_says_in_how_many_seeds_of_which_cells_it_is(text):
     found = text.partition(" Failures None")[0]
-    assert re.search(r"Dead at start These ReLUs .* baseline in 3 of 3 seeds\. Seed 0: ", found)
+    assert re.search(r"Dead at start These ReLUs .* lrn, relu \(baseline\) in 3 of 3 seeds\. Seed 0: ", found)
     assert re.search(r"Without any finding: .*norm bn; norm bn, act leaky\.", found)
     assert "baseline" not in found.partition("Without any finding")[2]
 
@@ -143,8 +147,8 @@ def test_a_finding_of_some_seeds_is_not_one_of_all(make_study):
 
 def test_what_stands_out_beside_accuracy_is_said_in_plain_words(text):
     number = r"×\d[\d.]*"
-    said = rf"norm lrn → bn: more gradient reaches the first layer, {number} \[{number}, {number}\], n=3 pairs"
-    assert re.search(said, text)
+    said = "norm lrn → bn, averaged over act: more gradient reaches the first layer,"
+    assert re.search(rf"{said} {number} \[{number}, {number}\], n=3 pairs", text)
     assert "Exploratory" in text
 
 
@@ -167,12 +171,57 @@ def test_a_run_is_linked_only_where_its_page_exists(make_study):
     assert links == ["../runs/norm%3Dbn/seed-0/report/index.html"]
 
 
-def test_a_damaged_run_is_named_and_the_others_are_reported(make_study):
+DAMAGED = {
+    "flow/epoch-0002.npz": lambda content: content[:120] + bytes([content[120] ^ 1]) + content[121:],
+    "flow/epoch-0003.npz": lambda content: b"",
+    "flow/layout.json": lambda content: content.replace(b'"parameters"', b'"parametres"'),
+    "split.json": lambda content: content[:5],
+    "metrics.jsonl": lambda content: content[: len(content) // 2],
+    "provenance.json": lambda content: b"{",
+    "recipe.json": lambda content: b"[" * 100_000,
+    "state.json": lambda content: content.replace(b'"ok"', b'"no"'),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_a_run_with_a_damaged_record_keeps_its_rows_and_is_named_while_the_others_are_reported(name, make_study):
     study = make_study(planted)
-    (study.runs()[0].folder.path / "provenance.json").write_text("{")
+    path = study.runs()[0].folder.path / name
+    path.write_bytes(DAMAGED[name](path.read_bytes()))
+    results = read_results(study.runs())
+    assert len(results) == 12
+    first = results.iloc[0]
+    assert (first["state"], first["why"]) == ("damaged", name)
+    assert first[[outcome.name for outcome in OUTCOMES]].isna().all()
     page = page_of(study)
-    assert "provenance.json is damaged" in text_of(page)
-    assert "effects" in figures_of(page)
+    told = f"1 run has damaged records: norm=lrn,act=relu under seed 0 ({name}); the same command makes it again."
+    assert text_of(page).count(told) == 2  # first of all, and among the failures
+    assert {"effects", "gradient-depth", "off-rates"} <= set(figures_of(page))
+    assert "1 damaged" in page.lead
+
+
+def without_digests(run):
+    """Leave the verdict as version 0.1.0 wrote it, from which no damage can be told."""
+    verdict = run.folder.verdict()
+    old = {name: verdict[name] for name in ("state", "why", "result")}
+    (run.folder.path / "state.json").write_text(json.dumps(old))
+
+
+@pytest.mark.parametrize("name", ["flow/epoch-0002.npz", "flow/epoch-0003.npz", "flow/layout.json", "split.json"])
+def test_of_a_run_without_digests_a_damaged_record_costs_that_record_and_is_named(name, make_study):
+    study = make_study(planted)
+    run = study.runs()[0]
+    without_digests(run)
+    path = run.folder.path / name
+    path.write_bytes(DAMAGED[name](path.read_bytes()))
+    first = read_results(study.runs()).iloc[0]
+    assert first["state"] == "ok"
+    assert first["test_accuracy"] == planted(0, "lrn", "relu")
+    # A damaged split leaves what the instruments saw as it is, and so does an epoch that outcomes are not read from.
+    assert pd.isna(first["update_ratio"]) == (name in ("flow/epoch-0003.npz", "flow/layout.json"))
+    text = text_of(page_of(study))
+    assert "unreadable records" in text
+    assert name in text
 
 
 def test_what_the_study_is_can_be_read_back_from_its_page(study, page):
@@ -190,7 +239,12 @@ def test_the_cost_of_measuring_is_the_one_that_the_runs_clocked(text):
 
 
 def test_cells_are_named_by_what_they_change(study):
-    assert list(labels_of(study.cells).values()) == ["baseline", "act leaky", "norm bn", "norm bn, act leaky"]
+    assert list(labels_of(study.cells).values()) == [
+        "lrn, relu (baseline)",
+        "act leaky",
+        "norm bn",
+        "norm bn, act leaky",
+    ]
 
 
 def test_of_a_fraction_each_shared_number_has_its_names(make_study):
@@ -212,7 +266,7 @@ def test_what_the_exact_test_alone_does_not_see_is_said_by_name(make_study):
         lambda seed, norm: 0.9 + (gains[seed] if norm == "bn" else 0), {"norm": ["bn"]}, seeds=6, flow=False
     )
     text = text_of(page_of(study))
-    told = "What is said of norm lrn → bn rests on the t interval: the exact sign-flip test alone does not see it"
+    told = "Norm lrn → bn rests on the t interval: the exact sign-flip test alone does not find it"
     assert f"{told} (p = 0.062)." in text
 
 
@@ -220,17 +274,18 @@ def test_verdicts_say_how_many_seeds_would_tell_as_the_terminal_does(make_study)
     study = make_study(lambda seed, norm: 0.9 + (0.01 * (seed - 1) if norm == "bn" else 0), {"norm": ["bn"]})
     results = read_results(study.runs())
     found = conclude(results, study.contrasts()).headline[0]
-    assert found.verdict == "open"
+    assert found.verdict == "undecided"
     assert found.seeds_needed > 3
-    assert f"About {found.seeds_needed} seeds would narrow it to 0.5 points either way." in verdicts.verdict_text(found)
-    assert f"about {found.seeds_needed} seeds would narrow it to 0.5 points either way" in found.sentence
+    told = f"about {found.seeds_needed} seeds would narrow it to 0.5 points either way"
+    assert told in text_of(page_of(study))
+    assert told in sentence_of(found)
 
 
 def test_what_is_too_small_to_matter_is_the_readers_to_say(make_study):
     study = make_study(lambda seed, norm: 0.9 + (0.001 * (seed - 1) if norm == "bn" else 0), {"norm": ["bn"]})
     told = {margin: write_report(study, margin=margin).read_text() for margin in (0.05, 3.0)}
-    assert "pairs: less than 3 points either way." in told[3.0]
-    assert "pairs: less than" not in told[0.05]
+    assert "Less than 3 points either way, 90% interval [" in told[3.0]
+    assert "Less than" not in told[0.05]
 
 
 def test_one_more_cell_is_one_cell():
@@ -249,3 +304,38 @@ def test_health_that_was_read_with_the_rest_is_the_health_that_a_run_has(study):
     apart, together = read_results(study.runs()), read_results(study.runs(), health=health)
     assert apart["gradient_first_to_last"].notna().all()
     pd.testing.assert_frame_equal(apart, together)
+
+
+@pytest.mark.parametrize(
+    ("design", "said", "unsaid"),
+    [
+        ("factorial", "0 is no change. Effects are averaged over the levels of the other factors", "0 is the baseline"),
+        ("one-at-a-time", "0 is the baseline, norm=lrn, act=relu.", "averaged"),
+        ("leave-one-out", "0 is no change; each change is taken while all the others are made.", "averaged"),
+        ("only", "0 is the baseline, norm=lrn, act=relu.", "averaged"),
+    ],
+)
+def test_what_an_effect_of_nothing_is_depends_on_the_design(design, said, unsaid, make_study):
+    page = page_of(make_study(planted, design=design, flow=False))
+    reading = figures_of(page)["effects"].reading
+    assert said in reading
+    assert unsaid not in reading
+    assert ("averaged over act" in text_of(page)) == (design == "factorial")
+
+
+@pytest.mark.parametrize(
+    ("factors", "label"),
+    [
+        ({"network": ["resnet18"]}, "alexnet (baseline)"),
+        ({"dropout": [0.3]}, "dropout 0.5 (baseline)"),
+        ({"norm": ["bn"], "act": ["leaky"]}, "lrn, relu (baseline)"),
+    ],
+)
+def test_the_baseline_is_labelled_by_its_levels(factors, label, make_study):
+    study = make_study(lambda seed, **_: None, factors, seeds=1)
+    assert next(iter(labels_of(study.cells).values())) == label
+
+
+def test_numbers_are_set_as_people_write_them_and_names_stay_as_they_are():
+    told = "norm=bn,init=-x norm-placement -2.4 points [-3.1, +0.2], 2.16e-05 and 2.5e+07"
+    assert verdicts.typeset(told) == "norm=bn,init=-x norm-placement −2.4 points [−3.1, +0.2], 2.16·10⁻⁵ and 2.5·10⁷"

@@ -1,4 +1,4 @@
-"""What a study found, for the terminal: cells, effects, and the sentences that go with them."""
+"""The conclusions of a study for the terminal: sentences, the tables of cells and effects, and notes."""
 
 from typing import TYPE_CHECKING
 
@@ -15,22 +15,34 @@ if TYPE_CHECKING:
     from alexnet_ablations.conclude.paper_tables import PaperTable
 
 # Beginnings of headers, dispensable first: a narrow terminal goes without these columns, which tables.md has too.
-DISPENSABLE = ("p, within", "p, sign flip", "n", "sd over seeds", "p, Holm", "each seed")
+DISPENSABLE = ("p, within", "90%", "p, sign flip", "p, t test", "n", "sd over seeds", "each seed")
 
 
 def print_conclusions(console: Console, results: "pd.DataFrame", conclusions: "Conclusions") -> None:
-    """Print what was found: a sentence for each comparison, then the tables behind them, then what to keep in mind."""
+    """Print a sentence for each comparison, the tables behind them, and what a reader should keep in mind."""
     from alexnet_ablations.conclude.paper_tables import cells_table, effects_table
+    from alexnet_ablations.conclude.sentences import (
+        averaging_note,
+        damage_sentence,
+        notes_of,
+        sentence_of,
+        survival_sentences,
+    )
 
-    for found in conclusions.headline:
-        style = "bold" if found.verdict.startswith(("difference", "equivalent")) else ""
-        console.print(escape(found.sentence), style=style, highlight=False)
+    headline = conclusions.headline
+    damages = damage_sentence(results)
+    if damages:
+        console.print(escape(damages), style="red", highlight=False)
+    for conclusion in headline:
+        style = "bold" if conclusion.verdict.startswith(("difference", "equivalent")) else ""
+        console.print(escape(sentence_of(conclusion)), style=style, highlight=False)
     console.print(terminal_table(cells_table(results, conclusions), console))
-    if conclusions.headline:
+    if headline:
         console.print(terminal_table(effects_table(conclusions), console))
-    for sentence in conclusions.survival_sentences:
+    for sentence in survival_sentences(conclusions):
         console.print(escape(sentence), style="yellow", highlight=False)
-    for note in dict.fromkeys(note for found in conclusions.headline for note in found.notes):
+    notes = dict.fromkeys(note for conclusion in headline for note in notes_of(conclusion))
+    for note in filter(None, (averaging_note([conclusion.contrast for conclusion in headline]), *notes)):
         console.print(escape(note), style="dim", highlight=False)
     _print_others(console, results, conclusions)
 
@@ -60,13 +72,19 @@ def _laid_out(table: "PaperTable", columns: list[int]) -> Table:
 def _print_others(console: Console, results: "pd.DataFrame", conclusions: "Conclusions") -> None:
     """Name what stands out beside the headline, as the report does; all of it stands in the tables."""
     from alexnet_ablations.conclude.outcomes import label_in
+    from alexnet_ablations.conclude.sentences import sentence_of
 
-    others = [found for found in conclusions.items if found.is_exploratory]
-    differing = [found for found in others if found.verdict == "difference"]  # and not one that is too small to matter
+    others = [conclusion for conclusion in conclusions.items if conclusion.is_exploratory]
     if not others:
         return
-    outcomes = len({found.outcome.name for found in others})
-    many = f"{len(differing)} difference{'' if len(differing) == 1 else 's'}" if differing else "no difference found"
+    differing = [conclusion for conclusion in others if conclusion.verdict == "difference"]  # and large enough
+    outcomes = len({conclusion.outcome.name for conclusion in others})
+    many = (
+        f"{len(differing)} difference{'' if len(differing) == 1 else 's'} beyond chance"
+        if differing
+        else "none stands out"
+    )
     console.print(f"\nbeside accuracy, {outcomes} outcomes (exploratory): {many}", style="dim")
-    for found in differing:
-        console.print(f"  {escape(label_in(results, found.outcome))}: {escape(found.sentence)}", highlight=False)
+    for conclusion in differing:
+        label = label_in(results, conclusion.outcome)
+        console.print(f"  {escape(label)}: {escape(sentence_of(conclusion))}", highlight=False)

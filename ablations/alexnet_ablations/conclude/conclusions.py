@@ -1,9 +1,11 @@
-"""What the runs say together: contrasts paired by seed, each with an interval, a verdict and a sentence.
+"""Concludes from the runs of a study: contrasts paired by seed, each with an interval, tests and a verdict.
 
 Two cells under one seed share every weight, batch and mask that they have in common, so a contrast is taken within the
-seed and only then averaged. Of the headline outcome all contrasts are one family, declared before anything is seen, and
+seed and only then averaged. All contrasts of the headline outcome are one family, declared before anything is seen, and
 Holm's rule holds its false findings at one study in twenty. Every other outcome is a family of its own, adjusted within
 itself and called exploratory: over many outcomes some will stand out by chance.
+
+`sentences` says in words what is concluded here.
 """
 
 import math
@@ -15,17 +17,24 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from alexnet_ablations.conclude import intervals, sentences
-from alexnet_ablations.conclude.intervals import Interval
+from alexnet_ablations.conclude import intervals
+from alexnet_ablations.conclude.intervals import LEVEL, Interval
 from alexnet_ablations.conclude.multiplicity import holm
-from alexnet_ablations.conclude.outcomes import HEADLINE, OUTCOMES, Outcome
+from alexnet_ablations.conclude.outcomes import HEADLINE, OUTCOMES, Outcome, population_of
 from alexnet_ablations.conclude.seeds import seeds_for_half_width, seeds_for_power
-from alexnet_ablations.conclude.survival import Survival, survivals
+from alexnet_ablations.conclude.survival import Survival, lost_cells, over_survivors, survivals
 from alexnet_ablations.declare.contrasts import Contrast
 
-LEVEL = 1 - intervals.CONFIDENCE
-# difference: beyond chance in its family. equivalent: surely within the margin. open: neither. one pair: no interval.
-Verdict = Literal["difference", "equivalent", "difference within margin", "open", "no spread", "one pair", "no pair"]
+Verdict = Literal[
+    "difference",  # beyond chance in its family
+    "equivalent",  # surely within the margin
+    "difference within margin",
+    "undecided",  # neither
+    "censored",  # an interaction of numbers of which some are only bounds
+    "no spread",  # all pairs differ by the same amount
+    "one pair",
+    "no pair",
+]
 
 
 @dataclass(frozen=True)
@@ -40,19 +49,13 @@ class Inference:
     sign_flip_p: float | None = None
     margin: float | None = None
     equivalence_p: float | None = None
+    t_90: Interval | None = None  # within the margin if and only if equivalence_p is at most 0.05
     differences: tuple[float, ...] = ()
-
-    # The checks take longer than all the rest, and of hundreds of comparisons only those of the headline are looked at.
 
     @cached_property
     def sign_flip(self) -> Interval | None:
-        """Return the interval by sign flips; None where so few pairs can reject nothing."""
+        """Return the interval by sign flips; None where so few pairs can reject nothing. Computed when asked for."""
         return intervals.sign_flip_interval(self.differences)
-
-    @cached_property
-    def bootstrap(self) -> Interval | None:
-        """Return the studentised bootstrap interval."""
-        return intervals.bootstrap_interval(self.differences)
 
     @property
     def attainable_p(self) -> float:
@@ -61,8 +64,17 @@ class Inference:
 
 
 @dataclass(frozen=True)
+class Censored:
+    """How many runs of a contrast's cells never reached the level to which epochs are counted."""
+
+    runs: int
+    of: int
+    level: float  # validation accuracy
+
+
+@dataclass(frozen=True)
 class Conclusion:
-    """One contrast of one outcome: what was found, how sure it is, and what it would take to know more."""
+    """One contrast of one outcome: its estimate, how sure it is, and what it would take to know more."""
 
     contrast: Contrast
     outcome: Outcome
@@ -70,13 +82,16 @@ class Conclusion:
     planned: int  # seeds in the study
     inference: Inference
     family: int  # contrasts that Holm's rule adjusts for
+    population: str = ""  # on these 360 test images
+    possible: Interval | None = None  # what the mean can be at all, the subtracted cells being as they were observed
     left_out: tuple[str, ...] = ()  # norm=none diverged under seed 3
+    lost: tuple[str, ...] = ()  # cells that the design has here, and of which no run ended well
+    censored: Censored | None = None
     holm_p: float | None = None
     equivalence_holm_p: float | None = None
     # What would resolve an open question, at the spread of three pairs or more; None: no need, no way, too few pairs.
     seeds_needed: int | None = None  # for an interval that is the margin either way
     seeds_to_show: int | None = None  # to find an effect as large as this estimate four times in five
-    notes: tuple[str, ...] = ()
 
     @property
     def n(self) -> int:
@@ -104,20 +119,39 @@ class Conclusion:
         return self.outcome.effect(self.inference.t.high) if self.inference.t else math.nan
 
     @property
+    def shown(self) -> Interval | None:
+        """Return the t interval as it is shown, on the scale of comparison: cut to what is possible."""
+        return self.within_possible(self.inference.t)
+
+    @property
+    def covers_all(self) -> bool:
+        """Say whether the t interval holds every value that is possible, and so says nothing."""
+        t, possible = self.inference.t, self.possible
+        return t is not None and possible is not None and t.low <= possible.low and t.high >= possible.high
+
+    def within_possible(self, interval: Interval | None) -> Interval | None:
+        """Cut an interval to what is possible."""
+        if interval is None or self.possible is None:
+            return interval
+        return Interval(max(interval.low, self.possible.low), min(interval.high, self.possible.high))
+
+    @property
     def verdict(self) -> Verdict:
-        """Say in a word what was found."""
+        """Return the verdict in a word."""
         if self.n < 2:
             return "one pair" if self.n else "no pair"
+        if _is_without_verdict(self):
+            return "censored"
         if self.inference.t is None:
             return "no spread"
         differs = self.holm_p is not None and self.holm_p <= LEVEL
         if self.equivalence_holm_p is not None and self.equivalence_holm_p <= LEVEL:
             return "difference within margin" if differs else "equivalent"
-        return "difference" if differs else "open"
+        return "difference" if differs else "undecided"
 
     @property
     def is_better(self) -> bool | None:
-        """Say whether a difference that was found is for the better; None where none was, or neither way is better."""
+        """Say whether a difference is for the better; None where there is none, or neither way is better."""
         if not self.verdict.startswith("difference") or self.outcome.better == "neither":
             return None
         return (self.inference.mean > 0) == (self.outcome.better == "more")
@@ -126,11 +160,6 @@ class Conclusion:
     def is_within_margin(self) -> bool:
         """Say whether the estimate itself, whatever its interval, is too small to matter."""
         return self.inference.margin is not None and abs(self.inference.mean) <= self.inference.margin
-
-    @property
-    def sentence(self) -> str:
-        """Say it in one sentence, always with an n."""
-        return sentences.conclusion(self)
 
 
 @dataclass(frozen=True)
@@ -155,16 +184,6 @@ class Conclusions:
         """Return the conclusions on the headline outcome."""
         return self.of(HEADLINE)
 
-    @property
-    def sentence(self) -> str:
-        """Say what was found, in one line."""
-        return "; ".join(item.sentence for item in self.headline)
-
-    @property
-    def survival_sentences(self) -> list[str]:
-        """Return a sentence for each cell of which a run did not end well."""
-        return [each.sentence for each in self.survivals if each.well < sum(each.states.values())]
-
 
 def infer(differences: Sequence[float], margin: float | None = None) -> Inference:
     """Say what paired differences, all finite, tell about their mean."""
@@ -184,6 +203,7 @@ def infer(differences: Sequence[float], margin: float | None = None) -> Inferenc
         sign_flip_p=intervals.sign_flip_p_value(d),
         margin=margin,
         equivalence_p=None if margin is None else intervals.equivalence_p_value(d, margin),
+        t_90=None if margin is None else intervals.t_interval(d, 1 - 2 * LEVEL),
         differences=tuple(d.tolist()),
     )
 
@@ -224,40 +244,90 @@ def conclude(
         raise ValueError(f"a cell has one run per seed; {row['cell']} has two under seed {row['seed']}; drop one")
     if margin is not None and not 0 < margin < math.inf:
         raise ValueError(f"a margin of equivalence is above 0; got {margin:g}; take the smallest effect that matters")
+    lost = lost_cells(results)
     items: list[Conclusion] = []
     for outcome in outcomes:
         is_headline = outcome.name == HEADLINE.name
         if is_headline or outcome.compared(results).notna().any():
             chosen = margin if is_headline and margin is not None else outcome.compared_margin()
-            items += _conclude_one_family(results, contrasts, outcome, chosen)
+            items += _conclude_one_family(results, contrasts, lost, outcome, chosen)
     return Conclusions(tuple(items), survivals(results))
 
 
 def _conclude_one_family(
-    results: pd.DataFrame, contrasts: Sequence[Contrast], outcome: Outcome, margin: float | None
+    results: pd.DataFrame,
+    contrasts: Sequence[Contrast],
+    lost: frozenset[str],
+    outcome: Outcome,
+    margin: float | None,
 ) -> list[Conclusion]:
-    planned = int(results["seed"].nunique())
     wide = _by_seed_and_cell(results, outcome)
-    values = [_values_by_seed(wide, contrast) for contrast in contrasts]
-    found = [
-        Conclusion(contrast, outcome, by_seed, planned, infer(list(by_seed.values()), margin), len(contrasts))
-        for contrast, by_seed in zip(contrasts, values, strict=True)
-    ]
-    different = holm([each.inference.t_p for each in found])
-    same = holm([each.inference.equivalence_p for each in found])
     without = results[outcome.compared(results).isna()]
-    return [
-        _completed(replace(each, holm_p=p, equivalence_holm_p=q), results, without)
-        for each, p, q in zip(found, different, same, strict=True)
-    ]
+    family = []
+    for declared in contrasts:
+        contrast = over_survivors(declared, results, lost)
+        values = _values_by_seed(wide, contrast)
+        family.append(
+            Conclusion(
+                contrast,
+                outcome,
+                values,
+                planned=int(results["seed"].nunique()),
+                inference=infer(list(values.values()), margin),
+                family=len(contrasts),
+                population=population_of(results, outcome),
+                possible=_possible(wide, contrast, outcome, values),
+                left_out=_left_out(without, contrast, values),
+                lost=tuple(cell for cell in declared.weights if cell in lost),
+                censored=_censored(results, contrast) if outcome.name == "epochs_to_level" else None,
+            )
+        )
+    different = holm([None if _is_without_verdict(item) else item.inference.t_p for item in family])
+    same = holm([None if item.censored else item.inference.equivalence_p for item in family])
+    judged = [replace(item, holm_p=p, equivalence_holm_p=q) for item, p, q in zip(family, different, same, strict=True)]
+    return [_with_seeds_to_go(item) for item in judged]
 
 
-def _completed(found: Conclusion, results: pd.DataFrame, without: pd.DataFrame) -> Conclusion:
-    """Add what needs the verdict: the seeds it would take, what was left out, and what to keep in mind."""
-    inference, narrow, show = found.inference, None, None
-    if found.verdict == "open" and found.n >= 3:
-        # At the level of Holm's first step: what is open now must stand out in its family then.
-        show = seeds_for_power(inference.mean, inference.spread, LEVEL / found.family)
-        narrow = None if inference.margin is None else seeds_for_half_width(inference.spread, inference.margin)
-    found = replace(found, seeds_needed=narrow, seeds_to_show=show, left_out=sentences.left_out(without, found))
-    return replace(found, notes=sentences.notes(found, results))
+def _is_without_verdict(conclusion: Conclusion) -> bool:
+    # A number that is only a bound understates one difference; of a difference of differences it may turn the sign.
+    return conclusion.censored is not None and conclusion.contrast.kind == "interaction"
+
+
+def _with_seeds_to_go(conclusion: Conclusion) -> Conclusion:
+    """Add the seeds that it would take to decide what is undecided."""
+    inference = conclusion.inference
+    if conclusion.verdict != "undecided" or conclusion.n < 3:
+        return conclusion
+    # At the level of Holm's first step: what is undecided now must stand out in its family then.
+    show = seeds_for_power(inference.mean, inference.spread, LEVEL / conclusion.family)
+    narrow = None
+    if inference.margin is not None and not conclusion.censored:
+        narrow = seeds_for_half_width(inference.spread, inference.margin)
+    return replace(conclusion, seeds_needed=narrow, seeds_to_show=show)
+
+
+def _possible(wide: pd.DataFrame, contrast: Contrast, outcome: Outcome, seeds: Mapping[int, float]) -> Interval | None:
+    """Return what the contrast can be if the cells with a plus take any share and those with a minus keep theirs."""
+    if outcome.largest is None or not seeds:
+        return None
+    means = wide.loc[list(seeds)].mean()
+    taken = sum(weight * float(means[cell]) for cell, weight in contrast.weights.items() if weight < 0)
+    added = sum(weight for weight in contrast.weights.values() if weight > 0)
+    return Interval(taken, taken + added * outcome.largest)
+
+
+def _left_out(without: pd.DataFrame, contrast: Contrast, values: Mapping[int, float]) -> tuple[str, ...]:
+    """Say of each seed that a contrast does without which run it lacks, and why."""
+    if without.empty:
+        return ()
+    without = without[without["cell"].isin(contrast.weights) & ~without["seed"].isin(values)]
+    return tuple(
+        f"{cell} {'has no number' if state == 'ok' else state} under seed {seed}"
+        for cell, state, seed in zip(without["cell"], without["state"], without["seed"], strict=True)
+    )
+
+
+def _censored(results: pd.DataFrame, contrast: Contrast) -> Censored | None:
+    rows = results[results["cell"].isin(contrast.weights)]
+    runs = int(rows["never_reached"].sum())
+    return Censored(runs, int(rows["never_reached"].notna().sum()), float(rows["level"].iloc[0])) if runs else None

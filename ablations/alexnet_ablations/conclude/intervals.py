@@ -5,7 +5,6 @@ and that every interval here rests on an assumption worth knowing.
 
     t           exact for normal differences; the headline
     sign flip   exact for differences that are symmetric around their mean, whatever their shape; at most 1 - 2/2^n sure
-    bootstrap   studentised: no shape assumed, but n values must stand for all that could have come
 """
 
 import math
@@ -18,17 +17,17 @@ from numpy.typing import NDArray
 
 Values = NDArray[np.float64]
 
-CONFIDENCE = 0.95
+LEVEL = 0.05  # of every test
+CONFIDENCE = 1 - LEVEL
 EXACT_UP_TO = 20  # pairs; 2^20 sign patterns are a few hundredths of a second, beyond it patterns are drawn
 DRAWN_PATTERNS = 99_999
-RESAMPLES = 1_999
 # Sums of the same numbers in another order differ in the last bits; a tie must stay a tie.
 TIE = 1e-9
 
 
 @dataclass(frozen=True)
 class Interval:
-    """Where the mean lies, by one method; an infinite end says that n pairs cannot bound that side."""
+    """Where the mean lies, by one method."""
 
     low: float
     high: float
@@ -115,32 +114,6 @@ def sign_flip_interval(differences: Sequence[float] | Values, confidence: float 
         means = _sums_of_drawn(d.tobytes())[sizes > 0] / sizes[sizes > 0]
     ordered = np.partition(means, [tail - 1, len(means) - tail])
     return Interval(float(ordered[tail - 1]), float(ordered[len(means) - tail]))
-
-
-def bootstrap_interval(differences: Sequence[float] | Values, confidence: float = CONFIDENCE) -> Interval | None:
-    """Return the studentised bootstrap interval, from 1,999 resamples that are always the same.
-
-    Studentised, since percentile and BCa intervals never leave the range of the n values and so miss the mean of a
-    symmetric law at least 2/2^n of the time: 25% at n=3. The price: a resample of one value repeated has no spread, and
-    its t is infinite. At n=3 that is one resample in nine, more than a tail holds, and the ends are infinite; at n=4 it
-    is one in 64. What n values cannot show, such as a rare bad run, no resampling brings back.
-    """
-    d = np.asarray(differences, dtype=float)
-    if len(d) < 2 or has_no_spread(d):
-        return None
-    drawn = d[_generator(len(d)).integers(0, len(d), (RESAMPLES, len(d)))]
-    errors = drawn.std(1, ddof=1) / math.sqrt(len(d))
-    centred = drawn.mean(1) - d.mean()
-    flat = np.ptp(drawn, axis=1) <= TIE * np.abs(d).max()
-    ratios = np.where(flat, np.copysign(np.inf, centred), centred / np.where(flat, 1.0, errors))
-    # A resample without spread that sits on the mean itself is no evidence either way.
-    ratios[flat & (np.abs(centred) <= TIE * np.abs(d).max())] = 0.0
-    ratios.sort()
-    # Of 1,999 values the 50th and the 1,950th stand at 2.5% and 97.5%.
-    rank = round((1 - confidence) / 2 * (RESAMPLES + 1))
-    lower, upper = ratios[rank - 1], ratios[RESAMPLES - rank]
-    error = _standard_error(d)
-    return Interval(float(d.mean() - upper * error), float(d.mean() - lower * error))
 
 
 def share_interval(successes: int, of: int, confidence: float = CONFIDENCE) -> Interval:

@@ -1,4 +1,4 @@
-"""What is compared between runs, and one tidy table of it: a row per run, whatever became of the run.
+"""What is compared between runs, and one tidy table of it: a row per run, in whatever state the run is.
 
 An outcome is compared either as a difference in its own units or as a factor. Factors are for what is above zero and
 spans orders of magnitude (losses, gradient ratios, speed, memory): their logarithms are averaged and subtracted, so
@@ -8,11 +8,9 @@ the reason, and its seed leaves the comparisons that need it.
 
 import math
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
-from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
@@ -22,10 +20,12 @@ from alexnet_ablations.declare.status import standing_of
 from alexnet_ablations.declare.study import PlannedRun
 from alexnet_lab.diagnosis.health import health_of
 from alexnet_lab.records import write_atomically
+from alexnet_lab.reports.export import csv_text
 
 Health = Mapping[str, float | None]  # alexnet_lab.diagnosis.health
 # "epochs to reach a level": this share of the baseline's median best validation accuracy, unless a level is named
 LEVEL_SHARE = 0.9
+MOST_WRITTEN_OUT = 1e6  # larger numbers have an exponent
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,8 @@ class Outcome:
     digits: int = 1
     margin: float | None = None  # what is too small to matter: in the unit, or as a factor; None: nobody can say
     percent: bool = False
+    largest: float | None = None  # of the numbers compared, where they are shares: the least is 0
+    of_machine: bool = False  # says as much of the machine and its other work as of the network
 
     def compared(self, results: pd.DataFrame) -> "pd.Series[float]":
         """Return the numbers whose differences are taken: shown units, or logarithms; NaN where a run has none."""
@@ -58,7 +60,8 @@ class Outcome:
         if not math.isfinite(value):
             return "-"
         if self.scale == "factor":
-            return f"{value * self.times:.3g}"
+            shown = f"{value * self.times:.3g}"
+            return f"{float(shown):.0f}" if "e+" in shown and value < MOST_WRITTEN_OUT else shown
         return f"{self.times * value:.{self.digits}f}" + ("%" if self.percent else "")
 
     def show_effect(self, compared: float, digits: int | None = None) -> str:
@@ -66,10 +69,6 @@ class Outcome:
         digits = self.digits if digits is None else digits
         if math.isnan(compared):
             return "-"
-        if math.isinf(compared):
-            return {("factor", True): "×∞", ("factor", False): "×0"}.get(
-                (self.scale, compared > 0), "+∞" if compared > 0 else "-∞"
-            )
         if self.scale == "factor":
             return f"×{self.effect(compared):.3g}"
         text = f"{compared:+.{digits}f}"
@@ -90,17 +89,21 @@ class Outcome:
 
 
 def _points(name: str, label: str, *source: str, **more: Any) -> Outcome:
-    return Outcome(name, label, source, **{"unit": "points", "times": 100.0, "percent": True, **more})
+    return Outcome(name, label, source, **{"unit": "points", "times": 100.0, "percent": True, "largest": 100.0, **more})
 
 
 def _factor(name: str, label: str, *source: str, **more: Any) -> Outcome:
     return Outcome(name, label, source, **{"scale": "factor", **more})
 
 
+def _of_machine(name: str, label: str, **more: Any) -> Outcome:
+    return _factor(name, label, name, margin=1.05, of_machine=True, **more)
+
+
 OUTCOMES: tuple[Outcome, ...] = (
     _points("test_accuracy", "test accuracy", "test", "accuracy", better="more", margin=0.5),
     _points("balanced_accuracy", "balanced accuracy", "test", "balanced_accuracy", better="more", margin=0.5),
-    Outcome("auroc", "AUROC", ("test", "auroc"), "", better="more", digits=4, margin=0.005),
+    Outcome("auroc", "AUROC", ("test", "auroc"), "", better="more", digits=4, margin=0.005, largest=1.0),
     _points("validation_accuracy", "validation accuracy", "validation", "accuracy", better="more", margin=0.5),
     _factor("final_train_loss", "final training loss", "final_train_loss", better="less", margin=1.1),
     Outcome("epochs_to_level", "epochs to the level", (), "epochs", better="less", margin=1.0),
@@ -112,19 +115,19 @@ OUTCOMES: tuple[Outcome, ...] = (
     _factor("update_ratio", "update to weight", "health", "update_ratio"),
     # Exactly 0 where no signal rises above the noise, so that it has no logarithm.
     Outcome("signal_to_noise", "gradient signal to noise", ("health", "signal_to_noise"), digits=3),
-    _factor("images_per_second", "images per second", "images_per_second", better="more", margin=1.05),
-    _factor("peak_memory_mb", "peak memory, MB", "peak_memory_mb", better="less", margin=1.05),
-    _factor("train_seconds", "seconds of training", "train_seconds", better="less", margin=1.05),
+    _of_machine("images_per_second", "images per second", better="more"),
+    _of_machine("peak_memory_mb", "peak memory, MB", better="less"),
+    _of_machine("train_seconds", "seconds of training", better="less"),
 )
 HEADLINE = OUTCOMES[0]
 
 
 def outcome_named(name: str) -> Outcome:
     """Find an outcome by its column."""
-    found = next((outcome for outcome in OUTCOMES if outcome.name == name), None)
-    if found is None:
-        raise ValueError(f"unknown outcome {name!r}; there are {', '.join(outcome.name for outcome in OUTCOMES)}")
-    return found
+    for outcome in OUTCOMES:
+        if outcome.name == name:
+            return outcome
+    raise ValueError(f"unknown outcome {name!r}; there are {', '.join(outcome.name for outcome in OUTCOMES)}")
 
 
 def read_results(
@@ -134,18 +137,33 @@ def read_results(
 
     `level` is a validation accuracy between 0 and 1. A run that ended well without reaching it counts one epoch more
     than it had, the least it can have needed, and `never_reached` is 1: differences then understate how slow it is.
+
+    A run with damaged records keeps its row, with the state `damaged`, the files in `why`, and no outcomes. The number
+    of test images, if it is known and the same for all runs, is `attrs["test_images"]` of the table.
     """
     if level is not None and not 0 < level <= 1:
         raise ValueError(f"a level is a validation accuracy above 0 and up to 1; got {level:g}; take for example 0.9")
     read = [_read_run(run, health) for run in runs]
     if level is None:
         level = _level_of_baseline(runs, [curve for _, curve in read])
-    rows = [{**row, **_epochs_to(level, curve if row["state"] == "ok" else [])} for row, curve in read]
+    rows = [{**row, **_epochs_to(level, curve)} for row, curve in read]
     names = [outcome.name for outcome in OUTCOMES]
     fields = list(dict.fromkeys(field for run in runs for field, _ in run.cell.settings))
     columns = ["cell", *fields, "seed", "state", "why", "level", "never_reached", *names, "measuring_share"]
     table = pd.DataFrame(rows, columns=columns)
-    return table.astype(dict.fromkeys([*names, "level", "never_reached", "measuring_share"], "float64"))
+    table = table.astype(dict.fromkeys([*names, "level", "never_reached", "measuring_share"], "float64"))
+    tested = {row["tested"] for row in rows if row["state"] == "ok"}
+    table.attrs["test_images"] = tested.pop() if len(tested) == 1 else None
+    return table
+
+
+def population_of(results: pd.DataFrame, outcome: Outcome) -> str:
+    """Name the images that an outcome is about, as the end of a sentence; empty where it is not about images."""
+    part = outcome.source[0] if outcome.source else ""
+    if part == "test":
+        images = results.attrs.get("test_images")
+        return f"on these {images:,} test images" if images else "on these test images"
+    return "on these validation images" if part == "validation" else ""
 
 
 def label_in(results: pd.DataFrame, outcome: Outcome) -> str:
@@ -163,49 +181,59 @@ def level_in_results(level: Any) -> Any:
 
 def write_results(results: pd.DataFrame, path: Path) -> None:
     """Write the table as CSV, whole or not at all."""
-    write_atomically(path, results.to_csv(index=False, lineterminator="\n"))
+    write_atomically(path, csv_text(results))
 
 
 def _read_run(run: PlannedRun, health: Mapping[tuple[str, int], Health] | None) -> tuple[dict[str, Any], list[float]]:
-    """Return a run's row, and its validation accuracy of every epoch."""
+    """Return a run's row, and its validation accuracy of every epoch; nothing of a run that did not end well."""
     state, why, verdict = _state(run)
     levels = {field: level_in_results(level) for field, level in run.cell.settings}
-    row = {"cell": run.cell.name, **levels, "seed": run.seed, "state": state, "why": why}
+    row = {"cell": run.cell.name, **levels, "seed": run.seed, "state": state, "why": why, "tested": None}
     if state != "ok":
         return row, []
     lines = list(run.folder.metrics())
     facts = dict(verdict.get("result") or {})
     if lines:
         facts.setdefault("final_train_loss", lines[-1].get("train_loss"))  # runs of before it stood in the verdict
-    if facts.get("peak_memory_bytes"):
+    if isinstance(facts.get("peak_memory_bytes"), int | float):
         facts["peak_memory_mb"] = facts["peak_memory_bytes"] / 2**20
     if (run.folder.path / "flow").exists():
-        with suppress(ValueError, BadZipFile):  # damaged records cost a run its health; the report names them
-            key = (run.cell.name, run.seed)
-            facts["health"] = health_of(run.folder) if health is None else health.get(key, {})
+        key = (run.cell.name, run.seed)
+        facts["health"] = health_of(run.folder) if health is None else health.get(key, {})
     row |= {outcome.name: _number(facts, outcome.source) for outcome in OUTCOMES if outcome.source}
     row["measuring_share"] = _number(facts, ("measuring_share",))
+    row["tested"] = _images_tested(facts)
     return row, [_number(line, ("validation_accuracy",)) for line in lines]
 
 
 def _state(run: PlannedRun) -> tuple[str, str, dict[str, Any]]:
     """Return how a run ended, why, and its verdict; without one, how it stands: running, waiting, lost, damaged."""
+    damages = run.folder.damages()
     try:
         verdict = run.folder.verdict()
-    except ValueError:  # not JSON any more
+    except ValueError:  # then state.json is among the damages
         verdict = None
-    if verdict is not None and "state" in verdict:
+    if damages:
+        return "damaged", ", ".join(damages), {}
+    if verdict is not None:
         return str(verdict["state"]), str(verdict.get("why", "")), verdict
     standing = standing_of(run.folder, run.cell.name, run.seed)
     return standing.state, standing.why, {}
 
 
+def _images_tested(facts: Mapping[str, Any]) -> int | None:
+    """Count the test images by the confusion matrix; None for a run that has none."""
+    test = facts.get("test")
+    confusion = test.get("confusion") if isinstance(test, Mapping) else None
+    return int(np.sum(confusion)) if confusion else None
+
+
 def _number(facts: Mapping[str, Any], source: Sequence[str]) -> float:
     """Return the number at that place; NaN where there is none, as in runs of an earlier version."""
-    found: Any = facts
+    value: Any = facts
     for key in source:
-        found = found.get(key) if isinstance(found, Mapping) else None
-    return float(found) if isinstance(found, int | float) and not isinstance(found, bool) else math.nan
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
 
 
 def _level_of_baseline(runs: Sequence[PlannedRun], curves: Sequence[Sequence[float]]) -> float:

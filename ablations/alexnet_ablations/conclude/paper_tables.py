@@ -1,24 +1,32 @@
 """A study as tables for a paper: Markdown, LaTeX (booktabs) and the rows behind them, and for the terminal.
 
 Four tables: the cells, the effects on the headline outcome, the means of every other outcome, and the effects on them.
-Every number that was estimated has its n in the same row.
+Every number that was estimated has its n in the same row. The LaTeX is for a paper: it leaves out comparisons without
+a pair and outcomes of the machine, and breaks long tables so that each part fits a page.
 """
 
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
 
 from alexnet_ablations.conclude.conclusions import Conclusion, Conclusions
 from alexnet_ablations.conclude.outcomes import HEADLINE, Outcome, write_results
-from alexnet_ablations.conclude.sentences import effect, interval, p_value
+from alexnet_ablations.conclude.sentences import (
+    averaging_note,
+    effect,
+    equivalence_interval,
+    p_value,
+    shown_interval,
+)
 from alexnet_lab.records import write_atomically
 
 MOST_CELLS_SIDE_BY_SIDE = 8
 MOST_SEEDS_ONE_BY_ONE = 6  # a column of more numbers than these is no help
+MOST_ROWS_OF_A_PAGE = 40
 
 
 @dataclass(frozen=True)
@@ -33,6 +41,9 @@ class PaperTable:
     words: int  # so many columns, from the left, hold words; the others hold numbers
 
 
+CUT = "Intervals are cut where a share, such as an accuracy, would leave 0 to 100%."
+
+
 def paper_tables(results: pd.DataFrame, conclusions: Conclusions) -> list[PaperTable]:
     """Return the tables of a study; those on other outcomes only where a run has any."""
     tables = [cells_table(results, conclusions)]
@@ -44,23 +55,29 @@ def paper_tables(results: pd.DataFrame, conclusions: Conclusions) -> list[PaperT
     return tables
 
 
+def for_paper(conclusions: Conclusions) -> Conclusions:
+    """Leave out the comparisons without a pair, and the outcomes that say as much of the machine."""
+    kept = tuple(item for item in conclusions.items if item.n and not item.outcome.of_machine)
+    return replace(conclusions, items=kept)
+
+
 def cells_table(results: pd.DataFrame, conclusions: Conclusions) -> PaperTable:
     """One row per cell: mean and spread of the headline outcome, its n, and how many runs ended well."""
     fields = factor_columns(results)
     seeds_fit = results["seed"].nunique() <= MOST_SEEDS_ONE_BY_ONE
     all_well = all(survival.well == survival.ended for survival in conclusions.survivals)
     rows = []
-    for (_, mine), survival in zip(results.groupby("cell", sort=False), conclusions.survivals, strict=True):
-        values = HEADLINE.compared(mine).dropna()
-        each = " ".join(f"{value:.{HEADLINE.digits}f}" for value in values)
+    for (_, runs), survival in zip(results.groupby("cell", sort=False), conclusions.survivals, strict=True):
+        values = HEADLINE.compared(runs).dropna()
+        every_seed = " ".join(f"{value:.{HEADLINE.digits}f}" for value in values)
         share = f"{survival.interval.low:.0%} to {survival.interval.high:.0%}" if survival.ended else "-"
         rows.append(
             (
-                *(_level(mine[field].iloc[0]) for field in fields),
-                mean_over_seeds(HEADLINE, mine),
-                spread_over_seeds(HEADLINE, mine),
+                *(_level(runs[field].iloc[0]) for field in fields),
+                mean_over_seeds(HEADLINE, runs),
+                spread_over_seeds(HEADLINE, runs),
                 str(len(values)),
-                *([each or "-"] if seeds_fit else []),
+                *([every_seed or "-"] if seeds_fit else []),
                 f"{survival.well}/{survival.ended}",
                 *([] if all_well else [share]),
             )
@@ -84,37 +101,45 @@ def cells_table(results: pd.DataFrame, conclusions: Conclusions) -> PaperTable:
 
 def effects_table(conclusions: Conclusions) -> PaperTable:
     """One row per contrast of the headline outcome."""
-    found = conclusions.headline
-    margin = found[0].inference.margin
+    headline = conclusions.headline
+    margin = headline[0].inference.margin
     header = (
         "change",
         f"effect, {HEADLINE.unit}",
         "95% interval",
         "n pairs",
+        "p, t test",
+        "p, t test, Holm",
+        "90% interval",
+        f"p, within {HEADLINE.show_margin(margin)}, Holm" if margin is not None else "p, equivalence, Holm",
         "p, sign flip",
-        "p, Holm",
-        f"p, within {HEADLINE.show_margin(margin)}" if margin is not None else "p, equivalence",
-        "found",
+        "verdict",
     )
     rows = tuple(
         (
-            each.contrast.name,
-            each.outcome.show_effect(each.inference.mean),
-            interval(each.outcome, each.inference.t),
-            str(each.n),
-            p_value(each.inference.sign_flip_p),
-            p_value(each.holm_p),
-            p_value(each.equivalence_holm_p),
-            each.verdict,
+            item.contrast.name,
+            item.outcome.show_effect(item.inference.mean),
+            shown_interval(item),
+            str(item.n),
+            p_value(item.inference.t_p),
+            p_value(item.holm_p),
+            equivalence_interval(item),
+            p_value(item.equivalence_holm_p),
+            p_value(item.inference.sign_flip_p),
+            item.verdict,
         )
-        for each in found
+        for item in headline
     )
-    smallest = min((each.inference.attainable_p for each in found if each.n), default=1.0)
+    smallest = min((item.inference.attainable_p for item in headline if item.n), default=1.0)
+    where = next((item.population for item in headline if item.population), "")
+    note = averaging_note([item.contrast for item in headline])
+    average = f"{note} " if note else ""
     caption = (
-        f"Effects on {HEADLINE.label}, paired by seed, with Student's 95% interval. Sign flip: exact two-sided p of "
-        f"one comparison, which cannot go below {smallest:.2g} here. Holm: the paired t test, adjusted for all "
-        f"{len(found)} comparisons. Within the margin: two one-sided t tests, adjusted alike. A verdict other than "
-        "open needs an adjusted p of at most 0.05."
+        f"Effects on {HEADLINE.label}, paired by seed, with Student's 95% interval: for other seeds {where}. "
+        f"{_cut(headline)}{average}Holm: the p of the t test before it, adjusted for all {len(headline)} comparisons. "
+        "The 90% interval lies within the margin where two one-sided t tests have p up to 0.05, before Holm's rule. "
+        f"Sign flip: another test, exact, not adjusted, whose p cannot go below {smallest:.2g} here. A verdict other "
+        "than undecided needs an adjusted p of at most 0.05."
     )
     return PaperTable("effects", f"Effects on {HEADLINE.label}", header, rows, caption, 1)
 
@@ -139,25 +164,43 @@ def _other_means(results: pd.DataFrame, outcomes: Sequence[Outcome]) -> PaperTab
 
 
 def _other_effects(conclusions: Conclusions, outcomes: Sequence[Outcome]) -> PaperTable:
-    def row(each: Conclusion) -> tuple[str, ...]:
+    def row(item: Conclusion) -> tuple[str, ...]:
         return (
-            each.outcome.label,
-            each.contrast.name,
-            effect(each.outcome, each.inference.mean),
-            interval(each.outcome, each.inference.t),
-            str(each.n),
-            p_value(each.inference.sign_flip_p),
-            p_value(each.holm_p),
-            each.verdict,
+            item.outcome.label,
+            item.contrast.name,
+            effect(item.outcome, item.inference.mean) if item.n else "-",
+            shown_interval(item),
+            str(item.n),
+            p_value(item.inference.t_p),
+            p_value(item.holm_p),
+            equivalence_interval(item),
+            item.verdict,
         )
 
-    rows = tuple(row(each) for outcome in outcomes for each in conclusions.of(outcome))
+    rows = tuple(row(item) for outcome in outcomes for item in conclusions.of(outcome))
+    note = averaging_note([item.contrast for item in conclusions.items])
+    average = f"{note} " if note else ""
     caption = (
-        "Exploratory: Holm's rule adjusts within each outcome and not over outcomes, so that some of many will stand "
-        "out by chance. × is a factor; points are hundredths of a share."
+        f"{average}{_cut(conclusions.items)}Exploratory: Holm's rule adjusts the t tests within each outcome and not "
+        "over outcomes, so that some of many will stand out by chance. The 90% interval decides on equivalence. × is a "
+        "factor; points are hundredths of a share."
     )
-    header = ("outcome", "change", "effect", "95% interval", "n pairs", "p, sign flip", "p, Holm", "found")
+    header = (
+        "outcome",
+        "change",
+        "effect",
+        "95% interval",
+        "n pairs",
+        "p, t test",
+        "p, t test, Holm",
+        "90% interval",
+        "verdict",
+    )
     return PaperTable("other-effects", "Effects on other outcomes (exploratory)", header, rows, caption, 2)
+
+
+def _cut(conclusions: Sequence[Conclusion]) -> str:
+    return "" if all(item.shown == item.inference.t for item in conclusions) else f"{CUT} "
 
 
 def factor_columns(results: pd.DataFrame) -> list[str]:
@@ -192,7 +235,22 @@ def markdown(tables: Sequence[PaperTable]) -> str:
 def latex(tables: Sequence[PaperTable]) -> str:
     """Write tables as LaTeX floats; the preamble needs booktabs and graphicx."""
     head = "% Each float stands alone. In the preamble: \\usepackage{booktabs}, \\usepackage{graphicx}\n"
-    return head + "\n".join(_latex(table) for table in tables)
+    return head + "\n".join(_latex(part) for table in tables for part in _pages(table))
+
+
+def _pages(table: PaperTable) -> list[PaperTable]:
+    """Break a table into parts that fit a page each."""
+    count = max(1, math.ceil(len(table.rows) / MOST_ROWS_OF_A_PAGE))
+    parts = [table.rows[at * MOST_ROWS_OF_A_PAGE : (at + 1) * MOST_ROWS_OF_A_PAGE] for at in range(count)]
+    return [
+        replace(
+            table,
+            name=table.name if not at else f"{table.name}-{at + 1}",
+            rows=rows,
+            caption=table.caption if not at else f"{table.title}, continued.",
+        )
+        for at, rows in enumerate(parts)
+    ]
 
 
 def write_tables(results: pd.DataFrame, conclusions: Conclusions, folder: Path) -> list[Path]:
@@ -201,7 +259,7 @@ def write_tables(results: pd.DataFrame, conclusions: Conclusions, folder: Path) 
     tables = paper_tables(results, conclusions)
     paths = [folder / name for name in ("tables.md", "tables.tex", "results.csv")]
     write_atomically(paths[0], markdown(tables))
-    write_atomically(paths[1], latex(tables))
+    write_atomically(paths[1], latex(paper_tables(results, for_paper(conclusions))))
     write_results(results, paths[2])
     return paths
 
@@ -236,7 +294,6 @@ _LATEX = {
     "→": r"$\to$",
     "×": r"$\times$",
     "÷": r"$\div$",
-    "∞": r"$\infty$",
     "−": r"$-$",
 }
 
@@ -246,15 +303,20 @@ def escape_latex(text: str) -> str:
     return "".join(_LATEX.get(character, character) for character in text)
 
 
-def _minus(text: str) -> str:
-    """Set the hyphen before a number as the minus that it is."""
-    return re.sub(r"(?<![\w.-])-(?=\d|\$\\infty)", "$-$", text)
+def _number(text: str) -> str:
+    """Set a number as people write it: a hyphen before it as a minus, e-05 as a power of ten."""
+    text = re.sub(r"(?<![\w.-])-(?=\d)", "$-$", text)
+    return re.sub(r"(\d)e([+-])0*(\d+)\b", lambda m: rf"{m[1]}$\cdot10^{{{m[2].strip('+')}{m[3]}}}$", text)
 
 
 def _latex(table: PaperTable) -> str:
-    def line(cells: Sequence[str]) -> str:
+    def line(cells: Sequence[str], *, numbers: bool = True) -> str:
         # A row that begins with [ would be read as an argument of the line end before it; a group is not.
-        guarded = [("{}" if cell.startswith("[") else "") + _minus(escape_latex(cell)) for cell in cells]
+        written = [
+            _number(escape_latex(cell)) if numbers and at >= table.words else escape_latex(cell)
+            for at, cell in enumerate(cells)
+        ]
+        guarded = [("{}" if cell.startswith("[") else "") + cell for cell in written]
         return "    " + " & ".join(guarded) + r" \\"
 
     columns = "l" * table.words + "r" * (len(table.header) - table.words)
@@ -267,7 +329,7 @@ def _latex(table: PaperTable) -> str:
             r"  \resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
             rf"  \begin{{tabular}}{{{columns}}}",
             r"    \toprule",
-            line(table.header),
+            line(table.header, numbers=False),
             r"    \midrule",
             *(line(row) for row in table.rows),
             r"    \bottomrule",

@@ -1,65 +1,111 @@
-"""Conclusions in words. Each sentence has its n; where there is no interval it says why."""
+"""Conclusions in words. Each sentence has its n and its population; where there is no interval it says why.
 
-import math
-from typing import TYPE_CHECKING
+These are the only words for a conclusion: the terminal, the tables, the report and the kept results use them alike.
+"""
+
+from collections.abc import Sequence
 
 import pandas as pd
 
-from alexnet_ablations.conclude.intervals import CONFIDENCE, Interval
+from alexnet_ablations.conclude.conclusions import Conclusion, Conclusions
+from alexnet_ablations.conclude.intervals import LEVEL, Interval
 from alexnet_ablations.conclude.outcomes import Outcome
+from alexnet_ablations.conclude.survival import Survival
+from alexnet_ablations.declare.contrasts import Contrast
+from alexnet_ablations.declare.design import level_text
 
-if TYPE_CHECKING:
-    from alexnet_ablations.conclude.conclusions import Conclusion
+MOST_FIELDS = 3  # factors that a sentence lists by name
+MOST_DAMAGED = 3  # runs that a sentence lists by name
+ALL_POSSIBLE = "all that is possible"
 
-LEVEL = 1 - CONFIDENCE
 
-
-def conclusion(found: "Conclusion") -> str:
+def sentence_of(conclusion: Conclusion) -> str:
     """Say what one contrast of one outcome came to."""
-    name = found.contrast.name.replace(": ", " ", 1)
-    return f"{name}: {_finding(found)}"
+    return f"{name_of(conclusion.contrast)}{averaged(conclusion.contrast)}: {finding_of(conclusion)}"
 
 
-def _finding(found: "Conclusion") -> str:
-    outcome, inference, pairs = found.outcome, found.inference, _pairs(found)
-    size, between = effect(outcome, inference.mean), interval(outcome, inference.t)
+def name_of(contrast: Contrast) -> str:
+    """Return a contrast's name as it stands in a sentence: norm lrn → bn."""
+    return contrast.name.replace(": ", " ", 1)
+
+
+def averaged(contrast: Contrast) -> str:
+    """Name the factors that a contrast is averaged over: `, averaged over act`; empty where there are none."""
+    if not contrast.over:
+        return ""
+    fields = list(contrast.over)
+    return ", averaged over " + (_listed(fields) if len(fields) <= MOST_FIELDS else f"the {len(fields)} other factors")
+
+
+def averaging_note(contrasts: Sequence[Contrast]) -> str:
+    """Say what the effects of a table or figure are averaged over; empty where they are averaged over nothing."""
+    over = {contrast.fields: contrast.over for contrast in contrasts if contrast.over and contrast.kind == "effect"}
+    if not over:
+        return ""
+    if len(over) > MOST_FIELDS:
+        return "Each effect is averaged over the levels of all other factors."
+    told = [
+        f"{_listed(fields)} over "
+        + _listed([f"{field} ({', '.join(map(level_text, levels))})" for field, levels in others.items()])
+        for fields, others in over.items()
+    ]
+    return f"Effects are averaged over the levels of the other factors: {'; '.join(told)}."
+
+
+def finding_of(conclusion: Conclusion) -> str:
+    """Say what a conclusion came to, without the name of its contrast."""
+    inference, pairs = conclusion.inference, _pairs(conclusion)
+    if conclusion.verdict == "censored":
+        return f"no verdict, {pairs}: {_never_reached(conclusion)}"
     if inference.t is None:
-        return _without_interval(found)
-    if found.verdict == "equivalent":
-        return f"less than {_margin(found)} either way, {between}, {pairs}"
-    if found.verdict.startswith("difference"):
-        within = f"; less than {_margin(found)} either way" if found.verdict == "difference within margin" else ""
-        return f"{size} {between}, {pairs}{within}"
+        return _without_interval(conclusion)
+    size, where = effect(conclusion.outcome, inference.mean), _where(conclusion)
+    estimate = f"{size} {shown_interval(conclusion)}{where}, {pairs}"
+    if conclusion.covers_all:
+        estimate = f"{size}{where}, {pairs}; the 95% interval holds {ALL_POSSIBLE}"
+    within = f"less than {_margin(conclusion)} either way"
+    between = f"90% interval {equivalence_interval(conclusion)}"
+    if conclusion.verdict == "equivalent":
+        return f"{within}, {between}{where}, {pairs}"
+    if conclusion.verdict == "difference within margin":
+        return f"{estimate}; {within}, {between}"
+    if conclusion.verdict == "difference":
+        return estimate
+    texts = [f"undecided with {conclusion.n} seeds, {estimate}"]
     # What a lone test would have called a difference is named, and so is the reason why it does not count.
     if not inference.t.low <= 0 <= inference.t.high:
-        among = f"not beyond chance among {found.family} comparisons (Holm p = {p_value(found.holm_p)})"
-        return "; ".join(filter(None, (f"{size} {between}, {pairs}", among, seeds_to_go(found))))
-    return "; ".join(filter(None, (f"no difference found, {size} {between}, {pairs}", seeds_to_go(found))))
+        adjusted = f"t test, Holm: p = {p_value(conclusion.holm_p)}"
+        texts.append(f"not beyond chance among {conclusion.family} comparisons ({adjusted})")
+    return "; ".join(filter(None, (*texts, seeds_to_go(conclusion))))
 
 
-def seeds_to_go(found: "Conclusion") -> str:
+def seeds_to_go(conclusion: Conclusion) -> str:
     """Say what it would take to know: whether so large an effect is real, or whether a small one is small for sure."""
-    needed = found.seeds_needed if found.is_within_margin else found.seeds_to_show
+    needed = conclusion.seeds_needed if conclusion.is_within_margin else conclusion.seeds_to_show
     if needed is None:
         return ""
-    seeds = f"about {max(needed, found.n + 1)} seeds would"
-    if found.is_within_margin:
-        return f"{seeds} narrow it to {_margin(found)} either way"
+    seeds = f"about {max(needed, conclusion.n + 1)} seeds would"
+    if conclusion.is_within_margin:
+        return f"{seeds} narrow it to {_margin(conclusion)} either way"
     return f"{seeds} show an effect of this size four times in five"
 
 
-def _without_interval(found: "Conclusion") -> str:
-    size = effect(found.outcome, found.inference.mean)
-    if found.n == 0:
-        return f"nothing can be said, n=0: no seed has every run that it needs; {_first_of(found.left_out)}"
-    if found.n == 1:
-        return f"{size} under one seed, n=1: no interval"
-    exactly = "no difference at all" if found.inference.mean == 0 else f"exactly {size}"
-    return f"{exactly} under each seed, {_pairs(found)}: without spread there is no interval"
+def _without_interval(conclusion: Conclusion) -> str:
+    size = f"{effect(conclusion.outcome, conclusion.inference.mean)}"
+    if conclusion.n == 0:
+        return f"nothing can be said, n=0: no seed has every run that it needs; {_first_of(conclusion.left_out)}"
+    if conclusion.n == 1:
+        return f"{size} under one seed{_where(conclusion)}, n=1: no interval"
+    exactly = "no difference at all" if conclusion.inference.mean == 0 else f"exactly {size}"
+    return f"{exactly} under each seed{_where(conclusion)}, {_pairs(conclusion)}: without spread there is no interval"
 
 
-def _pairs(found: "Conclusion") -> str:
-    return f"n={found.n} pairs" + (f" of {found.planned}" if found.n < found.planned else "")
+def _where(conclusion: Conclusion) -> str:
+    return f" {conclusion.population}" if conclusion.population else ""
+
+
+def _pairs(conclusion: Conclusion) -> str:
+    return f"n={conclusion.n} pairs" + (f" of {conclusion.planned}" if conclusion.n < conclusion.planned else "")
 
 
 def effect(outcome: Outcome, compared: float) -> str:
@@ -67,15 +113,27 @@ def effect(outcome: Outcome, compared: float) -> str:
     return f"{outcome.show_effect(compared)} {outcome.unit}".strip()
 
 
-def interval(outcome: Outcome, found: Interval | None) -> str:
+def shown_interval(conclusion: Conclusion) -> str:
+    """Write the 95% interval of a conclusion, cut to what is possible: [+2.4, +3.8]; a dash where there is none."""
+    return ALL_POSSIBLE if conclusion.covers_all else interval_text(conclusion.outcome, conclusion.shown)
+
+
+def equivalence_interval(conclusion: Conclusion) -> str:
+    """Write the 90% interval, whose place within the margin decides on equivalence; a dash where there is none."""
+    if conclusion.censored is not None:
+        return "-"
+    return interval_text(conclusion.outcome, conclusion.within_possible(conclusion.inference.t_90))
+
+
+def interval_text(outcome: Outcome, interval: Interval | None) -> str:
     """Write an interval: [+2.4, +3.8]; a dash where there is none."""
-    if found is None:
+    if interval is None:
         return "-"
     # With one digit more where rounding would make an interval that holds 0, or leaves it out, look otherwise.
     digits = outcome.digits
-    ends = [outcome.show_effect(end, digits) for end in (found.low, found.high)]
-    if outcome.scale == "difference" and 0 in [float(e) for e in ends if "∞" not in e] and found.low * found.high != 0:
-        ends = [outcome.show_effect(end, digits + 1) for end in (found.low, found.high)]
+    ends = [outcome.show_effect(end, digits) for end in (interval.low, interval.high)]
+    if outcome.scale == "difference" and 0 in map(float, ends) and interval.low * interval.high != 0:
+        ends = [outcome.show_effect(end, digits + 1) for end in (interval.low, interval.high)]
     return f"[{ends[0]}, {ends[1]}]"
 
 
@@ -86,51 +144,90 @@ def p_value(p: float | None) -> str:
     return "< 0.0001" if p < 1e-4 else f"{p:.2g}"
 
 
-def left_out(without: pd.DataFrame, found: "Conclusion") -> tuple[str, ...]:
-    """Say of each seed that a contrast does without which run it lacks, and why."""
-    if without.empty:
-        return ()
-    without = without[without["cell"].isin(found.contrast.weights) & ~without["seed"].isin(found.values)]
-    return tuple(
-        f"{cell} {'has no number' if state == 'ok' else state} under seed {seed}"
-        for cell, state, seed in zip(without["cell"], without["state"], without["seed"], strict=True)
-    )
-
-
-def notes(found: "Conclusion", results: pd.DataFrame) -> tuple[str, ...]:
+def notes_of(conclusion: Conclusion) -> tuple[str, ...]:
     """Return what a reader should keep in mind beside the sentence."""
     texts = []
-    inference = found.inference
-    if found.n >= 2 and inference.attainable_p > LEVEL:
+    inference = conclusion.inference
+    if conclusion.n >= 2 and inference.attainable_p > LEVEL:
         texts.append(
-            f"of {found.n} pairs an exact sign-flip test cannot go below p = {inference.attainable_p:.2g}; "
+            f"of {conclusion.n} pairs an exact sign-flip test cannot go below p = {inference.attainable_p:.2g}; "
             "the interval rests on differences that are roughly normal"
         )
-    elif found.verdict.startswith("difference") and inference.sign_flip_p is not None and inference.sign_flip_p > LEVEL:
-        texts.append(f"the exact sign-flip test alone does not see it (p = {p_value(inference.sign_flip_p)})")
-    if found.left_out and found.n:
-        texts.append(f"over the seeds under which every run has a number; left out: {', '.join(found.left_out)}")
-    if found.outcome.name == "epochs_to_level":
-        texts += _never_reached(results[results["cell"].isin(found.contrast.weights)])
-    if found.contrast.aliases:
-        texts.append(f"cannot be told from {', '.join(found.contrast.aliases)} in this design")
+    else:
+        texts += exact_test_note(conclusion)
+    if conclusion.n and conclusion.lost:
+        texts.append(f"no run of {_first_of(conclusion.lost)} ended well; {_without_lost(conclusion)}")
+    if conclusion.left_out and conclusion.n:
+        texts.append(f"over the seeds under which every run has a number; left out: {', '.join(conclusion.left_out)}")
+    if conclusion.censored is not None:
+        texts.append(_never_reached(conclusion))
+    if conclusion.contrast.aliases:
+        texts.append(f"cannot be told from {', '.join(conclusion.contrast.aliases)} in this design")
     return tuple(texts)
 
 
-def _never_reached(rows: pd.DataFrame) -> list[str]:
-    censored, ended = int(rows["never_reached"].sum()), int(rows["never_reached"].notna().sum())
-    if not censored:
-        return []
-    reached = f"{censored} of {ended} runs never reached {rows['level'].iloc[0]:.1%}"
-    return [f"{reached}; they count one epoch more than they had, the least it can have been"]
+def exact_test_note(conclusion: Conclusion) -> list[str]:
+    """Say of a difference that the exact sign-flip test does not find it; empty where there is nothing to say."""
+    p = conclusion.inference.sign_flip_p
+    if conclusion.verdict.startswith("difference") and p is not None and p > LEVEL:
+        return [f"the exact sign-flip test alone does not find it (p = {p_value(p)})"]
+    return []
 
 
-def _margin(found: "Conclusion") -> str:
-    margin = found.inference.margin
-    return found.outcome.show_margin(math.nan if margin is None else margin)
+def _without_lost(conclusion: Conclusion) -> str:
+    return f"{name_of(conclusion.contrast)} is taken without {'it' if len(conclusion.lost) == 1 else 'them'}"
 
 
-def _first_of(texts: tuple[str, ...], most: int = 3) -> str:
+def _never_reached(conclusion: Conclusion) -> str:
+    censored = conclusion.censored
+    if censored is None:
+        return ""
+    reached = f"{censored.runs} of {censored.of} runs never reached {censored.level:.1%}"
+    return f"{reached}; they count one epoch more than they had, the least it can have been"
+
+
+def survival_sentence(survival: Survival) -> str:
+    """Say how many runs of a cell ended well, of how many."""
+    others = [f"{n} {state}" for state, n in survival.states.items() if state != "ok"]
+    tail = f"; {', '.join(others)}" if others else ""
+    if not survival.ended:
+        return f"{survival.cell}: no run has ended{tail}"
+    text = f"{survival.cell}: {survival.well} of {survival.ended} runs ended well"
+    text += f" ({survival.share:.0%}, 95% interval {survival.interval.low:.0%} to {survival.interval.high:.0%}){tail}"
+    if survival.against_baseline is not None and survival.against_baseline < 1:
+        text += f"; against the baseline, by seed, p = {survival.against_baseline:.2g} (exact McNemar test)"
+    return text
+
+
+def survival_sentences(conclusions: Conclusions) -> list[str]:
+    """Return a sentence for each cell of which a run did not end well."""
+    return [survival_sentence(one) for one in conclusions.survivals if one.well < sum(one.states.values())]
+
+
+def damage_sentence(results: pd.DataFrame) -> str:
+    """Name the runs whose records are damaged; empty where there are none."""
+    damaged = results[results["state"] == "damaged"]
+    if damaged.empty:
+        return ""
+    names = [
+        f"{cell} under seed {seed} ({why})"
+        for cell, seed, why in zip(damaged["cell"], damaged["seed"], damaged["why"], strict=True)
+    ]
+    have = "1 run has" if len(names) == 1 else f"{len(names)} runs have"
+    again = "it" if len(names) == 1 else "them"
+    return f"{have} damaged records: {_first_of(names, MOST_DAMAGED)}; the same command makes {again} again"
+
+
+def _margin(conclusion: Conclusion) -> str:
+    margin = conclusion.inference.margin
+    return "?" if margin is None else conclusion.outcome.show_margin(margin)
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+
+
+def _first_of(texts: Sequence[str], most: int = 3) -> str:
     """Join the first few, and count the rest."""
     if not texts:
         return "its cells were not run"

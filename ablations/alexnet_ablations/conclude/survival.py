@@ -1,13 +1,19 @@
-"""How many runs of each cell ended well. A cell that diverges is a finding, with an interval like any other."""
+"""How many runs of each cell ended well, and which comparisons are left where a cell never does.
+
+A cell that diverges is a result, with an interval like any other. In a factorial it is part of every average over its
+levels; `over_survivors` takes these averages over the other levels instead.
+"""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pandas as pd
 
 from alexnet_ablations.conclude.intervals import Interval, share_interval
+from alexnet_ablations.declare.contrasts import Contrast
 
-ENDED = ("ok", "diverged", "oom", "error", "timeout")  # anything else has yet to end, and says nothing about its cell
+ENDED = ("ok", "diverged", "oom", "error", "timeout")  # a run in another state says nothing about its cell yet
+MOST_PLACES = 3  # combinations of levels that a name lists
 
 
 @dataclass(frozen=True)
@@ -34,19 +40,6 @@ class Survival:
         """Return the share of ended runs that ended well; NaN where none has ended."""
         return self.well / self.ended if self.ended else float("nan")
 
-    @property
-    def sentence(self) -> str:
-        """Say it in a sentence, with its n."""
-        others = [f"{n} {state}" for state, n in self.states.items() if state != "ok"]
-        tail = f"; {', '.join(others)}" if others else ""
-        if not self.ended:
-            return f"{self.cell}: no run has ended{tail}"
-        text = f"{self.cell}: {self.well} of {self.ended} runs ended well"
-        text += f" ({self.share:.0%}, 95% interval {self.interval.low:.0%} to {self.interval.high:.0%}){tail}"
-        if self.against_baseline is not None and self.against_baseline < 1:
-            text += f"; against the baseline, by seed, p = {self.against_baseline:.2g}"
-        return text
-
 
 def survivals(results: pd.DataFrame) -> tuple[Survival, ...]:
     """Return one Survival per cell, in the order of the table; the first cell is the baseline."""
@@ -59,6 +52,38 @@ def survivals(results: pd.DataFrame) -> tuple[Survival, ...]:
         )
         for cell, rows in results.groupby("cell", sort=False)
     )
+
+
+def lost_cells(results: pd.DataFrame) -> frozenset[str]:
+    """Return the cells all of whose runs have ended, and none of them well."""
+    return frozenset(
+        str(cell)
+        for cell, states in results.groupby("cell", sort=False)["state"]
+        if states.isin(ENDED).all() and not states.eq("ok").any()
+    )
+
+
+def over_survivors(contrast: Contrast, results: pd.DataFrame, lost: frozenset[str]) -> Contrast:
+    """Return the contrast without the levels of the other factors at which it needs a cell that is lost.
+
+    The name says at which levels it is taken then. Unchanged where it needs no lost cell, where no level is left, or
+    where the cells at one level are no comparison by themselves, as in a fractional design.
+    """
+    if not lost & contrast.weights.keys() or not contrast.over:
+        return contrast
+    others = list(contrast.over)
+    levels = results.drop_duplicates("cell").set_index("cell").reindex(columns=others)
+    blocks: dict[tuple[str, ...], dict[str, float]] = {}
+    for cell, weight in contrast.weights.items():
+        at = tuple(str(level) for level in levels.loc[cell]) if cell in levels.index else ()
+        blocks.setdefault(at, {})[cell] = weight
+    kept = {at: block for at, block in blocks.items() if not lost & block.keys()}
+    if not kept or any(abs(sum(block.values())) > 1e-9 for block in blocks.values()):
+        return contrast
+    weights = {cell: weight * len(blocks) / len(kept) for block in kept.values() for cell, weight in block.items()}
+    places = [", ".join(f"{field} {level}" for field, level in zip(others, at, strict=True)) for at in kept]
+    where = " or ".join(places) if len(places) <= MOST_PLACES else f"{len(kept)} of {len(blocks)} other settings"
+    return replace(contrast, name=f"{contrast.name}, at {where}", weights=weights, over={})
 
 
 def _mcnemar(results: pd.DataFrame, baseline: str, cell: str) -> float | None:

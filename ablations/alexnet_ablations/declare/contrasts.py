@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from alexnet_ablations.declare.design import Cell, Factor, cells_of, level_text
@@ -27,6 +27,8 @@ class Contrast:
     weights: Mapping[str, float]  # by Cell.name
     fields: tuple[str, ...]  # the factors it is about
     aliases: tuple[str, ...] = ()  # other effects that a fractional design cannot tell from this one
+    # The other factors, each with the levels that the contrast is averaged over; empty where it holds them fixed.
+    over: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
 
 
 def contrasts_of(design: str, factors: Sequence[Factor]) -> list[Contrast]:
@@ -59,10 +61,10 @@ def what_cannot_be_said(design: str, factors: Sequence[Factor]) -> list[str]:
     if design == "only":
         parts = " and ".join(factor.field for factor in factors)
         return [f"What each change is worth by itself cannot be said: {parts} change together; --design factorial can."]
-    found = contrasts_of(design, factors)
-    sums = sum(" + " in contrast.name for contrast in found)
+    contrasts = contrasts_of(design, factors)
+    sums = sum(" + " in contrast.name for contrast in contrasts)
     sentences = ["Each effect of one factor is free of interactions of two, and shares its number with those of three."]
-    if not any(contrast.aliases for contrast in found if contrast.kind == "effect"):
+    if not any(contrast.aliases for contrast in contrasts if contrast.kind == "effect"):
         sentences = ["Each effect of one factor is free of interactions of two and of three."]
     if sums:
         sentences.append(
@@ -93,19 +95,27 @@ def _crossed(cells: Sequence[Cell], changes: Sequence[Change]) -> dict[str, floa
     return {name: sign * 2 ** len(changes) / len(signs) for name, sign in signs.items()}
 
 
-def _effect(cells: Sequence[Cell], change: Change, aliases: tuple[str, ...] = ()) -> Contrast:
+def _effect(
+    cells: Sequence[Cell], factors: Sequence[Factor], change: Change, aliases: tuple[str, ...] = ()
+) -> Contrast:
     factor, level = change
-    return Contrast(_effect_name(factor, level), "effect", _crossed(cells, [change]), (factor.field,), aliases)
+    weights, over = _crossed(cells, [change]), _others(factors, [factor.field])
+    return Contrast(_effect_name(factor, level), "effect", weights, (factor.field,), aliases, over)
+
+
+def _others(factors: Sequence[Factor], fields: Sequence[str]) -> dict[str, tuple[Any, ...]]:
+    return {factor.field: factor.levels for factor in factors if factor.field not in fields}
 
 
 def _of_factorial(cells: Sequence[Cell], factors: Sequence[Factor]) -> list[Contrast]:
     changes = [[(factor, level) for level in factor.changes] for factor in factors]
-    effects = [_effect(cells, change) for change in itertools.chain.from_iterable(changes)]
-    interactions = [
-        Contrast(_interaction_name(pair), "interaction", _crossed(cells, pair), tuple(f.field for f, _ in pair))
-        for one, other in itertools.combinations(changes, 2)
-        for pair in itertools.product(one, other)
-    ]
+    effects = [_effect(cells, factors, change) for change in itertools.chain.from_iterable(changes)]
+    interactions = []
+    for one, other in itertools.combinations(changes, 2):
+        for pair in itertools.product(one, other):
+            about = tuple(factor.field for factor, _ in pair)
+            weights, over = _crossed(cells, pair), _others(factors, about)
+            interactions.append(Contrast(_interaction_name(pair), "interaction", weights, about, over=over))
     return [*effects, *interactions]
 
 
@@ -121,18 +131,18 @@ def _of_fraction(cells: Sequence[Cell], factors: Sequence[Factor], fraction: Fra
             if one not in alike
         )
         if len(first) == 1:
-            effects.append(_effect(cells, changes[first[0]], further))
+            effects.append(_effect(cells, factors, changes[first[0]], further))
         elif len(first) == 2:
             name = " + ".join(_interaction_name([changes[at] for at in one]) for one in (first, *alike))
             about = dict.fromkeys(factors[at].field for one in (first, *alike) for at in one)
-            weights = _crossed(cells, [changes[at] for at in first])
-            interactions.append(Contrast(name, "interaction", weights, tuple(about), further))
+            weights, over = _crossed(cells, [changes[at] for at in first]), _others(factors, list(about))
+            interactions.append(Contrast(name, "interaction", weights, tuple(about), further, over))
     return [*effects, *interactions]
 
 
 def _of_leave_one_out(cells: Sequence[Cell], factors: Sequence[Factor]) -> list[Contrast]:
     baseline, full, *without = cells
-    found = [
+    effects = [
         Contrast(
             f"{_effect_name(factor, factor.changes[0])}, all else changed",
             "effect",
@@ -142,7 +152,7 @@ def _of_leave_one_out(cells: Sequence[Cell], factors: Sequence[Factor]) -> list[
         for factor, cell in zip(factors, without, strict=True)
     ]
     together = {full.name: 1.0, baseline.name: -1.0}
-    return [*found, Contrast("all changes together", "effect", together, tuple(f.field for f in factors))]
+    return [*effects, Contrast("all changes together", "effect", together, tuple(f.field for f in factors))]
 
 
 def _against_baseline(cell: Cell, baseline: Cell) -> Contrast:

@@ -1,30 +1,33 @@
-"""Pieces of a study's page that no other page has: verdicts in boxes, sentences as a list, headings in a section."""
+"""Blocks of a study's page that no other page has: verdicts in boxes, sentences as a list, headings in a section."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from alexnet_ablations.conclude.conclusions import Conclusion
-from alexnet_ablations.report import verdicts
+from alexnet_ablations.conclude.sentences import averaged, finding_of
+from alexnet_ablations.report.verdicts import VERDICTS, typeset
 from alexnet_lab.reports.page import Block, escape
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What one comparison came to, as a box that says in a word whether it was settled."""
+    """What one comparison came to, as a box that says in a word whether it was decided."""
 
-    found: Conclusion
+    conclusion: Conclusion
 
     def html(self) -> str:
         """Return its markup."""
-        word = verdicts.VERDICTS[self.found.verdict]
-        better = self.found.is_better
+        word = VERDICTS[self.conclusion.verdict]
+        better = self.conclusion.is_better
+        kind = "note" if self.conclusion.verdict == "equivalent" else ""
         if better is not None:
             word += ", for the better" if better else ", for the worse"
-        kinds = {True: "good", False: "serious"}
-        kind = kinds.get(better, "") if better is not None else ("note" if self.found.verdict == "equivalent" else "")
+            kind = "good" if better else "serious"
+        title = self.conclusion.contrast.name + averaged(self.conclusion.contrast)
+        text = typeset(finding_of(self.conclusion))
         return (
             f'<div class="callout {kind}"><p class="level">{escape(word)}</p>'
-            f"<h3>{escape(self.found.contrast.name)}</h3><p>{escape(verdicts.verdict_text(self.found))}</p></div>"
+            f"<h3>{escape(title)}</h3><p>{escape(text[:1].upper() + text[1:])}.</p></div>"
         )
 
 
@@ -64,11 +67,12 @@ class Heading:
 
 @dataclass(frozen=True)
 class Folded:
-    """A block that is hidden behind its title until it is asked for."""
+    """Blocks that are hidden behind a title until they are asked for."""
 
     title: str
-    block: Block
+    blocks: Sequence[Block]
 
     def html(self) -> str:
         """Return its markup."""
-        return f"<details><summary>{escape(self.title)}</summary>{self.block.html()}</details>"
+        blocks = "".join(block.html() for block in self.blocks)
+        return f"<details><summary>{escape(self.title)}</summary>{blocks}</details>"

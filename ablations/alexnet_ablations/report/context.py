@@ -1,4 +1,4 @@
-"""What the page of a study is made of: its declaration, its rows, what they say together, and what was read beside."""
+"""What the page of a study is made from: its declaration, its results, the conclusions, and the records of its runs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ MOST_UNFOLDED = 24  # rows of a table that is shown as it is
 
 @dataclass(frozen=True)
 class ReportContext:
-    """All that the page is made of."""
+    """All that the page is made from."""
 
     study: Study
     results: pd.DataFrame
@@ -25,13 +25,16 @@ class ReportContext:
 
     @property
     def labels(self) -> dict[str, str]:
-        """Return what each cell changes, by its folder."""
-        return {each.cell: each.label for each in self.cells}
+        """Return the label of each cell, by its folder."""
+        return {cell.cell: cell.label for cell in self.cells}
 
     @property
-    def troubled(self) -> dict[tuple[str, int], str]:
-        """Return the runs whose records cannot be read, by cell and seed, and why."""
-        return {(each.cell, run.seed): run.trouble for each in self.cells for run in each.runs if run.trouble}
+    def damages(self) -> dict[tuple[str, int], dict[str, str]]:
+        """Return the records that cannot be read, by cell and seed: a sentence for each file."""
+        damages = {(cell.cell, run.seed): dict(run.damages) for cell in self.cells for run in cell.runs}
+        for key, by_file in self.diagnosed.damages.items():
+            damages[key] = {**by_file, **damages.get(key, {})}
+        return {key: by_file for key, by_file in damages.items() if by_file}
 
     @property
     def baseline(self) -> str:

@@ -1,6 +1,6 @@
-"""Figures of what was found: effects with their intervals and pairs, seeds over cells, interactions."""
+"""Figures of the conclusions: effects with their intervals and pairs, seeds over cells, interactions."""
 
-import textwrap
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,72 +10,60 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from alexnet_ablations.conclude.conclusions import Conclusion
 from alexnet_ablations.conclude.outcomes import HEADLINE, Outcome
-from alexnet_ablations.conclude.sentences import effect, interval
+from alexnet_ablations.conclude.sentences import averaged, effect, interval_text
 from alexnet_ablations.declare.design import Cell, Factor, level_text
-from alexnet_lab.reports.curves import DASHES, LINE_OF_TEXT, MARKERS
+from alexnet_ablations.report.verdicts import typeset
+from alexnet_lab.reports.curves import DASHES, MARKERS, Interval, intervals
 from alexnet_lab.reports.drawing import Drawing, label
 from alexnet_lab.reports.page import Figure, Table
 from alexnet_lab.reports.palette import LIGHT, SERIES
 
 MOST_EFFECTS = 20  # rows of an effect plot; the rest stands in its table
 MOST_SEEDS_IN_COLOUR = 7
-DOTS_BELOW = 9  # pixels from an interval to the dots of its pairs
 
 
-def forest(found: Sequence[Conclusion], baseline: str) -> Figure:
-    """Draw every effect on the headline outcome with its interval, and below each the pairs it is the mean of."""
-    outcome = found[0].outcome
-    shown = _widest(found)
-    lines = [[*textwrap.wrap(label(each.contrast.name, 90), 24), _in_words(each)] for each in shown]
-    heights = [max(len(text) * LINE_OF_TEXT, 2 * DOTS_BELOW + 8) + 14 for text in lines]
-    drawing = Drawing(height=sum(heights) + 54)
-    axes = drawing.axes(grid=False)
-    places = -(np.cumsum(heights) - np.asarray(heights) / 2)
-    margin = found[0].inference.margin
-    if margin:
-        axes.axvspan(-margin, margin, color=LIGHT["grid"], lw=0)
-    axes.axvline(0, color=LIGHT["muted"], linewidth=1)
-    for each, place in zip(shown, places, strict=True):
-        _draw_effect(drawing, axes, each, float(place))
-    axes.set_yticks(places, ["\n".join(text) for text in lines])
-    axes.tick_params(axis="y", length=0, labelcolor=LIGHT["ink"])
-    axes.set_ylim(-sum(heights), 0)
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:+g}".replace("-", "−") if value else "0"))
-    axes.spines["left"].set_visible(False)
-    axes.margins(x=0.08)
-    axes.set_xlabel(f"{outcome.unit} of {outcome.label}")
+def forest(conclusions: Sequence[Conclusion], zero: str) -> Figure:
+    """Draw every effect on the headline outcome with its interval, and below each the pairs it is the mean of.
+
+    `zero` says what an effect of 0 is.
+    """
+    outcome, margin = conclusions[0].outcome, conclusions[0].inference.margin
+    shown = _widest(conclusions)
+    population = next((item.population for item in conclusions if item.population), "")
     reading = (
         "Dot and bar: mean difference and its 95% interval, paired by seed; a full dot where the bar leaves 0 out. "
-        "Small rings: one seed each. "
+        f"Small rings: one seed each. The bar is about other seeds {population}. "
     )
     if margin:
         reading += f"Shaded: less than {outcome.show_margin(margin)} either way, too small to matter. "
-    reading += f"0 is the baseline, {baseline}."
-    if len(shown) < len(found):
-        reading += f" {len(shown)} of {len(found)} comparisons, the largest; all of them are in the table."
-    return drawing.finish(
-        "effects", f"Effects on {outcome.label}, {outcome.unit}", reading, _effects_behind(found, outcome)
+    reading += zero
+    if len(shown) < len(conclusions):
+        reading += f" {len(shown)} of {len(conclusions)} comparisons, the largest; all of them are in the table."
+    return intervals(
+        "effects",
+        f"Effects on {outcome.label}, {outcome.unit}",
+        reading,
+        [_row(item) for item in shown],
+        unit=f"{outcome.unit} of {outcome.label}",
+        negligible=margin or 0.0,
+        table=_effects_table(conclusions, outcome),
     )
 
 
-def _draw_effect(drawing: Drawing, axes: Any, each: Conclusion, place: float) -> None:
-    t = each.inference.t
-    if t is not None:
-        axes.plot([t.low, t.high], [place, place], color=SERIES[0], linewidth=2.4, solid_capstyle="butt")
-    apart = t is not None and not t.low <= 0 <= t.high
-    if each.n:
-        inside = SERIES[0] if apart else LIGHT["paper"]
-        axes.plot([each.inference.mean], [place], "o", markersize=8, color=SERIES[0], markerfacecolor=inside)
-        ends = [t.low, each.inference.mean, t.high] if t is not None else [each.inference.mean]
-        told = f"{_in_words(each, each.outcome.unit)}: {each.verdict}"
-        drawing.points(axes, each.contrast.name, ends, [place] * len(ends), [""] * len(ends), [told] * len(ends))
-    seeds, values = list(each.values), list(each.values.values())
-    if len(values) > 1:
-        below = [place - DOTS_BELOW] * len(values)
-        axes.plot(values, below, "o", markersize=3.6, color=LIGHT["muted"], markerfacecolor="none", markeredgewidth=1)
-        told_each = [effect(each.outcome, value) for value in values]
-        drawing.points(axes, each.contrast.name, values, below, [f"seed {seed}" for seed in seeds], told_each)
+def _row(conclusion: Conclusion) -> Interval:
+    shown, outcome = conclusion.shown, conclusion.outcome
+    several = len(conclusion.values) > 1
+    return Interval(
+        conclusion.contrast.name,
+        conclusion.inference.mean,
+        shown.low if shown else math.nan,
+        shown.high if shown else math.nan,
+        detail=conclusion.verdict,
+        text=_in_words(conclusion),
+        points=[(f"seed {seed}", value, typeset(effect(outcome, value))) for seed, value in conclusion.values.items()]
+        if several
+        else (),
+    )
 
 
 def seeds_over_cells(results: pd.DataFrame, labels: Mapping[str, str]) -> Figure | None:
@@ -109,20 +97,24 @@ def seeds_over_cells(results: pd.DataFrame, labels: Mapping[str, str]) -> Figure
     rows: list[list[object]] = [[f"seed {seed}", *(_or_none(value) for value in wide.loc[seed])] for seed in seeds]
     rows.append(["mean", *(_or_none(value) for value in means)])
     reading = (
-        "One line a seed, a bar the mean. Lines that run side by side share their luck: a comparison within each seed "
-        "is then surer than the heights suggest."
+        "One line a seed, a bar the mean. Lines that run side by side rise and fall with the seed: a comparison within "
+        "each seed is then surer than the heights suggest."
     )
     return drawing.finish("seeds", "Every seed", reading, Table(["", *names], rows))
 
 
 def interactions(
-    results: pd.DataFrame, cells: Sequence[Cell], factors: Sequence[Factor], found: Sequence[Conclusion], most: int = 6
+    results: pd.DataFrame,
+    cells: Sequence[Cell],
+    factors: Sequence[Factor],
+    headline: Sequence[Conclusion],
+    most: int = 6,
 ) -> list[Figure]:
     """Draw, for each pair of factors whose interaction the design estimates, one factor's levels under the other's."""
     pairs: dict[tuple[str, ...], list[Conclusion]] = {}
-    for each in found:
-        if each.contrast.kind == "interaction" and len(each.contrast.fields) == 2:
-            pairs.setdefault(each.contrast.fields, []).append(each)
+    for item in headline:
+        if item.contrast.kind == "interaction" and len(item.contrast.fields) == 2:
+            pairs.setdefault(item.contrast.fields, []).append(item)
     by_field = {factor.field: factor for factor in factors}
     figures = []
     for fields, mine in list(pairs.items())[:most]:
@@ -133,7 +125,7 @@ def interactions(
 
 
 def _interaction(
-    results: pd.DataFrame, every: Sequence[Cell], first: Factor, second: Factor, found: Sequence[Conclusion]
+    results: pd.DataFrame, every: Sequence[Cell], first: Factor, second: Factor, conclusions: Sequence[Conclusion]
 ) -> Figure | None:
     drawing = Drawing(height=270)
     axes = drawing.axes()
@@ -175,10 +167,11 @@ def _interaction(
     )
     reading = (
         f"Lines side by side: {first.field} is worth the same at every {second.field}; lines that cross or part: it "
-        "is not. Means over all runs with these levels."
+        "is not. Each point is the mean over all runs with these levels, whatever their other levels."
     )
-    if len(found) <= 2:
-        reading += " " + "; ".join(f"{each.contrast.name}: {_in_words(each)}" for each in found) + "."
+    if len(conclusions) <= 2:
+        told = [f"{item.contrast.name}{averaged(item.contrast)}: {_in_words(item)}" for item in conclusions]
+        reading += f" {'; '.join(told)}."
     columns = [first.field, second.field, f"{HEADLINE.label}, %", "runs"]
     name = "interaction-" + "-".join(_slug(field) for field in (first.field, second.field))
     title = f"{first.field} with {second.field}"
@@ -187,47 +180,46 @@ def _interaction(
 
 def _at_least_tall(axes: Any) -> None:
     """Show no less than what matters several times over: a trifle must not fill a plot."""
-    least = 4 * (HEADLINE.margin or 0)
+    least = 4 * (0.0 if HEADLINE.margin is None else HEADLINE.margin)
     low, high = axes.get_ylim()
     if high - low < least:
         middle = (low + high) / 2
         axes.set_ylim(middle - least / 2, middle + least / 2)
 
 
-def _widest(found: Sequence[Conclusion]) -> list[Conclusion]:
+def _widest(conclusions: Sequence[Conclusion]) -> list[Conclusion]:
     """Keep the order of the design, and of too many comparisons those with the largest effects."""
-    if len(found) <= MOST_EFFECTS:
-        return list(found)
-    ranked = sorted(found, key=lambda each: -abs(each.inference.mean) if each.n else 1.0)
-    kept = {id(each) for each in ranked[:MOST_EFFECTS]}
-    return [each for each in found if id(each) in kept]
+    if len(conclusions) <= MOST_EFFECTS:
+        return list(conclusions)
+    ranked = sorted(conclusions, key=lambda item: -abs(item.inference.mean) if item.n else 1.0)
+    kept = {id(item) for item in ranked[:MOST_EFFECTS]}
+    return [item for item in conclusions if id(item) in kept]
 
 
-def _in_words(found: Conclusion, unit: str = "") -> str:
-    if not found.n:
+def _in_words(conclusion: Conclusion) -> str:
+    if not conclusion.n:
         return "no pair"
-    told = found.outcome.show_effect(found.inference.mean) + (f" {unit}" if unit else "")
-    between = f" {interval(found.outcome, found.inference.t)}" if found.inference.t else ""
-    return f"{told}{between}, n={found.n}".replace("-", "−")
+    told = conclusion.outcome.show_effect(conclusion.inference.mean)
+    between = f" {interval_text(conclusion.outcome, conclusion.shown)}" if conclusion.shown else ""
+    return typeset(f"{told}{between}, n={conclusion.n}")
 
 
-def _effects_behind(found: Sequence[Conclusion], outcome: Outcome) -> Table:
+def _effects_table(conclusions: Sequence[Conclusion], outcome: Outcome) -> Table:
     rows = [
         [
-            each.contrast.name,
-            each.inference.mean if each.n else None,
-            each.inference.t.low if each.inference.t else None,
-            each.inference.t.high if each.inference.t else None,
-            each.n,
-            each.verdict,
-            interval(outcome, each.inference.sign_flip).replace("-", "−"),
-            interval(outcome, each.inference.bootstrap).replace("-", "−"),
-            " ".join(outcome.show_effect(value) for value in each.values.values()) or "–",
+            item.contrast.name,
+            item.inference.mean if item.n else None,
+            item.shown.low if item.shown else None,
+            item.shown.high if item.shown else None,
+            item.n,
+            item.verdict,
+            typeset(interval_text(outcome, item.within_possible(item.inference.sign_flip))),
+            typeset(" ".join(outcome.show_effect(value) for value in item.values.values())) or "–",
         ]
-        for each in found
+        for item in conclusions
     ]
-    columns = ["change", f"effect, {outcome.unit}", "low", "high", "n pairs", "found", "interval by sign flip"]
-    return Table([*columns, "by bootstrap", "each seed"], rows)
+    columns = ["change", f"effect, {outcome.unit}", "low", "high", "n pairs", "verdict", "interval by sign flip"]
+    return Table([*columns, "each seed"], rows)
 
 
 def _by_cell_and_seed(results: pd.DataFrame, cells: Sequence[str]) -> pd.DataFrame:

@@ -1,12 +1,13 @@
-"""What the diagnosis finds in the runs of a study, merged: one entry per kind of finding, with the cells it is in."""
+"""The findings of the diagnosis over the runs of a study, merged: one entry per kind of finding, with its cells."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from alexnet_ablations.declare.study import PlannedRun
 from alexnet_ablations.report.readings import CellReadings
-from alexnet_lab.diagnosis import Finding, diagnose
-from alexnet_lab.diagnosis.findings import SEVERITIES, Severity
+from alexnet_lab.diagnosis.evidence import Evidence
+from alexnet_lab.diagnosis.examination import examine
+from alexnet_lab.diagnosis.findings import SEVERITIES, Finding, Severity
 from alexnet_lab.reports.page import Block, Callout, Paragraph
 
 MOST_RUNS = 60  # that are diagnosed: each opens all of its epochs; of more, the first seeds of every cell
@@ -19,37 +20,41 @@ class MergedFinding:
     name: str
     severity: Severity  # the worst of any run
     first: Finding  # of the first cell that has it, in which the sentence and the remedy are the same for all
-    cells: Mapping[str, Sequence[tuple[int, Finding]]]  # by cell: seeds and what was found
+    cells: Mapping[str, Sequence[tuple[int, Finding]]]  # by cell: seeds and their findings
 
 
 @dataclass(frozen=True)
 class Diagnosed:
-    """What was found in which runs, and how many were looked at."""
+    """Findings by kind, and how many runs were diagnosed."""
 
     findings: tuple[MergedFinding, ...]
     seeds: Mapping[str, int]  # by cell: how many of its runs were diagnosed
     runs: int  # all that could have been
+    damages: Mapping[tuple[str, int], Mapping[str, str]]  # by cell and seed: the records that could not be judged
 
 
 def diagnose_runs(runs: Sequence[PlannedRun], cells: Sequence[CellReadings]) -> Diagnosed:
-    """Diagnose the runs that have begun and can be read, seed by seed, as many as time allows."""
-    readable = {(each.cell, run.seed) for each in cells for run in each.runs if run.has_begun and not run.trouble}
-    can = [run for run in runs if (run.cell.name, run.seed) in readable]
+    """Diagnose the runs that have begun, seed by seed, as many as time allows; what is damaged is not judged."""
+    begun = {(cell.cell, run.seed) for cell in cells for run in cell.runs if run.has_begun}
+    can = [run for run in runs if (run.cell.name, run.seed) in begun]
     chosen = can[:MOST_RUNS]  # runs stand seed by seed, so these are the first seeds of every cell
-    found: dict[str, dict[str, list[tuple[int, Finding]]]] = {}
+    by_name: dict[str, dict[str, list[tuple[int, Finding]]]] = {}
     seeds: dict[str, int] = {}
+    damages: dict[tuple[str, int], dict[str, str]] = {}
     for run in chosen:
         seeds[run.cell.name] = seeds.get(run.cell.name, 0) + 1
-        for finding in diagnose(run.folder):
-            found.setdefault(finding.name, {}).setdefault(run.cell.name, []).append((run.seed, finding))
-    merged = [_merged(name, cells) for name, cells in found.items()]
+        evidence = Evidence(run.folder)
+        damages[run.cell.name, run.seed] = evidence.damages
+        for finding in examine(evidence):
+            by_name.setdefault(finding.name, {}).setdefault(run.cell.name, []).append((run.seed, finding))
+    merged = [_merged(name, cells) for name, cells in by_name.items()]
     # Most serious first, and of these what most runs have.
-    merged.sort(key=lambda each: (SEVERITIES.index(each.severity), -sum(map(len, each.cells.values()))))
-    return Diagnosed(tuple(merged), seeds, len(can))
+    merged.sort(key=lambda kind: (SEVERITIES.index(kind.severity), -sum(map(len, kind.cells.values()))))
+    return Diagnosed(tuple(merged), seeds, len(can), damages)
 
 
 def _merged(name: str, cells: dict[str, list[tuple[int, Finding]]]) -> MergedFinding:
-    every = [finding for found in cells.values() for _, finding in found]
+    every = [finding for findings in cells.values() for _, finding in findings]
     worst = min(every, key=lambda finding: SEVERITIES.index(finding.severity))
     return MergedFinding(name, worst.severity, worst, cells)
 
@@ -65,16 +70,16 @@ def finding_blocks(diagnosed: Diagnosed, labels: Mapping[str, str], most_cells: 
             Paragraph(f"{looked} of {diagnosed.runs:,} runs were diagnosed, the first seeds of each cell; for another "
                       "run take alexnet-lab inspect.")
         )  # fmt: skip
-    for each in diagnosed.findings:
-        title = each.name.replace("-", " ").capitalize()
+    for kind in diagnosed.findings:
+        title = kind.name.replace("-", " ").capitalize()
         details = [
-            (_short(labels[cell]), _in_cell(found, diagnosed.seeds[cell])) for cell, found in each.cells.items()
-        ]  # fmt: skip
+            (_short(labels[cell]), _in_cell(findings, diagnosed.seeds[cell])) for cell, findings in kind.cells.items()
+        ]
         if len(details) > most_cells:
             details = [*details[:most_cells], ("and", f"{len(details) - most_cells} more cells")]
-        details.append(("Try", each.first.remedy))
-        blocks.append(Callout(each.severity, title, each.first.sentence, details))
-    concerned = {cell for each in diagnosed.findings for cell in each.cells}
+        details.append(("Try", kind.first.remedy))
+        blocks.append(Callout(kind.severity, title, kind.first.sentence, details))
+    concerned = {cell for kind in diagnosed.findings for cell in kind.cells}
     clean = [labels[cell] for cell in diagnosed.seeds if cell not in concerned]
     if not diagnosed.findings:
         text = f"Every rule was applied to what {looked} runs recorded, and none found anything wrong."
@@ -87,9 +92,9 @@ def finding_blocks(diagnosed: Diagnosed, labels: Mapping[str, str], most_cells: 
     return blocks
 
 
-def _in_cell(found: Sequence[tuple[int, Finding]], looked: int) -> str:
-    share = f"in {len(found)} of {looked} seeds" if looked > 1 else "in its one seed"
-    seed, finding = found[0]
+def _in_cell(findings: Sequence[tuple[int, Finding]], looked: int) -> str:
+    share = f"in {len(findings)} of {looked} seeds" if looked > 1 else "in its one seed"
+    seed, finding = findings[0]
     return f"{share}. Seed {seed}: {finding.title}. {finding.evidence}"
 
 

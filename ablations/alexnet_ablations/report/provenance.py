@@ -1,4 +1,4 @@
-"""The sections that let a reader retrace a study: what failed, every run, and how to do it all again."""
+"""The sections from which a study can be repeated: what failed, every run, and how to make it again."""
 
 import shlex
 from urllib.parse import quote
@@ -7,44 +7,52 @@ import pandas as pd
 
 from alexnet_ablations.conclude.outcomes import HEADLINE
 from alexnet_ablations.conclude.sentences import p_value
+from alexnet_ablations.report import verdicts
 from alexnet_ablations.report.blocks import Folded
 from alexnet_ablations.report.context import MOST_UNFOLDED, ReportContext
 from alexnet_lab.reports.page import Block, Commands, Facts, Link, Paragraph, Section, Table
 
 FACTS = {"alexnet_lab": "alexnet-lab"}  # names of facts that are not plain words
-MOST_PROVENANCES = 200  # runs whose circumstances are compared
+MOST_PROVENANCES = 200  # runs whose provenance is compared
 
 
-def failures_section(of: ReportContext) -> Section:
+def failures_section(context: ReportContext) -> Section:
     """Return how many runs of each cell ended well, and why the others did not."""
-    bad = of.results[~of.results["state"].isin(("ok", "waiting", "running"))]
+    bad = context.results[~context.results["state"].isin(("ok", "waiting", "running"))]
     rows: list[list[object]] = []
     for (cell, state, why), mine in bad.groupby(["cell", "state", "why"], sort=False):
         seeds = ", ".join(str(seed) for seed in mine["seed"].head(12)) + (" …" if len(mine) > 12 else "")
-        rows.append([of.labels[str(cell)], str(state), seeds, str(why)])
-    unread = [(key, why) for key, why in of.troubled.items() if why not in set(bad["why"])]
-    rows += [[of.labels[cell], "unreadable records", str(seed), why] for (cell, seed), why in unread]
+        rows.append([context.labels[str(cell)], str(state), seeds, str(why)])
+    # A finished run with damaged records stands above, with the names of its files.
+    damaged = {(str(cell), seed) for cell, seed in zip(bad["cell"], bad["seed"], strict=True)}
+    rows += [
+        [context.labels[cell], "unreadable records", str(seed), "; ".join(damages.values())]
+        for (cell, seed), damages in context.damages.items()
+        if (cell, seed) not in damaged
+    ]
     if not rows:
-        ended = int((of.results["state"] == "ok").sum())
+        ended = int((context.results["state"] == "ok").sum())
         text = f"None: all {ended} runs that ended, ended well." if ended else "No run has ended yet."
         return Section("Failures", [Paragraph(text)])
     said = (
         "A cell that diverges is a result: its runs count here, and their seeds leave the comparisons that need them."
     )
     table = Table(["cell", "state", "seeds", "why"], rows, "Failures", folded=len(rows) > MOST_UNFOLDED)
-    survival = [_survival(of)] if any(each.well < each.ended for each in of.conclusions.survivals) else []
-    return Section("Failures", [Paragraph(said), *survival, table])
+    survival = [_survival(context)] if any(one.well < one.ended for one in context.conclusions.survivals) else []
+    damages = verdicts.damage(context.results)
+    named = [Paragraph(damages)] if damages else []
+    return Section("Failures", [Paragraph(said), *named, *survival, table])
 
 
-def _survival(of: ReportContext) -> Table:
+def _survival(context: ReportContext) -> Table:
     rows = [
         [
-            of.labels[each.cell],
-            f"{each.well} of {each.ended}",
-            _span(each.interval.low, each.interval.high) if each.ended else "–",
-            "–" if each.against_baseline is None else p_value(each.against_baseline),
+            context.labels[survival.cell],
+            f"{survival.well} of {survival.ended}",
+            _span(survival.interval.low, survival.interval.high) if survival.ended else "–",
+            "–" if survival.against_baseline is None else p_value(survival.against_baseline),
         ]
-        for each in of.conclusions.survivals
+        for survival in context.conclusions.survivals
     ]
     caption = (
         "Survival: of the runs that ended, those that neither diverged nor failed (Clopper-Pearson; exact McNemar)"
@@ -53,15 +61,21 @@ def _survival(of: ReportContext) -> Table:
     return Table(columns, rows, caption, folded=len(rows) > MOST_UNFOLDED)
 
 
-def runs_section(of: ReportContext) -> Section:
+def runs_section(context: ReportContext) -> Section:
     """Return every run with its state, its headline, and its page where there is one."""
     rows: list[list[object]] = []
     pages = 0
     headline = dict(
-        zip(zip(of.results["cell"], of.results["seed"], strict=True), HEADLINE.compared(of.results), strict=True)
+        zip(
+            zip(context.results["cell"], context.results["seed"], strict=True),
+            HEADLINE.compared(context.results),
+            strict=True,
+        )
     )
-    states = dict(zip(zip(of.results["cell"], of.results["seed"], strict=True), of.results["state"], strict=True))
-    for run in of.study.runs():
+    states = dict(
+        zip(zip(context.results["cell"], context.results["seed"], strict=True), context.results["state"], strict=True)
+    )
+    for run in context.study.runs():
         key = (run.cell.name, run.seed)
         has_page = (run.folder.path / "report" / "index.html").exists()
         pages += has_page
@@ -69,7 +83,7 @@ def runs_section(of: ReportContext) -> Section:
         value = headline.get(key, float("nan"))
         rows.append(
             [
-                of.labels[run.cell.name],
+                context.labels[run.cell.name],
                 run.seed,
                 str(states.get(key, "waiting")),
                 "–" if value != value else f"{value:.1f}%",  # noqa: PLR0124  # only NaN differs from itself
@@ -84,8 +98,8 @@ def runs_section(of: ReportContext) -> Section:
             "A run's page shows its histograms over time, every unit and its findings in full. These commands write "
             "them: for one run, for the first seed of every cell, for all."
         ))  # fmt: skip
-        first = of.study.runs()[0].folder.path
-        folder = shlex.quote(str(of.study.folder))
+        first = context.study.runs()[0].folder.path
+        folder = shlex.quote(str(context.study.folder))
         blocks.append(Commands([
             f"alexnet-lab inspect {shlex.quote(str(first))}",
             f"alexnet-lab report {folder} --inspect cells",
@@ -94,8 +108,8 @@ def runs_section(of: ReportContext) -> Section:
     return Section("Runs", blocks)
 
 
-def reproduce_section(of: ReportContext) -> Section:
-    """Return what it takes to do this again: the study file, versions, machine, data; and what measuring cost."""
+def reproduce_section(context: ReportContext) -> Section:
+    """Return how to make the study again: its file, versions, machine and data; and what measuring cost."""
     said = (
         "With the file of that name from this study's folder, or the same lines from below; the same data, version and "
         "kind of machine give the same numbers."
@@ -103,13 +117,15 @@ def reproduce_section(of: ReportContext) -> Section:
     blocks: list[Block] = [
         Paragraph(said),
         Commands(["alexnet-lab study study.toml --out again"]),
-        Folded("study.toml, whole", Commands(of.study.to_toml(whole=True).splitlines())),
+        Folded("study.toml, whole", [Commands(context.study.to_toml(whole=True).splitlines())]),
     ]
-    facts, notes = _provenance(of)
+    facts, notes = _provenance(context)
     if facts:
         blocks.append(Facts(facts))
     blocks += [Paragraph(f"Note: {note}") for note in notes[:6]]
-    shares = of.results["measuring_share"].dropna() if "measuring_share" in of.results else pd.Series(dtype=float)
+    shares = (
+        context.results["measuring_share"].dropna() if "measuring_share" in context.results else pd.Series(dtype=float)
+    )
     if len(shares):
         blocks.append(Paragraph(
             f"Measuring took {100 * shares.mean():.1f}% of the time of training, as clocked in these runs "
@@ -124,16 +140,16 @@ def reproduce_section(of: ReportContext) -> Section:
     return Section("Reproduce", blocks)
 
 
-def _provenance(of: ReportContext) -> tuple[list[tuple[str, object]], list[str]]:
-    """Return under what the runs ran: a fact on which they differ lists its values."""
+def _provenance(context: ReportContext) -> tuple[list[tuple[str, object]], list[str]]:
+    """Return versions, machine and data of the runs, a fact on which they differ with its values; and their notes."""
     seen: dict[str, dict[str, None]] = {}
     notes: dict[str, None] = {}
     left_out = ("classes", "notes", "identity", "started")
-    troubled = of.troubled
-    for run in of.study.runs()[:MOST_PROVENANCES]:
-        if (run.cell.name, run.seed) in troubled:
+    for run in context.study.runs()[:MOST_PROVENANCES]:
+        try:
+            provenance = run.folder.provenance() or {}
+        except ValueError:  # named among the failures
             continue
-        provenance = run.folder.provenance() or {}
         for name, value in provenance.items():
             if name not in left_out and not isinstance(value, dict | list):
                 seen.setdefault(name, {})[str(value)] = None

@@ -1,14 +1,16 @@
 """What the report needs of each run beside its outcomes: curves, gradients through depth, silent units.
 
+A damaged record costs its run that record, and is named in `damages`.
+
 Of the instruments' records only the last epoch is opened, so that a thousand runs are read in seconds; of the first
 runs also the counts of units of every epoch, so that dying can be seen as it happens.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from zipfile import BadZipFile
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +20,7 @@ from alexnet_ablations.declare.design import Cell, level_text
 from alexnet_ablations.declare.study import PlannedRun, Study
 from alexnet_lab.diagnosis.evidence import Evidence
 from alexnet_lab.diagnosis.health import health_from, last_evidence
-from alexnet_lab.instruments.flow import SPLITS
+from alexnet_lab.instruments.flow import SPLITS, Columns, read_columns
 from alexnet_lab.reports.curves import Series
 from alexnet_lab.reports.maps import Strip
 from alexnet_lab.reports.measured import short_names, strip_of
@@ -27,6 +29,7 @@ Floats = NDArray[np.float64]
 MOST_TRACED = 600  # epochs whose counts of units are opened, over all runs
 LONGEST_LABEL = 27  # letters of a cell's name that fit its place in a figure
 CURVES = ("train_loss", "validation_loss", "train_accuracy", "validation_accuracy")
+COUNTS = ("units.split", "units.inputs", "units.off")
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ class Reading:
     read_at: str = ""
     health: Health = field(default_factory=dict)
     has_begun: bool = False
-    trouble: str = ""  # why its records could not be read
+    damages: Mapping[str, str] = field(default_factory=dict)  # by file: a sentence on why it cannot be read
 
 
 @dataclass(frozen=True)
@@ -66,17 +69,17 @@ class CellReadings:
     """One cell with all of its runs."""
 
     cell: str  # its folder
-    label: str  # what changed against the baseline
+    label: str  # the levels that it changes, or those of the baseline
     runs: tuple[Reading, ...]
 
     def curve(self, metric: str) -> Series:
         """Return the mean over seeds by epoch, and the lowest and highest seed as its band."""
         return self._over_epochs([run.curves[metric] for run in self.runs if run.curves.get(metric)])
 
-    def _over_epochs(self, found: Sequence[Sequence[float]]) -> Series:
-        length = max(map(len, found), default=0)
-        table = np.full((len(found), length), math.nan)
-        for row, curve in zip(table, found, strict=True):
+    def _over_epochs(self, curves: Sequence[Sequence[float]]) -> Series:
+        length = max(map(len, curves), default=0)
+        table = np.full((len(curves), length), math.nan)
+        for row, curve in zip(table, curves, strict=True):
             row[: len(curve)] = curve
         return banded(self.label, list(range(1, length + 1)), table, geometric=False)
 
@@ -92,7 +95,7 @@ class CellReadings:
 
     def sizes(self, layers: Sequence[str]) -> list[Strip]:
         """Return how the sizes of the gradient's elements are spread, by layer, over the runs of the cell."""
-        found = []
+        strips = []
         for at, layer in enumerate(layers):
             shares = []
             first_exponent = -126
@@ -102,10 +105,10 @@ class CellReadings:
                     shares.append(counts / counts.sum())
                     first_exponent = run.first_exponent
             if shares:
-                found.append(strip_of(layer, np.mean(shares, axis=0)[:, None], first_exponent))
+                strips.append(strip_of(layer, np.mean(shares, axis=0)[:, None], first_exponent))
             else:
-                found.append(Strip(layer, [], np.zeros((0, 1)), np.zeros(1), np.zeros(1)))
-        return found
+                strips.append(Strip(layer, [], np.zeros((0, 1)), np.zeros(1), np.zeros(1)))
+        return strips
 
     def silent(self, sites: Sequence[str]) -> list[list[Silent]]:
         """Return, by site, what was counted in each run of the cell."""
@@ -130,49 +133,58 @@ def banded(name: str, x: list[int], table: Floats, *, geometric: bool) -> Series
 
 
 def labels_of(cells: Sequence[Cell]) -> dict[str, str]:
-    """Name each cell by what it changes: `baseline`, `norm bn`, `norm bn, act leaky`; long names get a number too."""
+    """Label each cell by the levels that it changes, and the baseline by all of its own.
+
+    `norm bn, act leaky` and `lrn, relu (baseline)`; networks go without the word network. Long labels get a number too.
+    """
     if not cells:
         return {}
     baseline = dict(cells[0].settings)
-    found = {}
-    for cell in cells:
-        changed = [f"{name} {level_text(level)}" for name, level in cell.settings if level != baseline[name]]
-        found[cell.name] = ", ".join(changed) or "baseline"
-    if max(map(len, found.values())) > LONGEST_LABEL:  # figures leave out their middle, where they may differ
-        found = {name: f"{at}. {label}" for at, (name, label) in enumerate(found.items(), 1)}
-    return found
+    labels = {cells[0].name: _baseline_label(baseline)}
+    for cell in cells[1:]:
+        changed = [_setting(name, level) for name, level in cell.settings if level != baseline[name]]
+        labels[cell.name] = ", ".join(changed)
+    if max(map(len, labels.values())) > LONGEST_LABEL:  # figures leave out their middle, where they may differ
+        labels = {name: f"{at}. {label}" for at, (name, label) in enumerate(labels.items(), 1)}
+    return labels
+
+
+def _baseline_label(settings: Mapping[str, Any]) -> str:
+    if len(settings) == 1:
+        levels = [_setting(*next(iter(settings.items())))]
+    else:
+        levels = [level_text(level) for level in settings.values()]
+    label = f"{', '.join(levels)} (baseline)"
+    return label if len(label) <= LONGEST_LABEL else "baseline"
+
+
+def _setting(name: str, level: Any) -> str:
+    return level_text(level) if name == "network" else f"{name} {level_text(level)}"
 
 
 def read_cells(study: Study) -> list[CellReadings]:
     """Read every run of a study, cell by cell in the order of the design, the baseline first."""
     labels = labels_of(study.cells)
-    found: dict[str, list[Reading]] = {name: [] for name in labels}
+    readings: dict[str, list[Reading]] = {name: [] for name in labels}
     traced = MOST_TRACED // max(study.start.epochs, 1)
     for at, run in enumerate(study.runs()):  # seed by seed, so that the first seeds of every cell are traced
-        found[run.cell.name].append(read_run(run, trace=at < traced))
-    return [CellReadings(name, labels[name], tuple(runs)) for name, runs in found.items()]
+        readings[run.cell.name].append(read_run(run, trace=at < traced))
+    return [CellReadings(name, labels[name], tuple(runs)) for name, runs in readings.items()]
 
 
 def read_run(run: PlannedRun, *, trace: bool = True) -> Reading:
-    """Read one run folder; whatever was not recorded comes back empty, and so does what is damaged, with the reason."""
-    try:
-        return _read(run, trace=trace)
-    except ValueError as error:
-        return Reading(run.seed, {}, trouble=str(error))
-    except BadZipFile as error:
-        return Reading(run.seed, {}, trouble=f"{run.folder.path / 'flow'} is damaged ({error})")
-
-
-def _read(run: PlannedRun, *, trace: bool) -> Reading:
+    """Read one run folder; what was not recorded comes back empty, and so does what cannot be read."""
     evidence = last_evidence(run.folder)
     curves = {name: [float(value) for value in evidence.curve(name)] for name in CURVES}
+    damages = dict(evidence.damages)
     if evidence.flow is None:
-        return Reading(run.seed, curves, has_begun=bool(evidence.recipe))
+        return Reading(run.seed, curves, has_begun=bool(evidence.recipe), damages=damages)
     weights, epochs = evidence.weights, evidence.measured_epochs
     names = short_names([evidence.parameters[at].layer for at in weights])
-    split = next((each for each in ("probe", "training") if evidence.epochs_counted(each)), "")
+    split = next((part for part in ("probe", "training") if evidence.epochs_counted(part)), "")
     counted = evidence.epochs_counted(split)[-1] if split else 0
     layout = evidence.flow.layout
+    shares = _silent_shares(run.folder.path / "flow", split, damages) if trace and split else ()
     return Reading(
         run.seed,
         curves,
@@ -184,10 +196,11 @@ def _read(run: PlannedRun, *, trace: bool) -> Reading:
         fed_by=tuple(short_names([site.fed_by for site in evidence.sites])),
         silent=tuple(_silent(evidence, split, at, counted) if split else None for at in range(len(evidence.sites))),
         split=split,
-        silent_share=_silent_shares(run.folder.path / "flow", split) if trace and split else (),
+        silent_share=shares,
         read_at=layout.read_at,
         health=health_from(evidence),
         has_begun=True,
+        damages=damages,
     )
 
 
@@ -201,21 +214,32 @@ def _histogram(evidence: Evidence, parameter: int) -> Floats | None:
     return counts
 
 
-def _silent_shares(flow: Path, split: str) -> tuple[float, ...]:
-    """Return, epoch by epoch, the share of units off on every input; only these columns of the files are opened."""
+def _silent_shares(flow: Path, split: str, damages: dict[str, str]) -> tuple[float, ...]:
+    """Return, epoch by epoch, the share of units off on every input; NaN where the file of an epoch is damaged.
+
+    What cannot be read is added to `damages`, by file.
+    """
     shares = []
     for path in sorted(flow.glob("epoch-*.npz")):
-        with np.load(path, allow_pickle=False) as found:
-            if "units.split" not in found:
-                continue
-            mine = (found["units.split"] == SPLITS.index(split)) & (found["units.inputs"] > 0)
-            silent = found["units.off"][mine] == found["units.inputs"][mine]
-            shares.append(float(silent.mean()) if len(silent) else math.nan)
+        name = f"flow/{path.name}"
+        try:
+            columns = {} if name in damages else read_columns(path, COUNTS)
+        except ValueError as error:
+            damages[name], columns = str(error), {}
+        shares.append(_silent_share(columns, split))
     return tuple(shares)
 
 
+def _silent_share(columns: Columns, split: str) -> float:
+    if not all(name in columns for name in COUNTS):
+        return math.nan
+    mine = (columns["units.split"] == SPLITS.index(split)) & (columns["units.inputs"] > 0)
+    silent = columns["units.off"][mine] == columns["units.inputs"][mine]
+    return float(silent.mean()) if len(silent) else math.nan
+
+
 def _silent(evidence: Evidence, split: str, site: int, epoch: int) -> Silent | None:
-    found = evidence.silence(split, site, epoch)
-    if found is None:
+    silence = evidence.silence(split, site, epoch)
+    if silence is None:
         return None
-    return Silent(found.site.word, len(found.rate), float(found.rate.mean()), len(found.dead), found.inputs)
+    return Silent(silence.site.word, len(silence.rate), float(silence.rate.mean()), len(silence.dead), silence.inputs)

@@ -1,13 +1,13 @@
-"""The sections on what was found, each from what was read and concluded."""
+"""The sections of the page that show results, each from what was read and concluded."""
 
 from collections.abc import Mapping, Sequence
 
 from alexnet_ablations.conclude.conclusions import Conclusion
 from alexnet_ablations.conclude.outcomes import HEADLINE, label_in
 from alexnet_ablations.conclude.paper_tables import PaperTable, cells_table, effects_table, paper_tables
-from alexnet_ablations.conclude.sentences import effect, interval
+from alexnet_ablations.conclude.sentences import effect, finding_of, shown_interval, survival_sentence
 from alexnet_ablations.report import effects, training, verdicts
-from alexnet_ablations.report.blocks import Heading, Sentences, SideBySide, Verdict
+from alexnet_ablations.report.blocks import Folded, Heading, Sentences, SideBySide, Verdict
 from alexnet_ablations.report.context import MOST_UNFOLDED, ReportContext
 from alexnet_ablations.report.findings import finding_blocks
 from alexnet_ablations.report.readings import CellReadings
@@ -18,30 +18,37 @@ MOST_STANDING_OUT = 10
 MOST_COLUMNS = 6  # comparisons side by side in one table
 
 
-def verdicts_section(of: ReportContext) -> Section:
+def verdicts_section(context: ReportContext) -> Section:
     """Return what each comparison came to, and what these seeds and this design cannot show."""
     blocks: list[Block] = []
-    missing = verdicts.unfinished(of.results)
+    missing = verdicts.unfinished(context.results)
     if missing:
         text = f"{missing}. What follows rests on these; the command that began the study goes on with what is missing."
         blocks.append(Callout("warning", "This study is not finished", text))
-    found = of.conclusions.headline
-    effects_alone = _settled_first([each for each in found if each.contrast.kind == "effect"])
-    together = _settled_first([each for each in found if each.contrast.kind == "interaction"])
-    blocks.append(SideBySide([Verdict(each) for each in effects_alone[:MOST_VERDICTS]]))
+    damages = verdicts.damage(context.results)
+    if damages:
+        blocks.append(Callout("warning", "Damaged records", damages))
+    headline = context.conclusions.headline
+    alone = _settled_first([item for item in headline if item.contrast.kind == "effect"])
+    together = _settled_first([item for item in headline if item.contrast.kind == "interaction"])
+    blocks.append(SideBySide([Verdict(item) for item in alone[:MOST_VERDICTS]]))
     if together:
         blocks.append(Heading("Two changes together, beyond the sum of each alone"))
-        said = [f"{each.contrast.name}: {verdicts.verdict_text(each)}" for each in together[:MOST_VERDICTS]]
+        said = [f"{item.contrast.name}: {verdicts.typeset(finding_of(item))}." for item in together[:MOST_VERDICTS]]
         blocks.append(Sentences(said))
-    left = max(len(effects_alone) - MOST_VERDICTS, 0) + max(len(together) - MOST_VERDICTS, 0)
+    left = max(len(alone) - MOST_VERDICTS, 0) + max(len(together) - MOST_VERDICTS, 0)
     if left:
-        blocks.append(Paragraph(f"{left} more of {len(found)} comparisons stand in the table of effects."))
-    limits = verdicts.limits(of.conclusions, of.study.limitations)
-    if of.study.seeds == 1:
+        blocks.append(Paragraph(f"{left} more of {len(headline)} comparisons stand in the table of effects."))
+    limits = verdicts.limits(context.conclusions, context.study.limitations)
+    if context.study.seeds == 1:
         limits.insert(0, "One seed: there are no intervals and no verdicts, and chance may have made any difference.")
     if limits:
         blocks += [Heading("What this study cannot show"), Sentences(limits)]
-    survived = [_in_labels(each.sentence, of.labels) for each in of.conclusions.survivals if each.well < each.ended]
+    survived = [
+        _in_labels(survival_sentence(survival), context.labels)
+        for survival in context.conclusions.survivals
+        if survival.well < survival.ended
+    ]
     if survived:
         left = len(survived) - 3
         more = [f"And {verdicts.counted(left, 'more cell')}, under Failures."] if left > 0 else []
@@ -49,89 +56,89 @@ def verdicts_section(of: ReportContext) -> Section:
     return Section("What was found", blocks)
 
 
-def _settled_first(found: Sequence[Conclusion]) -> list[Conclusion]:
+def _settled_first(conclusions: Sequence[Conclusion]) -> list[Conclusion]:
     """Keep the order of the design; of more than are shown, put differences first, then what is largest."""
-    if len(found) <= MOST_VERDICTS:
-        return list(found)
+    if len(conclusions) <= MOST_VERDICTS:
+        return list(conclusions)
     return sorted(
-        found, key=lambda each: (not each.verdict.startswith("difference"), -abs(each.effect) if each.n else 0)
+        conclusions, key=lambda item: (not item.verdict.startswith("difference"), -abs(item.effect) if item.n else 0)
     )
 
 
-def effect_plots(of: ReportContext) -> Section:
+def effect_plots(context: ReportContext) -> Section:
     """Return the effects with their intervals, every seed, and interactions."""
-    found = of.conclusions.headline
-    drawn = training.drawn_cells(of.cells, of.results)
-    first = [effects.forest(found, of.baseline)] if any(each.n for each in found) else []
-    lines = effects.seeds_over_cells(of.results, {each.cell: each.label for each in drawn})
-    crossed = effects.interactions(of.results, of.study.cells, of.study.factors, found)
+    headline = context.conclusions.headline
+    drawn = training.drawn_cells(context.cells, context.results)
+    zero = verdicts.zero_of(context.study, context.baseline)
+    first = [effects.forest(headline, zero)] if any(item.n for item in headline) else []
+    lines = effects.seeds_over_cells(context.results, {cell.cell: cell.label for cell in drawn})
+    crossed = effects.interactions(context.results, context.study.cells, context.study.factors, headline)
     figures = [*first, *([lines] if lines else []), *crossed]
     blocks: list[Block] = [FigureGrid(figures)] if figures else [Paragraph("There is no pair of runs to compare yet.")]
-    if found:
-        table = effects_table(of.conclusions)
-        blocks.append(_page_table(table, "All comparisons, with their p-values"))
+    if headline:
+        blocks.append(_page_table(effects_table(context.conclusions), "All comparisons, with their p-values"))
     return Section(f"Effects on {HEADLINE.label}", blocks)
 
 
-def cells_section(of: ReportContext) -> Section:
+def cells_section(context: ReportContext) -> Section:
     """Return the table of cells."""
-    table = cells_table(of.results, of.conclusions)
-    rows = [[each.label, *row[table.words :]] for each, row in zip(of.cells, table.rows, strict=True)]
+    table = cells_table(context.results, context.conclusions)
+    rows = [[cell.label, *row[table.words :]] for cell, row in zip(context.cells, table.rows, strict=True)]
     folded = len(rows) > MOST_UNFOLDED
     header = ["cell", *table.header[table.words :]]
     shown = Table(header, rows, f"{len(rows)} cells" if folded else "", folded=folded)
-    said = f"The baseline is {of.baseline}; the others are named by what they change. {table.caption}"
+    said = f"The baseline is {context.baseline}; the others are named by what they change. {table.caption}"
     return Section("Cells", [Paragraph(said), shown])
 
 
-def curves_section(of: ReportContext) -> Section:
+def curves_section(context: ReportContext) -> Section:
     """Return the learning curves of the cells."""
-    drawn = training.drawn_cells(of.cells, of.results)
+    drawn = training.drawn_cells(context.cells, context.results)
     figures = training.learning(drawn)
     blocks: list[Block] = (
-        [*_fewer(drawn, of), FigureGrid(figures)] if figures else [Paragraph("No epoch has ended yet.")]
+        [*_fewer(drawn, context), FigureGrid(figures)] if figures else [Paragraph("No epoch has ended yet.")]
     )
     return Section("Learning", blocks)
 
 
-def gradients_section(of: ReportContext) -> Section:
+def gradients_section(context: ReportContext) -> Section:
     """Return gradients through depth, cell beside cell."""
-    drawn = training.drawn_cells(of.cells, of.results)
+    drawn = training.drawn_cells(context.cells, context.results)
     figures = training.gradient_flow(drawn)
     if not figures:
-        return Section("Gradient flow", [Paragraph(_no_records(of))])
-    read_at = next((run.read_at for each in drawn for run in each.runs if run.read_at), "")
+        return Section("Gradient flow", [Paragraph(_no_records(context))])
+    read_at = next((run.read_at for cell in drawn for run in cell.runs if run.read_at), "")
     said = f"The last epoch of each run. Read: {read_at}." if read_at else "The last epoch of each run."
-    return Section("Gradient flow", [Paragraph(said), *_fewer(drawn, of), FigureGrid(figures)])
+    return Section("Gradient flow", [Paragraph(said), *_fewer(drawn, context), FigureGrid(figures)])
 
 
-def units_section(of: ReportContext) -> Section:
+def units_section(context: ReportContext) -> Section:
     """Return how often units are silent, cell below cell."""
-    drawn = training.drawn_cells(of.cells, of.results)
+    drawn = training.drawn_cells(context.cells, context.results)
     figures = training.silent_units(drawn)
     if not figures:
-        return Section("Silent units", [Paragraph(_no_records(of))])
-    splits = {run.split for each in drawn for run in each.runs if run.split}
+        return Section("Silent units", [Paragraph(_no_records(context))])
+    splits = {run.split for cell in drawn for run in cell.runs if run.split}
     where = "on a fixed probe set in evaluation mode" if splits == {"probe"} else "as the tables say"
     if splits == {"training"}:
         where = "over the training images of the epoch, while the weights moved and dropout was on"
-    counts = sorted({one.inputs for each in drawn for run in each.runs for one in run.silent if one is not None})
+    counts = sorted({one.inputs for cell in drawn for run in cell.runs for one in run.silent if one is not None})
     said = f"A unit is a channel or a neuron. Counted at the end of the last epoch, {where}. "
     said += (
         f"N = {' or '.join(f'{count:,}' for count in counts)} inputs: a unit that is silent on all of them may still "
         f"fire on fewer than {min(300 / counts[0], 100):.2g}% of inputs like these (3/N, 95%)."
     )
-    return Section("Silent units", [Paragraph(said), *_fewer(drawn, of), FigureGrid(figures)])
+    return Section("Silent units", [Paragraph(said), *_fewer(drawn, context), FigureGrid(figures)])
 
 
-def others_section(of: ReportContext) -> Section:
+def others_section(context: ReportContext) -> Section:
     """Return the effects on all other outcomes: what stands out in sentences, then everything as a table."""
-    outcomes = [outcome for outcome in of.conclusions.outcomes if outcome != HEADLINE]
+    outcomes = [outcome for outcome in context.conclusions.outcomes if outcome != HEADLINE]
     if not outcomes:
         return Section("Beside accuracy", [Paragraph("No run has another outcome yet.")])
-    found = verdicts.standing_out(of.conclusions)
     # What a change does comes before what two do together.
-    told = [text for each, text in sorted(found, key=lambda pair: pair[0].contrast.kind)]
+    standing_out = sorted(verdicts.standing_out(context.conclusions), key=lambda pair: pair[0].contrast.kind)
+    told = [text for _, text in standing_out]
     said = (
         "Exploratory: each outcome is a family of its own, and over so many some will stand out by chance. "
         "×2 means twice as much."
@@ -143,56 +150,59 @@ def others_section(of: ReportContext) -> Section:
             blocks.append(Paragraph(f"And {len(told) - MOST_STANDING_OUT} more, in the table."))
     else:
         blocks.append(Paragraph("None of them shows a difference beyond chance."))
-    every = {outcome.name: of.conclusions.of(outcome) for outcome in outcomes}
+    every = {outcome.name: context.conclusions.of(outcome) for outcome in outcomes}
     shown = every[outcomes[0].name]
     if len(shown) > MOST_COLUMNS:
-        every = {name: [each for each in found if each.contrast.kind == "effect"] for name, found in every.items()}
+        every = {name: [item for item in items if item.contrast.kind == "effect"] for name, items in every.items()}
         shown = every[outcomes[0].name]
     if len(shown) <= MOST_COLUMNS:
         rows = [
-            [label_in(of.results, outcome), *map(_cell_of_effect, every[outcome.name])]
+            [label_in(context.results, outcome), *map(_cell_of_effect, every[outcome.name])]
             for outcome in outcomes
-            if any(each.n for each in every[outcome.name])
+            if any(item.n for item in every[outcome.name])
         ]
         caption = "Effect and 95% interval, paired by seed; • beyond chance within its outcome"
-        blocks.append(Table(["outcome", *(each.contrast.name for each in shown)], rows, caption))
-    unpaired = [o.label for o in outcomes if not any(each.n for each in of.conclusions.of(o))]
+        blocks.append(Table(["outcome", *(item.contrast.name for item in shown)], rows, caption))
+    unpaired = [one.label for one in outcomes if not any(item.n for item in context.conclusions.of(one))]
     if unpaired:
         blocks.append(
             Paragraph(f"Not compared, since no comparison has a number on both sides: {', '.join(unpaired)}.")
         )
-    tables = paper_tables(of.results, of.conclusions)
-    blocks += [_page_table(each, each.title) for each in tables if each.name in ("other-means", "other-effects")]
+    tables = paper_tables(context.results, context.conclusions)
+    blocks += [_page_table(table, table.title) for table in tables if table.name in ("other-means", "other-effects")]
     return Section("Beside accuracy", blocks)
 
 
-def findings_section(of: ReportContext) -> Section:
-    """Return what the diagnosis found, merged over the runs of each cell."""
-    return Section("Findings", finding_blocks(of.diagnosed, of.labels))
+def findings_section(context: ReportContext) -> Section:
+    """Return the findings of the diagnosis, merged over the runs of each cell."""
+    return Section("Findings", finding_blocks(context.diagnosed, context.labels))
 
 
-def _cell_of_effect(found: Conclusion) -> str:
-    if not found.n:
+def _cell_of_effect(conclusion: Conclusion) -> str:
+    if not conclusion.n:
         return "–"
-    size = effect(found.outcome, found.inference.mean)
-    between = f" {interval(found.outcome, found.inference.t)}" if found.inference.t else f" (n={found.n})"
-    mark = " •" if found.verdict.startswith("difference") else ""
-    pairs = "" if found.n == found.planned or not found.inference.t else f" n={found.n}"
-    return f"{size}{between}{pairs}{mark}".replace("-", "−")
+    size = effect(conclusion.outcome, conclusion.inference.mean)
+    between = f" {shown_interval(conclusion)}" if conclusion.shown else f" (n={conclusion.n})"
+    mark = " •" if conclusion.verdict.startswith("difference") else ""
+    pairs = "" if conclusion.n == conclusion.planned or not conclusion.shown else f" n={conclusion.n}"
+    return verdicts.typeset(f"{size}{between}{pairs}{mark}")
 
 
-def _page_table(table: PaperTable, caption: str) -> Table:
-    return Table(table.header, table.rows, caption, folded=True)
+def _page_table(table: PaperTable, title: str) -> Folded:
+    rows = [[*row[: table.words], *map(verdicts.typeset, row[table.words :])] for row in table.rows]
+    return Folded(
+        f"{title}, {verdicts.counted(len(rows), 'row')}", [Paragraph(table.caption), Table(table.header, rows)]
+    )
 
 
-def _fewer(drawn: Sequence[CellReadings], of: ReportContext) -> list[Block]:
-    if len(drawn) == len(of.cells):
+def _fewer(drawn: Sequence[CellReadings], context: ReportContext) -> list[Block]:
+    if len(drawn) == len(context.cells):
         return []
-    return [Paragraph(f"{len(drawn)} of {len(of.cells)} cells: the baseline and those farthest from it.")]
+    return [Paragraph(f"{len(drawn)} of {len(context.cells)} cells: the baseline and those farthest from it.")]
 
 
-def _no_records(of: ReportContext) -> str:
-    if of.study.start.instruments == "off":
+def _no_records(context: ReportContext) -> str:
+    if context.study.start.instruments == "off":
         return "The runs carried no instruments (instruments = off), so nothing is known of this."
     return "No run has recorded this yet."
 

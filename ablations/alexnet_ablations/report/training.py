@@ -1,4 +1,4 @@
-"""Figures of what happened inside, all cells on the same axes: learning, gradients through depth, silent units."""
+"""Figures of the training, all cells on the same axes: learning, gradients through depth, silent units."""
 
 from collections.abc import Sequence
 
@@ -20,24 +20,24 @@ def drawn_cells(cells: Sequence[CellReadings], results: pd.DataFrame) -> list[Ce
         return list(cells)
     means = results.assign(value=HEADLINE.compared(results)).groupby("cell", sort=False)["value"].mean()
     base = means.get(cells[0].cell, np.nan)
-    away = {each.cell: abs(means.get(each.cell, np.nan) - base) for each in cells[1:]}
-    ranked = sorted(cells[1:], key=lambda each: -np.nan_to_num(away[each.cell], nan=-1.0))
-    kept = {each.cell for each in ranked[: MOST_CELLS - 1]} | {cells[0].cell}
-    return [each for each in cells if each.cell in kept]
+    away = {cell.cell: abs(means.get(cell.cell, np.nan) - base) for cell in cells[1:]}
+    ranked = sorted(cells[1:], key=lambda cell: -np.nan_to_num(away[cell.cell], nan=-1.0))
+    kept = {cell.cell for cell in ranked[: MOST_CELLS - 1]} | {cells[0].cell}
+    return [cell for cell in cells if cell.cell in kept]
 
 
 def learning(cells: Sequence[CellReadings]) -> list[Figure]:
     """Draw training loss and validation accuracy of every cell by epoch, with the range of its seeds."""
-    found = []
+    figures = []
     for name, metric, title, unit, scale, reading in (
         ("loss", "train_loss", "Training loss", "cross-entropy", "linear", "Lower is better."),
         ("validation", "validation_accuracy", "Validation accuracy", "images right", "percent", "Higher is better."),
     ):
-        series = [each.curve(metric) for each in cells]
-        if any(np.isfinite(each.y).any() for each in series if len(each.y)):
+        series = [cell.curve(metric) for cell in cells]
+        if any(np.isfinite(line.y).any() for line in series if len(line.y)):
             how = " Line: mean over seeds; band: lowest to highest seed."
             also = " Grey: the baseline." if len(series) > MOST_TOGETHER else ""
-            found.append(
+            figures.append(
                 lines_by_cell(
                     f"learning-{name}",
                     title,
@@ -47,21 +47,21 @@ def learning(cells: Sequence[CellReadings]) -> list[Figure]:
                     scale="percent" if scale == "percent" else "linear",
                 )
             )
-    return found
+    return figures
 
 
 def gradient_flow(cells: Sequence[CellReadings]) -> list[Figure]:
     """Draw the size of the gradient through depth, and how its elements are spread, cell beside cell."""
-    found = []
+    figures = []
     for at, (layers, mine) in enumerate(_by_layers(cells)):
-        series = [each.gradients(layers) for each in mine]
-        tail, of = ("", "") if at == 0 else (f"-{at + 1}", f", {mine[0].label}")
-        if any(np.isfinite(each.y).any() for each in series):
+        series = [cell.gradients(layers) for cell in mine]
+        tail, whose = ("", "") if at == 0 else (f"-{at + 1}", f", {mine[0].label}")
+        if any(np.isfinite(line.y).any() for line in series):
             also = " Grey: the baseline." if len(series) > MOST_TOGETHER else ""
-            found.append(
+            figures.append(
                 lines_by_cell(
                     f"gradient-depth{tail}",
-                    f"Gradient through depth{of}",
+                    f"Gradient through depth{whose}",
                     "Norm over the root of the number of weights, median over the last epoch's measured steps, so that "
                     "layers compare. A line that rises to the right is a gradient that thins on its way to the first "
                     f"layer. Band: lowest to highest seed.{also}",
@@ -71,49 +71,50 @@ def gradient_flow(cells: Sequence[CellReadings]) -> list[Figure]:
                     layers=layers,
                 )
             )
-        pictures = [(each.label, each.sizes(layers)) for each in mine]
+        pictures = [(cell.label, cell.sizes(layers)) for cell in mine]
         if any(strip.exponents for _, strips in pictures for strip in strips):
-            found.append(
+            figures.append(
                 depth_pictures(
                     f"gradient-sizes{tail}",
-                    f"Sizes of the gradient's elements{of}",
+                    f"Sizes of the gradient's elements{whose}",
                     "To the right depth, upwards size as a power of two, the bottom row zeros; the colour is how many "
                     "elements. A ridge that sinks to the left: the gradient grows thin towards the first layer.",
                     pictures,
                     layers,
                 )
             )
-    return found
+    return figures
 
 
 def silent_units(cells: Sequence[CellReadings]) -> list[Figure]:
     """Draw, cells below each other and layers aligned, how often units are off and how many never fire."""
-    found = []
+    figures = []
     for at, (sites, layers, mine) in enumerate(_by_sites(cells)):
-        counted = [each.silent(sites) for each in mine]
-        tail, of = ("", "") if at == 0 else (f"-{at + 1}", f", {mine[0].label}")
-        labels = [each.label for each in mine]
-        found.append(_rates(f"off-rates{tail}", of, labels, layers, counted))
-        found.append(_dead(f"dead-units{tail}", of, labels, layers, counted))
-    series = [each.silent_by_epoch() for each in cells]
-    if found and any(np.isfinite(each.y).any() for each in series if len(each.y)):
+        counted = [cell.silent(sites) for cell in mine]
+        tail, whose = ("", "") if at == 0 else (f"-{at + 1}", f", {mine[0].label}")
+        labels = [cell.label for cell in mine]
+        figures.append(_rates(f"off-rates{tail}", whose, labels, layers, counted))
+        figures.append(_dead(f"dead-units{tail}", whose, labels, layers, counted))
+    series = [cell.silent_by_epoch() for cell in cells]
+    if figures and any(np.isfinite(line.y).any() for line in series if len(line.y)):
         also = " Grey: the baseline." if len(series) > MOST_TOGETHER else ""
-        found.append(
+        figures.append(
             lines_by_cell(
                 "silent-by-epoch",
                 "Units that never fire, by epoch",
                 "The share of all units that are silent on every one of the N inputs. A line that climbs: units die "
-                "while it learns; one that starts high: they were born silent. Band: lowest to highest seed." + also,
+                "while it learns; one that starts high: they were silent from the start. Band: lowest to highest seed."
+                + also,
                 series,
                 y_label="share of all units",
                 scale="percent",
             )
         )
-    return found
+    return figures
 
 
 def _rates(
-    name: str, of: str, labels: Sequence[str], layers: Sequence[str], counted: Sequence[Sequence[Sequence[Silent]]]
+    name: str, whose: str, labels: Sequence[str], layers: Sequence[str], counted: Sequence[Sequence[Sequence[Silent]]]
 ) -> Figure:
     rates = np.asarray([[_mean([one.rate for one in runs]) for runs in row] for row in counted])
     texts = [["" if np.isnan(rate) else f"{100 * rate:.0f}%" for rate in row] for row in rates]
@@ -134,12 +135,12 @@ def _rates(
         "The share of inputs on which a unit's pre-activation is 0 or less everywhere, mean over the units of a layer "
         "and over seeds: off, where a ReLU follows; on the negative side elsewhere. Near 100%, hardly anything passes."
     )
-    title = f"Inputs a unit is silent on{of}"
+    title = f"Inputs a unit is silent on{whose}"
     return matrix(name, title, reading, labels, layers, rates, texts, told, Table(columns, rows))
 
 
 def _dead(
-    name: str, of: str, labels: Sequence[str], layers: Sequence[str], counted: Sequence[Sequence[Sequence[Silent]]]
+    name: str, whose: str, labels: Sequence[str], layers: Sequence[str], counted: Sequence[Sequence[Sequence[Silent]]]
 ) -> Figure:
     shares = np.asarray([[_mean([one.dead / one.units for one in runs]) for runs in row] for row in counted])
     texts = [[_dead_text(runs) for runs in row] for row in counted]
@@ -163,27 +164,27 @@ def _dead(
         "Units silent on every one of the N inputs, mean count over seeds; the colour is their share of the layer. "
         "Behind a ReLU such a unit is dead; elsewhere it still passes something on."
     )
-    title = f"Units that never fire{of}"
+    title = f"Units that never fire{whose}"
     return matrix(name, title, reading, labels, layers, shares, texts, told, Table(columns, rows))
 
 
 def _by_layers(cells: Sequence[CellReadings]) -> list[tuple[tuple[str, ...], list[CellReadings]]]:
     """Group the cells by their layers: networks of one kind share a figure."""
     groups: dict[tuple[str, ...], list[CellReadings]] = {}
-    for each in cells:
-        layers = next((run.layers for run in each.runs if run.layers), ())
+    for cell in cells:
+        layers = next((run.layers for run in cell.runs if run.layers), ())
         if layers:
-            groups.setdefault(layers, []).append(each)
+            groups.setdefault(layers, []).append(cell)
     return list(groups.items())[:MOST_NETWORKS]
 
 
 def _by_sites(cells: Sequence[CellReadings]) -> list[tuple[tuple[str, ...], tuple[str, ...], list[CellReadings]]]:
     """Group the cells by the places where units fire, with the layers that feed these in the first of each group."""
     groups: dict[tuple[str, ...], tuple[tuple[str, ...], list[CellReadings]]] = {}
-    for each in cells:
-        run = next((run for run in each.runs if run.sites and any(run.silent)), None)
+    for cell in cells:
+        run = next((run for run in cell.runs if run.sites and any(run.silent)), None)
         if run is not None:
-            groups.setdefault(run.sites, (run.fed_by, []))[1].append(each)
+            groups.setdefault(run.sites, (run.fed_by, []))[1].append(cell)
     return [(sites, fed_by, mine) for sites, (fed_by, mine) in groups.items()][:MOST_NETWORKS]
 
 

@@ -41,18 +41,22 @@ def write_report(
     is what is too small to matter, in points of the headline outcome, and `level` the validation accuracy to which
     epochs are counted; without them it is what the study says.
     """
-    study = replace(study, margin=margin or study.margin, level=level or study.level)
+    study = replace(
+        study,
+        margin=study.margin if margin is None else margin,
+        level=study.level if level is None else level,
+    )
     if inspect != "none":
         write_inspections(study, only_first=inspect == "cells")
     cells = read_cells(study)
-    found = results
-    if found is None:
-        health = {(each.cell, run.seed): run.health for each in cells for run in each.runs}
-        found = read_results(study.runs(), level=study.level, health=health)
-    told = conclude(found, study.contrasts(), margin=study.margin) if conclusions is None else conclusions
+    if results is None:
+        health = {(cell.cell, run.seed): run.health for cell in cells for run in cell.runs}
+        results = read_results(study.runs(), level=study.level, health=health)
+    if conclusions is None:
+        conclusions = conclude(results, study.contrasts(), margin=study.margin)
     folder = study.folder / REPORT
-    page = study_page(study, found, told, cells)
-    write_tables(found, told, folder)
+    page = study_page(study, results, conclusions, cells)
+    write_tables(results, conclusions, folder)
     for stale in [*folder.glob("figures/*.svg"), *folder.glob("figures/*.png")]:
         stale.unlink()  # a figure of an earlier report, which this one may not have
     return page.write(folder)
@@ -63,19 +67,19 @@ def study_page(
 ) -> Page:
     """Return the page of a study; `cells` is what read_cells returns, where it was read already."""
     cells = read_cells(study) if cells is None else cells
-    of = ReportContext(study, results, conclusions, cells, diagnose_runs(study.runs(), cells))
+    context = ReportContext(study, results, conclusions, cells, diagnose_runs(study.runs(), cells))
     made = [
-        sections.verdicts_section(of),
-        sections.effect_plots(of),
-        sections.cells_section(of),
-        sections.curves_section(of),
-        sections.gradients_section(of),
-        sections.units_section(of),
-        sections.others_section(of),
-        sections.findings_section(of),
-        provenance.failures_section(of),
-        provenance.runs_section(of),
-        provenance.reproduce_section(of),
+        sections.verdicts_section(context),
+        sections.effect_plots(context),
+        sections.cells_section(context),
+        sections.curves_section(context),
+        sections.gradients_section(context),
+        sections.units_section(context),
+        sections.others_section(context),
+        sections.findings_section(context),
+        provenance.failures_section(context),
+        provenance.runs_section(context),
+        provenance.reproduce_section(context),
     ]
     names = [factor.field.replace("_", " ") for factor in study.factors]
     fields = " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
@@ -92,14 +96,14 @@ def write_inspections(study: Study, *, only_first: bool) -> list[Path]:
     from alexnet_lab.reports.inspection import inspect_run
 
     written = []
-    seen: set[str] = set()
+    inspected: set[str] = set()
     for run in study.runs():
         path = run.folder.path
-        if not (path / "recipe.json").exists() or (only_first and run.cell.name in seen):
+        if not (path / "recipe.json").exists() or (only_first and run.cell.name in inspected):
             continue
-        seen.add(run.cell.name)
+        inspected.add(run.cell.name)
         page = path / "report" / "index.html"
-        records = max((each.stat().st_mtime for each in (*path.glob("*.json*"), path / "recipe.json")), default=0.0)
+        records = max((record.stat().st_mtime for record in path.glob("*.json*")), default=0.0)
         if not page.exists() or page.stat().st_mtime < records:
             written.append(inspect_run(path).write(path / "report"))
     return written

@@ -9,12 +9,12 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from alexnet_ablations.conclude.intervals import LEVEL
 from alexnet_ablations.declare.history import read_history
 from alexnet_ablations.declare.study import PlannedRun, Study
 from alexnet_ablations.run.calibration import FREE, Pace, UnfitRecipeError, calibrate, key_of
 from alexnet_lab.training.recipe import Recipe
 
-LEVEL = 0.05
 # Standard deviation between seeds of one cell, in points, assumed (and said to be) until runs have shown it.
 ASSUMED_SPREAD = 1.0
 # Epochs in all: a smaller study of the laptop's size runs faster than it can be calibrated.
@@ -52,9 +52,10 @@ class Power:
         else:
             sizes = " and ".join(f"{_points(least)} for an {kind}" for kind, least in self.detectable.items())
             spread = f"{self.spread:.2g} point{'' if self.spread == 1 else 's'}"
+            adjusted = f", adjusted for {self.family} comparisons," if self.family > 1 else ""
             found = (
-                f"with a spread of {spread} between seeds of one cell (standard deviation, {source}) a t test finds "
-                f"effects of this size four times in five: {sizes}"
+                f"with a spread of {spread} between seeds of one cell (standard deviation, {source}) a t test"
+                f"{adjusted} finds effects of this size four times in five: {sizes}"
             )
         return [said, found]
 
@@ -175,8 +176,9 @@ def expected_power(study: Study, runs: Sequence[PlannedRun], *, done: int) -> Po
     for contrast in contrasts:
         # As for independent runs; common random numbers can only make the spread smaller.
         of_contrast = spread * math.sqrt(sum(weight**2 for weight in contrast.weights.values()))
-        found = detectable_effect(study.seeds, of_contrast)
-        detectable[contrast.kind] = max(detectable.get(contrast.kind, 0.0), found)
+        # At the level of the first step of Holm's rule, as the verdicts are.
+        least = detectable_effect(study.seeds, of_contrast, LEVEL / len(contrasts))
+        detectable[contrast.kind] = max(detectable.get(contrast.kind, 0.0), least)
     return Power(
         study.seeds,
         len(contrasts),
