@@ -144,3 +144,16 @@ def test_numbers_in_findings_are_written_as_people_write_them():
     assert written(1.2345e-7, 2) == "1.2×10⁻⁷"
     assert written(0.25, signed=True) == "+0.25"
     assert written(-2e-9, 2, signed=True) == "−2×10⁻⁹"
+
+
+def test_a_confusion_matrix_stored_as_counts_says_the_same(tmp_path):
+    def stored_as_counts(figures):
+        matrix = np.array(figures["confusion"])
+        true, predicted = np.nonzero(matrix)
+        counts = {"true": true.tolist(), "predicted": predicted.tolist(), "count": matrix[true, predicted].tolist()}
+        return {**figures, "confusion": {"classes": 2, **counts}}
+
+    dense = write_run(tmp_path / "dense", part(45, 5), part(30, 3), dead=10)
+    sparse = write_run(tmp_path / "sparse", stored_as_counts(part(45, 5)), stored_as_counts(part(30, 3)), dead=10)
+    assert said(sparse) == said(dense)
+    assert Evidence(sparse).damages == {}
