@@ -69,7 +69,8 @@ def patterns(pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np
     flat = (detail / (spread + DETAIL)).reshape(len(pixels), -1)
     flat -= flat.mean(1, keepdims=True)
     norms = np.linalg.norm(flat, axis=1, keepdims=True)
-    return flat / np.maximum(norms, 1e-6), (spread > DETAIL).mean((1, 2))
+    rows: NDArray[np.float32] = flat / np.maximum(norms, 1e-6)
+    return rows, (spread > DETAIL).mean((1, 2))
 
 
 def _averages(stored: int, side: int) -> NDArray[np.float32]:
@@ -84,7 +85,8 @@ def _box_means(side: int) -> NDArray[np.float32]:
     """Return the weights, side x side, of the mean over a neighbourhood, which is smaller at the border."""
     distance = np.abs(np.arange(side)[:, None] - np.arange(side))
     near = distance <= NEIGHBOURHOOD // 2
-    return (near / near.sum(1, keepdims=True)).astype(np.float32)
+    weights: NDArray[np.float32] = (near / near.sum(1, keepdims=True)).astype(np.float32)
+    return weights
 
 
 def _signs(pixels: NDArray[np.uint8], indices: Indices, tell: Tell) -> tuple[NDArray[np.uint32], NDArray[np.bool_]]:

@@ -8,11 +8,19 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import Protocol
 
 PIECE = 2**20
 # Python inflates bzip2 and LZMA in one go, even to gigabytes, and deflate to as many bytes as are asked for.
 BOUNDED_COMPRESSION = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+
+
+class Readable(Protocol):
+    """What can be read."""
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Return at most so many bytes; none at the end."""
+        ...
 
 
 def check_regular(path: Path, most: int) -> None:
@@ -37,7 +45,7 @@ def check_member(member: zipfile.ZipInfo) -> None:
         raise ValueError(f"{member.filename} is compressed by another method than deflate; pack it again with that")
 
 
-def read_whole(file: IO[bytes], most: int) -> bytes:
+def read_whole(file: Readable, most: int) -> bytes:
     """Return all that is left in a file, read in pieces; refuse more than so many bytes."""
     content = bytearray()
     while block := file.read(PIECE):
@@ -62,14 +70,14 @@ def _kind(mode: int) -> str:
 class Limited(io.RawIOBase):
     """A readable stream that raises a ValueError once more than so many bytes have been read from it."""
 
-    def __init__(self, source: IO[bytes], most: int) -> None:
+    def __init__(self, source: Readable, most: int) -> None:
         self._source, self._most, self._left = source, most, most
 
     def readable(self) -> bool:
         """Return True."""
         return True
 
-    def read(self, size: int = -1) -> bytes:
+    def read(self, size: int = -1, /) -> bytes:
         """Return at most that many bytes, and at most PIECE; fewer do not mean the end."""
         content = self._source.read(PIECE if size < 0 else min(size, PIECE))
         self._left -= len(content)
