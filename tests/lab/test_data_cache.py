@@ -286,7 +286,7 @@ def test_of_a_large_file_a_sample_is_read_at_each_opening_and_damage_is_found_in
     assert not cache.is_damaged(entry_of(own_cache))
 
 
-def test_an_entry_is_checked_when_it_is_built(monkeypatch):
+def test_an_entry_is_checked_when_it_is_built(own_cache, monkeypatch):
     original = cache._write
 
     def write_badly(folder, images):
@@ -296,6 +296,7 @@ def test_an_entry_is_checked_when_it_is_built(monkeypatch):
     monkeypatch.setattr(cache, "_write", write_badly)
     with pytest.raises(ValueError, match="labels.npy differs from what was written"):
         cached_images("key", lambda _: many_images(4))
+    assert not [path for path in (own_cache / "images").iterdir() if path.is_dir()]
 
 
 def test_without_locks_a_damaged_entry_is_made_again_too(own_cache, monkeypatch):

@@ -11,10 +11,19 @@ from PIL import Image
 from alexnet_lab.data import near_copies as module
 from alexnet_lab.data.near_copies import near_copies, patterns
 
+
+def faint_on_the_left(image):
+    box = (0, 0, image.width // 2, image.height)
+    changed = image.copy()
+    changed.paste(image.crop(box).point(lambda value: value * 0.15 + 100), box)
+    return changed
+
+
 CHANGES = {
     "less contrast, brighter": lambda picture: picture.point(lambda value: value * 0.4 + 80),
     "gamma": lambda picture: picture.point(lambda value: 255 * (value / 255) ** 0.6),
     "tinted": lambda picture: Image.blend(picture, Image.new("RGB", picture.size, "orange"), 0.3),
+    "left half faint": faint_on_the_left,
     "compressed": lambda picture: compressed(picture, 40),
     "half the size": lambda picture: picture.resize((80, 80), Image.Resampling.BILINEAR),
     "twice the size": lambda picture: picture.resize((320, 320), Image.Resampling.BICUBIC),
@@ -61,6 +70,15 @@ def test_the_pairs_are_those_of_comparing_all_with_all():
     originals = [picture(number) for number in range(300)]
     pixels = stored([*originals, *(compressed(original, 30) for original in originals[::3])], 32)
     assert list(map(tuple, near_copies(pixels, np.arange(400)).tolist())) == all_pairs(pixels)
+
+
+def test_pictures_that_are_much_alike_are_not_taken_for_copies():
+    shared = picture(1000)
+    pixels = stored([Image.blend(picture(number), shared, 0.62) for number in range(20)])
+    rows, _ = patterns(pixels)
+    others = (rows @ rows.T)[np.triu_indices(20, 1)]
+    assert 0.7 < others.mean() < others.max() < 0.84
+    assert near_copies(pixels, np.arange(20)).tolist() == []
 
 
 def test_only_the_images_asked_for_are_compared():
