@@ -73,7 +73,7 @@ def cached_images(key: str, build: Callable[[Allocate], Images]) -> Images:
         with suppress(OSError):  # a cache that may only be read keeps the date it has
             os.utime(place / "about.json")
         return entry
-    with out_of_room_says_where(place.parent):
+    with full_disk_names_folder(place.parent):
         place.parent.mkdir(parents=True, exist_ok=True)
         with one_at_a_time(place.with_suffix(".lock")) as alone:
             # Another process may have built it, or built it again, while this one waited. Blocks are sampled at random:
@@ -122,7 +122,7 @@ def lock(file: IO[Any], *, shared: bool) -> bool:
 
 
 @contextmanager
-def out_of_room_says_where(folder: Path) -> Iterator[None]:
+def full_disk_names_folder(folder: Path) -> Iterator[None]:
     """Name the folder, and what to do, in the error of a full disk."""
     try:
         yield

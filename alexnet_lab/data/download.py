@@ -9,7 +9,7 @@ from pathlib import Path
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
-from alexnet_lab.data.cache import cache_folder, one_at_a_time, out_of_room_says_where
+from alexnet_lab.data.cache import cache_folder, one_at_a_time, full_disk_names_folder
 
 Progress = Callable[[str, int, int], None]  # what, done, total: in bytes here
 
@@ -40,7 +40,7 @@ def fetched(file: Published, progress: Progress) -> Path:
     place = file.place
     if place.exists():
         return place
-    with out_of_room_says_where(place.parent):
+    with full_disk_names_folder(place.parent):
         place.parent.mkdir(parents=True, exist_ok=True)
         with one_at_a_time(place.with_name(f"{place.name}.lock")):
             if not place.exists():
