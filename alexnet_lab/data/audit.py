@@ -1,9 +1,10 @@
-"""What a split hides: held-out images that are copies of training images, and images with more than one class."""
+"""What a split hides: images that are in two of its parts, and images that have more than one class."""
 
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import chain, islice
 
 import numpy as np
@@ -29,7 +30,7 @@ class Copy:
     image: str | int
     part: str
     label: str
-    why: str  # "in training too", "under another class too"
+    why: str  # "in train too", "in validation too", "under another class too"
     kind: str  # BYTES, PICTURE
     of: tuple[str | int, ...]  # at most MOST_TWINS
 
@@ -48,7 +49,7 @@ class Audit:
 
 
 def audit_copies(images: Images, split: Split) -> Audit:
-    """Return which held-out images are in training too, and which images have more than one class."""
+    """Return which held-out images are in another part too, and which images have more than one class."""
     if images.contents is None:
         return Audit()
     contents = images.contents  # of an image: its number for what it shows, the same for equal bytes
@@ -61,15 +62,14 @@ def audit_copies(images: Images, split: Split) -> Audit:
     present, counts = np.unique(contents[used], return_counts=True)
     repeated = np.union1d(present[counts > 1], np.array(list(near), np.int64))
     part_of = {index: part for part in PARTS for index in _among(getattr(split, part), contents, repeated)}
-    training: dict[int, list[int]] = defaultdict(list)
+    parts: dict[str, dict[int, list[int]]] = {part: defaultdict(list) for part in PARTS}
     classes: dict[int, dict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
     for index in _among(used, contents, repeated):
         classes[int(contents[index])][int(images.labels[index])].append(index)
-        if part_of[index] == "train":
-            training[int(contents[index])].append(index)
+        parts[part_of[index]][int(contents[index])].append(index)
 
-    def in_training(_index: int, content: int) -> Iterable[int]:
-        return training.get(content, ())
+    def in_part(part: str, _index: int, content: int) -> Iterable[int]:
+        return parts[part].get(content, ())
 
     def of_other_class(index: int, content: int) -> Iterator[int]:
         own = images.labels[index]
@@ -89,14 +89,19 @@ def audit_copies(images: Images, split: Split) -> Audit:
         return copies
 
     remarks, every = [], []
-    for part in ("validation", "test"):
+    for part, other, effect in (
+        ("validation", "train", "A network can have learned them by heart"),
+        ("test", "train", "A network can have learned them by heart"),
+        ("test", "validation", "The best epoch is chosen by images that are tested"),
+    ):
         held = getattr(split, part)
-        copies = copies_among(held, in_training, "in training too")
+        copies = copies_among(held, partial(in_part, other), f"in {other} too")
         every += copies
         if copies:
+            name = "training" if other == "train" else other
             remarks.append(
-                f"{len(copies)} of {len(held)} {part} images are training images too: {_counted(copies)}. A network "
-                f"can have learned them by heart: take them out of one part; {LIST} in the run's folder lists all"
+                f"{len(copies)} of {len(held)} {part} images are {name} images too: {_counted(copies)}. {effect}: take "
+                f"them out of one part; {LIST} in the run's folder lists all"
             )
     copies = copies_among(used, of_other_class, "under another class too")
     every += copies

@@ -9,7 +9,7 @@ from pathlib import Path
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
-from alexnet_lab.data.cache import cache_folder, one_at_a_time, full_disk_names_folder
+from alexnet_lab.data.cache import cache_folder, full_disk_names_folder, one_at_a_time
 
 Progress = Callable[[str, int, int], None]  # what, done, total: in bytes here
 

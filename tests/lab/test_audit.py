@@ -30,7 +30,10 @@ def test_copies_on_both_sides_of_an_official_split_are_counted_and_named(tmp_pat
     shutil.copy(root / "train/dog/1.png", root / "test/dog/copy.png")
     shutil.copy(root / "train/dog/1.png", root / "val/dog/2.png")
     notes = notes_of(root)
-    assert len(notes) == 2
+    assert len(notes) == 3
+    assert notes[2].startswith(
+        "1 of 10 test images are validation images too: 1 byte-identical (test/dog/copy.png). The "
+    )
     assert notes[0].startswith("1 of 8 validation images are training images too: 1 byte-identical (val/dog/2.png).")
     assert notes[1].startswith("2 of 10 test images are training images too")
     assert "test/cat/copy.png, test/dog/copy.png" in notes[1]
@@ -129,7 +132,7 @@ def test_the_folder_of_a_run_lists_every_copy(tmp_path):
             "image": f"test/cat/copy{number}.png",
             "part": "test",
             "label": "cat",
-            "why": "in training too",
+            "why": "in train too",
             "kind": "byte-identical",
             "of": [f"train/cat/{number}.png"],
         }
@@ -156,7 +159,9 @@ def test_every_copy_and_no_other_image_is_listed(seed):
         return contents[one] == contents[other] or {contents[one], contents[other]} in [set(pair) for pair in pairs]
 
     held = {i for i in order[12:22] if any(same(i, j) for j in order[:12])}
-    assert {copy.image for copy in audit.copies if copy.why == "in training too"} == held
+    assert {copy.image for copy in audit.copies if copy.why == "in train too"} == held
+    tested = {i for i in order[18:22] if any(same(i, j) for j in order[12:18])}
+    assert {copy.image for copy in audit.copies if copy.why == "in validation too"} == tested
     torn = {i for i in order[:22] if any(same(i, j) and labels[i] != labels[j] for j in order[:22])}
     assert {copy.image for copy in audit.copies if copy.why == "under another class too"} == torn
-    assert bool(held or torn) == bool(audit.remarks)
+    assert bool(held or tested or torn) == bool(audit.remarks)
