@@ -1,18 +1,18 @@
-"""What may happen to a training image, as text, and the luck that decides it.
+"""Augmentation of training images: its description as text, and the random draws for each image.
 
     none                    the image as it is
-    flip                    left and right exchanged, every second time
+    flip                    left and right exchanged with probability one half
     crop    crop:0.125      a window of the chosen side out of a larger image; the argument is the margin as a share of
                             that side. 1/7 by default: 224 out of 256, offsets 0 to 32, as in 2012 (paper, 4.1)
     colour  colour:0.05     light and colour along the principal components of the training pixels (paper, 4.1)
-    rotate  rotate:7        a turn of up to so many degrees either way, 10 by default
+    rotate  rotate:7        rotated by up to so many degrees either way, 10 by default
     scale   scale:0.05      larger or smaller by up to that share, a tenth by default
     paper   xray            named sets: `crop,flip,colour`, and `rotate:7,scale:0.1`
 
 `xray` does not mirror: the heart is on the left, and a mirrored chest is a rare finding.
 
-Every draw is a hash of (seed, epoch, image, purpose), so an image meets the same fate whatever the batch, the number of
-workers, the device, and whatever else is switched on. This file parses without importing torch.
+Every draw is a hash of (seed, epoch, image, purpose). It does not depend on the batch, the number of workers, the
+device, or the other augmentations. This module does not import torch.
 """
 
 import math
@@ -38,7 +38,7 @@ NAMED: Mapping[str, str] = {"none": "", "paper": "crop,flip,colour", "xray": "ro
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What is done to a training image; 0 is not at all."""
+    """The strength of each augmentation; 0 leaves it out."""
 
     crop: float = 0.0
     flip: float = 0.0
@@ -57,7 +57,7 @@ class Augmentation:
 
     @property
     def moves(self) -> bool:
-        """Say whether pixels change their places."""
+        """Return whether the augmentation moves pixels."""
         return any((self.crop, self.flip, self.rotate, self.scale))
 
     def margin(self, side: int) -> int:
@@ -98,19 +98,19 @@ def _strength(text: str, name: str, argument: str, largest: float) -> float:
 
 @dataclass(frozen=True)
 class Draws:
-    """The fate of each of B images in one epoch."""
+    """The random draws for B images in one epoch."""
 
     offset: NDArray[np.int64]  # B 2: rows above the window, columns left of it
     flip: NDArray[np.bool_]  # B
     angle: NDArray[np.float64]  # B, radians
-    zoom: NDArray[np.float64]  # B, 1 is as it is
+    zoom: NDArray[np.float64]  # B; 1 leaves the size
     colour: NDArray[np.float64]  # B C, standard normal draws times the strength
 
 
 def draw(
     augmentation: Augmentation, indices: NDArray[np.int64], seed: int, epoch: int, margin: int, channels: int
 ) -> Draws:
-    """Draw the fate of the images with those indices in that epoch, each from its own index."""
+    """Return the draws for the images with those indices in that epoch; each depends on its own index alone."""
     key = derived_seed(seed, "augment", epoch)
 
     def uniform(purpose: int) -> NDArray[np.float64]:
@@ -119,7 +119,7 @@ def draw(
     def either_way(purpose: int, reach: float) -> NDArray[np.float64]:
         return reach * (2 * uniform(purpose) - 1)
 
-    # A purpose has a number of its own, so that switching one thing on leaves the luck of the others alone.
+    # Each purpose has a number of its own, so that the draws of one do not depend on whether another is switched on.
     offset = np.stack([np.floor(uniform(purpose) * (margin + 1)) for purpose in (0, 1)], 1).astype(np.int64)
     normal = [
         np.sqrt(-2 * np.log1p(-uniform(8 + 2 * channel))) * np.cos(2 * np.pi * uniform(9 + 2 * channel))  # Box-Muller

@@ -1,15 +1,15 @@
-"""One published file, fetched once: resumed where it broke off, checked, and put in its place whole."""
+"""Download a published file once: resumed where it broke off, checked, and renamed when complete."""
 
+import hashlib
 import http.client
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from hashlib import md5
 from pathlib import Path
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
-from alexnet_lab.data.cache import cache_folder, one_at_a_time, out_of_room_says_where
+from alexnet_lab.data.cache import cache_folder, full_disk_names_folder, one_at_a_time
 
 Progress = Callable[[str, int, int], None]  # what, done, total: in bytes here
 
@@ -19,39 +19,39 @@ TIMEOUT = 60  # seconds without a byte
 
 @dataclass(frozen=True)
 class Published:
-    """A file as its authors publish it. MD5 is what they give: it tells damage, and is no defence against malice."""
+    """A file as its authors publish it. They give an MD5, which detects damage but does not protect against malice."""
 
     address: str
     md5: str
 
     @property
     def name(self) -> str:
-        """Return the name it is kept under."""
+        """Return its file name in the cache."""
         return self.address.partition("?")[0].rpartition("/")[2]
 
     @property
     def place(self) -> Path:
-        """Return where it is kept."""
+        """Return its path in the cache."""
         return cache_folder() / "downloads" / self.md5[:8] / self.name
 
 
 def fetched(file: Published, progress: Progress) -> Path:
-    """Return the file's place, fetched first where it is not there yet."""
+    """Return the file's path in the cache; download it first if it is not in it."""
     place = file.place
     if place.exists():
         return place
-    with out_of_room_says_where(place.parent):
+    with full_disk_names_folder(place.parent):
         place.parent.mkdir(parents=True, exist_ok=True)
         with one_at_a_time(place.with_name(f"{place.name}.lock")):
             if not place.exists():
                 part = place.with_name(f"{place.name}.part")
                 _fetch(file, part, progress)
-                found = md5_of(part)
-                if found != file.md5:
+                md5 = md5_of(part)
+                if md5 != file.md5:
                     part.unlink()
                     raise ValueError(
-                        f"{file.address} has MD5 {found}, its authors give {file.md5}; it was thrown away. Try again, "
-                        "and if it stays so, the file has changed at its source"
+                        f"{file.address} has the MD5 {md5}, and its authors give {file.md5}; it was deleted. Try "
+                        "again; if the MD5 stays the same, the file has changed at its source"
                     )
                 part.replace(place)
     return place
@@ -59,7 +59,7 @@ def fetched(file: Published, progress: Progress) -> Path:
 
 def md5_of(path: Path) -> str:
     """Return a file's MD5."""
-    digest = md5(usedforsecurity=False)
+    digest = hashlib.md5(usedforsecurity=False)
     with path.open("rb") as file:
         while block := file.read(BLOCK):
             digest.update(block)
@@ -72,7 +72,7 @@ def _fetch(file: Published, part: Path, progress: Progress) -> None:
     try:
         with urlopen(Request(file.address, headers=headers), timeout=TIMEOUT) as answer:  # noqa: S310  # our own addresses
             if answer.status != http.HTTPStatus.PARTIAL_CONTENT:
-                have = 0  # the server knows no ranges, and sends all of it again
+                have = 0  # the server does not support ranges and sends all of it
             total = have + int(answer.headers.get("Content-Length") or 0)
             with part.open("ab" if have else "wb") as target:
                 while block := answer.read(BLOCK):
@@ -85,7 +85,7 @@ def _fetch(file: Published, part: Path, progress: Progress) -> None:
                 raise http.client.IncompleteRead(b"", total - have)
     except HTTPError as error:
         if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-            return  # all of it is here already: the checksum decides
+            return  # all of it was downloaded before; the checksum is compared next
         raise _unreachable(file, f"{error.code} {error.reason}") from None
     except URLError as error:
         raise _unreachable(file, str(error.reason)) from None

@@ -3,11 +3,11 @@
     feed = open_feed("path/to/images", image_size=227, augment="crop,flip")
     for pixels, labels in feed.training_batches(batch_size=128, seed=0, epoch=1): ...
 
-Stored pixels are uint8 and small; everything else happens to a whole batch on the device. On a GPU that has the room
-the stored pixels live there too.
+Stored pixels are uint8 and small; everything else happens to a whole batch on the device. If a GPU has enough memory,
+it keeps the stored pixels too.
 
-With `crop` a network sees a window of a larger image, in evaluation the one in the middle: training and evaluation show
-things at one size. Without it, it sees all of the image.
+With `crop` a network sees a window of a larger image, in evaluation the one in the middle, so that training and
+evaluation show objects at one size. Without it, it sees all of the image.
 
 Shapes: N images, B of them in a batch, C channels, S the side the network sees, T the stored side.
 """
@@ -20,10 +20,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from alexnet_lab.data.audit import remarks_on_copies
+from alexnet_lab.data.audit import Audit, audit_copies
 from alexnet_lab.data.augment import Augmentation, draw, parse_augmentation
 from alexnet_lab.data.decoding import shrink
 from alexnet_lab.data.images import Images
+from alexnet_lab.data.lists import in_brief
 from alexnet_lab.data.scaling import SCALES, Scaling, check_scale, count_channels, scaling_of, with_channels
 from alexnet_lab.data.sources import Progress, load_images
 from alexnet_lab.data.splits import PARTS, Split, split_images
@@ -35,7 +36,7 @@ __all__ = ["SCALES", "Feed", "open_feed", "prepare"]
 Indices = NDArray[np.int64]
 Batches = Iterator[tuple[Tensor, Tensor]]  # pixels float32, B C S S; labels, B
 
-# Of the memory that a GPU has free: the rest is for the network, its gradients and its activations.
+# Of a GPU's free memory; the rest is for the network, its gradients and its activations.
 SHARE_OF_GPU_MEMORY = 0.3
 TEN_VIEW_MARGIN = 1 / 7  # 224 out of 256 (paper, 4.1)
 
@@ -50,38 +51,40 @@ class Feed:
     split: Split
     fingerprint: str
     notes: tuple[str, ...]  # what a user must be told
-    names: NDArray[np.str_] | None  # N: the files they came from, where they came from files
-    groups: NDArray[np.str_] | None  # N: whose images they are, where that is known
+    names: NDArray[np.str_] | None  # N: the files they came from, if they came from files
+    groups: NDArray[np.str_] | None  # N: the patient or slide, where known
     augmentation: Augmentation
     geometry: Geometry
     scaling: Scaling
     device: str
     stored: NDArray[np.uint8] = field(repr=False)  # N C T T, in memory or on disk
-    resident: Tensor | None = field(default=None, repr=False)  # the same on the device, where there is room
+    resident: Tensor | None = field(default=None, repr=False)  # the same on the device, if they fit
+    audit: Audit = field(default_factory=Audit, repr=False)  # copies that the split has on both sides
 
     def training_batches(self, batch_size: int, seed: int, epoch: int, start: int = 0) -> Batches:
         """Yield the training images in an order that depends on (seed, epoch) alone; a short last batch is left out.
 
-        start leaves out that many batches, unread, for a run that goes on where it stopped. What augmentation does to
-        an image depends on (seed, epoch, image): the size of the batches and where they start change none of it.
+        start skips that many batches without reading them, for a run that is resumed. How an image is augmented depends
+        on (seed, epoch, image), not on the batch size or on start.
         """
         train = torch.from_numpy(self.split.train)
         order = train[torch.randperm(len(train), generator=stream(seed, "order", epoch))].numpy()
         order = order[start * batch_size : self.steps_per_epoch(batch_size) * batch_size]
-        there = torch.from_numpy(order).to(self.device)
-        fates = self._fates(order, seed, epoch)
+        device_order = torch.from_numpy(order).to(self.device)
+        draws = self._draws(order, seed, epoch)
         for first in range(0, len(order), batch_size):
             batch = slice(first, first + batch_size)
-            fate = {name: drawn[batch] for name, drawn in fates.items()}
-            yield self._augmented(self._at_scale(order[batch], there[batch]), **fate), self.labels[there[batch]]
+            batch_draws = {name: values[batch] for name, values in draws.items()}
+            pixels = self._at_scale(order[batch], device_order[batch])
+            yield self._augmented(pixels, **batch_draws), self.labels[device_order[batch]]
 
     def batches_of(self, indices: Indices, batch_size: int = 256) -> Batches:
         """Yield those images as evaluation sees them, in the given order, all of them."""
         for batch in _cut(indices, batch_size):
-            there = torch.from_numpy(batch).to(self.device)
+            on_device = torch.from_numpy(batch).to(self.device)
             with _full_precision(self.device):
-                seen = middle_view(self._at_scale(batch, there), self.geometry).contiguous()
-            yield seen, self.labels[there]
+                seen = middle_view(self._at_scale(batch, on_device), self.geometry).contiguous()
+            yield seen, self.labels[on_device]
 
     def ten_views_of(self, indices: Indices, batch_size: int = 32) -> Batches:
         """Yield ten views of each image, B 10 C S S: corners and middle, then mirrored (paper, 4.1)."""
@@ -89,13 +92,13 @@ class Feed:
         if geometry.whole == geometry.seen:
             geometry = replace(geometry, whole=geometry.seen + round(geometry.seen * TEN_VIEW_MARGIN))
         for batch in _cut(indices, batch_size):
-            there = torch.from_numpy(batch).to(self.device)
+            on_device = torch.from_numpy(batch).to(self.device)
             with _full_precision(self.device):
-                seen = ten_views(self._at_scale(batch, there), geometry)
-            yield seen, self.labels[there]
+                seen = ten_views(self._at_scale(batch, on_device), geometry)
+            yield seen, self.labels[on_device]
 
     def steps_per_epoch(self, batch_size: int) -> int:
-        """Count the batches of one epoch; a batch larger than the training set would leave none."""
+        """Return the number of batches in one epoch; refuse a batch that is larger than the training set."""
         if batch_size > len(self.split.train):
             count = len(self.split.train)
             raise ValueError(
@@ -108,12 +111,12 @@ class Feed:
         """Return every image as evaluation sees it, N C S S at once: for small sets, and for tests."""
         return torch.cat([pixels for pixels, _ in self.batches_of(np.arange(len(self.labels)))])
 
-    def _at_scale(self, indices: Indices, there: Tensor) -> Tensor:
-        """Return stored pixels at the scale of the network, B C T T; there is the indices on the device."""
+    def _at_scale(self, indices: Indices, on_device: Tensor) -> Tensor:
+        """Return stored pixels at the scale of the network, B C T T; on_device is the same indices on the device."""
         if self.resident is not None:
-            raw = self.resident[there]
+            raw = self.resident[on_device]
         else:
-            # Sorted reading spares a disk the jumps; a read-only map must be copied before torch may hold it.
+            # In ascending order, which spares a disk the jumps; a copy, since torch takes no read-only map.
             ascending = np.argsort(indices, kind="stable")
             read = np.empty((len(indices), *self.stored.shape[1:]), np.uint8)
             read[ascending] = self.stored[indices[ascending]]
@@ -121,27 +124,26 @@ class Feed:
         # On the stored pixels, which are fewer: bilinear weights sum to 1, so the order does not matter.
         return with_channels(raw.float(), self.channels).sub_(self.scaling.mean).div_(self.scaling.spread)
 
-    def _fates(self, order: Indices, seed: int, epoch: int) -> dict[str, Tensor]:
-        """Draw what happens to each image of an epoch, on the processor, and bring it to the device at once."""
+    def _draws(self, order: Indices, seed: int, epoch: int) -> dict[str, Tensor]:
+        """Draw the augmentation of each image of an epoch on the processor, and move all of it to the device."""
         wanted = self.augmentation
         drawn = draw(wanted, order, seed, epoch, self.geometry.whole - self.geometry.seen, self.channels)
-        fates = {}
+        draws = {}
         if wanted.moves:
-            fates["offset"], fates["flip"] = torch.from_numpy(drawn.offset), torch.from_numpy(drawn.flip)
+            draws["offset"], draws["flip"] = torch.from_numpy(drawn.offset), torch.from_numpy(drawn.flip)
         if wanted.rotate:
-            fates["angle"] = torch.from_numpy(drawn.angle).float()
+            draws["angle"] = torch.from_numpy(drawn.angle).float()
         if wanted.scale:
-            fates["zoom"] = torch.from_numpy(drawn.zoom).float()
+            draws["zoom"] = torch.from_numpy(drawn.zoom).float()
         if wanted.colour:
-            fates["light"] = torch.from_numpy(drawn.colour @ self.scaling.colours.T).float()  # N C, in pixels
-        return {name: values.to(self.device) for name, values in fates.items()}
+            draws["light"] = torch.from_numpy(drawn.colour @ self.scaling.colours.T).float()  # N C, in grey levels
+        return {name: values.to(self.device) for name, values in draws.items()}
 
     def _augmented(self, pixels: Tensor, light: Tensor | None = None, **placing: Tensor) -> Tensor:
         if light is not None:
             pixels.add_(light[:, :, None, None] / self.scaling.spread)
-            pixels.div_(
-                1 + self.augmentation.colour
-            )  # as the 2012 source, which so keeps the spread; in training alone
+            # As the 2012 source does, in training only; it keeps the spread of the pixels.
+            pixels.div_(1 + self.augmentation.colour)
         with _full_precision(self.device):
             if not placing:
                 return middle_view(pixels, self.geometry).contiguous()
@@ -162,9 +164,9 @@ def open_feed(
     skip_bad: bool = False,
     progress: Progress | None = None,
 ) -> Feed:
-    """Open a data source (sources.py lists them) as a network of that image size will see it.
+    """Open a data source (sources.py lists them) for a network of that image size.
 
-    channels is auto (one where all images are grey, else three), grey or rgb. fold `2/5` makes the second of five folds
+    channels is auto (one if all images are grey, else three), grey or rgb. fold `2/5` makes the second of five folds
     the test. progress is called with (what, done, total).
     """
     check_scale(scale)
@@ -179,7 +181,7 @@ def open_feed(
 
 
 def prepare(images: Images, split: Split, side: int, scale: str) -> Feed:
-    """Make a feed of images that are at hand."""
+    """Return a feed of images in memory."""
     images = replace(images, pixels=shrink(images.pixels, side, "crop"), digest=images.fingerprint)
     return _feed(images, split, Geometry(side, images.pixels.shape[3], side), scale, Augmentation())
 
@@ -196,22 +198,23 @@ def _feed(
     empty = [name for name in PARTS if not len(getattr(split, name))]
     if empty:
         raise ValueError(
-            f"a run needs images to train on, to choose an epoch by and to test on; this split has none for "
-            f"{' and '.join(empty)}: give it some, or let split_images hold them out"
+            f"a split needs images for train, validation and test; this one has none for {' and '.join(empty)}: add "
+            "some, or let split_images hold them out"
         )
     channels = channels or images.pixels.shape[1]
     notes = [*images.notes, *split.notes]
     if images.unreadable:
-        listed = "; ".join(images.unreadable.values())
+        listed = in_brief(list(images.unreadable.values()))
         notes.append(f"{len(images.unreadable)} images cannot be read and were left out: {listed}")
     for part in ("validation", "test"):
-        there = images.labels[getattr(split, part)]
-        absent = [name for number, name in enumerate(images.classes) if number not in there]
+        present = np.unique(images.labels[getattr(split, part)])
+        absent = [images.classes[number] for number in np.setdiff1d(np.arange(len(images.classes)), present)]
         if absent:
-            notes.append(f"the {part} has no images of {', '.join(absent)}")
-    notes += remarks_on_copies(images, split)
+            notes.append(f"the {part} part has no images of {in_brief(absent)}")
+    audit = audit_copies(images, split)
+    notes += audit.remarks
     if geometry.stored < geometry.whole:
-        notes.append(f"images are stored at {geometry.stored} pixels a side and shown at {geometry.whole}")
+        notes.append(f"images are stored with {geometry.stored} pixels a side and enlarged to {geometry.whole}")
     return Feed(
         classes=images.classes,
         channels=channels,
@@ -227,6 +230,7 @@ def _feed(
         device=device,
         stored=images.pixels,
         resident=_resident(images.pixels, device),
+        audit=audit,
     )
 
 
@@ -236,14 +240,14 @@ def _resident(stored: NDArray[np.uint8], device: str) -> Tensor | None:
     free, _ = torch.cuda.mem_get_info(device)
     if stored.nbytes > SHARE_OF_GPU_MEMORY * free:
         return None
-    there = torch.empty(stored.shape, dtype=torch.uint8, device=device)
-    for start in range(0, len(stored), 1024):  # in slices: a map of the disk becomes memory a slice at a time
-        there[start : start + 1024] = torch.from_numpy(np.array(stored[start : start + 1024]))
-    return there
+    resident = torch.empty(stored.shape, dtype=torch.uint8, device=device)
+    for start in range(0, len(stored), 1024):  # in slices, so that only one at a time is copied into memory
+        resident[start : start + 1024] = torch.from_numpy(np.array(stored[start : start + 1024]))
+    return resident
 
 
 def _full_precision(device: str) -> torch.autocast:
-    """Keep a trainer's autocast out: its low precision is for the network, not for the images."""
+    """Switch off a trainer's autocast: its low precision is for the network, not for the images."""
     return torch.autocast(torch.device(device).type, enabled=False)
 
 

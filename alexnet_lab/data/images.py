@@ -10,26 +10,27 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Images:
-    """A labelled set of images, decoded and whole; the pixels may lie in memory or on disk."""
+    """A labelled set of images, decoded and whole; the pixels may be in memory or on disk."""
 
     name: str
     pixels: NDArray[np.uint8]  # N C H W
     labels: NDArray[np.int64]  # N
     classes: tuple[str, ...]
     parts: NDArray[np.str_] | None = None  # N: "train", "validation" or "test", where the source says so
-    groups: NDArray[np.str_] | None = None  # N: the patient, the slide: what must not stand on two sides of a split
+    groups: NDArray[np.str_] | None = None  # N: the patient or slide, all of whose images belong to one part of a split
     names: NDArray[np.str_] | None = None  # N: the files they came from
-    contents: NDArray[np.int64] | None = None  # N: the first image of the same bytes, of files
+    contents: NDArray[np.int64] | None = None  # N: the first image with the same bytes
     notes: tuple[str, ...] = ()  # what a user must be told
     unreadable: Mapping[int, str] = field(default_factory=dict)  # images whose pixels are blank, and why
     digest: str = ""  # a fingerprint taken where the images were read; empty: taken of the pixels
+    near_copies: NDArray[np.int64] | None = None  # M 2: pairs of the same picture in other bytes, the smaller first
 
     @property
     def fingerprint(self) -> str:
-        """Return a digest of the data: the same data, wherever it lies, has the same one.
+        """Return a digest of the data: the same data has the same one wherever it is stored.
 
-        Of images in memory it covers every pixel and label. Of image files it covers the name, the label and every byte
-        of each, read once when they were decoded. Where a source says which image serves what, it covers that too.
+        For images in memory it covers every pixel and label; for image files the name, the label and every byte of
+        each file. Official parts and groups are covered too.
         """
         if self.digest:
             return self.digest
@@ -39,3 +40,9 @@ class Images:
                 digest.update(f"{array.dtype}{array.shape}".encode())
                 digest.update(np.ascontiguousarray(array).data if array.dtype.kind != "U" else array.tobytes())
         return digest.hexdigest()
+
+
+def first_alike(digests: list[bytes]) -> NDArray[np.int64]:
+    """Return for each digest the number of the first that equals it; an empty one equals no other."""
+    first: dict[bytes, int] = {}
+    return np.array([first.setdefault(digest, at) if digest else at for at, digest in enumerate(digests)], np.int64)

@@ -1,26 +1,33 @@
-"""Image files and what is known of each, before any is decoded: from a folder, a .zip, or a table of paths and labels.
+"""Image files and their labels, before any is decoded: from a folder, a .zip, or a table of paths and labels.
 
     faces/cat/1.png  faces/dog/2.jpg             a folder of class folders, or the same in a .zip
     faces/train/cat/1.png  faces/test/dog/2.jpg  with parts: train, training, val, valid, validation, dev, test, testing
     faces.csv  faces.parquet                     path,label[,split,group]; paths are relative to the table
 
-An archive is read in place: nothing is ever written under a name that stands in one, so no name can lead anywhere.
+An archive is read in place. Nothing is written under a name from one, so no name in it can point outside a folder.
 """
 
+import errno
 import hashlib
 import os
+import struct
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet_lab.data.decoding import SUFFIXES
+from alexnet_lab.data.decoding import MOST_BYTES, SUFFIXES
+from alexnet_lab.data.lists import in_brief, line_by_line
+from alexnet_lab.data.reading import Budget, check_member, read_regular, read_whole
 from alexnet_lab.data.tables import read_table
+
+MOST_VISITS = 8  # of one folder, through links; a link to a folder above itself would be followed without end
+IN_MEMORY = Budget(MOST_BYTES)  # bytes of image files that are held at the same time
 
 PART_NAMES: Mapping[str, str] = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -37,33 +44,65 @@ class Listing:
     paths: tuple[str, ...]  # below root
     labels: NDArray[np.int64]
     classes: tuple[str, ...]
-    state: str  # changes when a file does: sizes and times of change, or the checksums that stand in a .zip
+    state: str  # changes when a file does: from sizes and times of change, or from the checksums in a .zip
     parts: NDArray[np.str_] | None = None
     groups: NDArray[np.str_] | None = None
     notes: tuple[str, ...] = ()
 
     @contextmanager
-    def reader(self) -> Iterator[Callable[[str], bytes]]:
-        """Give a function from a path to the file's bytes; it may be called from several threads."""
+    def reader(self) -> Iterator[Callable[[str], AbstractContextManager[bytes]]]:
+        """Give a function that opens a path as the file's bytes, for the duration of a block, in any thread.
+
+        It raises one of UNREADABLE for a path that is no regular file or larger than MOST_BYTES.
+        """
         if self.root.is_dir():
-            yield lambda path: (self.root / path).read_bytes()
+            yield self._read_file
         else:
             with zipfile.ZipFile(self.root) as archive:
-                yield archive.read
+                yield lambda path: _read_member(archive, path)
+
+    @contextmanager
+    def _read_file(self, path: str) -> Iterator[bytes]:
+        place = self.root / path
+        with IN_MEMORY.hold(min(place.stat().st_size, MOST_BYTES)):
+            yield read_regular(place, MOST_BYTES)
+
+
+@contextmanager
+def _read_member(archive: zipfile.ZipFile, path: str) -> Iterator[bytes]:
+    member = archive.getinfo(path)
+    if member.file_size > MOST_BYTES:
+        raise ValueError(f"it has {member.file_size:,} bytes; at most {MOST_BYTES:,} are read")
+    # zipfile returns no more than the size that the archive states, and compares the content with the checksum.
+    with IN_MEMORY.hold(member.file_size), archive.open(member) as file:
+        yield read_whole(file, MOST_BYTES)
 
 
 def list_folder(root: Path) -> Listing:
-    """List a folder of class folders; its state is every file's size and time of change, which takes no reading."""
+    """List a folder of class folders; its state is every file's size and time of change, so no file is read."""
     entries: dict[str, str] = {}
     folders: set[str] = set()
-    for place, below, names in os.walk(root, followlinks=True):
+    visits: Counter[tuple[int, int]] = Counter()
+    for folder, below, names in os.walk(root, followlinks=True, onerror=_raise):
         below.sort()
-        base = Path(place).relative_to(root).as_posix()
+        status = Path(folder).stat()
+        visits[status.st_dev, status.st_ino] += 1
+        if visits[status.st_dev, status.st_ino] > MOST_VISITS:
+            raise ValueError(
+                f"in {root}, links lead to the folder {Path(folder).resolve()} again and again, the last time by "
+                f"{folder}; remove links to a folder that contains them"
+            )
+        base = Path(folder).relative_to(root).as_posix()
         if base != ".":
             folders.add(base)
         for name in names:
-            entries[name if base == "." else f"{base}/{name}"] = _state_of(Path(place) / name)
+            entries[name if base == "." else f"{base}/{name}"] = _state_of(Path(folder) / name)
     return _listed(root, entries, folders, state=str(root.resolve()))
+
+
+def _raise(error: OSError) -> None:
+    """Refuse a folder that cannot be listed: os.walk would leave it out in silence."""
+    raise error
 
 
 def list_archive(root: Path) -> Listing:
@@ -71,11 +110,13 @@ def list_archive(root: Path) -> Listing:
     try:
         with zipfile.ZipFile(root) as archive:
             members = archive.infolist()
-    except zipfile.BadZipFile as error:
+    except (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error) as error:
         raise ValueError(f"{root} is no readable .zip ({error}); was the download cut short?") from None
-    locked = [member.filename for member in members if member.flag_bits & 1]
-    if locked:
-        raise ValueError(f"{root} is encrypted (first: {locked[0]}); decrypt it first")
+    for member in members:
+        try:
+            check_member(member)
+        except ValueError as error:
+            raise ValueError(f"{root} cannot be read: {error}") from None
     entries = {m.filename: f"{m.file_size},{m.CRC:08x}" for m in members if not m.is_dir()}
     folders = {m.filename.rstrip("/") for m in members if m.is_dir()}
     return _listed(root, entries, folders, state="")
@@ -91,11 +132,11 @@ def list_table(path: Path) -> Listing:
         if (problem := _problem_of(row, path.parent))
     ]
     if problems:
-        raise ValueError(_listed_problems(f"{path} has {len(problems)} {counted}s that cannot be used", problems))
+        raise ValueError(line_by_line(f"{path} has {len(problems)} {counted}s that cannot be used", problems))
     paths = tuple(row["path"] for row in rows)
     twice = [name for name, times in Counter(paths).items() if times > 1]
     if twice:
-        raise ValueError(_listed_problems(f"{path} names {len(twice)} images twice; keep one {counted} of each", twice))
+        raise ValueError(line_by_line(f"{path} names {len(twice)} images twice; keep one {counted} of each", twice))
     classes = _in_natural_order({row["label"] for row in rows})
     states = [_state_of(path.parent / name) for name in paths]
     digest = _digest([str(path.resolve()), *states, *(repr(sorted(row.items())) for row in rows)])
@@ -116,7 +157,7 @@ def _problem_of(row: dict[str, str], folder: Path) -> str:
         return "no path"
     if not row["label"]:
         return f"no label for {row['path']}"
-    if not (folder / row["path"]).is_file():
+    if not _is_file(folder / row["path"]):
         return f"no file at {folder / row['path']}"
     if "split" in row and row["split"].lower() not in PART_NAMES:
         return f"split must be one of {', '.join(PART_NAMES)}, got {row['split']!r}"
@@ -125,9 +166,18 @@ def _problem_of(row: dict[str, str], folder: Path) -> str:
     return ""
 
 
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        return False
+
+
 def _listed(root: Path, entries: Mapping[str, str], folders: set[str], state: str) -> Listing:
-    """Make sense of paths: which folder is a part, which a class."""
-    seen = {path: kind for path, kind in entries.items() if not _is_clutter(path)}
+    """Tell from the paths which folder is a part and which is a class."""
+    seen = {path: file_state for path, file_state in entries.items() if not _is_clutter(path)}
     images = sorted(path for path in seen if PurePosixPath(path).suffix.lower() in SUFFIXES)
     others = Counter(PurePosixPath(path).suffix.lower() or "no suffix" for path in seen.keys() - set(images))
     if not images:
@@ -138,25 +188,26 @@ def _listed(root: Path, entries: Mapping[str, str], folders: set[str], state: st
     strangers = sorted({parts[0] for parts in split_up if len(parts) > 1 and not _is_part(parts[0])})
     if with_parts and strangers:
         raise ValueError(
-            f"in {root}, beside a folder of training images stand {', '.join(strangers)}; a part is called one of "
-            f"{', '.join(PART_NAMES)}: rename them, or move them elsewhere"
+            f"in {root}, next to a folder of training images, these folders are no parts: {in_brief(strangers)}. A "
+            f"part is called one of {', '.join(PART_NAMES)}: rename them, or move them elsewhere"
         )
     class_at = 1 if with_parts else 0
     astray = [path for path, parts in zip(images, split_up, strict=True) if len(parts) < class_at + 2]
     if astray:
-        raise ValueError(_listed_problems(f"in {root}, {len(astray)} images stand in no class folder", astray))
+        raise ValueError(line_by_line(f"in {root}, {len(astray)} images are in no class folder", astray))
     named = [parts[class_at] for parts in split_up]
     classes = _in_natural_order(set(named))
+    number_of = {name: number for number, name in enumerate(classes)}
     _check_folders(root, folders, depth, class_at, classes, split_up)
-    counted = ", ".join(f"{kind} {count}" for kind, count in others.most_common())
+    counted = in_brief([f"{kind} {count}" for kind, count in others.most_common()])
     return Listing(
         root,
         tuple(images),
-        np.array([classes.index(name) for name in named], np.int64),
+        np.array([number_of[name] for name in named], np.int64),
         classes,
         _digest([state, *(f"{path}:{seen[path]}" for path in images)]),
         np.array([PART_NAMES[parts[0].lower()] for parts in split_up]) if with_parts else None,
-        notes=(f"{others.total()} files that are no images were left aside ({counted})",) if others else (),
+        notes=(f"{others.total()} files that are no images were left out ({counted})",) if others else (),
     )
 
 
@@ -172,16 +223,16 @@ def _check_folders(
     filled = {parts[: class_at + 1] for parts in split_up}
     empty = sorted("/".join(parts) for parts in below if len(parts) == class_at + 1 and parts not in filled)
     if empty:
-        raise ValueError(f"in {root}, these class folders hold no images: {', '.join(empty)}; fill or remove them")
+        raise ValueError(f"in {root}, these class folders hold no images: {in_brief(empty)}; fill or remove them")
     if class_at:
         trained = {parts[1] for parts in split_up if PART_NAMES[parts[0].lower()] == "train"}
         untrained = [name for name in classes if name not in trained]
         if trained and untrained:
-            raise ValueError(f"in {root}, these classes have no training images: {', '.join(untrained)}")
+            raise ValueError(f"in {root}, these classes have no training images: {in_brief(untrained)}")
 
 
 def _wrappers(images: Sequence[str]) -> int:
-    """Count the folders that merely wrap everything: one name, the same for all, with class folders inside."""
+    """Return how many folders merely wrap everything: one name, the same for all, that contains class folders."""
     split_up = [PurePosixPath(path).parts for path in images]
     depth = 0
     while (
@@ -198,7 +249,7 @@ def _is_part(name: str) -> bool:
 
 
 def _is_clutter(path: str) -> bool:
-    """Say whether a name is what systems leave behind: hidden files, and resource forks in archives of a Mac."""
+    """Return whether a system left this file: hidden files, and resource forks in archives made on a Mac."""
     parts = PurePosixPath(path).parts
     hidden = any(part.startswith(".") and part != ".." for part in parts)
     return hidden or "__MACOSX" in parts or parts[-1] == "Thumbs.db"
@@ -212,16 +263,12 @@ def _in_natural_order(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(every))
 
 
-def _listed_problems(heading: str, problems: Sequence[str]) -> str:
-    return heading + ":\n  " + "\n  ".join(problems)
-
-
 def _state_of(path: Path) -> str:
-    """Return what changes when a file does, or when its rights do, without reading it."""
+    """Return a text that changes when the file or its permissions change; the file is not read."""
     try:
         status = path.stat()
-    except FileNotFoundError:
-        return "gone"  # a link that leads nowhere; reading it will say so
+    except OSError as error:  # a link that leads nowhere, or to itself; reading it gives the reason
+        return f"no status: {error.errno}"
     return f"{status.st_size},{status.st_mtime_ns},{status.st_ctime_ns}"
 
 

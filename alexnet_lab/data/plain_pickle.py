@@ -1,9 +1,9 @@
-"""Pickles of plain data, read without unpickling: nothing that stands in one is ever called.
+"""Read pickles of plain data without unpickling: nothing that a pickle names is ever called.
 
 A pickle is a program for a stack machine, and the machine of the standard library calls whatever the program names.
-Even confined to numpy's names it is not safe: a forged array type makes numpy take bytes for addresses. CIFAR's files
-need two dozen instructions, for dictionaries, lists, numbers, text and arrays of numbers. These are carried out here;
-the names that arrays are made with stand for what this file does, and any other instruction or name is refused.
+Even restricted to numpy's names it is not safe: with a forged array type, numpy reads bytes as addresses. CIFAR's files
+need two dozen instructions, for dictionaries, lists, numbers, text and arrays of numbers. This module executes these,
+and has its own functions for the names that arrays are made with; any other instruction or name is refused.
 """
 
 import pickletools
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-# Instructions that push what stands beside them.
+# Instructions that push their argument.
 CONSTANTS = frozenset(
     {
         *("BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT"),
@@ -48,7 +48,7 @@ class _Name(str):
 
 
 class _Kind:
-    """A type of plain numbers; its byte order comes after it."""
+    """A type of plain numbers; its byte order follows in a later instruction."""
 
     def __init__(self, name: str) -> None:
         if name not in KINDS:
@@ -56,12 +56,12 @@ class _Kind:
         self.name, self.order = name, "|"
 
     def fill(self, state: tuple[Any, ...]) -> None:
-        """Take what the pickle says of the type: version, byte order, and fields that plain numbers have not."""
+        """Take the state of the type: version, byte order, and fields that plain numbers do not have."""
         self.order = state[1]
 
 
 class _Array:
-    """An array; its content comes after it."""
+    """An array; its content follows in a later instruction."""
 
     content: NDArray[Any] | None = None
 
@@ -79,22 +79,22 @@ def read_plain_pickle(content: bytes) -> Any:
         for instruction, argument, _ in pickletools.genops(content):
             if instruction.name == "STOP":
                 return _finished(machine.stack.pop())
-            machine.carry_out(instruction.name, argument)
+            machine.execute(instruction.name, argument)
     except (AttributeError, IndexError, KeyError, OverflowError, SyntaxError, TypeError) as error:
         raise ValueError(f"its pickle is malformed ({type(error).__name__}: {error})") from error
     raise ValueError("its pickle has no end")
 
 
 class _Machine:
-    """The stack, and what plain data needs of its instructions."""
+    """The stack, and those of its instructions that plain data needs."""
 
     def __init__(self) -> None:
         self.stack: list[Any] = []
         self.marks: list[int] = []
         self.memo: dict[int, Any] = {}
 
-    def carry_out(self, name: str, argument: Any) -> None:
-        """Carry out one instruction."""
+    def execute(self, name: str, argument: Any) -> None:
+        """Execute one instruction."""
         if name in CONSTANTS:
             self.stack.append(argument)
         elif name in FIXED:
@@ -117,18 +117,18 @@ class _Machine:
     def append(self, items: list[Any]) -> None:
         """Append to the list on top."""
         if not isinstance(self.stack[-1], list):
-            raise TypeError("items for what is no list")
+            raise TypeError("items are appended to something other than a list")
         self.stack[-1].extend(items)
 
     def set_items(self, items: list[Any]) -> None:
         """Set keys and values, in turn, in the dictionary on top."""
         if not isinstance(self.stack[-1], dict):
-            raise TypeError("items for what is no dictionary")
+            raise TypeError("items are set in something other than a dictionary")
         self.stack[-1].update(zip(items[::2], items[1::2], strict=True))
 
-    def remember(self, place: int | None = None) -> None:
-        """Keep what is on top, to be asked for again."""
-        self.memo[len(self.memo) if place is None else place] = self.stack[-1]
+    def remember(self, number: int | None = None) -> None:
+        """Keep what is on top under a number, the next one by default."""
+        self.memo[len(self.memo) if number is None else number] = self.stack[-1]
 
     def name(self, name: str) -> None:
         """Push one of NAMES."""
@@ -137,7 +137,7 @@ class _Machine:
         self.stack.append(_Name(NAMES[name]))
 
     def make(self) -> None:
-        """Make what the name under the arguments stands for."""
+        """Replace a name and its arguments by what the name makes."""
         arguments, name = self.stack.pop(), self.stack.pop()
         match name:
             case _Name() if name == ARRAY and arguments[0] == CLASS:
@@ -147,7 +147,7 @@ class _Machine:
             case _Name() if name == BYTES and arguments[1] == "latin1":
                 self.stack.append(arguments[0].encode("latin1"))
             case _:
-                raise ValueError("its pickle calls what makes no array, and only plain data is read")
+                raise ValueError("its pickle calls something that makes no array, and only plain data is read")
 
     def fill(self) -> None:
         """Give an array, or its type, the state on top."""
@@ -162,11 +162,11 @@ STEPS: Mapping[str, Callable[[_Machine, Any], None]] = {
     "APPENDS": lambda machine, _: machine.append(machine.since_mark()),
     "SETITEM": lambda machine, _: machine.set_items([machine.stack.pop(-2), machine.stack.pop()]),
     "SETITEMS": lambda machine, _: machine.set_items(machine.since_mark()),
-    "BINPUT": lambda machine, place: machine.remember(place),
-    "LONG_BINPUT": lambda machine, place: machine.remember(place),
+    "BINPUT": lambda machine, number: machine.remember(number),
+    "LONG_BINPUT": lambda machine, number: machine.remember(number),
     "MEMOIZE": lambda machine, _: machine.remember(),
-    "BINGET": lambda machine, place: machine.stack.append(machine.memo[place]),
-    "LONG_BINGET": lambda machine, place: machine.stack.append(machine.memo[place]),
+    "BINGET": lambda machine, number: machine.stack.append(machine.memo[number]),
+    "LONG_BINGET": lambda machine, number: machine.stack.append(machine.memo[number]),
     "GLOBAL": lambda machine, name: machine.name(name),
     "STACK_GLOBAL": lambda machine, _: machine.name(f"{machine.stack.pop(-2)} {machine.stack.pop()}"),
     "REDUCE": lambda machine, _: machine.make(),
@@ -175,7 +175,7 @@ STEPS: Mapping[str, Callable[[_Machine, Any], None]] = {
 
 
 def _finished(value: Any) -> Any:
-    """Put arrays in the place of what they were made with, at the top and one level below, where CIFAR has them."""
+    """Replace array objects by their content, at the top and one level below, where CIFAR has them."""
     if isinstance(value, dict):
         return {key: _finished(item) if isinstance(item, _Array) else item for key, item in value.items()}
     if isinstance(value, _Array):

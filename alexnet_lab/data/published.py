@@ -1,4 +1,4 @@
-"""Published sets, as their authors publish them: fetched once and checked, or read from a copy at hand.
+"""Published sets, as their authors publish them: downloaded once and checked, or read from a copy.
 
 cifar10  cifar100         Krizhevsky 2009: 32x32, colour         cifar10:copies/cifar-10-python.tar.gz
 fashion-mnist             Xiao et al. 2017: 28x28, grey          fashion-mnist:folder-of-its-four-files
@@ -19,11 +19,15 @@ from alexnet_lab.data.archives import DAMAGED, ArchivedArray, read_idx, read_tar
 from alexnet_lab.data.cache import Allocate, cached_images, lock
 from alexnet_lab.data.decoding import fitted_side, shrink
 from alexnet_lab.data.download import Progress, Published, fetched, md5_of
-from alexnet_lab.data.images import Images
+from alexnet_lab.data.images import Images, first_alike
 from alexnet_lab.data.medmnist import MEDMNIST, ONE_LABEL, published_set
+from alexnet_lab.data.near_copies import near_copies
 from alexnet_lab.data.plain_pickle import read_plain_pickle
+from alexnet_lab.data.reading import check_regular
 
-Copies = Mapping[Path, str]  # files at hand, and the MD5 that the published ones have; empty where unknown
+Copies = Mapping[Path, str]  # local files, and the MD5 of the published ones; empty where unknown
+MOST_BYTES = 2**30  # of a file: the largest, CIFAR, have 170 MB
+MOST_MEDICAL_BYTES = 2**36  # the largest, at 224 pixels, has 13 GB
 
 CIFAR_ADDRESS = "https://www.cs.toronto.edu/~kriz/"
 CIFAR: Mapping[str, Published] = {
@@ -62,9 +66,13 @@ PUBLISHED: Mapping[str, str] = {
 
 
 def check_published(name: str, argument: str) -> None:
-    """Refuse a set that is not known, or a copy that is not there."""
+    """Refuse an unknown set, and a copy that does not exist or is no regular file."""
     if name == "medmnist" and not argument.endswith(".npz"):
         published_set(argument)
+    elif name == "fashion-mnist" and argument:
+        for pair in FASHION.values():
+            for file in pair:
+                _copy(f"{argument}/{file.name}")
     elif argument:
         _copy(argument)
 
@@ -80,20 +88,21 @@ def load_published(name: str, argument: str, side: int, fit: str, progress: Prog
             set_name, file = published_set(argument)
             path, known = fetched(file, progress), file.md5
         return _cached(
-            f"medmnist {set_name}", {path: known}, side, fit, lambda a: _medical(path, set_name, side, fit, a)
+            f"medmnist {set_name}", {path: known}, side, fit, progress, lambda a: _medical(path, set_name, side, fit, a)
         )
     if name == "fashion-mnist":
         files = {part: [_copy_or_fetched(f, argument, progress) for f in pair] for part, pair in FASHION.items()}
         copies = {path: file.md5 for part in FASHION for path, file in zip(files[part], FASHION[part], strict=True)}
-        return _cached(name, copies, side, fit, lambda _: _fashion(files))
+        return _cached(name, copies, side, fit, progress, lambda _: _fashion(files))
     path = _copy(argument) if argument else fetched(CIFAR[name], progress)
-    return _cached(name, {path: CIFAR[name].md5}, side, fit, lambda _: _cifar(name, path))
+    return _cached(name, {path: CIFAR[name].md5}, side, fit, progress, lambda _: _cifar(name, path))
 
 
 def _copy(argument: str) -> Path:
     path = Path(argument).expanduser()
     if not path.exists():
         raise FileNotFoundError(f"no copy at {path}; without a path, the published file is downloaded")
+    check_regular(path, MOST_MEDICAL_BYTES if path.suffix == ".npz" else MOST_BYTES)
     return path
 
 
@@ -101,22 +110,36 @@ def _copy_or_fetched(file: Published, folder: str, progress: Progress) -> Path:
     return _copy(f"{folder}/{file.name}") if folder else fetched(file, progress)
 
 
-def _cached(name: str, copies: Copies, side: int, fit: str, read: Callable[[Allocate], Images]) -> Images:
+def _cached(
+    name: str, copies: Copies, side: int, fit: str, progress: Progress, read: Callable[[Allocate], Images]
+) -> Images:
     def build(allocate: Allocate) -> Images:
-        found = {path: md5_of(path) for path in copies}
         try:
             with ExitStack() as held:
                 for path in copies:
-                    lock(held.enter_context(path.open("rb")), shared=True)  # upkeep.py removes nothing that is read
+                    lock(held.enter_context(path.open("rb")), shared=True)  # so that upkeep.py does not remove it
                 images = read(allocate)
         except DAMAGED as error:
             listed = ", ".join(map(str, copies))
             hint = "" if isinstance(error, ValueError) else "; was a download cut short?"
             raise ValueError(f"{listed} cannot be read as {name}: {error}{hint}") from error
-        other = [str(path) for path, known in copies.items() if known and found[path] != known]
+        md5s = {path: md5_of(path) for path in copies}  # after the reading, which refuses other files at once
+        other = [str(path) for path, known in copies.items() if known and md5s[path] != known]
         notes = (f"by its MD5 not the published file: {', '.join(other)}",) if other else ()
-        digest = hashlib.blake2b("\n".join([name, *found.values()]).encode(), digest_size=16).hexdigest()
-        return replace(images, name=name, pixels=shrink(images.pixels, side, fit), notes=notes, digest=digest)
+        digest = hashlib.blake2b("\n".join([name, *md5s.values()]).encode(), digest_size=16).hexdigest()
+        pixels = shrink(images.pixels, side, fit)
+        contents = first_alike([hashlib.blake2b(image.tobytes(), digest_size=16).digest() for image in pixels])
+        return replace(
+            images,
+            name=name,
+            pixels=pixels,
+            contents=contents,
+            near_copies=near_copies(
+                pixels, np.unique(contents), lambda done, total: progress("looking for copies", done, total)
+            ),
+            notes=notes,
+            digest=digest,
+        )
 
     states = [f"{path.resolve()},{path.stat().st_size},{path.stat().st_mtime_ns}" for path in copies]
     return cached_images(f"published {name} {states} at most {side}, {fit}", build)
@@ -128,6 +151,8 @@ def _cifar(name: str, path: Path) -> Images:
     if not all(isinstance(value, dict) for value in content.values()):
         raise ValueError("its pickles do not hold what CIFAR's do")
     batches = [content[file] for file in (*train, test)]
+    if not all(isinstance(batch["data"], np.ndarray) and isinstance(batch[label_key], list) for batch in batches):
+        raise ValueError("its pickles do not hold what CIFAR's do")
     pixels = np.concatenate([batch["data"] for batch in batches]).reshape(-1, 3, 32, 32)
     counts = [sum(len(content[file][label_key]) for file in train), len(content[test][label_key])]
     return _checked(
@@ -159,11 +184,11 @@ def _medical(path: Path, name: str, side: int, fit: str, allocate: Allocate) -> 
     with zipfile.ZipFile(path) as archive:
         parts = {"train": "train", "val": "validation", "test": "test"}
         images = {part: ArchivedArray(archive, f"{part}_images") for part in parts}
-        labels = [ArchivedArray(archive, f"{part}_labels").whole() for part in parts]
-        if any(part.ndim != 2 or part.shape[1] != 1 for part in labels):
-            raise ValueError(f"its images have several labels each, and {ONE_LABEL}")
-        numbers = np.concatenate(labels)[:, 0].astype(np.int64)
+        labels = {part: ArchivedArray(archive, f"{part}_labels") for part in parts}
         shape = images["train"].shape  # N H W, and 3 where there is colour
+        for part in parts:
+            _check_medical(part, images[part], labels[part], shape)
+        numbers = np.concatenate([array.whole() for array in labels.values()])[:, 0].astype(np.int64)
         stored = min(side, fitted_side(shape[1], shape[2], fit))
         counts = [array.shape[0] for array in images.values()]
         pixels = allocate((sum(counts), 3 if len(shape) == 4 else 1, stored, stored))
@@ -178,8 +203,26 @@ def _medical(path: Path, name: str, side: int, fit: str, allocate: Allocate) -> 
     return _checked(Images(name, pixels, numbers, classes, np.repeat(list(parts.values()), counts)))
 
 
+def _check_medical(part: str, images: ArchivedArray, labels: ArchivedArray, shape: tuple[int, ...]) -> None:
+    """Refuse arrays that are not images, N H W or N H W 3 of bytes, all of one size, with one label each."""
+    if len(labels.shape) == 2 and labels.shape[1] > 1:
+        raise ValueError(f"its images have several labels each, and {ONE_LABEL}")
+    if labels.shape != (images.shape[0], 1) or labels.dtype.kind not in "iu":
+        raise ValueError(
+            f"{part}_labels must be whole numbers, {images.shape[0]} x 1, for {images.shape[0]} images; it has "
+            f"{labels.dtype}, {labels.shape}"
+        )
+    if images.dtype != np.uint8 or len(shape) not in (3, 4) or shape[3:] not in ((), (3,)) or 0 in images.shape:
+        raise ValueError(
+            f"{part}_images must be bytes, N x H x W or N x H x W x 3, none of them 0; it has {images.dtype}, "
+            f"{images.shape}"
+        )
+    if images.shape[1:] != shape[1:]:
+        raise ValueError(f"train_images and {part}_images have different shapes, {shape} and {images.shape}")
+
+
 def _checked(images: Images) -> Images:
-    """Refuse a set whose pieces do not belong together."""
+    """Refuse a set whose parts do not fit together."""
     if len(images.pixels) != len(images.labels) or images.pixels.dtype != np.uint8:
         raise ValueError(f"it has {len(images.pixels)} images of {images.pixels.dtype} and {len(images.labels)} labels")
     outside = _outside(images.labels, len(images.classes))

@@ -1,13 +1,13 @@
-"""The mean, spread and colours of the training images: what brings pixels to the scale that a network expects.
+"""The mean, spread and colours of the training images, which bring pixels to the scale that a network expects.
 
-scale   unit         mean 0 and standard deviation 1: what modern initial values assume
-        pixels       0 to 255 less the mean of each channel, spread about 70: what the initial values of 2012 assume
-        mean-image   0 to 255 less the mean image, which has a value for each pixel: what was done in 2012 (paper, 2)
+scale   unit         mean 0 and standard deviation 1, as modern initial values assume
+        pixels       0 to 255 minus the mean of each channel, spread about 70, as the initial values of 2012 assume
+        mean-image   0 to 255 minus the mean image, which has a value for each pixel, as was done in 2012 (paper, 2)
 
-Figures per channel are of the images as the network sees them in evaluation, up-scaling included: it smooths, and so
-takes away spread. The mean image is of the stored pixels, and taken from them before anything moves: a crop loses the
-same crop of the mean image, a mirrored one the mirrored one. All that follows is linear in the pixels with weights that
-sum to 1, so this is exact.
+Means and spreads per channel are of the images as the network sees them in evaluation, enlarged if need be: enlarging
+smooths, and so reduces the spread. The mean image is one of stored pixels and is subtracted before augmentation, so
+that a crop loses the same crop of it, and a mirrored image the mirrored one. All later steps are linear in the pixels
+with weights that sum to 1, so this is exact.
 """
 
 from dataclasses import dataclass
@@ -21,11 +21,9 @@ from alexnet_lab.choices import unknown_choice
 from alexnet_lab.data.views import Geometry, middle_weights
 
 SCALES = ("unit", "pixels", "mean-image")
-ENOUGH = 10_000  # images for these figures; of more, as many evenly spaced ones are read
-
-
+ENOUGH = 10_000  # images for these statistics; of more, as many evenly spaced ones are read
 CHANNELS = ("auto", "grey", "rgb")
-# How bright each of red, green and blue looks, after ITU-R BT.601, as Pillow has it too.
+# Weights of red, green and blue in grey, by ITU-R BT.601, as in Pillow.
 BRIGHTNESS = (0.299, 0.587, 0.114)
 
 
@@ -43,14 +41,14 @@ class Scaling:
 
 
 def count_channels(wanted: str, stored: int) -> int:
-    """Return how many channels a network sees: as stored, or grey, or three whatever is stored."""
+    """Return how many channels a network sees: as many as are stored, one for grey, three for rgb."""
     if wanted not in CHANNELS:
         raise unknown_choice("choice of channels", wanted, CHANNELS)
     return {"auto": stored, "grey": 1, "rgb": 3}[wanted]
 
 
 def with_channels(pixels: Tensor, channels: int) -> Tensor:
-    """Bring B C T T pixels to one channel or to three."""
+    """Return B C T T pixels with one channel or three."""
     if pixels.shape[1] == channels:
         return pixels
     if channels == 1:
@@ -75,7 +73,7 @@ def scaling_of(
     squares = torch.zeros(channels, dtype=torch.float64)
     image = torch.zeros(channels, geometry.stored, geometry.stored, dtype=torch.float64)
     # A view is y = R x R'. The sum of its pixels is r' x r with r the column sums of R, and the sum of their squares is
-    # that of x times G x G with G = R' R: exact, at the price of the stored pixels instead of the larger seen ones.
+    # that of x times G x G with G = R' R: exact, at the cost of the stored pixels, which are fewer.
     column_sums, gram = read.sum(0), read.T @ read
     cut = slice(geometry.middle, geometry.middle + geometry.seen) if geometry.stored == geometry.whole else None
     for start in range(0, len(spaced), 256):
@@ -95,7 +93,7 @@ def scaling_of(
             squares += (x * (gram @ x @ gram)).sum((0, 2, 3)).double()
     seen, kept = len(spaced) * geometry.seen**2, len(spaced) * geometry.stored**2
     mean = total / seen
-    # As torch.std has it: divided by one less than the count.
+    # As in torch.std: divided by one less than the count.
     deviation = ((squares - seen * mean**2) / max(seen - 1, 1)).clamp_min(0).sqrt()
     spread = deviation.clamp_min(1e-6) if scale == "unit" else torch.ones_like(mean)
     average = stored_total / kept
@@ -107,7 +105,7 @@ def scaling_of(
 def _components(covariance: Tensor) -> Tensor:
     """Return the principal components, each times its standard deviation; the largest entry of each is positive."""
     variances, directions = torch.linalg.eigh(covariance)
-    # The sign of an eigenvector is the library's whim; fixed, the same draw gives the same colour everywhere.
+    # The sign of an eigenvector depends on the library; with a fixed sign a draw gives the same colour everywhere.
     largest = directions.gather(0, directions.abs().argmax(0, keepdim=True))
     components: Tensor = directions * largest.sign() * variances.clamp_min(0).sqrt()
     return components

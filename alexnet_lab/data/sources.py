@@ -1,7 +1,7 @@
 """Where images come from, by one line of text.
 
 digits                        scikit-learn's handwritten digits: real, small, offline; the default
-synthetic:classes=4,side=32   made to order (synthetic.py)
+synthetic:classes=4,side=32   generated pictures (synthetic.py)
 cifar10, cifar100, fashion-mnist, medmnist:bloodmnist@64
                               published sets, downloaded once; `cifar10:PATH` reads a copy (published.py)
 a folder, .zip, .csv, .parquet
@@ -10,6 +10,7 @@ a folder, .zip, .csv, .parquet
 
 import hashlib
 import os
+import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,14 +18,19 @@ from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from alexnet_lab.choices import unknown_choice
 from alexnet_lab.data.cache import Allocate, cached_images
-from alexnet_lab.data.decoding import UNREADABLE, Look, bits_for, check_fit, decode, look_at, shrink
-from alexnet_lab.data.images import Images
+from alexnet_lab.data.decoding import UNREADABLE, Look, bits_for, check_fit, decode, look_at, reason, shrink
+from alexnet_lab.data.images import Images, first_alike
 from alexnet_lab.data.listings import Listing, list_archive, list_folder, list_table
+from alexnet_lab.data.lists import line_by_line
+from alexnet_lab.data.near_copies import near_copies
 from alexnet_lab.data.published import PUBLISHED, check_published, load_published
+from alexnet_lab.data.reading import check_regular
 from alexnet_lab.data.synthetic import parse_pictures
+from alexnet_lab.data.tables import MOST_TABLE_BYTES
 
 __all__ = ["SOURCES", "Images", "check_source", "load_images"]
 
@@ -33,7 +39,7 @@ Result = TypeVar("Result")
 
 SOURCES: Mapping[str, str] = {
     "digits": "scikit-learn's 1,797 handwritten digits, 8x8, grey",
-    "synthetic": "gratings in noise, made to order: synthetic:classes=4,side=32,count=1000,difficulty=0.5,seed=0",
+    "synthetic": "gratings in noise, generated: synthetic:classes=4,side=32,count=1000,difficulty=0.5,seed=0",
     **PUBLISHED,
 }
 LISTINGS: Mapping[str, Callable[[Path], Listing]] = {
@@ -41,6 +47,7 @@ LISTINGS: Mapping[str, Callable[[Path], Listing]] = {
     ".csv": list_table,
     ".parquet": list_table,
 }
+MOST_ARCHIVE_BYTES = 2**42  # 4 TB; each file in it has a limit of its own
 STRETCH = 4096
 LARGEST_SIDE = 2**14  # of a stored image: no network sees more
 
@@ -57,7 +64,7 @@ def load_images(
     _check_readable(images.unreadable, len(images.labels), skip_bad)
     if len(images.classes) < 2:
         raise ValueError(
-            f"{data} has one class, {images.classes[0]!r}, and nothing to tell it from; add images of another class"
+            f"{data} has one class, {images.classes[0]!r}; a network needs at least two: add images of another class"
         )
     return images
 
@@ -65,16 +72,16 @@ def load_images(
 def _check_readable(unreadable: Mapping[int, str], count: int, skip_bad: bool) -> None:
     if not unreadable:
         return
-    listed = "\n  ".join(unreadable[index] for index in sorted(unreadable))
+    listed = [unreadable[index] for index in sorted(unreadable)]
     bad = f"{len(unreadable)} of {count} images cannot be read"
     if not skip_bad:
-        raise ValueError(f"{bad}; mend or remove them, or go on without them by --skip-bad:\n  {listed}")
+        raise ValueError(line_by_line(f"{bad}; replace or remove them, or leave them out with --skip-bad", listed))
     if len(unreadable) == count:
-        raise ValueError(f"{bad}: nothing is left to go on with; the first says {listed.splitlines()[0]}")
+        raise ValueError(f"{bad}, so none is left; the first is {listed[0]}")
 
 
 def check_source(data: str) -> None:
-    """Refuse what cannot be a source, before any image is read; nothing is opened or downloaded."""
+    """Refuse what cannot be a source, before any image is read; opens and downloads nothing."""
     name, colon, argument = data.partition(":")
     if name == "synthetic":
         parse_pictures(argument)
@@ -92,8 +99,10 @@ def check_source(data: str) -> None:
         if path.suffix or len(path.parts) > 1:
             raise FileNotFoundError(f"no data at {path}; {expected}")
         raise ValueError(f"{unknown_choice('data source', data, SOURCES)} No folder or file has that name either.")
-    if path.is_file() and path.suffix.lower() not in LISTINGS:
-        raise ValueError(f"cannot read {path} as data; {expected}")
+    if not path.is_dir():
+        check_regular(path, MOST_ARCHIVE_BYTES if path.suffix.lower() == ".zip" else MOST_TABLE_BYTES)
+        if path.suffix.lower() not in LISTINGS:
+            raise ValueError(f"cannot read {path} as data; {expected}")
 
 
 def _loaded(data: str, side: int, fit: str, skip_bad: bool, progress: Progress) -> Images:
@@ -124,14 +133,14 @@ def _fitted(images: Images, side: int, fit: str) -> Images:
     small = shrink(images.pixels, side, fit)
     if small is images.pixels:
         return images
-    # What it is comes before what size it was asked at: the fingerprint stays that of the whole.
+    # The fingerprint is that of the whole images, whatever side is asked for.
     return Images(images.name, small, images.labels, images.classes, images.parts, digest=images.fingerprint)
 
 
 def _decoded(listing: Listing, side: int, fit: str, skip_bad: bool, progress: Progress) -> Images:
     def build(allocate: Allocate) -> Images:
         images = _decode_all(listing, side, fit, allocate, progress)
-        # Refused before it is kept: whatever was in the way, a right or a cable, may be mended and leave no trace.
+        # Before the entry is kept: a file that cannot be read now, for want of a permission, may be readable next time.
         _check_readable(images.unreadable, len(images.labels), skip_bad)
         return images
 
@@ -143,16 +152,19 @@ def _decode_all(listing: Listing, side: int, fit: str, allocate: Allocate, progr
     count = len(listing.paths)
     unreadable: dict[int, str] = {}
     digests = [b""] * count
-    # Pillow holds no lock while it decodes and resizes, so threads use every core, and share one open archive.
-    with listing.reader() as read, ThreadPoolExecutor(os.cpu_count()) as pool:
+    # Pillow releases the interpreter's lock while it decodes and resizes, so threads use every core; they share one
+    # open archive.
+    with listing.reader() as read, ThreadPoolExecutor(os.cpu_count()) as pool, warnings.catch_warnings():
+        # Pillow warns of images that are refused here, each with its name, for their size.
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 
         def look(index: int) -> Look | None:
             try:
-                content = read(listing.paths[index])
-                digests[index] = hashlib.blake2b(content, digest_size=16).digest()
-                return look_at(content)
+                with read(listing.paths[index]) as content:
+                    digests[index] = hashlib.blake2b(content, digest_size=16).digest()
+                    return look_at(content)
             except UNREADABLE as error:
-                unreadable[index] = f"{listing.paths[index]}: {error}"
+                unreadable[index] = f"{listing.paths[index]}: {reason(error)}"
                 return None
 
         looks: list[Look] = []
@@ -169,9 +181,10 @@ def _decode_all(listing: Listing, side: int, fit: str, allocate: Allocate, progr
             if index in unreadable:
                 return
             try:
-                image = decode(read(listing.paths[index]), stored, fit, grey, bits)
+                with read(listing.paths[index]) as content:
+                    image = decode(content, stored, fit, grey, bits)
             except UNREADABLE as error:
-                unreadable[index] = f"{listing.paths[index]}: {error}"
+                unreadable[index] = f"{listing.paths[index]}: {reason(error)}"
                 return
             pixels[index] = image
             coloured[index] = not grey and bool((image != image[:1]).any())
@@ -181,6 +194,8 @@ def _decode_all(listing: Listing, side: int, fit: str, allocate: Allocate, progr
 
     if not coloured.any():
         pixels = pixels[:, :1]
+    contents = first_alike(digests)
+    different = np.setdiff1d(contents, np.array(list(unreadable), np.int64))
     notes = [*listing.notes, *_remarks(looks, stored, side, fit, bits)]
     notes += _remarks_on_colour(listing, coloured, unreadable)
     return Images(
@@ -191,15 +206,16 @@ def _decode_all(listing: Listing, side: int, fit: str, allocate: Allocate, progr
         listing.parts,
         listing.groups,
         np.array(listing.paths),
-        _first_alike(digests),
+        contents,
         tuple(notes),
         dict(sorted(unreadable.items())),
         _content_digest(listing, digests),
+        near_copies(pixels, different, lambda done, total: progress("looking for copies", done, total)),
     )
 
 
 def _worked(pool: ThreadPoolExecutor, work: Callable[[int], Result], count: int) -> Iterator[Result]:
-    """Yield the work on 0 to count - 1, a stretch at a time: a million waiting tasks would fill the memory."""
+    """Yield the results for 0 to count - 1; a limited number of tasks waits at a time, to bound the memory."""
     for start in range(0, count, STRETCH):
         yield from pool.map(work, range(start, min(start + STRETCH, count)))
 
@@ -213,8 +229,8 @@ def _remarks_on_colour(listing: Listing, coloured: NDArray[np.bool_], unreadable
     counts = np.bincount(listing.labels[coloured], minlength=len(listing.classes))
     where = ", ".join(f"{name} {count}" for name, count in zip(listing.classes, counts, strict=True) if count)
     return [
-        f"{coloured.sum()} of {count} images are coloured ({where}), the others grey: three channels. Where the tint "
-        "goes with the class, a network learns the tint; channels=grey takes it away"
+        f"{coloured.sum()} of {count} images are coloured ({where}), the others grey: three channels. If the tint "
+        "depends on the class, a network learns the tint; channels=grey removes it"
     ]
 
 
@@ -223,23 +239,17 @@ def _remarks(looks: list[Look], stored: int, side: int, fit: str, bits: int) -> 
     deep = sum(seen.brightest > 0 for seen in looks)
     if bits > 8:
         remarks.append(
-            f"{deep} images are deeper than 8 bits: {bits} hold the brightest, of those the upper 8 were kept"
+            f"{deep} images have more than 8 bits: the brightest needs {bits}, of which the upper 8 were kept"
         )
         if deep < len(looks):
-            remarks.append(f"{len(looks) - deep} images have 8 bits, the others more: compare their brightness")
+            remarks.append(f"{len(looks) - deep} images have 8 bits and the others more: compare their brightness")
     smaller = sum(min(seen.width, seen.height) < stored for seen in looks)
     if smaller and stored <= side:
         remarks.append(f"{smaller} images have fewer than the {stored} pixels a side that are stored: enlarged")
     uneven = sum(max(seen.width, seen.height) > 1.25 * min(seen.width, seen.height) for seen in looks)
     if uneven:
-        remarks.append(f"{uneven} images are far from square (5:4 or more); brought into one by fit={fit!r}")
+        remarks.append(f"{uneven} images are far from square (5:4 or more) and were made square by fit={fit!r}")
     return remarks
-
-
-def _first_alike(digests: list[bytes]) -> NDArray[np.int64]:
-    """Return for each file the number of the first one of the same bytes; what could not be read is like no other."""
-    first: dict[bytes, int] = {}
-    return np.array([first.setdefault(digest, at) if digest else at for at, digest in enumerate(digests)], np.int64)
 
 
 def _content_digest(listing: Listing, digests: list[bytes]) -> str:

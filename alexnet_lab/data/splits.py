@@ -1,17 +1,17 @@
-"""Which image serves which purpose: stratified, and the same for every run that shares a split seed.
+"""Divide images into train, validation and test: stratified, and the same for all runs with one split seed.
 
-What a source says is respected:
+The parts that a source gives are kept:
 
-    train, validation, test      as they stand
+    train, validation, test      as given
     train, test                  validation is held out of train
-    train, validation            the given validation images are the test; validation is held out of train. Numbers
-                                 published for such a set are numbers on those images, and whoever picks the best epoch
-                                 on the images that the figure is taken from reports too good a figure
+    train, validation            the given validation images are the test, since figures published for such a set are
+                                 for those images; validation is held out of train, since a figure is too good if the
+                                 best epoch is chosen on the images that it is measured on
     nothing                      test is held out, then validation
 
-A fold, `2/5`, makes the second fifth of what is not an official test set the test, and holds validation out of the
-rest. A hold-out is a fifth, but no more than 5,000 images. Where groups are known (the images of one patient), a group
-stands on one side only. Every side has an image, and every class one to train on: what cannot be split so is refused.
+With a fold, `2/5`, the test is the second fifth of all images outside an official test set, and validation is held out
+of the rest. A hold-out is a fifth, but no more than 5,000 images. All images of a group (a patient) are in one part.
+Every part has an image, and every class has one to train on; what cannot be divided so is refused.
 """
 
 import json
@@ -21,6 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from alexnet_lab.data.lists import in_brief
 from alexnet_lab.randomness import derived_seed
 
 Indices = NDArray[np.int64]
@@ -31,12 +32,12 @@ MOST_HELD_OUT = 5000
 
 @dataclass(frozen=True)
 class Split:
-    """Indices into a set of images; no index stands twice."""
+    """Indices into a set of images; no index occurs twice."""
 
     train: Indices
     validation: Indices
     test: Indices
-    notes: tuple[str, ...] = ()  # what a user must be told of how it came about
+    notes: tuple[str, ...] = ()  # what a user must be told about how it was made
 
     def to_json(self) -> str:
         """Write the three lists."""
@@ -60,14 +61,16 @@ def split_images(
     seed: int = 0,
     fold: str = "",
 ) -> Split:
-    """Split as the text above says; usable are the indices that may stand in it, all by default."""
+    """Split as the text above says; usable are the indices that may be in it, all by default."""
     every = np.arange(len(labels)) if usable is None else usable
     official: dict[str, Indices] = {}
     if parts is not None:
         _refuse_lost_parts(parts, every)
         official = {name: every[parts[every] == name] for name in PARTS if name in parts[every]}
     if official and "train" not in official:
-        raise ValueError(f"the data has images for {' and '.join(official)} but none to train on; name a part `train`")
+        raise ValueError(
+            f"the data has images for {' and '.join(official)} and none for train; add a part called `train`"
+        )
     if groups is not None and parts is not None:
         _refuse_shared_groups(parts[every], groups[every])
     notes = []
@@ -75,7 +78,7 @@ def split_images(
         number, folds = parse_fold(fold)
         pool = np.setdiff1d(every, official.get("test", np.empty(0, np.int64)))
         if "test" in official:
-            notes.append("the folds are of the images outside the official test set, which is left out altogether")
+            notes.append("the folds are of the images outside the official test set, which is not used")
         if "validation" in official:
             notes.append("the folds are of the official training and validation images together")
         _check_counts(labels[pool], classes, folds)
@@ -96,7 +99,7 @@ def split_images(
     if "test" in official and "validation" in official and not fold:
         _refuse_untrained(labels[official["train"]], classes)
         return Split(official["train"], official["validation"], test, tuple(notes))
-    # Without an official test set the two hold-outs are of one size, a share of the whole.
+    # Without an official test set both hold-outs have the same size, a share of the whole.
     whole = len(every) if not official and not fold else len(rest)
     _check_counts(labels[rest], classes, 2, " outside the test")
     _check_groups(rest, groups, 2, " outside the test")
@@ -108,7 +111,7 @@ def parse_fold(text: str) -> tuple[int, int]:
     """Read `2/5`: the second of five folds."""
     number, slash, folds = text.partition("/")
     if not (slash and number.isdecimal() and folds.isdecimal() and 1 <= int(number) <= int(folds) >= 2):
-        raise ValueError(f"a fold is written k/n, such as 2/5 for the second of five, got {text!r}")
+        raise ValueError(f"a fold is written k/n, such as 2/5 for the second of five; got {text!r}")
     return int(number), int(folds)
 
 
@@ -121,49 +124,47 @@ def _check_counts(labels: NDArray[np.int64], classes: tuple[str, ...], least: in
     few = [f"{name} ({count})" for name, count in zip(classes, counts, strict=True) if count < least]
     if few:
         raise ValueError(
-            f"each class needs at least {least} images{where}, one for each side of the split; too few in: "
-            f"{', '.join(few)}: add images of these classes, or leave the classes out"
+            f"each class needs at least {least} images{where}, one for each part of the split; too few in: "
+            f"{in_brief(few)}: add images of these classes, or leave the classes out"
         )
 
 
 def _check_groups(indices: Indices, groups: NDArray[np.str_] | None, least: int, where: str = "") -> None:
     if groups is None:
         return
-    there = np.unique(groups[indices])
-    if len(there) < least:
-        shown = ", ".join(there.tolist())
+    names = np.unique(groups[indices]).tolist()
+    if len(names) < least:
         raise ValueError(
-            f"a split by group needs at least {least} groups{where}, since a group stands on one side only; there "
-            f"{'is' if len(there) == 1 else 'are'} {len(there)} ({shown}): add images of others, or leave the column "
-            "`group` out"
+            f"a split by group needs at least {least} groups{where}, since a group is in one part only; got "
+            f"{len(names)} ({in_brief(names)}): add images of others, or remove the column `group`"
         )
 
 
 def _divide(
     indices: Indices, labels: NDArray[np.int64], groups: NDArray[np.str_] | None, count: int, seed: int, purpose: str
 ) -> tuple[Indices, Indices]:
-    """Take count images out, every class in its proportion, groups whole."""
+    """Hold out so many images, with every class in proportion and groups kept whole; return the others and these."""
     from sklearn.model_selection import train_test_split
 
     if groups is not None:
         folds = max(2, min(round(len(indices) / count), len(np.unique(groups[indices]))))
         return _first_fair(_folds(indices, labels, groups, folds, seed, purpose), indices, labels, purpose)
-    luck = derived_seed(seed, "split", purpose) % 2**32  # what scikit-learn accepts
-    kept, taken = train_test_split(indices, test_size=count, random_state=luck, stratify=labels[indices])
+    random_state = derived_seed(seed, "split", purpose) % 2**32  # what scikit-learn accepts
+    kept, taken = train_test_split(indices, test_size=count, random_state=random_state, stratify=labels[indices])
     return np.sort(kept), np.sort(taken)
 
 
 def _first_fair(
     folds: list[tuple[Indices, Indices]], indices: Indices, labels: NDArray[np.int64], purpose: str
 ) -> tuple[Indices, Indices]:
-    """Return the first fold of groups that is not empty, nor most of the images, nor all there is of a class."""
+    """Return the first fold of groups that is not empty and has neither most images nor all images of a class."""
     present = np.unique(labels[indices])
     for kept, taken in folds:
         if 0 < len(taken) <= len(kept) and np.array_equal(np.unique(labels[kept]), present):
             return kept, taken
     raise ValueError(
-        f"no {purpose} images can be held out by group: every choice of whole groups takes most of the images, or a "
-        "class as a whole; add groups, or say in a column `split` which image serves what"
+        f"no {purpose} images can be held out by group: every choice of whole groups has most of the images, or all of "
+        "a class; add groups, or give the part of each image in a column `split`"
     )
 
 
@@ -176,11 +177,11 @@ def _fold(
     seed: int,
 ) -> tuple[Indices, Indices]:
     if groups is not None:
-        there = len(np.unique(groups[indices]))
-        if there < folds:
+        count = len(np.unique(groups[indices]))
+        if count < folds:
             raise ValueError(
-                f"{there} groups cannot be dealt to {folds} folds, since a group stands in one of them only; ask for "
-                f"at most {there}"
+                f"{count} groups cannot be divided into {folds} folds, since a group is in one fold only; ask for at "
+                f"most {count}"
             )
     kept, taken = _folds(indices, labels, groups, folds, seed, "folds")[number - 1]
     if not len(taken):
@@ -193,17 +194,18 @@ def _fold(
 def _folds(
     indices: Indices, labels: NDArray[np.int64], groups: NDArray[np.str_] | None, folds: int, seed: int, purpose: str
 ) -> list[tuple[Indices, Indices]]:
-    """Deal the images to folds; return for each what is outside it, and what is in it."""
+    """Divide the images into folds; return for each the indices outside it and those in it."""
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
-    luck = derived_seed(seed, "split", purpose) % 2**32
-    dealer = (StratifiedKFold if groups is None else StratifiedGroupKFold)(folds, shuffle=True, random_state=luck)
+    random_state = derived_seed(seed, "split", purpose) % 2**32
+    kind = StratifiedKFold if groups is None else StratifiedGroupKFold
+    folder = kind(folds, shuffle=True, random_state=random_state)
     owners = None if groups is None else groups[indices]
     with warnings.catch_warnings():
-        # That a class has fewer images than there are folds; what it has to stand in is checked here, in the outcome.
+        # A class may have fewer images than there are folds; the callers check that it is where it has to be.
         warnings.filterwarnings("ignore", "The least populated class", UserWarning)
-        parted = list(dealer.split(indices, labels[indices], owners))
-    return [(indices[kept], indices[taken]) for kept, taken in parted]
+        divided = list(folder.split(indices, labels[indices], owners))
+    return [(indices[kept], indices[taken]) for kept, taken in divided]
 
 
 def _refuse_lost_parts(parts: NDArray[np.str_], usable: Indices) -> None:
@@ -211,8 +213,8 @@ def _refuse_lost_parts(parts: NDArray[np.str_], usable: Indices) -> None:
         given = int((parts == name).sum())
         if given and name not in parts[usable]:
             raise ValueError(
-                f"none of the {given} {name} images that the data names can be read; mend them, or take them out, and "
-                "the split is made without them"
+                f"none of the {given} {name} images can be read; replace them, or remove them from the data, which is "
+                "then split without them"
             )
 
 
@@ -220,19 +222,19 @@ def _refuse_untrained(labels: NDArray[np.int64], classes: tuple[str, ...]) -> No
     untrained = [name for number, name in enumerate(classes) if number not in labels]
     if untrained:
         raise ValueError(
-            f"these classes have no training images in the given split: {', '.join(untrained)}; move some of their "
+            f"these classes have no training images in the given split: {in_brief(untrained)}; move some of their "
             "images to `train`, or leave the classes out"
         )
 
 
 def _refuse_shared_groups(parts: NDArray[np.str_], groups: NDArray[np.str_]) -> None:
-    sides: dict[str, set[str]] = {}
+    parts_of: dict[str, set[str]] = {}
     for part, group in zip(parts.tolist(), groups.tolist(), strict=True):
-        sides.setdefault(group, set()).add(part)
-    shared = sorted(group for group, where in sides.items() if len(where) > 1)
+        parts_of.setdefault(group, set()).add(part)
+    shared = sorted(group for group, several in parts_of.items() if len(several) > 1)
     if shared:
-        shown = ", ".join(shared[:10]) + (", ..." if len(shared) > 10 else "")
         raise ValueError(
-            f"{len(shared)} groups stand on two sides of the given split ({shown}), so its test would count images of "
-            "groups it was trained on; mend the split column, or leave it out and have the data split by group"
+            f"{len(shared)} groups are in two parts of the given split ({in_brief(shared)}), so a network would be "
+            "tested on groups that it was trained on; correct the column `split`, or remove it to split the data by "
+            "group"
         )

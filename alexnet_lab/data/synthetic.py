@@ -1,10 +1,10 @@
-"""Pictures made to order: any number, any size, any number of classes, and as hard as one likes.
+"""Generated pictures, of any number, size, number of classes and difficulty.
 
     synthetic   synthetic:classes=10,side=64,count=5000,difficulty=0.8,seed=1
 
-A class is the direction of a grating, and among classes that share one, its pitch. Where the grating starts and how it
-is coloured is chance, so no single pixel gives the class away: it takes a network that looks for edges. Difficulty is
-the share of noise: 0 is a clean grating, 1 is noise alone, where no one can do better than chance.
+A class is the direction of a grating, and among classes that share one, its pitch. Phase and colour are random, so that
+no single pixel tells the class: a network has to detect edges. Difficulty is the share of noise: 0 is a clean grating,
+1 is noise alone, where accuracy cannot exceed chance.
 """
 
 from dataclasses import asdict, dataclass
@@ -18,7 +18,7 @@ from alexnet_lab.randomness import derived_seed
 
 @dataclass(frozen=True)
 class Pictures:
-    """What is asked for."""
+    """The arguments of the data source."""
 
     classes: int = 4
     side: int = 32
@@ -37,29 +37,29 @@ class Pictures:
 
     @property
     def labels(self) -> NDArray[np.int64]:
-        """Return the class of each picture, in turn: every class has its share."""
+        """Return the class of each picture; the classes take turns."""
         return np.arange(self.count, dtype=np.int64) % self.classes
 
     def pixels(self) -> NDArray[np.uint8]:
-        """Draw them: N 3 S S."""
-        luck = np.random.default_rng(derived_seed(self.seed, "synthetic"))
-        made = np.empty((self.count, 3, self.side, self.side), np.uint8)
+        """Return the pictures, N 3 S S."""
+        rng = np.random.default_rng(derived_seed(self.seed, "synthetic"))
+        pixels = np.empty((self.count, 3, self.side, self.side), np.uint8)
         for start in range(0, self.count, 256):
             labels = self.labels[start : start + 256]
-            made[start : start + 256] = self._drawn(labels, luck)
-        return made
+            pixels[start : start + 256] = self._drawn(labels, rng)
+        return pixels
 
-    def _drawn(self, labels: NDArray[np.int64], luck: np.random.Generator) -> NDArray[np.uint8]:
+    def _drawn(self, labels: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.uint8]:
         directions = min(self.classes, 8)
         angle = (np.pi * (labels % directions) / directions)[:, None, None]
-        # Waves across the picture; a pitch needs about four pixels a wave to be seen.
+        # Waves across the picture; a wave needs about four pixels.
         pitches = -(-self.classes // directions)
         waves = np.linspace(min(3, self.side / 4), max(self.side / 4, 3), pitches + 1)[labels // directions]
         y, x = np.mgrid[: self.side, : self.side] / self.side
-        phase = luck.uniform(0, 2 * np.pi, (len(labels), 1, 1))
+        phase = rng.uniform(0, 2 * np.pi, (len(labels), 1, 1))
         grating = np.sin(2 * np.pi * waves[:, None, None] * (np.cos(angle) * x + np.sin(angle) * y) + phase)
-        colour = luck.uniform(0.3, 1, (len(labels), 3, 1, 1)) * luck.choice([-1, 1], (len(labels), 1, 1, 1))
-        noise = luck.standard_normal((len(labels), 3, self.side, self.side), np.float32)
+        colour = rng.uniform(0.3, 1, (len(labels), 3, 1, 1)) * rng.choice([-1, 1], (len(labels), 1, 1, 1))
+        noise = rng.standard_normal((len(labels), 3, self.side, self.side), np.float32)
         mixed = (1 - self.difficulty) * colour * grating[:, None] + self.difficulty * noise
         drawn: NDArray[np.uint8] = np.clip(np.rint(127.5 + 50 * mixed), 0, 255).astype(np.uint8)
         return drawn

@@ -2,11 +2,11 @@
 
     path        the image, relative to the table
     label       its class: text, whole numbers or categories
-    split       optional: train, validation or test, or what else they are called (listings.py)
+    split       optional: train, validation or test, or another name of them (listings.py)
     group       optional: the patient, the slide
 
-Names of columns are read without regard to case, other columns are left aside. The same table gives the same rows from
-either format; what is missing (an empty cell, a null, a NaN) is the empty text.
+The case of column names does not matter, and other columns are ignored. The same table gives the same rows in either
+format; a missing value (an empty cell, a null, a NaN) is the empty text. A CSV is UTF-8.
 """
 
 import csv
@@ -17,8 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from alexnet_lab.data.lists import in_brief
+from alexnet_lab.data.reading import check_regular
+
 LABEL_COLUMNS = ("path", "label")
 EXTRA_COLUMNS = ("split", "group")
+MOST_TABLE_BYTES = 2**28  # of the file: two million lines of 128 characters
+MOST_ROWS = 10_000_000
 INSTALL_PARQUET = 'pip install "alexnet-lab[parquet]"'
 
 
@@ -28,23 +33,47 @@ class Table:
 
     columns: tuple[str, ...]
     rows: list[dict[str, str]]
-    first: int  # the number that a user would give the first row
+    first: int  # the number of the first row, as a user would count
     counted: str  # what is counted: lines of a text, rows of a table
 
 
 def read_table(path: Path) -> Table:
-    """Read the table in the format that its suffix names."""
+    """Read the table in the format that its suffix names; raise a ValueError that names the file and what to do."""
+    check_regular(path, MOST_TABLE_BYTES)
     return FORMATS[path.suffix.lower()](path)
 
 
 def _read_csv(path: Path) -> Table:
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        places = _known_columns(path, list(reader.fieldnames or ()), "in its first line")
-        rows = [{name: (row[found] or "").strip() for name, found in places.items()} for row in reader]
+    line = 0
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            columns = _known_columns(path, list(reader.fieldnames or ()), "in its first line")
+            rows = []
+            for line, row in enumerate(reader, 2):
+                rows.append({name: (row[column] or "").strip() for name, column in columns.items()})
+                if any("\0" in value for value in rows[-1].values()):
+                    raise ValueError(
+                        f"{path} has a NUL character in line {line}; is it a CSV? Save it as one, in UTF-8"
+                    )
+                _check_count(path, len(rows))
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path} is not UTF-8 (byte {error.object[error.start]:#04x}); save it as UTF-8, in a spreadsheet as "
+            "`CSV UTF-8`"
+        ) from None
+    except csv.Error as error:
+        raise ValueError(
+            f"{path} is no CSV that can be read, after line {max(line, 1)} ({error}); is a quotation mark left open?"
+        ) from None
     if not rows:
         raise ValueError(f"{path} names no image; each line after the first must be path,label")
-    return Table(tuple(places), rows, 2, "line")
+    return Table(tuple(columns), rows, 2, "line")
+
+
+def _check_count(path: Path, count: int) -> None:
+    if count > MOST_ROWS:
+        raise ValueError(f"{path} has more than {MOST_ROWS:,} rows, and no more are read; split it up")
 
 
 def _read_parquet(path: Path) -> Table:
@@ -57,25 +86,26 @@ def _read_parquet(path: Path) -> Table:
         ) from None
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
-            places = _known_columns(path, file.schema_arrow.names, "")
-            columns = file.read(list(places.values()))
+            names = _known_columns(path, file.schema_arrow.names, "")
+            _check_count(path, file.metadata.num_rows)
+            columns = file.read(list(names.values()))
     except (pyarrow.ArrowException, OSError) as error:
         raise ValueError(f"{path} is no readable Parquet ({error}); was it written to its end?") from None
-    texts = {name: _as_texts(path, name, columns[found].to_pylist()) for name, found in places.items()}
+    texts = {name: _as_texts(path, name, columns[column].to_pylist()) for name, column in names.items()}
     rows = [dict(zip(texts, values, strict=True)) for values in zip(*texts.values(), strict=True)]
     if not rows:
         raise ValueError(f"{path} names no image; it has columns and no rows")
-    return Table(tuple(places), rows, 1, "row")
+    return Table(tuple(names), rows, 1, "row")
 
 
 def _known_columns(path: Path, names: list[str], where: str) -> dict[str, str]:
-    """Return under what name each known column stands in the file."""
+    """Return the name that each known column has in the file."""
     plain = [name.strip().lower() for name in names]
     missing = [name for name in LABEL_COLUMNS if name not in plain]
     if missing:
         raise ValueError(
             f"{path} must have the columns path,label[,split,group]{' ' + where if where else ''}; "
-            f"{', '.join(missing)} is missing, it has: {', '.join(plain) or 'nothing'}"
+            f"{', '.join(missing)} is missing, it has: {in_brief(plain) or 'nothing'}"
         )
     known = [name for name in (*LABEL_COLUMNS, *EXTRA_COLUMNS) if name in plain]
     twice = [name for name in known if Counter(plain)[name] > 1]
@@ -85,7 +115,7 @@ def _known_columns(path: Path, names: list[str], where: str) -> dict[str, str]:
 
 
 def _as_texts(path: Path, column: str, values: list[Any]) -> list[str]:
-    """Write values as a CSV would have them; a whole number that nulls made a float is a whole number again."""
+    """Return values as in a CSV; a whole number that became a float, for nulls in its column, is a whole number."""
     texts = []
     for number, value in enumerate(values, 1):
         if value is None or (isinstance(value, float) and math.isnan(value)):
@@ -97,7 +127,7 @@ def _as_texts(path: Path, column: str, values: list[Any]) -> list[str]:
         else:
             raise ValueError(
                 f"in {path}, the column {column} must hold text, whole numbers or categories; row {number} has "
-                f"{value!r} ({type(value).__name__}): write it as text"
+                f"{repr(value)[:100]} ({type(value).__name__}): write it as text"
             )
     return texts
 

@@ -1,11 +1,10 @@
-"""What the cache holds, and taking out of it what nobody uses.
+"""List and check what the cache holds, and remove what no process uses.
 
-An entry in use is one whose pixels some process has mapped, under a shared lock on them, or that is being made, under
-a lock beside it (cache.py): an entry is removed only by who gets both for himself. Where a file system knows no locks,
-nothing can be told and nothing is removed: empty the folder by hand there.
+An entry is in use while a process has its pixels mapped, under a shared lock on them, or builds it, under a lock next
+to it (cache.py). It is removed only with both locks held exclusively. On a file system without locks nothing is
+removed: empty the folder by hand there.
 """
 
-import json
 import os
 import shutil
 import sys
@@ -18,40 +17,56 @@ from typing import IO, Literal
 
 import numpy as np
 
-from alexnet_lab.data.cache import NO_LOCKS, cache_folder
+from alexnet_lab.data.cache import NO_LOCKS, DamagedEntryError, about, cache_folder, check_entry
+from alexnet_lab.data.download import md5_of
 
-Kind = Literal["images", "download", "unfinished"]
+Kind = Literal["images", "download", "unfinished", "unreadable"]
 SECONDS = {"h": 3600.0, "d": 86400.0, "w": 604800.0}
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One thing in the cache."""
+    """An entry of the cache."""
 
-    kind: Kind  # decoded images; an archive as published; what a build or a download that broke off has left
+    kind: Kind  # decoded images; an archive as published; left by a build or download that broke off; damaged or older
     path: Path
     source: str  # where its images come from
     bytes: int
-    used: float  # seconds since 1970; of a download and of what broke off, when it was last written
+    used: float  # last use in seconds since 1970; last change, unless these are decoded images
     shape: tuple[int, ...] = ()  # N C T T of decoded images
 
     @property
     def locks(self) -> tuple[Path, ...]:
-        """Return the files whose locks stand for the use of this entry: by who makes it, and by who reads it."""
+        """Return the files whose locks are held by a process that builds or reads this entry."""
         if self.path.parent.name == "images":
-            made = self.path.with_name(self.path.name.lstrip(".").partition(".")[0] + ".lock")
+            built = self.path.with_name(self.path.name.lstrip(".").partition(".")[0] + ".lock")
         else:
-            made = self.path.with_name(self.path.name.removesuffix(".part") + ".lock")
-        read = {"images": (self.path / "pixels.npy",), "download": (self.path,), "unfinished": ()}
-        return made, *read[self.kind]
+            built = self.path.with_name(self.path.name.removesuffix(".part") + ".lock")
+        pixels = (self.path / "pixels.npy",)
+        read = {"images": pixels, "download": (self.path,), "unfinished": (), "unreadable": pixels}
+        return built, *read[self.kind]
 
 
 def cache_entries() -> list[Entry]:
     """Return what the cache holds, the longest unused first."""
     images, downloads = cache_folder() / "images", cache_folder() / "downloads"
-    found = [entry for path in _below(images) if path.is_dir() and (entry := _images_entry(path))]
-    found += [_file_entry(path) for folder in _below(downloads) for path in _below(folder) if path.suffix != ".lock"]
-    return sorted(found, key=lambda entry: entry.used)
+    entries = [entry for path in _below(images) if path.is_dir() and (entry := _images_entry(path))]
+    entries += [_file_entry(path) for folder in _below(downloads) for path in _below(folder) if path.suffix != ".lock"]
+    return sorted(entries, key=lambda entry: entry.used)
+
+
+def damage(entry: Entry) -> str:
+    """Read all of an entry and return how it differs from what was written or published; empty if it does not."""
+    if entry.kind == "download" and not md5_of(entry.path).startswith(entry.path.parent.name):
+        return f"{entry.path} does not have the MD5 that its authors give"
+    if entry.kind in ("images", "unreadable"):
+        try:
+            check_entry(entry.path)
+        except DamagedEntryError as error:
+            return str(error)
+        except FileNotFoundError:
+            return f"{entry.path} has no about.json" if entry.path.exists() else ""  # or was removed meanwhile
+    return ""
 
 
 def remove(entry: Entry) -> bool:
@@ -59,13 +74,13 @@ def remove(entry: Entry) -> bool:
     with ExitStack() as held:
         if not all(held.enter_context(_alone_with(path)) for path in entry.locks):
             return False
-        # Renamed first: who looks for it meanwhile finds none of it rather than a half. The name is one that a later
-        # build of the same entry clears, should this process be killed now.
+        # Renamed first, so that no process finds half of it. A later build of the same entry removes this name, should
+        # this process be killed now.
         gone = entry.path.with_name(f".{entry.path.name.lstrip('.')}.{os.getpid()}")
         try:
             entry.path.rename(gone)
         except FileNotFoundError:
-            return True  # another process removed it before
+            return True  # another process removed it
         except PermissionError:
             if sys.platform == "win32":  # which renames nothing that is open
                 return False
@@ -96,18 +111,22 @@ def _below(folder: Path) -> list[Path]:
 
 
 def _images_entry(path: Path) -> Entry | None:
+    """Return what a folder of decoded images is; None if it was removed meanwhile."""
     try:
         status = path.stat()
         size = sum(file.stat().st_size for file in path.iterdir())
-        if path.name.startswith("."):
-            return Entry("unfinished", path, "a build that broke off, or is under way", size, status.st_mtime)
-        about = json.loads((path / "about.json").read_text())
-        shape = np.load(path / "pixels.npy", mmap_mode="r").shape
-        return Entry("images", path, about["name"], size, (path / "about.json").stat().st_mtime, shape)
-    except FileNotFoundError:  # removed as we looked, or a torn entry, which the next build of it replaces
+    except FileNotFoundError:
         return None
-    except (EOFError, ValueError):
-        return Entry("unfinished", path, "an entry that cannot be read", size, status.st_mtime)
+    if path.name.startswith("."):
+        return Entry("unfinished", path, "a build that broke off, or is under way", size, status.st_mtime)
+    try:
+        content = about(path)
+        shape = np.load(path / "pixels.npy", mmap_mode="r").shape
+        return Entry("images", path, content["name"], size, (path / "about.json").stat().st_mtime, shape)
+    except (FileNotFoundError, EOFError, ValueError):
+        if not path.exists():
+            return None
+        return Entry("unreadable", path, "damaged, or of an earlier version", size, status.st_mtime)
 
 
 def _file_entry(path: Path) -> Entry:
@@ -118,12 +137,12 @@ def _file_entry(path: Path) -> Entry:
 
 @contextmanager
 def _alone_with(path: Path) -> Iterator[bool]:
-    """Say whether no other process uses what that file stands for; while this lasts, none can begin to."""
+    """Hold an exclusive lock on a file, and give whether that was possible: whether no other process uses it."""
     try:
-        # For writing, though nothing is written: over NFS only such a file can be locked for oneself.
+        # Open for writing, though nothing is written: NFS gives an exclusive lock only on such a file.
         file: IO[bytes] = path.open("ab" if path.suffix == ".lock" else "r+b")
     except FileNotFoundError:
-        yield True  # removed before
+        yield True  # another process removed it
         return
     with file:
         if sys.platform == "win32":

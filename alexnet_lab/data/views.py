@@ -1,8 +1,8 @@
 """What the network sees of an image: a window, and how its pixels are read from stored ones.
 
-An image is stored T x T, and stands for one of M x M pixels, M the side that the network sees and the margin of `crop`.
-A view is S x S of those: moved, mirrored, turned and zoomed about its middle. Up-scaling (T below M) and the view are
-one step, bilinear, so that CIFAR-10 at 227 pixels never stands in memory at 259.
+An image is stored as T x T pixels and represents M x M, M the side that the network sees plus the margin of `crop`. A
+view is S x S of those: moved, mirrored, rotated and zoomed about its middle. Enlarging (T below M) and the view are one
+bilinear step, so that CIFAR-10 at 227 pixels is never held in memory at 259.
 
 Shapes: B images of a batch, C channels, S the side that the network sees, T the stored side, M as above.
 """
@@ -13,13 +13,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Up to this side two dense products beat one gather on a processor: at 32 stored pixels 1.8 times, at 64 not at all.
+# Up to this side two dense products are faster than one gather on a CPU: 1.8 times at 32 stored pixels; at 64 they are
+# not.
 DENSE_SIDE = 48
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """Three sides: what the network sees, what is stored, what the stored pixels stand for."""
+    """Three sides: of what the network sees, of stored images, and of what these represent."""
 
     seen: int  # S
     stored: int  # T
@@ -61,7 +62,7 @@ def view(
     angle: Tensor | None = None,
     zoom: Tensor | None = None,
 ) -> Tensor:
-    """Return one view of each image; whatever lies outside repeats the nearest edge.
+    """Return one view of each image; pixels outside it repeat the nearest edge.
 
     offset is B 2 (rows, columns), flip B, angle B in radians (positive is clockwise on the screen), zoom B.
     """
@@ -88,26 +89,26 @@ def view(
 
 def reading_weights(coordinates: Tensor, stored: int) -> Tensor:
     """Return the bilinear weight of every stored pixel in every one that is read: ... S T of ... S."""
-    places = torch.arange(stored, dtype=torch.float32, device=coordinates.device)
-    return (coordinates[..., None] - places).abs_().neg_().add_(1).clamp_min_(0)
+    positions = torch.arange(stored, dtype=torch.float32, device=coordinates.device)
+    return (coordinates[..., None] - positions).abs_().neg_().add_(1).clamp_min_(0)
 
 
 def middle_weights(geometry: Geometry) -> Tensor:
     """Return those weights for the window in the middle, S T: it reads `weights @ pixels @ weights.T`."""
-    places = torch.arange(geometry.seen, dtype=torch.float32) + geometry.middle
-    return reading_weights(_stored_coordinate(places, geometry), geometry.stored)
+    positions = torch.arange(geometry.seen, dtype=torch.float32) + geometry.middle
+    return reading_weights(_stored_coordinate(positions, geometry), geometry.stored)
 
 
-def _stored_coordinate(place: Tensor, geometry: Geometry) -> Tensor:
-    """Bring a coordinate of the M x M image to the T x T stored one: pixel centres lie at halves, as in Pillow."""
+def _stored_coordinate(position: Tensor, geometry: Geometry) -> Tensor:
+    """Convert coordinates of the M x M image to the T x T stored one; pixel centres are at halves, as in Pillow."""
     if geometry.whole == geometry.stored:
-        return place.clamp(0, geometry.stored - 1)  # exact, where the general form would round
+        return position.clamp(0, geometry.stored - 1)  # exact; the general form would round
     ratio = geometry.stored / geometry.whole
-    return ((place + 0.5) * ratio - 0.5).clamp(0, geometry.stored - 1)
+    return ((position + 0.5) * ratio - 0.5).clamp(0, geometry.stored - 1)
 
 
 def _by_products(pixels: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Read rows and columns one after the other: a bilinear window is two products with sparse weights."""
+    """Read rows and columns separately: a bilinear window is two products with sparse weights."""
     batch, channels, stored, _ = pixels.shape
     across = reading_weights(columns, stored).transpose(1, 2)  # B T S
     narrow = torch.bmm(pixels.reshape(batch, channels * stored, stored), across)  # B CT S

@@ -18,8 +18,9 @@ import torch
 import torch.nn.functional as F
 
 import alexnet_lab
+from alexnet_lab.data.audit import LIST
 from alexnet_lab.data.feed import Feed, open_feed
-from alexnet_lab.records import RunFolder, State
+from alexnet_lab.records import RunFolder, State, write_atomically
 from alexnet_lab.training.parallel import Ranks, joined
 from alexnet_lab.training.process import is_first_process, run_folder
 from alexnet_lab.training.recipe import Recipe
@@ -51,6 +52,7 @@ def train(recipe: Recipe, folder: RunFolder, report: Report = lambda _kind, _fac
         ranks.wait()  # until every process has read the checkpoint
         if not resumed and ranks.is_first:
             folder.begin(recipe.to_json(), _provenance(recipe, feed), feed.split.to_json())
+            write_atomically(folder.path / LIST, feed.audit.to_json())
         ranks.wait()
         with _stopped_by_signals(trainer):
             try:

@@ -1,15 +1,15 @@
-"""Image files made to order: one, a folder of class folders, an archive of it."""
+"""Make image files: one, a folder of class folders, an archive of it."""
 
 import zipfile
 
 import numpy as np
 from PIL import Image
 
-LUCK = np.random.default_rng(0)
+RNG = np.random.default_rng(0)
 
 
 def coloured(side=16, width=None):
-    return LUCK.integers(0, 256, (side, width or side, 3)).astype(np.uint8)
+    return RNG.integers(0, 256, (side, width or side, 3)).astype(np.uint8)
 
 
 def write(path, array, **options):

@@ -1,4 +1,4 @@
-"""What happens to a training image: the same fate whatever the batch, drawn fairly, and read from the right places."""
+"""Augmentation of a training image: the same draws in any batch, drawn fairly, and read from the right pixels."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ EVERYTHING = parse_augmentation("crop,flip,colour,rotate,scale")
 QUANTITIES = ("offset", "flip", "angle", "zoom", "colour")
 
 
-def fates(augmentation=EVERYTHING, indices=range(5000), seed=0, epoch=1):
+def draws(augmentation=EVERYTHING, indices=range(5000), seed=0, epoch=1):
     return draw(augmentation, np.array(indices, np.int64), seed, epoch, margin=32, channels=3)
 
 
@@ -65,7 +65,7 @@ def test_the_margin_of_2012_is_32_of_224():
     assert parse_augmentation("flip").margin(224) == 0
 
 
-# --- luck -------------------------------------------------------------------------------------------------------------
+# --- draws ------------------------------------------------------------------------------------------------------------
 
 
 @given(
@@ -75,32 +75,32 @@ def test_the_margin_of_2012_is_32_of_224():
     cut=st.integers(1, 39),
 )
 @settings(max_examples=50, deadline=None)
-def test_an_image_meets_the_same_fate_in_any_batch(seed, epoch, order, cut):
-    together = fates(indices=range(40), seed=seed, epoch=epoch)
-    parts = [fates(indices=part, seed=seed, epoch=epoch) for part in (order[:cut], order[cut:])]
+def test_an_image_has_the_same_draws_in_any_batch(seed, epoch, order, cut):
+    together = draws(indices=range(40), seed=seed, epoch=epoch)
+    parts = [draws(indices=part, seed=seed, epoch=epoch) for part in (order[:cut], order[cut:])]
     for name in QUANTITIES:
         apart = np.concatenate([getattr(part, name) for part in parts])
         assert np.array_equal(apart, getattr(together, name)[order]), name
 
 
-def test_fates_change_with_the_seed_the_epoch_and_the_image():
-    for other in (fates(seed=1), fates(epoch=2), fates(indices=range(1, 5001))):
+def test_draws_change_with_the_seed_the_epoch_and_the_image():
+    for other in (draws(seed=1), draws(epoch=2), draws(indices=range(1, 5001))):
         for name in QUANTITIES:
-            same = (getattr(fates(), name) == getattr(other, name)).mean()
+            same = (getattr(draws(), name) == getattr(other, name)).mean()
             assert same < {"flip": 0.55, "offset": 0.1}.get(name, 0.01), name
 
 
 def test_switching_one_thing_on_leaves_the_luck_of_the_others_alone():
-    alone = fates(parse_augmentation("rotate"))
-    assert np.array_equal(alone.angle, fates().angle)
-    assert np.array_equal(fates(parse_augmentation("crop,flip")).flip, fates().flip)
+    alone = draws(parse_augmentation("rotate"))
+    assert np.array_equal(alone.angle, draws().angle)
+    assert np.array_equal(draws(parse_augmentation("crop,flip")).flip, draws().flip)
     assert not alone.flip.any()
     assert (alone.zoom == 1).all()
     assert (alone.colour == 0).all()
 
 
 def test_draws_are_fair():
-    many = fates(indices=range(100_000))
+    many = draws(indices=range(100_000))
     assert abs(many.flip.mean() - 0.5) < 0.006
     for axis in (0, 1):
         counts = np.bincount(many.offset[:, axis], minlength=33)
@@ -168,10 +168,10 @@ def test_evaluation_sees_the_window_in_the_middle(whole):
 
 def test_products_and_gather_read_the_same(monkeypatch):
     geometry = Geometry(seen=20, stored=12, whole=24)
-    luck = torch.Generator().manual_seed(3)
-    offset = torch.randint(0, 5, (8, 2), generator=luck)
-    flip = torch.rand(8, generator=luck) < 0.5
-    zoom = 0.9 + 0.2 * torch.rand(8, generator=luck)
+    rng = torch.Generator().manual_seed(3)
+    offset = torch.randint(0, 5, (8, 2), generator=rng)
+    flip = torch.rand(8, generator=rng) < 0.5
+    zoom = 0.9 + 0.2 * torch.rand(8, generator=rng)
     by_products = view(picture(8), geometry, offset, flip, zoom=zoom)
     monkeypatch.setattr(views, "DENSE_SIDE", 0)
     by_gather = view(picture(8), geometry, offset, flip, zoom=zoom)

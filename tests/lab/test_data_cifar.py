@@ -20,7 +20,7 @@ from alexnet_lab.data.sources import load_images
 pytestmark = pytest.mark.usefixtures("own_cache")
 
 CIFAR_10_NAMES = [*published.CIFAR_FILES["cifar10"][0], "test_batch", "batches.meta"]
-LUCK = np.random.default_rng(0)
+RNG = np.random.default_rng(0)
 
 
 def tar_of(files):
@@ -34,7 +34,7 @@ def tar_of(files):
 
 
 def cifar_batch(count=20, labels="labels", classes=10):
-    data = LUCK.integers(0, 256, (count, 3072)).astype(np.uint8)
+    data = RNG.integers(0, 256, (count, 3072)).astype(np.uint8)
     return {"data": data, labels: [number % classes for number in range(count)], "batch_label": "made up"}
 
 
@@ -96,7 +96,7 @@ def python_2_pickle(array, labels):
 
 
 def test_what_python_2_wrote_is_read():
-    array = LUCK.integers(0, 256, (4, 3072)).astype(np.uint8)
+    array = RNG.integers(0, 256, (4, 3072)).astype(np.uint8)
     read = read_plain_pickle(python_2_pickle(array, [3, 1, 4, 1]))
     assert np.array_equal(read["data"], array)
     assert read["labels"] == [3, 1, 4, 1]

@@ -8,11 +8,11 @@ from alexnet_lab.data.download import Published, fetched
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
-LUCK = np.random.default_rng(0)
+RNG = np.random.default_rng(0)
 
 
 def test_a_file_is_fetched_once_with_progress(server, own_cache):
-    content = LUCK.bytes(3_000_000)
+    content = RNG.bytes(3_000_000)
     file = server.publish("set.bin", content)
     told = []
     place = fetched(file, lambda *report: told.append(report))
@@ -26,7 +26,7 @@ def test_a_file_is_fetched_once_with_progress(server, own_cache):
 
 @pytest.mark.parametrize("knows_ranges", [True, False])
 def test_a_download_that_breaks_off_says_so_and_goes_on_next_time(server, knows_ranges):
-    content = LUCK.bytes(50_000)
+    content = RNG.bytes(50_000)
     file = server.publish("set.bin", content)
     server.break_after, server.knows_ranges = 20_000, knows_ranges
     with pytest.raises(ConnectionError, match="broke off after .*the next try goes on there"):
@@ -38,17 +38,17 @@ def test_a_download_that_breaks_off_says_so_and_goes_on_next_time(server, knows_
 
 
 def test_a_download_killed_after_its_last_byte_is_complete(server):
-    content = LUCK.bytes(5000)
+    content = RNG.bytes(5000)
     file = server.publish("set.bin", content)
     file.place.parent.mkdir(parents=True)
     file.place.with_name("set.bin.part").write_bytes(content)
     assert fetched(file, quiet).read_bytes() == content
 
 
-def test_a_file_that_is_not_the_published_one_is_thrown_away(server):
+def test_a_file_that_is_not_the_published_one_is_deleted(server):
     file = server.publish("set.bin", b"good")
     server.files["set.bin"] = b"evil"
-    with pytest.raises(ValueError, match=f"has MD5 .*, its authors give {file.md5}; it was thrown away"):
+    with pytest.raises(ValueError, match=f"has the MD5 .*, and its authors give {file.md5}; it was deleted"):
         fetched(file, quiet)
     assert not [path for path in file.place.parent.iterdir() if path.suffix != ".lock"]
     server.files["set.bin"] = b"good"

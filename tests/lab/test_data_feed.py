@@ -111,7 +111,7 @@ def test_starting_late_reads_nothing_of_what_is_left_out(monkeypatch):
     monkeypatch.setattr(
         type(feed),
         "_at_scale",
-        lambda self, indices, there: read.append(len(indices)) or original(self, indices, there),
+        lambda self, indices, on_device: read.append(len(indices)) or original(self, indices, on_device),
     )
     assert len(list(feed.training_batches(10, 0, 1, start=5))) == 2
     assert sum(read) == 20
@@ -166,9 +166,9 @@ def test_no_figure_of_the_scaling_looks_at_validation_or_test():
 
 
 def test_colours_vary_along_the_principal_components_by_a_tenth_of_their_deviations():
-    luck = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     mixing = np.array([[20.0, 0, 0], [18, 6, 0], [15, 5, 3]])
-    pixels = np.clip(128 + np.einsum("ij,njhw->nihw", mixing, luck.standard_normal((60, 3, 8, 8))), 0, 255).astype(
+    pixels = np.clip(128 + np.einsum("ij,njhw->nihw", mixing, rng.standard_normal((60, 3, 8, 8))), 0, 255).astype(
         np.uint8
     )
     values = pixels.transpose(1, 0, 2, 3).reshape(3, -1).astype(np.float64)
@@ -189,12 +189,12 @@ def test_colours_vary_along_the_principal_components_by_a_tenth_of_their_deviati
 
 
 def test_a_folder_becomes_batches_and_says_what_was_left_out(tmp_path):
-    luck = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     for part, count in (("train", 10), ("val", 4)):
         for name in ("cat", "dog"):
             (tmp_path / "pets" / part / name).mkdir(parents=True)
             for number in range(count):
-                image = Image.fromarray(luck.integers(0, 256, (20, 20, 3)).astype(np.uint8))
+                image = Image.fromarray(rng.integers(0, 256, (20, 20, 3)).astype(np.uint8))
                 image.save(tmp_path / "pets" / part / name / f"{number}.png")
     (tmp_path / "pets" / "train" / "cat" / "3.png").write_bytes(b"gone")
     with pytest.raises(ValueError, match="1 of 28 images cannot be read"):

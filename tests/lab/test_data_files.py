@@ -4,7 +4,7 @@ import zipfile
 
 import numpy as np
 import pytest
-from pictures import LUCK, coloured, make_folder, write, zip_of
+from pictures import RNG, coloured, make_folder, write, zip_of
 from PIL import Image
 
 from alexnet_lab.data.decoding import FITS, bits_for
@@ -42,7 +42,15 @@ def test_a_zip_reads_as_the_folder_it_holds_in_place_and_under_the_same_fingerpr
     assert np.array_equal(folder.parts, archive.parts)
     assert folder.fingerprint == archive.fingerprint
     written = {path.name for path in own_cache.rglob("*") if path.is_file() and path.suffix != ".lock"}
-    assert written == {"pixels.npy", "labels.npy", "names.npy", "contents.npy", "parts.npy", "about.json"}
+    assert written == {
+        "pixels.npy",
+        "labels.npy",
+        "names.npy",
+        "contents.npy",
+        "near_copies.npy",
+        "parts.npy",
+        "about.json",
+    }
 
 
 def test_wrapping_folders_hidden_files_and_leftovers_of_a_mac_are_seen_through(tmp_path):
@@ -55,7 +63,7 @@ def test_wrapping_folders_hidden_files_and_leftovers_of_a_mac_are_seen_through(t
         archive.writestr("__MACOSX/download/._pets.png", b"x")
     images = load_images(str(path))
     assert images.classes == ("cat", "dog")
-    assert "1 files that are no images were left aside (.txt 1)" in images.notes
+    assert "1 files that are no images were left out (.txt 1)" in images.notes
 
 
 def test_an_archive_whose_names_lead_elsewhere_writes_nothing_there(tmp_path):
@@ -114,18 +122,16 @@ def test_one_coloured_image_makes_three_channels(tmp_path):
     write(tmp_path / "set" / "b" / "x.png", coloured())
     images = load_images(str(tmp_path / "set"))
     assert np.array_equal(images.pixels[0], np.repeat(grey[None], 3, 0))
-    assert images.notes[-1].startswith(
-        "1 of 2 images are coloured (b 1), the others grey: three channels. Where the tint"
-    )
+    assert images.notes[-1].startswith("1 of 2 images are coloured (b 1), the others grey: three channels. If the tint")
 
 
 @pytest.mark.parametrize(("bits", "suffix"), [(16, "png"), (12, "png"), (10, "tif"), (16, "tif")])
 def test_deep_images_keep_the_upper_8_of_the_bits_that_they_use(tmp_path, bits, suffix):
-    deep = LUCK.integers(0, 2**bits, (16, 16)).astype(np.uint16)
+    deep = RNG.integers(0, 2**bits, (16, 16)).astype(np.uint16)
     deep[0, 0] = 2**bits - 1
     pixels, notes = alone(tmp_path, f"x.{suffix}", deep)
     assert np.array_equal(pixels[0], (deep >> (bits - 8)).astype(np.uint8))
-    assert any(f"deeper than 8 bits: {bits} hold the brightest" in note for note in notes)
+    assert any(f"have more than 8 bits: the brightest needs {bits}" in note for note in notes)
 
 
 def test_bits_are_counted_as_scanners_have_them():

@@ -27,7 +27,9 @@ def with_damage(root):
 def test_unreadable_images_are_listed_all_at_once_or_left_out(tmp_path, packed):
     root = with_damage(tmp_path / "pets")
     data = str(zip_of(root, tmp_path / "pets.zip") if packed else root)
-    with pytest.raises(ValueError, match="4 of 11 images cannot be read; mend or remove them.*--skip-bad") as refusal:
+    with pytest.raises(
+        ValueError, match="4 of 11 images cannot be read; replace or remove them.*--skip-bad"
+    ) as refusal:
         load_images(data)
     for name in ("cat/5.jpg", "dog/0.png", "dog/7.png", "dog/8.png"):
         assert f"\n  {name}: " in str(refusal.value)
@@ -51,26 +53,29 @@ def test_a_set_of_unreadable_images_alone_is_refused(tmp_path):
     for name in ("a", "b"):
         (tmp_path / "set" / name).mkdir(parents=True)
         (tmp_path / "set" / name / "x.png").write_bytes(b"nothing")
-    with pytest.raises(ValueError, match="nothing is left to go on with"):
+    with pytest.raises(
+        ValueError,
+        match="2 of 2 images cannot be read, so none is left; the first is a/x.png: it is no image, or not in one",
+    ):
         load_images(str(tmp_path / "set"), skip_bad=True)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # Pillow remarks on damage that it can live with
 def test_a_corrupt_image_of_any_kind_never_ends_in_anything_but_the_list(tmp_path):
-    luck = random.Random(0)  # noqa: S311  # damage, not secrets
+    rng = random.Random(0)  # noqa: S311  # damage, not secrets
     whole = {}
     for suffix in ("png", "jpg", "gif", "bmp", "tif", "webp"):
         content = io.BytesIO()
         Image.fromarray(coloured(24)).save(content, {"jpg": "jpeg", "tif": "tiff"}.get(suffix, suffix))
         whole[suffix] = content.getvalue()
     for number in range(60):
-        suffix = luck.choice(sorted(whole))
+        suffix = rng.choice(sorted(whole))
         damaged = bytearray(whole[suffix])
-        for _ in range(luck.randint(1, 20)):
-            damaged[luck.randrange(len(damaged))] = luck.randrange(256)
+        for _ in range(rng.randint(1, 20)):
+            damaged[rng.randrange(len(damaged))] = rng.randrange(256)
         path = tmp_path / "set" / "ab"[number % 2] / f"{number}.{suffix}"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(damaged[: luck.choice([None, len(damaged) // 2])])
+        path.write_bytes(damaged[: rng.choice([None, len(damaged) // 2])])
     with pytest.raises(ValueError, match="of 60 images cannot be read"):
         load_images(str(tmp_path / "set"), 24)
 
@@ -125,13 +130,16 @@ def unlabelled_test(root):
         (empty_class, "these class folders hold no images: cow; fill or remove them"),
         (
             lambda root: make_folder(root, classes=("cat",)),
-            "has one class, 'cat', and nothing to tell it from; add images of another class",
+            "has one class, 'cat'; a network needs at least two: add images of another class",
         ),
         (no_images, "holds no images; expected class folders"),
-        (loose, "1 images stand in no class folder:\n  loose.png"),
+        (loose, "1 images are in no class folder:\n  loose.png"),
         (cut_short, "is no readable .zip .*; was the download cut short"),
-        (strange_part, "beside a folder of training images stand predict; a part is called one of train, training"),
-        (unlabelled_test, "1 images stand in no class folder:\n  test/0.png"),
+        (
+            strange_part,
+            "next to a folder of training images, these folders are no parts: predict. A part is called one",
+        ),
+        (unlabelled_test, "1 images are in no class folder:\n  test/0.png"),
         (untrained, "these classes have no training images: cow"),
         (lambda root: write(root / "x.png", coloured()), "cannot read .*x.png as data"),
     ],

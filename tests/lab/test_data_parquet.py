@@ -20,10 +20,10 @@ NAMES = [f"{number}.png" for number in range(4)]
 def scans(tmp_path, monkeypatch):
     """Make a folder of four images to list."""
     monkeypatch.setenv("ALEXNET_LAB_CACHE", str(tmp_path / "cache"))
-    luck = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     (tmp_path / "scans").mkdir()
     for name in NAMES:
-        Image.fromarray(luck.integers(0, 256, (8, 8)).astype(np.uint8)).save(tmp_path / "scans" / name)
+        Image.fromarray(rng.integers(0, 256, (8, 8)).astype(np.uint8)).save(tmp_path / "scans" / name)
     return tmp_path / "scans"
 
 

@@ -73,14 +73,14 @@ def test_folds_test_every_image_once(folds):
 def test_an_official_test_set_is_in_no_fold():
     split = split_images(three_classes(), LETTERS, labelled("t" * 60 + "v" * 30 + "e" * 30), fold="1/3")
     assert np.array_equal(np.sort(np.concatenate(sides(split))), np.arange(90))
-    assert "left out altogether" in split.notes[0]
+    assert "which is not used" in split.notes[0]
 
 
 @given(seed=st.integers(0, 10_000), fold=st.sampled_from(["", "1/3", "3/3"]))
 @settings(max_examples=25, deadline=None)
 def test_a_group_stands_on_one_side_only(seed, fold):
-    luck = np.random.default_rng(seed)
-    owner = np.sort(luck.integers(0, 30, 120))
+    rng = np.random.default_rng(seed)
+    owner = np.sort(rng.integers(0, 30, 120))
     labels = (owner % 3).astype(np.int64)
     groups = np.array([f"patient {number}" for number in owner])
     split = split_images(labels, LETTERS, groups=groups, seed=seed, fold=fold)
@@ -93,7 +93,7 @@ def test_a_group_stands_on_one_side_only(seed, fold):
 def test_a_given_split_that_tears_a_group_is_refused():
     groups = np.array([f"p{number // 8}" for number in range(120)])
     with pytest.raises(
-        ValueError, match=r"1 groups stand on two sides of the given split \(p11\).*mend the split column"
+        ValueError, match=r"1 groups are in two parts of the given split \(p11\).*correct the column `split`"
     ):
         split_images(three_classes(), LETTERS, labelled("t" * 90 + "e" * 30), groups)
 
@@ -103,10 +103,10 @@ def test_a_given_split_that_tears_a_group_is_refused():
     [
         ({"labels": np.array([0, 0, 0, 0, 1, 1])}, r"at least 3 images, .*too few in: b \(2\), c \(0\)"),
         ({"labels": three_classes(9), "fold": "1/5"}, "at least 5 images"),
-        ({"labels": three_classes(), "parts": labelled("e" * 120)}, "none to train on"),
+        ({"labels": three_classes(), "parts": labelled("e" * 120)}, "and none for train"),
         (
             {"labels": three_classes(), "groups": np.array(["x", "y"] * 60), "fold": "1/3"},
-            "2 groups cannot be dealt to 3",
+            "2 groups cannot be divided into 3",
         ),
     ],
 )

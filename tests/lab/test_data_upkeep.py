@@ -126,7 +126,7 @@ def test_what_broke_off_is_listed_and_removed_but_not_while_it_is_built(own_cach
     assert (cached_images("xrays", build).pixels == 7).all()
     (entry,) = cache_entries()
     left = entry.path.rename(entry.path.with_name(f".{entry.path.name}.abc"))
-    assert [(found.kind, found.path) for found in cache_entries()] == [("unfinished", left)]
+    assert [(entry.kind, entry.path) for entry in cache_entries()] == [("unfinished", left)]
     assert remove(cache_entries()[0])
     assert cache_entries() == []
 
@@ -148,7 +148,7 @@ def test_a_torn_entry_is_listed_as_what_cannot_be_read():
     (entry,) = cache_entries()
     os.truncate(entry.path / "pixels.npy", 10)
     (torn,) = cache_entries()
-    assert torn.kind == "unfinished"
+    assert torn.kind == "unreadable"
     assert remove(torn)
     assert cache_entries() == []
 
@@ -231,6 +231,7 @@ def test_the_command_lists_prunes_and_clears(own_cache, tmp_path):
         (["--prune", "30d", "--clear"], "error: --prune AGE removes what is old and --clear everything; give one"),
         (["--prune", "soon"], "got 'soon'"),
         (["--downloads"], "give it with --prune AGE or --clear"),
+        (["--check", "--clear"], "error: --check removes what is damaged"),
     ],
 )
 def test_a_mistake_on_the_command_line_removes_nothing(arguments, message, tmp_path):
@@ -239,3 +240,53 @@ def test_a_mistake_on_the_command_line_removes_nothing(arguments, message, tmp_p
     assert refused.returncode == 2
     assert message in refused.stderr
     assert len(cache_entries()) == 1
+
+
+def test_the_command_checks_every_byte_and_removes_what_is_damaged(own_cache, tmp_path):
+    for name in ("whole", "torn", "odd", "held"):
+        store(name)
+    places = {entry.source: entry.path for entry in cache_entries()}
+    for name in ("torn", "held"):
+        content = bytearray((places[name] / "pixels.npy").read_bytes())
+        content[-1] ^= 1
+        (places[name] / "pixels.npy").write_bytes(content)
+    (places["odd"] / "about.json").write_text("{}")
+    archive = own_cache / "downloads" / "c58f3010" / "cifar-10-python.tar.gz"
+    archive.parent.mkdir(parents=True)
+    archive.write_bytes(bytes(1500))
+    with (places["held"] / "pixels.npy").open("rb") as reader:
+        lock(reader, shared=True)
+        checked = command("--check", cwd=tmp_path)
+    assert checked.returncode == 1, checked.stderr
+    said = " ".join(checked.stdout.split())
+    assert (
+        f"damaged: {places['torn']}/pixels.npy differs from what was written, in MiB 1 of 1; removed, and made" in said
+    )
+    assert f"damaged: {places['odd']}/about.json differs from what was written; removed" in said
+    assert f"damaged: {places['held']}/pixels.npy differs from what was written, in MiB 1 of 1; in use, so not" in said
+    assert f"damaged: {archive} does not have the MD5 that its authors give; removed" in said
+    assert "checked 5 entries" in said
+    assert "4 damaged" in said
+    assert {entry.source for entry in cache_entries()} == {"whole", "held"}
+    again = command("--check", cwd=tmp_path)
+    assert again.returncode == 1
+    assert "1 damaged" in again.stdout
+    store("held")
+    assert command("--check", cwd=tmp_path).returncode == 0
+    assert "2 entries" in command("--check", cwd=tmp_path).stdout
+
+
+def test_a_listing_names_entries_that_cannot_be_read(tmp_path):
+    store("odd")
+    (entry,) = cache_entries()
+    for text in ("{}", "[]", "{", '{"name": "odd"}'):
+        (entry.path / "about.json").write_text(text)
+        assert [(listed.kind, listed.source) for listed in cache_entries()] == [
+            ("unreadable", "damaged, or of an earlier version")
+        ]
+    listed = command(cwd=tmp_path)
+    assert listed.returncode == 0, listed.stderr
+    (entry.path / "pixels.npy").unlink()
+    (unreadable,) = cache_entries()
+    assert remove(unreadable)
+    assert cache_entries() == []

@@ -48,14 +48,14 @@ def test_a_crop_loses_the_same_crop_of_the_mean_image_mirrored_with_it():
     seen = torch.cat([pixels for pixels, _ in feed.training_batches(8, 5, 2)]).double().numpy()
     train = torch.from_numpy(feed.split.train)
     indices = train[torch.randperm(len(train), generator=stream(5, "order", 2))].numpy()[: len(seen)]
-    fates = draw(feed.augmentation, indices, 5, 2, 2, 3)
-    assert fates.flip.any()
-    assert not fates.flip.all()
-    assert len({tuple(offset) for offset in fates.offset.tolist()}) == 9
+    draws = draw(feed.augmentation, indices, 5, 2, 2, 3)
+    assert draws.flip.any()
+    assert not draws.flip.all()
+    assert len({tuple(offset) for offset in draws.offset.tolist()}) == 9
     for row, index in enumerate(indices):
-        top, left = fates.offset[row]
+        top, left = draws.offset[row]
         expected = (feed.stored[index].astype(np.float64) - mean)[:, top : top + 14, left : left + 14]
-        if fates.flip[row]:
+        if draws.flip[row]:
             expected = expected[:, :, ::-1]
         np.testing.assert_allclose(seen[row], expected, atol=1e-3)
 

@@ -89,17 +89,17 @@ def unreadable_validation(root):
 
 
 REFUSED = {
-    two_in_each_class: "each class needs at least 3 images, one for each side of the split; too few in: a (2), b (2): "
+    two_in_each_class: "each class needs at least 3 images, one for each part of the split; too few in: a (2), b (2): "
     "add images",
-    one_training_image_of_each_class: "each class needs at least 2 images outside the test, one for each side of the "
+    one_training_image_of_each_class: "each class needs at least 2 images outside the test, one for each part of the "
     "split; too few in: a (1), b (1): add images",
-    nothing_to_train_on: "the data has images for validation but none to train on; name a part `train`",
+    nothing_to_train_on: "the data has images for validation and none for train; add a part called `train`",
     a_class_that_is_only_tested: "these classes have no training images in the given split: c; move some",
-    two_patients: "a split by group needs at least 3 groups, since a group stands on one side only; there are 2 "
+    two_patients: "a split by group needs at least 3 groups, since a group is in one part only; got 2 "
     "(p0, p1): add images of others",
     a_patient_who_has_a_class_alone: "no validation images can be held out by group: every choice of whole groups "
-    "takes most of the images, or a class as a whole; add groups",
-    unreadable_validation: "none of the 2 validation images that the data names can be read; mend them",
+    "has most of the images, or all of a class; add groups",
+    unreadable_validation: "none of the 2 validation images can be read; replace them",
 }
 
 
@@ -165,7 +165,7 @@ def test_a_feed_whose_split_has_an_empty_side_is_refused():
     whole = split_images(labels, images.classes)
     nothing = np.empty(0, np.int64)
     for part in ("train", "validation", "test"):
-        with pytest.raises(ValueError, match=f"this split has none for {part}: give it some"):
+        with pytest.raises(ValueError, match=f"this one has none for {part}: add some"):
             prepare(images, replace(whole, **{part: nothing}), 8, "unit")
     with pytest.raises(ValueError, match="none for validation and test"):
         prepare(images, Split(np.arange(12), nothing, nothing), 8, "unit")

@@ -1,4 +1,4 @@
-"""alexnet-lab cache: what decoded images and downloads take on the disk, and getting it back."""
+"""alexnet-lab cache: list, check and remove decoded images and downloads."""
 
 import time
 from typing import TYPE_CHECKING, Annotated
@@ -23,17 +23,22 @@ def cache(
     downloads: Annotated[
         bool, typer.Option("--downloads", help="With --prune or --clear: the downloaded archives too.")
     ] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Compare all files with their digests; remove what is damaged.")
+    ] = False,
 ) -> None:
-    """List decoded images and downloads, or remove what nobody needs.
+    """List decoded images and downloads, check them, or remove them.
 
     [bold]alexnet-lab cache[/]                        source, images, size, last use of every entry
+    [bold]alexnet-lab cache --check[/]                read all of it; remove what is damaged
     [bold]alexnet-lab cache --prune 30d[/]            remove images that no run opened for 30 days
     [bold]alexnet-lab cache --clear[/]                remove all decoded images
     [bold]alexnet-lab cache --clear --downloads[/]    and the archives they came from
 
     What a process has open stays. What was removed is decoded, or downloaded,
-    again when it is next needed. The cache is in ~/.cache/alexnet-lab, or where
-    ALEXNET_LAB_CACHE says; of a download, the last use is its arrival.
+    again when it is next needed. The cache is in ~/.cache/alexnet-lab, or in
+    the folder ALEXNET_LAB_CACHE; a download counts as last used when it came.
+    --check ends with status 1 if anything was damaged.
     """
     from alexnet_lab.data.cache import cache_folder
     from alexnet_lab.data.upkeep import age_of, cache_entries, unused_for
@@ -41,14 +46,19 @@ def cache(
     console = open_console()
     if prune is not None and clear:
         raise ValueError("--prune AGE removes what is old and --clear everything; give one of them")
+    if check and (prune is not None or clear):
+        raise ValueError("--check removes what is damaged, --prune AGE and --clear what is whole too; give one of them")
     if downloads and prune is None and not clear:
         raise ValueError("--downloads says what else to remove; give it with --prune AGE or --clear")
     entries = cache_entries()
+    if check:
+        _check(console, entries)
+        return
     if prune is None and not clear:
         _print_list(console, entries)
         console.print(f"{cache_folder()}: {_counted(entries)}", highlight=False, markup=False)
         return
-    # What a download left half done is no use to images: it goes with the downloads.
+    # Unfinished downloads count as downloads.
     wanted = [entry for entry in entries if downloads or entry.path.parent == cache_folder() / "images"]
     _remove(console, wanted if prune is None else unused_for(age_of(prune), wanted))
 
@@ -65,6 +75,26 @@ def _print_list(console: Console, entries: "list[Entry]") -> None:
         table.add_row(escape(entry.source + what), count, pixels, _size([entry]), _ago(time.time() - entry.used))
     if entries:
         console.print(table)
+
+
+def _check(console: Console, entries: "list[Entry]") -> None:
+    from alexnet_lab.data.upkeep import damage, remove
+
+    damaged = 0
+    for entry in entries:
+        why = damage(entry)
+        if not why:
+            continue
+        damaged += 1
+        done = (
+            "removed, and made again when next needed"
+            if remove(entry)
+            else "in use, so not removed: end the runs that use it and check again"
+        )
+        console.print(f"damaged: {why}; {done}", highlight=False, markup=False)
+    console.print(f"checked {_counted(entries)}: {damaged or 'none'} damaged", highlight=False)
+    if damaged:
+        raise typer.Exit(1)
 
 
 def _remove(console: Console, entries: "list[Entry]") -> None:
