@@ -16,11 +16,21 @@ def window_reach(size: int, group_channels: int) -> tuple[int, int]:
     return min(size // 2, furthest), min((size - 1) // 2, furthest)
 
 
+def check_strided(name: str, x: Tensor) -> None:
+    """Refuse sparse and nested tensors, which have no strides, before anything asks for their shape."""
+    if x.is_nested or x.layout is not torch.strided:
+        kind = "a nested tensor" if x.is_nested else f"layout {x.layout}"
+        raise TypeError(f"{name} needs a dense tensor with strides, got {kind}; convert it first, as x.to_dense() does")
+
+
 def memory_order(x: Tensor) -> Literal["channels_first", "channels_last", "other"]:
-    """Say which of the two dense layouts the kernels read `x` has; where both hold, channels first."""
+    """Return which of the two dense layouts that the kernels read x has; where both hold, channels first.
+
+    Tensors of fewer than three dimensions are contiguous or "other".
+    """
     if x.is_contiguous():
         return "channels_first"
-    if x.movedim(1, -1).is_contiguous():
+    if x.dim() > 2 and x.movedim(1, -1).is_contiguous():
         return "channels_last"
     return "other"
 

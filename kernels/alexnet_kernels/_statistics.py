@@ -27,7 +27,7 @@ def add_exponent_histogram(x: Tensor, counts: Tensor) -> None:
     """Add x's counts by sign and exponent, from its bits: arithmetic may flush subnormals or lose a NaN's sign."""
     normal = smallest_normal_field(x.dtype)
     if x.dtype.itemsize == 1:
-        x = x.half()  # exact
+        x = x.float()  # exact; half would make subnormals of normal numbers of float8_e5m2fnuz
     bits, width, mantissa, bias = FORMATS[x.dtype]
     top = 2**width - 1  # the exponent field of infinities and NaN
     x = x.flatten()

@@ -124,7 +124,7 @@ def add_exponent_histogram(x: Tensor, counts: Tensor) -> None:
     columns = counts.shape[1]
     smallest = smallest_normal_field(x.dtype)
     if x.dtype.itemsize == 1:
-        x = x.half()  # exact
+        x = x.float()  # exact; half would make subnormals of normal numbers of float8_e5m2fnuz
     bits, width, mantissa, bias = FORMATS[x.dtype]
     x = x if memory_order(x) == "channels_last" else x.contiguous()  # the order of the values does not matter
     numbers = {

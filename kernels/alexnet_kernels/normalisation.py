@@ -10,6 +10,7 @@ from torch import Tensor
 
 from alexnet_kernels import _backends, _reference, _registration
 from alexnet_kernels._backends import Backend
+from alexnet_kernels._geometry import check_strided
 
 Window = Literal["mean", "sum"]
 
@@ -97,6 +98,7 @@ def _checked(
     name: str, x: Tensor, size: int, alpha: float, beta: float, k: float, window: str, groups: int, backend: str
 ) -> float:
     """Refuse what has no meaning, and return what the window's sum of squares is multiplied by."""
+    check_strided(name, x)
     if x.dim() < 3:
         raise ValueError(f"{name} needs N, C and at least one more dimension, got shape {tuple(x.shape)}")
     if x.dtype not in _DTYPES:

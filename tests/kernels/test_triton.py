@@ -175,7 +175,8 @@ def test_normalisation_in_the_interpreter_is_the_formula():
 
 @pytest.mark.long
 @pytest.mark.parametrize(
-    ("file", "at_least"), [("normalisation", 45), ("pooled", 4), ("statistics", 7), ("registration", 1), ("chunks", 20)]
+    ("file", "at_least"),
+    [("normalisation", 45), ("pooled", 4), ("statistics", 7), ("registration", 1), ("chunks", 20), ("layouts", 200)],
 )
 def test_everything_in_the_interpreter(file, at_least):
     # Second derivatives are plain torch behind the kernels, and finite differences need thousands of calls.
