@@ -3,9 +3,12 @@
 An operator carries its backend by name and looks up the code when it runs, so a program exported on a CPU still takes
 the fast path when it runs on CUDA.
 
-torch.func.grad does not see derivatives registered with an operator (torch 2.13), only those of an autograd.Function.
-So the same two functions are registered with the operator and put into a Function, and `call_...` takes the Function
-while such a transform is at work.
+Each operator has three ways to a derivative:
+
+- Reverse mode: a closed form, registered as the operator's Autograd kernel.
+- torch.func.grad and vmap, which do not see that kernel's autograd.Function: `call_...` applies another one.
+- Forward mode, alone or mixed with the others: the Autograd kernel computes the reference's formula in torch's own
+  operations, which torch differentiates in every mode.
 """
 
 from collections.abc import Callable
@@ -13,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from alexnet_kernels import _backends, _reference
 from alexnet_kernels._geometry import pooled_outputs, window_reach
@@ -61,20 +65,45 @@ def _laid_out_as(x: Tensor, values: Tensor) -> Tensor:
 
 
 def _differentiable(
-    operator: Any, save: Callable[..., None], differentiate: Callable[..., tuple[Any, ...]]
+    operator: Any, formula: Callable[..., Any], save: Callable[..., None], differentiate: Callable[..., tuple[Any, ...]]
 ) -> Callable[..., Any]:
-    """Give an operator its derivative, and return what calls it with or without function transforms at work."""
-    torch.library.register_autograd(operator.name(), differentiate, setup_context=save)
+    """Give an operator its derivatives, and return what calls it with or without function transforms active.
+
+    `formula` takes the operator's arguments and returns what it returns, computed in torch's own operations.
+    """
+
+    def below_autograd(*inputs: Any) -> Any:
+        with torch._C._AutoDispatchBelowAutograd():
+            return operator(*inputs)
+
+    def forward(ctx: Any, *inputs: Any) -> Any:
+        output = below_autograd(*inputs)
+        save(ctx, inputs, output)
+        return output
+
+    methods = {"forward": staticmethod(forward), "backward": staticmethod(differentiate)}
+    recorded: Any = type(f"{operator._opname}_recorded", (torch.autograd.Function,), methods)
+
+    def autograd_kernel(*inputs: Any) -> Any:
+        if forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active():
+            return formula(*inputs)
+        if torch.is_grad_enabled() and torch._C._any_requires_grad(*inputs):
+            return recorded.apply(*inputs)
+        return below_autograd(*inputs)
+
+    torch.library.impl(operator.name(), "Autograd", autograd_kernel)
+
     methods = {
         "forward": staticmethod(operator),
         "setup_context": staticmethod(save),
         "backward": staticmethod(differentiate),
-        "generate_vmap_rule": True,
+        "generate_vmap_rule": True,  # type: ignore[dict-item]
     }
-    transformed: Any = type("Transformed", (torch.autograd.Function,), methods)
+    transformed: Any = type(f"{operator._opname}_transformed", (torch.autograd.Function,), methods)
 
     def call(*inputs: Any) -> Any:
-        if not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():
+        transforming = not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
+        if transforming and forward_ad._current_level < 0:
             return transformed.apply(*inputs)
         return operator(*inputs)
 
@@ -133,8 +162,18 @@ def _differentiate_lrn_backward(ctx: Any, v: Tensor) -> tuple[Any, ...]:
     return ddg, ddx, *(None for _ in ctx.numbers)
 
 
-call_lrn = _differentiable(lrn, _save_lrn, _differentiate_lrn)
-call_lrn_backward = _differentiable(lrn_backward, _save_lrn_backward, _differentiate_lrn_backward)
+def _lrn_formula(x: Tensor, *numbers: Any) -> Tensor:
+    return _reference.lrn(x, *numbers[:-1])
+
+
+def _lrn_backward_formula(gradient: Tensor, x: Tensor, *numbers: Any) -> Tensor:
+    return _reference.lrn_backward(gradient, x, *numbers[:-1])
+
+
+call_lrn = _differentiable(lrn, _lrn_formula, _save_lrn, _differentiate_lrn)
+call_lrn_backward = _differentiable(
+    lrn_backward, _lrn_backward_formula, _save_lrn_backward, _differentiate_lrn_backward
+)
 
 
 # ---- x -> maxpool(lrn(relu(x))) ----
@@ -215,9 +254,17 @@ def _differentiate_pooled_backward(ctx: Any, v: Tensor) -> tuple[Any, ...]:
     return ddg.flatten(2).gather(2, flat).view_as(gradient), ddx, *(None for _ in range(len(ctx.numbers) + 1))
 
 
-call_relu_lrn_maxpool = _differentiable(relu_lrn_maxpool, _save_pooled, _differentiate_pooled)
+def _pooled_formula(x: Tensor, *numbers: Any) -> tuple[Tensor, Tensor]:
+    return _reference.relu_lrn_maxpool(x, *numbers[:-1])
+
+
+def _pooled_backward_formula(gradient: Tensor, x: Tensor, winners: Tensor, *numbers: Any) -> Tensor:
+    return _reference.relu_lrn_maxpool_backward(gradient, x, winners, *numbers[:-1])
+
+
+call_relu_lrn_maxpool = _differentiable(relu_lrn_maxpool, _pooled_formula, _save_pooled, _differentiate_pooled)
 call_relu_lrn_maxpool_backward = _differentiable(
-    relu_lrn_maxpool_backward, _save_pooled_backward, _differentiate_pooled_backward
+    relu_lrn_maxpool_backward, _pooled_backward_formula, _save_pooled_backward, _differentiate_pooled_backward
 )
 
 
@@ -235,9 +282,10 @@ def _map_over_batch(operator: Any, tensors: int) -> None:
         mapped = info.batch_size
         folded = [_folded(inputs[i], dimensions[i], mapped) for i in range(tensors)]
         result = operator(*folded, *inputs[tensors:])
+        batch = inputs[0].shape[1 if dimensions[0] == 0 else 0]  # not a quotient, since nothing may be mapped
 
         def unfold(part: Tensor) -> Tensor:
-            return part.view(mapped, part.shape[0] // mapped, *part.shape[1:])
+            return part.view(mapped, batch, *part.shape[1:])
 
         if isinstance(result, Tensor):
             return unfold(result), 0
