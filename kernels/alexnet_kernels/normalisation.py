@@ -6,9 +6,10 @@ Shapes: N batch, C channels, * any number of further dimensions.
 from typing import Literal, get_args
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from alexnet_kernels import _backends, _reference, _registration
+from alexnet_kernels import _backends, _onnx, _reference, _registration
 from alexnet_kernels._backends import Backend
 from alexnet_kernels._geometry import check_strided
 
@@ -41,6 +42,8 @@ def local_response_norm(
     backward pass. `backend` is "reference" (plain torch), "cpu", "triton", or "auto", which goes by the device.
     """
     scale = _checked("local_response_norm", x, size, alpha, beta, k, window, groups, backend)
+    if _onnx.exporting():
+        return _onnx.lrn(x, size, scale, beta, k, groups, False)
     if backend == "reference":
         return _reference.lrn(x, size, scale, beta, k, groups, False)
     y: Tensor = _registration.call_lrn(x, size, scale, beta, k, groups, False, backend)
@@ -60,6 +63,8 @@ def relu_lrn(
 ) -> Tensor:
     """Return local_response_norm(relu(x), ...) in one pass, forward and backward."""
     scale = _checked("relu_lrn", x, size, alpha, beta, k, window, groups, backend)
+    if _onnx.exporting():
+        return _onnx.lrn(x, size, scale, beta, k, groups, True)
     if backend == "reference":
         return _reference.lrn(x, size, scale, beta, k, groups, True)
     y: Tensor = _registration.call_lrn(x, size, scale, beta, k, groups, True, backend)
@@ -86,6 +91,8 @@ def relu_lrn_maxpool(
     """
     scale = _checked("relu_lrn_maxpool", x, size, alpha, beta, k, window, groups, backend)
     _check_pool(x, pool, stride)
+    if _onnx.exporting():
+        return F.max_pool2d(_onnx.lrn(x, size, scale, beta, k, groups, True), pool, stride)
     if backend == "reference":
         return _reference.relu_lrn_maxpool(x, size, scale, beta, k, groups, pool, stride, False)[0]
     keep_winners = torch.is_grad_enabled() and x.requires_grad
