@@ -1,8 +1,10 @@
 """The benchmark as a program: quick help, honest refusal, rows that add up."""
 
+import contextlib
 import csv
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -75,3 +77,66 @@ def test_cuda_without_a_gpu_is_refused(capsys):
     with pytest.raises(SystemExit):
         bench.main(["--device", "cuda"])
     assert "use --device cpu" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("megabytes", [1, 24, 60, 149, 500])
+def test_buffers_together_exceed_three_times_the_cache(megabytes):
+    size, cache = megabytes * 2**20, 60 * 2**20
+    copies = bench.buffers_beyond_cache(size, cache)
+    assert copies * size > 3 * cache
+    assert copies == 2 or (copies - 1) * size <= 3 * cache
+    calls = bench.calls_per_timing(copies)
+    assert calls >= 20
+    assert calls % copies == 0
+
+
+class Gpu:
+    """A clock that a kernel moves on by 2 ms, and a call from Python by 5 ms more."""
+
+    def __init__(self, monkeypatch):
+        self.milliseconds, self.capturing, self.captured = 0.0, False, 0
+        gpu = self
+
+        class Event:
+            def __init__(self, enable_timing):
+                assert enable_timing
+
+            def record(self):
+                self.at = gpu.milliseconds
+
+            def elapsed_time(self, other):
+                return other.at - self.at
+
+        class Graph:
+            def replay(self):
+                gpu.milliseconds += 2 * gpu.captured
+
+        class Capture:
+            def __init__(self, graph):
+                gpu.captured = 0
+
+            def __enter__(self):
+                gpu.capturing = True
+
+            def __exit__(self, *_error):
+                gpu.capturing = False
+
+        stream = SimpleNamespace(wait_stream=lambda other: None)
+        for name, value in {
+            "Event": Event, "CUDAGraph": Graph, "graph": Capture, "synchronize": lambda: None,
+            "Stream": lambda: stream, "current_stream": lambda: stream, "stream": lambda s: contextlib.nullcontext(),
+        }.items():  # fmt: skip
+            monkeypatch.setattr(torch.cuda, name, value)
+
+    def kernel(self):
+        if self.capturing:
+            self.captured += 1
+        else:
+            self.milliseconds += 5 + 2
+
+
+@pytest.mark.parametrize(("timing", "milliseconds"), [("graph", 2), ("launches", 7)])
+def test_a_replayed_graph_times_kernels_and_not_python(monkeypatch, timing, milliseconds):
+    gpu = Gpu(monkeypatch)
+    timed = bench._timer(gpu.kernel, timing, 24)
+    assert [timed() for _ in range(3)] == pytest.approx([milliseconds / 1e3] * 3)
