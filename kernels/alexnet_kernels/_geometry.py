@@ -40,12 +40,16 @@ def pooled_length(length: int, pool: int, stride: int) -> int:
     return (length - pool) // stride + 1
 
 
+def pooled_layout(x: Tensor) -> torch.memory_format:
+    """Return the memory format of what is pooled from x: channels last if x has that layout, else contiguous."""
+    return torch.channels_last if memory_order(x) == "channels_last" else torch.contiguous_format
+
+
 def pooled_outputs(x: Tensor, pool: int, stride: int, keep_winners: bool) -> tuple[Tensor, Tensor]:
     """Allocate the pooled output and the winners' places in the layout of x; no winners are an empty tensor."""
     batch, channels, height, width = x.shape
     shape = (batch, channels, pooled_length(height, pool, stride), pooled_length(width, pool, stride))
-    last = memory_order(x) == "channels_last"
-    layout = torch.channels_last if last else torch.contiguous_format
+    layout = pooled_layout(x)
     y = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=layout)
     if not keep_winners:
         return y, torch.empty(0, dtype=torch.uint8, device=x.device)

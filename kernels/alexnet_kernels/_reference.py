@@ -116,7 +116,9 @@ def relu_lrn_maxpool_backward(
 def unpooled(gradient: Tensor, image: Tensor, winners: Tensor, pool: int, stride: int) -> Tensor:
     """Send each gradient to the place in an image like `image` that won its window."""
     flat = winner_indices(winners, image.shape[3], pool, stride).flatten(2)
-    return torch.zeros_like(image).flatten(2).scatter_add(2, flat, gradient.flatten(2)).view(image.shape)
+    # In contiguous memory whatever the image has, so that this view of it needs no copy.
+    zeros = torch.zeros_like(image, memory_format=torch.contiguous_format).flatten(2)
+    return zeros.scatter_add(2, flat, gradient.flatten(2)).view(image.shape)
 
 
 def window_corners(shape: torch.Size, width: int, stride: int, device: torch.device) -> Tensor:

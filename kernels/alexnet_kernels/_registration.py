@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from alexnet_kernels import _backends, _reference
-from alexnet_kernels._geometry import pooled_outputs, window_reach
+from alexnet_kernels._geometry import pooled_layout, pooled_outputs, window_reach
 
 _WIDEST_ROLLING = 16  # channels of a window that a Triton kernel holds in registers
 
@@ -59,9 +59,11 @@ def _operator(name: str) -> Callable[[Callable[..., Any]], Any]:
 
 
 def _laid_out_as(x: Tensor, values: Tensor) -> Tensor:
-    """Return `values` in the memory layout of x, which is what the operator promised the compiler."""
-    out = torch.empty_like(x)
-    return values if values.stride() == out.stride() else out.copy_(values)
+    """Return `values`, newly made, in the memory layout of empty_like(x), which the fake tensors promise."""
+    if values.stride() == x.stride():  # then x is dense, as `values` is, and empty_like keeps its strides
+        return values
+    promised = torch.empty_like(x, device="meta").stride()  # no memory, and no kernel that fills it
+    return values if values.stride() == promised else torch.empty_like(x).copy_(values)
 
 
 def _differentiable(
@@ -196,8 +198,9 @@ def relu_lrn_maxpool(
     y, winners = _code(x, backend, size, groups).relu_lrn_maxpool(
         x, size, scale, beta, k, groups, pool, stride, keep_winners
     )
-    like_y, like_winners = pooled_outputs(x, pool, stride, keep_winners)
-    return _laid_out_as(like_y, y), _laid_out_as(like_winners, winners)
+    layout = pooled_layout(x)
+    # Every backend but the reference has made them so already, and then nothing is copied.
+    return y.contiguous(memory_format=layout), winners.contiguous(memory_format=layout) if keep_winners else winners
 
 
 @_operator("alexnet_kernels::relu_lrn_maxpool_backward")

@@ -107,6 +107,46 @@ def test_large_activations_are_counted_exactly(device, backend, shape):
     assert torch.equal(off_counts(x, backend=backend), want)
 
 
+class Launches:
+    """Stands for a kernel: notes the grid and the constants of each launch."""
+
+    def __init__(self):
+        self.grids, self.constants = [], []
+
+    def __getitem__(self, grid):
+        self.grids.append(grid)
+        return lambda *_arguments, **constants: self.constants.append(constants)
+
+
+def test_grids_stay_within_what_cuda_allows(monkeypatch):
+    statistics = pytest.importorskip("alexnet_kernels._triton_statistics", exc_type=ImportError)
+    rows, others, histogram = Launches(), Launches(), Launches()
+    monkeypatch.setattr(statistics, "off_rows_kernel", rows)
+    monkeypatch.setattr(statistics, "off_kernel", others)
+    monkeypatch.setattr(statistics, "histogram_kernel", histogram)
+    units = 4_000_000  # 125,000 blocks of 32
+    statistics.add_off_counts(torch.empty(1, units, dtype=torch.float16), None)
+    statistics.add_off_counts(torch.empty(1, units, 2, dtype=torch.float16), None)
+    statistics.add_exponent_histogram(torch.empty(units), torch.empty(2, 258))
+    for launches in (rows, others, histogram):
+        ((programs, *further),) = launches.grids
+        assert programs < 2**31
+        assert all(extent <= 65535 for extent in further)
+    assert rows.grids[0][0] * statistics.UNITS >= units
+
+
+def test_ever_new_image_sizes_share_few_kernels(monkeypatch):
+    statistics = pytest.importorskip("alexnet_kernels._triton_statistics", exc_type=ImportError)
+    launches = Launches()
+    monkeypatch.setattr(statistics, "off_kernel", launches)
+    for side in range(2, 1000):
+        statistics.add_off_counts(torch.empty(1).expand(1, 1, side, side), None)
+    turns = {constants["TURNS"] for constants in launches.constants}
+    assert len(turns) < 50
+    for side, constants in zip(range(2, 1000), launches.constants, strict=True):
+        assert side**2 <= constants["TURNS"] * constants["POSITIONS"] <= 1.25 * side**2 + constants["POSITIONS"]
+
+
 def test_counting_goes_on_inside_a_compiled_graph():
     def step(x, histogram, off):
         exponent_histogram(x, into=histogram)
