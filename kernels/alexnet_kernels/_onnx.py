@@ -1,5 +1,7 @@
 """Local response normalisation in an ONNX graph: the operator LRN where it says the same, else plain operations."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -8,7 +10,8 @@ from alexnet_kernels import _reference
 
 def exporting() -> bool:
     """Return whether torch.onnx.export is at work; cheap where nothing is traced."""
-    return (torch.compiler.is_exporting() or torch.jit.is_tracing()) and torch.onnx.is_in_onnx_export()
+    tracing: bool = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    return (torch.compiler.is_exporting() or tracing) and torch.onnx.is_in_onnx_export()
 
 
 def lrn(x: Tensor, size: int, scale: float, beta: float, k: float, groups: int, relu: bool) -> Tensor:
@@ -22,6 +25,6 @@ def lrn(x: Tensor, size: int, scale: float, beta: float, k: float, groups: int, 
     batch, channels, height, width = x.shape
     x = torch.relu(x) if relu else x
     towers = x if groups == 1 else x.reshape(batch * groups, channels // groups, height, width)
-    numbers = {"alpha": scale * size, "beta": float(beta), "bias": float(k), "size": size}
+    numbers: dict[str, Any] = {"alpha": scale * size, "beta": float(beta), "bias": float(k), "size": size}
     y = torch.onnx.ops.symbolic("LRN", (towers,), numbers, dtype=x.dtype, shape=towers.shape, version=13)
     return y if groups == 1 else y.reshape(batch, channels, height, width)

@@ -105,7 +105,7 @@ def fastest(
 def seconds_on_device(run: Callable[[], None], launches: int = 20, rounds: int = 3) -> float:
     """Return the least time of a launch, compiled before: `launches` of them between two events, `rounds` times."""
     run()
-    times = []
+    times: list[float] = []
     for _ in range(rounds):
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
         start.record()

@@ -117,7 +117,7 @@ def main(arguments: list[str] | None = None, command: str = "python -m alexnet_k
         return 1
     print(f"every case is right: largest error {worst:.1e} of its tolerance\n")
 
-    name = f"lrn-{device}-{machine['threads']}-threads" if device == "cpu" else "lrn-cuda"
+    name = f"lrn-cpu-{machine['threads']}-threads" if device == "cpu" else "lrn-cuda"
     figures: list[Figure] = []
     for number, case in enumerate(cases, 1):
         print(f"[{number}/{len(cases)}] {_title(case)} ...", file=sys.stderr, flush=True)
@@ -184,11 +184,6 @@ def _separate(case: Case) -> Callable[["Tensor"], "Tensor"]:
     return lambda x: F.max_pool2d(relu_lrn(x, **NUMBERS), 3, 2)  # type: ignore[arg-type]
 
 
-def _runs_half_precision(device: str) -> bool:
-    """torch's own normalisation has no half precision on the CPU (2.13)."""
-    return device == "cuda"
-
-
 def _gate(cases: list[Case], device: str) -> float | None:
     """Return the largest error as a share of its tolerance, or None after saying which case is wrong."""
     import torch
@@ -224,7 +219,7 @@ def _measure(case: Case, device: str, rounds: int, machine: dict[str, Any]) -> l
     functions = {"ours": _ours(case)}
     if case.operation == "pooled":
         functions["separate"] = _separate(case)
-    if case.dtype == "float32" or _runs_half_precision(device):
+    if case.dtype == "float32" or device == "cuda":  # torch's own has no half precision on the CPU (2.13)
         functions["eager"] = _torchs(case)
         functions["compile"] = torch.compile(_torchs(case), dynamic=False)
     gradient = torch.randn_like(functions["ours"](next(inputs)).detach())
@@ -293,7 +288,7 @@ def _captured(many: Callable[[], None], run: Callable[[], None]) -> Callable[[],
     """Capture the kernels of many calls in a CUDA graph; return what replays it."""
     import torch
 
-    stream = torch.cuda.Stream()
+    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):  # compile and load everything first: neither is possible while capturing
         for _ in range(3):

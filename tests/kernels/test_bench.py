@@ -2,8 +2,10 @@
 
 import contextlib
 import csv
+import os
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -140,3 +142,43 @@ def test_a_replayed_graph_times_kernels_and_not_python(monkeypatch, timing, mill
     gpu = Gpu(monkeypatch)
     timed = bench._timer(gpu.kernel, timing, 24)
     assert [timed() for _ in range(3)] == pytest.approx([milliseconds / 1e3] * 3)
+
+
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "on_gpu.sh"
+
+
+def on_gpu(folder, *parts, failing="nothing"):
+    """Run the script with a python that notes what it is asked for, and fails where the request names `failing`."""
+    python = folder / "python"
+    python.write_text(f'#!/bin/sh\necho "$@" | head -1 >> {folder}/asked\ncase "$*" in *{failing}*) exit 1;; esac\n')
+    python.chmod(0o755)
+    environment = {**os.environ, "PYTHON": str(python), "OUT": str(folder / "results")}
+    run = subprocess.run([SCRIPT, *parts], env=environment, check=False, capture_output=True, text=True)
+    asked = folder / "asked"
+    return run, asked.read_text() if asked.exists() else ""
+
+
+@pytest.mark.parametrize("part", ["correctness", "bench", "training", "configurations"])
+def test_each_part_of_on_gpu_can_be_called_apart(tmp_path, part):
+    run, asked = on_gpu(tmp_path, part)
+    assert run.returncode == 0, run.stderr
+    marks = {
+        "correctness": "tests/kernels",
+        "bench": f"--out {tmp_path}/results\n",
+        "training": "training_throughput.py",
+        "configurations": "--quick",
+    }
+    assert [name for name, mark in marks.items() if mark in asked] == [part]
+    assert list((tmp_path / "results").glob("*.txt"))
+
+
+def test_on_gpu_says_what_failed_and_which_parts_it_has(tmp_path):
+    run, asked = on_gpu(tmp_path, "training", "bench", failing="training_throughput")
+    assert run.returncode == 1
+    assert "alexnet_kernels.bench" in asked, "the next part runs all the same"
+    run, _asked = on_gpu(tmp_path, "frob")
+    assert run.returncode == 2
+    assert "Parts: correctness, bench, training, configurations" in run.stderr
+    run, _asked = on_gpu(tmp_path, failing="is_available")
+    assert run.returncode == 0
+    assert "No GPU" in run.stdout

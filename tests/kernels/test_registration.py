@@ -1,5 +1,6 @@
 """The operators inside torch: compile, export, autocast, function transforms, opcheck."""
 
+import contextlib
 import subprocess
 import sys
 
@@ -214,6 +215,29 @@ def test_a_gpu_too_old_for_triton_is_named(gpu):
     launches = gpu(capability=(6, 1))
     assert "cuda:0 has 6.1" in _backends.triton_trouble(torch.device("cuda:0"))
     assert not launches
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda:0"])
+def test_triton_that_is_absent_or_broken_is_named(gpu, monkeypatch, device):
+    launches = gpu()
+    monkeypatch.setitem(sys.modules, "triton.language", None)  # an import of it raises ImportError
+    assert "pip install 'triton>=3.6,<3.9'" in _backends.triton_trouble(torch.device(device))
+    assert not launches
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    with pytest.raises(RuntimeError, match="backend='triton' needs Triton: it does not import here"):
+        local_response_norm(torch.ones(1, 3, 4), 3, backend="triton")
+
+
+def test_the_kernel_of_the_probe_writes_one(device, backend, monkeypatch):
+    if backend != "triton":
+        pytest.skip("a Triton kernel")
+    from alexnet_kernels import _triton_probe
+
+    out = torch.zeros(1, dtype=torch.int32, device=device)
+    if device == "cpu":
+        monkeypatch.setattr(torch.cuda, "device", contextlib.nullcontext)
+    _triton_probe.launch(out)
+    assert out.item() == 1
 
 
 def test_a_mistake_in_the_probe_is_not_taken_for_a_missing_compiler(gpu):

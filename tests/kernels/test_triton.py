@@ -29,6 +29,7 @@ BACKWARD = {**ROLL, **NO_POOL, "AHEAD": 6, "AHEAD_G": 6}
 POOL_BACKWARD = {**POOL, "AHEAD": 2, "AHEAD_G": 1}
 TILE = {"PIXELS": 16, "WIDTH": 128, "POOL": 3, "STRIDE": 2}  # 96 channels
 CONV1 = {"pixels": 55 * 55, "width": 55, "pooled_height": 27, "pooled_width": 27}
+STRIDE_1 = {"STRIDE": 1, "pooled_height": 53, "pooled_width": 53}
 COUNT = {"WIDTH": 8, "MANTISSA": 23, "SMALLEST": 1, "COLUMNS": 258, "OFFSET": 1, "BLOCK": 1024, "TURNS": 32}
 BUDGETS = [
     ("_triton_rolling", "rolling_forward", {**LRN, **FORWARD, **CONV1, "RELU": False}, 40),
@@ -36,9 +37,9 @@ BUDGETS = [
     ("_triton_rolling", "rolling_backward", {**LRN, **BACKWARD, **CONV1, "RELU": True}, 48),
     ("_triton_rolling", "rolling_backward", {**WIDE_WINDOW, **BACKWARD, **CONV1, "RELU": False}, 80),
     ("_triton_rolling", "rolling_backward", {**LRN, **POOL_BACKWARD, **CONV1, "RELU": True}, 80),
-    ("_triton_rolling", "rolling_backward", {**LRN, **POOL_BACKWARD, **CONV1, "STRIDE": 1, "RELU": True}, 96),
+    ("_triton_rolling", "rolling_backward", {**LRN, **POOL_BACKWARD, **CONV1, **STRIDE_1, "RELU": True}, 96),
     ("_triton_rolling", "rolling_pool_forward", {**LRN, **POOL, **CONV1, "KEEP": True}, 64),
-    ("_triton_rolling", "rolling_pool_forward", {**LRN, **POOL, **CONV1, "STRIDE": 1, "KEEP": True}, 64),
+    ("_triton_rolling", "rolling_pool_forward", {**LRN, **POOL, **CONV1, **STRIDE_1, "KEEP": True}, 64),
     # The same where the extent of an image is not known when compiled.
     ("_triton_rolling", "rolling_forward", {**LRN, **FORWARD, "RELU": True}, 64),
     ("_triton_rolling", "rolling_backward", {**LRN, **BACKWARD, "RELU": False}, 64),
@@ -49,7 +50,7 @@ BUDGETS = [
     ("_triton_tiles", "tile_backward", {**LRN, **TILE, **NO_POOL, "RELU": True}, 128),
     ("_triton_tiles", "tile_backward", {**LRN, **TILE, **CONV1, "RELU": True}, 160),
     ("_triton_tiles", "tile_pool_forward", {**LRN, **TILE, **CONV1, "KEEP": True}, 160),
-    ("_triton_tiles", "tile_pool_forward", {**LRN, **TILE, **CONV1, "STRIDE": 1, "KEEP": True}, 160),
+    ("_triton_tiles", "tile_pool_forward", {**LRN, **TILE, **CONV1, **STRIDE_1, "KEEP": True}, 160),
     ("_triton_statistics", "histogram_kernel", COUNT, 128),
     ("_triton_statistics", "off_kernel", {"UNITS": 4, "POSITIONS": 512, "TURNS": 6}, 96),
     ("_triton_statistics", "off_kernel", {"UNITS": 32, "POSITIONS": 64, "TURNS": 12}, 128),
