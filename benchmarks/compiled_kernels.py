@@ -48,7 +48,8 @@ def main() -> None:
     architecture = parser.parse_args().sm
     print(f"sm_{architecture}, triton {triton.__version__}, float32")
     print(
-        f"{'kernel':22} {'window':>6} {'pool':>4} {'stride':>6} {'extent':9} {'registers':>9} {'instructions':>12} {'in flight':>9}"
+        f"{'kernel':22} {'window':>6} {'pool':>4} {'stride':>6} {'extent':9} "
+        f"{'registers':>9} {'instructions':>12} {'in flight':>9}"
     )
     with tempfile.TemporaryDirectory() as scratch:
         for module, name, constants, _budget in measured.BUDGETS:

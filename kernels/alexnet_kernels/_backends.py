@@ -1,4 +1,4 @@
-"""Which code runs a call: by the device, unless the caller says."""
+"""Which module computes a call: by the device, unless the caller names a backend."""
 
 import functools
 import importlib
@@ -14,15 +14,15 @@ Backend = Literal["auto", "reference", "cpu", "triton"]
 
 
 def check_name(backend: str) -> None:
-    """Refuse a backend that does not exist, before anything runs."""
+    """Raise ValueError if there is no such backend."""
     if backend not in get_args(Backend):
-        raise ValueError(f"backend is one of {', '.join(map(repr, get_args(Backend)))}, got {backend!r}")
+        raise ValueError(f"backend must be one of {', '.join(map(repr, get_args(Backend)))}, got {backend!r}")
 
 
 def choose(device: torch.device, backend: str, *, cpu: str, triton: str, reference: str) -> ModuleType:
-    """Return the module that serves this device, named for each backend by the caller.
+    """Return the module for this device; the caller gives the module's name for each backend.
 
-    `auto` never fails; a backend asked for by name that cannot serve the device is an error.
+    "auto" never fails. Any other backend that cannot run on the device raises.
     """
     if backend == "cpu":
         if device.type != "cpu":
@@ -47,7 +47,7 @@ def choose(device: torch.device, backend: str, *, cpu: str, triton: str, referen
 
 
 def interpreting() -> bool:
-    """Say whether Triton kernels run in Triton's interpreter, where tensors lie on the CPU."""
+    """Return whether Triton kernels run in Triton's interpreter, which takes tensors on the CPU."""
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
@@ -76,7 +76,7 @@ def triton_trouble(device: torch.device) -> str | None:
     if capability < OLDEST_GPU:
         return (
             f"it needs a GPU of compute capability {_dotted(OLDEST_GPU)} or newer, and {device} has "
-            f"{_dotted(capability)}; no package changes that"
+            f"{_dotted(capability)}; the reference is all that runs there"
         )
     out = torch.zeros(1, dtype=torch.int32, device=device)  # outside, so that a full GPU says that it is full
     try:
@@ -97,5 +97,7 @@ def _dotted(capability: tuple[int, int]) -> str:
 
 @functools.cache
 def warn_once(trouble: str) -> None:
-    """Say once that CUDA tensors take the slow path, and what would make it fast."""
-    warnings.warn(f"alexnet_kernels uses its plain torch reference on CUDA: Triton: {trouble}", stacklevel=4)
+    """Warn once that CUDA tensors use the reference, and say what to install."""
+    warnings.warn(
+        f"alexnet_kernels uses its slow reference on CUDA, because Triton does not work: {trouble}", stacklevel=4
+    )

@@ -1,4 +1,4 @@
-"""Windows, memory layouts and pool sizes, as every backend sees them."""
+"""Windows, memory layouts and pool sizes: shared by all backends."""
 
 from typing import Literal
 
@@ -9,8 +9,8 @@ from torch import Tensor
 def window_reach(size: int, group_channels: int) -> tuple[int, int]:
     """Return how many channels before and after its own a window of `size` covers, inside one group.
 
-    An even window reaches one channel further back than forward, as torch's own does. What lies beyond the group adds
-    nothing, so the reach is cut there and a huge size costs no more than the whole group.
+    An even window reaches one channel further back than forward, as torch's own does. The reach is cut at
+    the group's ends, so a huge size costs no more than the whole group.
     """
     furthest = max(0, group_channels - 1)
     return min(size // 2, furthest), min((size - 1) // 2, furthest)
@@ -46,7 +46,7 @@ def pooled_layout(x: Tensor) -> torch.memory_format:
 
 
 def pooled_outputs(x: Tensor, pool: int, stride: int, keep_winners: bool) -> tuple[Tensor, Tensor]:
-    """Allocate the pooled output and the winners' places in the layout of x; no winners are an empty tensor."""
+    """Allocate the pooled output and the winners in the layout of x; winners that are not kept are an empty tensor."""
     batch, channels, height, width = x.shape
     shape = (batch, channels, pooled_length(height, pool, stride), pooled_length(width, pool, stride))
     layout = pooled_layout(x)

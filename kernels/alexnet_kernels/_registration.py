@@ -1,7 +1,7 @@
-"""The operators as torch knows them: torch.compile, torch.export, vmap and double backward see one opaque call each.
+"""The operators as torch knows them: torch.compile, torch.export, vmap and double backward see one opaque call.
 
-An operator carries its backend by name and looks up the code when it runs, so a program exported on a CPU still takes
-the fast path when it runs on CUDA.
+The backend is an argument of the operator, and its code is looked up when it runs: a program exported on a CPU uses the
+Triton kernels when it runs on CUDA.
 
 Each operator has three ways to a derivative:
 
@@ -21,7 +21,7 @@ from torch.autograd import forward_ad
 from alexnet_kernels import _backends, _reference
 from alexnet_kernels._geometry import pooled_layout, pooled_outputs, window_reach
 
-_WIDEST_ROLLING = 16  # channels of a window that a Triton kernel holds in registers
+_WIDEST_ROLLING = 16  # channels: the widest window that a Triton kernel keeps in registers
 
 
 def _code(x: Tensor, backend: str, size: int, groups: int) -> Any:
@@ -44,8 +44,8 @@ def _code(x: Tensor, backend: str, size: int, groups: int) -> Any:
 def _operator(name: str) -> Callable[[Callable[..., Any]], Any]:
     """Define an operator for every device from a typed function.
 
-    torch.library.custom_op would do, but its first call imports the whole compiler (1.2 s, and Triton with it), and
-    every call costs some microseconds more.
+    torch.library.custom_op does the same, but its first call imports the compiler and Triton (1.2 s), and every call
+    takes some microseconds more.
     """
 
     def define(function: Callable[..., Any]) -> Any:
@@ -117,7 +117,7 @@ def _differentiable(
 
 @_operator("alexnet_kernels::lrn")
 def lrn(x: Tensor, size: int, scale: float, beta: float, k: float, groups: int, relu: bool, backend: str) -> Tensor:
-    """Return x, rectified where asked, over (k + scale * window energy) ** beta."""
+    """Return x, rectified if `relu`, over (k + scale * window energy) ** beta."""
     return _laid_out_as(x, _code(x, backend, size, groups).lrn(x, size, scale, beta, k, groups, relu))
 
 
@@ -238,7 +238,7 @@ def _save_pooled(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor
 def _differentiate_pooled(ctx: Any, gradient: Tensor, _of_winners: Any) -> tuple[Any, ...]:
     x, winners = ctx.saved_tensors
     *shape, keep_winners, backend = ctx.numbers
-    if not keep_winners:  # the call did not foresee a gradient; what it left out is made again
+    if not keep_winners:  # the winners were not kept, since no gradient was expected: compute them again
         _, winners = relu_lrn_maxpool(x.detach(), *shape, True, backend)
     return call_relu_lrn_maxpool_backward(gradient, x, winners, *shape, backend), *(None for _ in ctx.numbers)
 
@@ -285,7 +285,7 @@ def _map_over_batch(operator: Any, tensors: int) -> None:
         mapped = info.batch_size
         folded = [_folded(inputs[i], dimensions[i], mapped) for i in range(tensors)]
         result = operator(*folded, *inputs[tensors:])
-        batch = inputs[0].shape[1 if dimensions[0] == 0 else 0]  # not a quotient, since nothing may be mapped
+        batch = inputs[0].shape[1 if dimensions[0] == 0 else 0]  # not part.shape[0] // mapped, since mapped may be 0
 
         def unfold(part: Tensor) -> Tensor:
             return part.view(mapped, batch, *part.shape[1:])

@@ -14,10 +14,10 @@ from alexnet_kernels._triton_rolling import rolling_backward, rolling_forward, r
 from alexnet_kernels._triton_tiles import tile_backward, tile_forward, tile_pool_forward
 from alexnet_kernels._triton_tuning import Configuration
 
-SHAPES = 64  # shapes of images that kernels are compiled for; further ones share a kernel that computes its addresses
-WIDEST_FUSED_POOL = 3  # beyond, the places of a window are too many for one thread; pooling follows from memory
-MOST_WINDOWS = 2  # a side, of those that hold one pixel: a tile with the gradients of nine needs over 255 registers
-WIDEST_TILE = 512  # channels of a pixel that one tile holds; a neighbour is fetched by more shuffles the wider it is
+SHAPES = 64  # image shapes that kernels are compiled for; further ones share a kernel that computes its addresses
+WIDEST_FUSED_POOL = 3  # wider pools need too many registers and run as a step of their own
+MOST_WINDOWS = 2  # along each axis, that hold a pixel, in a tile: with three, nine gradients need over 255 registers
+WIDEST_TILE = 512  # channels; the wider a tile, the more shuffles a neighbour takes
 
 
 def numbers(
@@ -58,10 +58,10 @@ _known_shapes: set[tuple[int, ...]] = set()
 
 
 def compiled_in(*extents: int) -> tuple[Any, ...]:
-    """Return the extents of an image as constants of the kernel, which then has its addresses for nothing.
+    """Return the extents of an image as constants of the kernel, which then computes no addresses from them.
 
-    Each shape is compiled once, in 1 to 3 s, and kept on disk. Where images come in ever new sizes, that would never
-    end: beyond the first shapes of a process extents stay numbers, and the kernel is the same for all.
+    Each shape is compiled once, in 1 to 3 s, and cached on disk. After the first SHAPES shapes of a process, extents
+    are passed as numbers and one kernel serves all further shapes.
     """
     if _backends.interpreting() or (extents not in _known_shapes and len(_known_shapes) >= SHAPES):
         return extents
@@ -74,7 +74,7 @@ def _on(x: Tensor) -> contextlib.AbstractContextManager[Any]:
 
 
 def _read(x: Tensor) -> tuple[str, Tensor]:
-    """Return x in a layout that a kernel reads, and which."""
+    """Return the layout, one that a kernel reads, and x in it."""
     order = memory_order(x)
     if order == "other" or (order == "channels_last" and x.shape[1] > WIDEST_TILE):
         return "channels_first", x.contiguous()
@@ -86,14 +86,14 @@ def _kind(order: str) -> str:
 
 
 def _like(gradient: Tensor, order: str) -> Tensor:
-    """Return the gradient in the memory order of what it belongs to."""
+    """Return the gradient in a memory order."""
     if order == "channels_last":
         return gradient.movedim(1, -1).contiguous().movedim(-1, 1)
     return gradient.contiguous()
 
 
 def lrn(x: Tensor, size: int, scale: float, beta: float, k: float, groups: int, relu: bool) -> Tensor:
-    """Return x, rectified where asked, over z ** beta."""
+    """Return x, rectified if `relu`, over z ** beta."""
     order, x = _read(x)
     y = torch.empty_like(x)
     if not x.numel():

@@ -1,4 +1,4 @@
-"""The counting kernels in Triton: integers throughout, so their order does not matter and every count is exact."""
+"""The counting kernels in Triton: integer arithmetic, so every count is exact in any order of additions."""
 
 # mypy: ignore-errors
 # ruff: noqa: N803, N806
@@ -16,7 +16,7 @@ from alexnet_kernels._geometry import memory_order
 from alexnet_kernels._statistics import FORMATS, smallest_normal_field
 
 BLOCK = 1024
-TURNS = 32  # blocks a program counts before it adds its histogram to everybody's
+TURNS = 32  # blocks that a program counts before it adds its histogram to the result
 UNITS = 32
 SAMPLES = 64
 
@@ -84,7 +84,7 @@ def off_kernel(
     POSITIONS: tl.constexpr,
     TURNS: tl.constexpr,  # known when compiled, since Triton 3.6's interpreter cannot loop to a tensor
 ):
-    """One program takes one input and a block of units: who is off at every position, and at how many."""
+    """Count for one input and a block of units: units off at every position, and positions <= 0."""
     pid = tl.program_id(0)
     sample = (pid // unit_blocks).to(tl.int64)
     unit = (pid % unit_blocks) * UNITS + tl.arange(0, UNITS)
@@ -103,7 +103,7 @@ def off_kernel(
 
 @triton.jit
 def off_rows_kernel(x_ptr, counts_ptr, samples, units, unit_blocks, UNITS: tl.constexpr, SAMPLES: tl.constexpr):
-    """The same where a unit has one position: a program takes many inputs, and off and <= 0 are one."""
+    """Count for many inputs and a block of units with one position each, where off and <= 0 are the same."""
     pid = tl.program_id(0)  # one axis for both: CUDA allows 2**31 - 1 programs along the first, 65535 along the others
     first_unit = (pid % unit_blocks) * UNITS
     sample = (pid // unit_blocks).to(tl.int64) * SAMPLES + tl.arange(0, SAMPLES)[:, None]

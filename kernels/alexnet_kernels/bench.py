@@ -1,7 +1,7 @@
 """Measure local response normalisation on this machine: python -m alexnet_kernels.bench.
 
-- Right first: every case is compared with float64 before any is timed; one wrong case stops the run.
-- Ratios within one run: in every round each rival runs once, in a new order, so a busy machine hurts all alike.
+- Correctness first: every case is compared with float64 before any is timed; one wrong case stops the run.
+- Ratios within one run: every rival runs once in every round, in a new order, so a busy machine slows all of them.
 - A figure is a median with its 20% and 80% quantiles, beside how long a plain copy takes: one for forward (a value
   read, a value written), two for forward and backward.
 - On a GPU a time is that of the kernels alone: many calls, over inputs that together exceed three times the L2 cache,

@@ -16,7 +16,7 @@ from alexnet_kernels._geometry import check_strided
 Window = Literal["mean", "sum"]
 
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
-_WIDEST_POOL = 16  # a winner's place in its window is kept in one byte
+_WIDEST_POOL = 16  # the place of a maximum in its window is kept in one byte
 
 
 def local_response_norm(
@@ -86,7 +86,7 @@ def relu_lrn_maxpool(
 ) -> Tensor:
     """Return max_pool2d(local_response_norm(relu(x), ...), pool, stride) in one pass, forward and backward.
 
-    No padding, partial windows dropped, ties and NaN as torch has them. Beside x, only one byte for each output is kept
+    No padding, partial windows dropped, ties and NaN as torch has them. Only x and one byte for each output are kept
     for the backward pass.
     """
     scale = _checked("relu_lrn_maxpool", x, size, alpha, beta, k, window, groups, backend)
@@ -104,7 +104,7 @@ def relu_lrn_maxpool(
 def _checked(
     name: str, x: Tensor, size: int, alpha: float, beta: float, k: float, window: str, groups: int, backend: str
 ) -> float:
-    """Refuse what has no meaning, and return what the window's sum of squares is multiplied by."""
+    """Check the arguments, and return the factor of the window's sum of squares."""
     check_strided(name, x)
     if x.dim() < 3:
         raise ValueError(f"{name} needs N, C and at least one more dimension, got shape {tuple(x.shape)}")
@@ -113,11 +113,11 @@ def _checked(
     if size < 1:
         raise ValueError(f"{name} needs a window size of at least 1, got {size}")
     if window not in get_args(Window):
-        raise ValueError(f"window is 'mean' or 'sum', got {window!r}")
+        raise ValueError(f"window must be 'mean' or 'sum', got {window!r}")
     if groups < 1 or x.shape[1] % groups:
         raise ValueError(f"groups must divide the {x.shape[1]} channels, got {groups}")
     if not (k > 0 or (k == 0 and beta <= 0)):
-        raise ValueError(f"k must be positive, or zeros in x are divided by zero, got k={k} with beta={beta}; raise k")
+        raise ValueError(f"k must be positive, else zeros in x are divided by zero; got k={k} with beta={beta}")
     _backends.check_name(backend)
     return alpha / size if window == "mean" else alpha
 

@@ -1,7 +1,6 @@
-"""Counting kernels for watching a network learn: exact integers, on the device, added to a buffer that stays there.
+"""Counting kernels for monitoring training: exact int64 counts, added to a buffer on the tensor's device.
 
-Nothing here waits for the device or depends on what was counted, so a training step can call it and read the buffer
-once in a while.
+Nothing here waits for the device, so a training step can call it and read the buffer once in a while.
 """
 
 import torch

@@ -107,6 +107,11 @@ def test_large_activations_are_counted_exactly(device, backend, shape):
     assert torch.equal(off_counts(x, backend=backend), want)
 
 
+def test_nothing_is_counted_in_nothing(device, backend):
+    assert not off_counts(torch.empty(0, 3, 5, device=device), backend=backend).any()
+    assert not exponent_histogram(torch.empty(2, 0, device=device), backend=backend).any()
+
+
 class Launches:
     """Stands for a kernel: notes the grid and the constants of each launch."""
 
