@@ -1,7 +1,7 @@
 """Count what the Triton kernels compile to, without a GPU: python benchmarks/compiled_kernels.py
 
 For each kernel in the table of kernels/README.md, on one architecture (--sm 90): registers, instructions for each value
-of the input, and how many reads of a thread are under way, on average, when a value is first used. Needs Linux and
+of the input, and how many loads of a thread are in flight, on average, when a value is first used. Needs Linux and
 pip install ".[test]"; the kernels and the ways to measure are those of tests/kernels/test_triton.py.
 """
 
@@ -18,19 +18,19 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "kernels"))
 import test_triton as measured
 import triton
 
-POOLED = (55 / 27) ** 2  # values of conv1 for each pooled one
+POOLED = {1: (55 / 53) ** 2, 2: (55 / 27) ** 2}  # values of conv1 for each pooled one, by stride
 LANES = 128 / 96  # of a channels-last tile, for each channel of conv1
 
 
 def instructions(binary: Any, folder: Path, turns: int) -> int:
-    """Count the instructions of a thread; those of a loop as often as it turns."""
+    """Return the instructions that a thread runs: those of a loop count as often as it turns."""
     path = folder / "kernel.cubin"
     path.write_bytes(binary.asm["cubin"])
     tool = Path(triton.__file__).parent / "backends/nvidia/bin/nvdisasm"
-    said = subprocess.run([tool, "-c", path], check=True, capture_output=True, text=True).stdout
+    listing = subprocess.run([tool, "-c", path], check=True, capture_output=True, text=True).stdout
     labels: dict[str, int] = {}
     count, looped = 0, 0
-    for line in said.splitlines():
+    for line in listing.splitlines():
         if label := re.match(r"(\.L_x_\d+):", line.strip()):
             labels[label.group(1)] = count
         elif re.match(r"\s*/\*[0-9a-f]{4,}\*/", line):
@@ -48,7 +48,8 @@ def main() -> None:
     architecture = parser.parse_args().sm
     print(f"sm_{architecture}, triton {triton.__version__}, float32")
     print(
-        f"{'kernel':22} {'window':>6} {'pool':>4} {'extent':9} {'registers':>9} {'instructions':>12} {'under way':>9}"
+        f"{'kernel':22} {'window':>6} {'pool':>4} {'stride':>6} {'extent':9} "
+        f"{'registers':>9} {'instructions':>12} {'in flight':>9}"
     )
     with tempfile.TemporaryDirectory() as scratch:
         for module, name, constants, _budget in measured.BUDGETS:
@@ -58,13 +59,14 @@ def main() -> None:
             pools = "pool" in name
             values = constants["CHUNK"] if "CHUNK" in constants else constants["PIXELS"] * constants["WIDTH"] / 128
             each = instructions(binary, Path(scratch), constants["POOL"] ** 2 if pools else 1) / values
-            each = each * (1 if "CHUNK" in constants else LANES) / (POOLED if pools else 1)
+            each = each * (1 if "CHUNK" in constants else LANES) / (POOLED[constants["STRIDE"]] if pools else 1)
             window = constants["FRONT"] + constants["BACK"] + 1
             pool = constants["POOL"] if pools or "backward" in name else 0
+            stride = constants["STRIDE"] if pool else 0
             extent = "constant" if "pixels" in constants else "any"
             registers = measured.resources(binary, Path(scratch))["REG"]
             flying = measured.loads_in_flight(binary, Path(scratch))
-            print(f"{name:22} {window:6} {pool:4} {extent:9} {registers:9} {each:12.1f} {flying:9.1f}")
+            print(f"{name:22} {window:6} {pool:4} {stride:6} {extent:9} {registers:9} {each:12.1f} {flying:9.1f}")
 
 
 if __name__ == "__main__":

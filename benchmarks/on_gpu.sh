@@ -1,15 +1,36 @@
 #!/usr/bin/env bash
-# Everything that needs a GPU, in under eight minutes: kernel tests, the LRN benchmark, training throughput, instruments.
+# What needs a GPU, in parts of at most nine minutes each, the most valuable first.
 #
-#   benchmarks/on_gpu.sh [folder]        PYTHON=path/to/python chooses the interpreter
+#   benchmarks/on_gpu.sh                     every part, one after another
+#   benchmarks/on_gpu.sh correctness bench   these parts
 #
-# Results land in one folder (default: benchmarks/results/gpu). Without a GPU it says so and exits 0.
+# Parts:
+#   correctness   the kernels' tests, then the lab's tests that take a device, on CUDA
+#   bench         the LRN benchmark beside torch and torch.compile
+#   training      training throughput, then the overhead of the instruments
+#   configurations   the benchmark's quick cases with the kernels' default configurations, beside the chosen ones
+#
+# PYTHON chooses the interpreter (default: python3), OUT the folder of the results (default: benchmarks/results/gpu).
+# Every part writes its results as they come, so a part that is cut short leaves what it has. Without a GPU the script
+# says so and exits 0; it exits 1 if a part failed and 2 if a part is unknown.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
 python=${PYTHON:-python3}
-out=${1:-benchmarks/results/gpu}
+out=${OUT:-benchmarks/results/gpu}
 export PYTHONPATH=$PWD:$PWD/kernels:$PWD/ablations${PYTHONPATH:+:$PYTHONPATH}  # works from a checkout, installed or not
+
+parts=("$@")
+[ $# -gt 0 ] || parts=(correctness bench training configurations)
+for part in "${parts[@]}"; do
+    case $part in
+    correctness | bench | training | configurations) ;;
+    *)
+        echo "Unknown part '$part'. Parts: correctness, bench, training, configurations." >&2
+        exit 2
+        ;;
+    esac
+done
 
 if ! "$python" -c 'import torch, sys; sys.exit(not torch.cuda.is_available())' 2>/dev/null; then
     echo "No GPU that $python and its torch can use: nothing was run, and no GPU figure is known."
@@ -19,26 +40,47 @@ fi
 mkdir -p "$out"
 failed=0
 
+# limited SECONDS FILE COMMAND...: run the command at most so long; show its output and keep it in the file
+limited() {
+    timeout "$1" "${@:3}" 2>&1 | tee "$out/$2" || failed=1
+}
+
+correctness() {
+    # Most of the time goes into compiling kernels; with pytest-xdist four processes share it.
+    local parallel=()
+    "$python" -c 'import xdist' 2>/dev/null && parallel=(-n 4)
+    limited 320 tests-kernels.txt "$python" -m pytest tests/kernels -k cuda -q -m 'long or not long' \
+        ${parallel[@]+"${parallel[@]}"}
+    limited 200 tests-lab.txt "$python" -m pytest tests/lab -k cuda -q -m 'long or not long' \
+        ${parallel[@]+"${parallel[@]}"}
+}
+
+bench() {
+    limited 520 bench.txt "$python" -m alexnet_kernels.bench --device cuda --out "$out"
+}
+
+training() {
+    limited 260 training.txt "$python" benchmarks/training_throughput.py --device cuda \
+        --csv "$out/training_throughput.csv"
+    limited 260 instruments.txt "$python" benchmarks/instrument_overhead.py --device cuda --scale 227 --rounds 20 \
+        --csv "$out/instrument_overhead.csv"
+}
+
+configurations() {
+    limited 260 configurations-default.txt env ALEXNET_KERNELS_TUNE=0 "$python" -m alexnet_kernels.bench \
+        --device cuda --quick --out "$out/default"
+    limited 260 configurations-chosen.txt "$python" -m alexnet_kernels.bench --device cuda --quick --out "$out/chosen"
+}
+
 "$python" -c '
 import torch, triton
 print(torch.cuda.get_device_name(), "| torch", torch.__version__, "| triton", triton.__version__)
 print(torch.cuda.get_device_properties(0))' | tee "$out/machine.txt"
 
-echo "--- kernel tests on CUDA (at most 2.5 minutes)"
-parallel=() # most of the time goes into compiling kernels; with pytest-xdist four processes share it
-"$python" -c 'import xdist' 2>/dev/null && parallel=(-n 4)
-timeout 150 "$python" -m pytest tests/kernels -k cuda -q -m 'long or not long' ${parallel[@]+"${parallel[@]}"} 2>&1 | tee "$out/tests.txt" || failed=1
-
-echo "--- LRN benchmark on CUDA (at most 2.5 minutes; rows are written as they come)"
-timeout 150 "$python" -m alexnet_kernels.bench --device cuda --out "$out" 2>&1 | tee "$out/bench.txt" || failed=1
-
-echo "--- training throughput on CUDA (at most 1.5 minutes; rows are written as they come)"
-timeout 90 "$python" benchmarks/training_throughput.py --device cuda --csv "$out/training_throughput.csv" 2>&1 |
-    tee "$out/training.txt" || failed=1
-
-echo "--- instruments beside the bare step on CUDA (at most 80 seconds)"
-timeout 80 "$python" benchmarks/instrument_overhead.py --device cuda --scale 227 --rounds 20 \
-    --csv "$out/instrument_overhead.csv" 2>&1 | tee "$out/instruments.txt" || failed=1
+for part in "${parts[@]}"; do
+    echo "--- $part"
+    "$part"
+done
 
 echo "results in $out"
 exit $failed

@@ -1,12 +1,12 @@
 """Local response normalisation on a CPU: eager torch, without a compiler, near the speed of memory.
 
-- Work goes block by block through a few MB of scratch, every operation with `out=`: the caches hold what is used many
-  times, and nothing but the answer is allocated.
+- Blocks of the input pass through a few MB of scratch, with `out=` in every operation: the scratch stays in the caches,
+  and only the result is allocated.
 - Each group of channels lies between pad rows, so a window of n is log2(n) additions of shifted flat memory. In the
-  squares' scratch the pads hold k/n, so the sum of n of them is z = k + scale * energy itself.
+  squares' scratch the pads hold k/n, so the sum of n rows is z = k + scale * energy.
 - z ** -0.75 is r / r ** -0.5 with r = z ** -0.5. torch.pow has a vector path for just that exponent, measured at twice
   the speed of torch.rsqrt, three times that of torch.sqrt and ten times that of any other power.
-- The backward pass is a closed form of x and the gradient, so x is all that is kept:
+- The backward pass is a closed form of x and the gradient, so only x is kept:
   u = g z^-beta, w = u x / z, dx = u - 2 scale beta x * (mirrored window sum of w).
 
 Shapes: a block is (outer, channels of one group, inner). Channels-first memory is (N*groups, C/groups, pixels),
@@ -22,7 +22,7 @@ from torch import Tensor
 from alexnet_kernels._cpu_pool import Pooling
 from alexnet_kernels._geometry import memory_order, pooled_outputs, window_reach
 
-# Elements in a block, about one AlexNet sample. Smaller ones lose more to call overhead than they win in the cache.
+# Elements in a block, about one AlexNet sample. Smaller blocks cost more in call overhead than the cache saves.
 BLOCK = 3 * 2**17
 
 
@@ -35,9 +35,9 @@ class Scratch:
         self.dtype = torch.promote_types(dtype, torch.float32)
         self.front, self.back = window_reach(size, channels)
         self.length = self.front + self.back + 1
-        self.gap = max(self.front, self.back)  # pad rows after a group; the next one has them as its front pad too
+        self.gap = max(self.front, self.back)  # pad rows after a group, which are also the front pad of the next group
         self.total = (outer * (channels + self.gap) + self.gap) * inner
-        # Sums are valid up to here: the last rows begin no whole window.
+        # Sums are valid up to here: no whole window starts in the last rows.
         self.valid = self.total - (self.length - 1) * inner
         self.pool = tuple(torch.empty(self.total, dtype=self.dtype) for _ in range(3))
 
@@ -45,19 +45,20 @@ class Scratch:
         return torch.empty(self.shape, dtype=self.dtype)
 
     def padded(self, pad: float) -> tuple[Tensor, Tensor]:
-        """Return a flat buffer whose pads hold `pad`, and its inside as a block."""
+        """Return a flat buffer whose pads hold `pad`, and a view of its rows between the pads as a block."""
         flat = torch.full((self.total,), pad, dtype=self.dtype)
         return flat, self.rows(flat, self.gap)
 
     def rows(self, flat: Tensor, first: int) -> Tensor:
-        """See a flat buffer as a block that starts at row `first`."""
+        """Return a view of a flat buffer as a block that starts at row `first`."""
         _, channels, inner = self.shape
         return flat.as_strided(self.shape, ((channels + self.gap) * inner, inner, 1), first * inner)
 
     def summing(self, source: Tensor) -> tuple[Tensor, Callable[[], None]]:
-        """Prepare the sums of `length` consecutive rows of `source`: where they will lie, and how to make them.
+        """Return where the sums of `length` consecutive rows of `source` will be, and the function that computes them.
 
-        Powers of two come by doubling, and the binary digits of the length join them: 5 = 1 + 4 takes three additions.
+        Sums of 2, 4, 8, ... rows come by doubling, and are added by the binary digits of the length: 5 = 4 + 1 takes
+        three additions.
         """
         inner = self.shape[2]
         additions: list[tuple[Tensor, Tensor, Tensor]] = []
@@ -108,7 +109,7 @@ def inverse_power(z: Tensor, beta: float, out: Tensor, spare: Tensor) -> None:
 
 
 class Normalising:
-    """One shape of block and what it takes to normalise it: set up once, run for every block of that shape."""
+    """Normalisation of blocks of one shape, with its scratch: set up once, run for every block of that shape."""
 
     def __init__(
         self, shape: torch.Size, dtype: torch.dtype, size: int, scale: float, beta: float, k: float, relu: bool
@@ -127,7 +128,7 @@ class Normalising:
         self.given = scratch.block() if dtype != self.wide else None
 
     def take(self, x: Tensor) -> Tensor:
-        """Return x in float32 or wider, rectified where asked, with its z and z ** -beta left in scratch."""
+        """Return x in float32 or wider, rectified if `relu`, and leave its z and z ** -beta in scratch."""
         if self.taken is not None:
             if self.relu and x.dtype == self.wide:
                 torch.clamp_min(x, 0, out=self.taken)
@@ -150,9 +151,9 @@ class Normalising:
 
     @cached_property
     def mirrored(self) -> tuple[Tensor, Tensor, Callable[[], None]]:
-        """Scratch of the backward pass: where w goes, where its window sums will lie, and how to make them.
+        """Scratch of the backward pass: the buffer of w, where its window sums will be, and what computes them.
 
-        The window of the gradient is the mirror image: what reached back now reaches forward.
+        The window of the gradient is the mirror image of the forward window.
         """
         flat, weighted = self.scratch.padded(0.0)
         sums, run = self.scratch.summing(flat)
@@ -168,7 +169,7 @@ class Normalising:
             u.copy_(gradient).mul_(self.power_rows)
         torch.mul(u, h, out=weighted)
         weighted.div_(self.z_rows)
-        sum_weighted()  # over z, which is done with
+        sum_weighted()  # overwrites z, which is no longer needed
         u.addcmul_(h, sums, value=-2 * self.scale * self.beta)
         if self.relu:
             torch.ops.aten.threshold_backward.grad_input(u, h, 0, grad_input=u)
@@ -200,7 +201,7 @@ class Blockwise:
 
 
 def blocks(rows: Tensor) -> Iterator[Tensor]:
-    """Cut (outer, channels, inner) into blocks that fit the cache; channels stay whole."""
+    """Split (outer, channels, inner) into blocks that fit the cache, each with all channels."""
     outer, channels, inner = rows.shape
     if channels * inner > 2 * BLOCK:
         pieces = -(-channels * inner // BLOCK)
@@ -211,14 +212,14 @@ def blocks(rows: Tensor) -> Iterator[Tensor]:
 
 
 def as_rows(x: Tensor, groups: int, order: str) -> Tensor:
-    """See (N, C, *) as (outer, C/groups, inner); a view wherever the strides allow one."""
+    """Return (N, C, *) as (outer, C/groups, inner): a view wherever the strides allow one."""
     if order == "channels_last":
         return x.movedim(1, -1).reshape(-1, x.shape[1] // groups, 1)
     return x.reshape(x.shape[0] * groups, x.shape[1] // groups, -1)
 
 
 def lrn(x: Tensor, size: int, scale: float, beta: float, k: float, groups: int, relu: bool) -> Tensor:
-    """Return x, rectified where asked, over z ** beta, in the layout of x."""
+    """Return x, rectified if `relu`, over z ** beta, in the layout of x."""
     y = torch.empty_like(x)
     if not x.numel():
         return y
@@ -247,16 +248,16 @@ def lrn_backward(
 def relu_lrn_maxpool(
     x: Tensor, size: int, scale: float, beta: float, k: float, groups: int, pool: int, stride: int, keep_winners: bool
 ) -> tuple[Tensor, Tensor]:
-    """Return the pooled output and, if kept, which place of its window each maximum came from (else nothing).
+    """Return the pooled output and, if kept, the place of each maximum in its window (else an empty tensor).
 
-    A few samples at a time: what was normalised lives in scratch only.
+    A few samples at a time, so that the normalised image is in scratch only.
     """
     y, winners = pooled_outputs(x, pool, stride, keep_winners)
     if not y.numel():
         return y, winners
     order, x = _readable(x)
     normalise = Blockwise(size, scale, beta, k, True)
-    for some, hidden, pooling in _handfuls(x, order, pool, stride):
+    for some, hidden, pooling in _pieces(x, order, pool, stride):
         normalise.forward(as_rows(x[some], groups, order), as_rows(hidden, groups, order))
         pooling.forward(_as_one(hidden), _as_one(y[some]), _as_one(winners[some]) if keep_winners else None)
     return y, winners
@@ -274,23 +275,23 @@ def relu_lrn_maxpool_backward(
     pool: int,
     stride: int,
 ) -> Tensor:
-    """Return the gradient with respect to x, in the layout of x; the unpooled gradient of a sample is scratch."""
+    """Return the gradient with respect to x, in the layout of x; the unpooled gradient is in scratch only."""
     out = torch.empty_like(x)
     if not gradient.numel():
         return out.zero_()
     order, x = _readable(x)
     dense = out if memory_order(out) == order else torch.empty_like(x)
     normalise = Blockwise(size, scale, beta, k, True)
-    for some, hidden, pooling in _handfuls(x, order, pool, stride):
+    for some, hidden, pooling in _pieces(x, order, pool, stride):
         pooling.backward(_as_one(gradient[some]), _as_one(winners[some]), _as_one(hidden))
         normalise.backward(*(as_rows(tensor, groups, order) for tensor in (hidden, x[some], dense[some])))
     return out if dense is out else out.copy_(dense)
 
 
-def _handfuls(x: Tensor, order: str, pool: int, stride: int) -> Iterator[tuple[slice, Tensor, Pooling]]:
-    """Cut the batch into as many samples as fill half a block, each cut with scratch of its shape and a pooling for it.
+def _pieces(x: Tensor, order: str, pool: int, stride: int) -> Iterator[tuple[slice, Tensor, Pooling]]:
+    """Split the batch into pieces of about half a block, and yield each with scratch of its shape and its pooling.
 
-    A sample of AlexNet fills one. Of smaller networks' there would be hundreds, each costing its calls.
+    One sample of AlexNet makes a piece. Small samples are taken together, to save calls.
     """
     at_once = 1 if order == "channels_last" else max(1, BLOCK // (2 * x[0].numel()))
     hidden = torch.empty_like(x[:at_once])
@@ -298,19 +299,19 @@ def _handfuls(x: Tensor, order: str, pool: int, stride: int) -> Iterator[tuple[s
     for first in range(0, len(x), at_once):
         some = slice(first, first + at_once)
         count = len(x[some])
-        if count < len(hidden):  # the last cut
+        if count < len(hidden):  # the last piece
             hidden = hidden[:count]
             pooling = Pooling(_as_one(hidden), pool, stride, order)
         yield some, hidden, pooling
 
 
 def _as_one(samples: Tensor) -> Tensor:
-    """See several samples as one with all their channels, which is the same to a pooling."""
-    # What is written into was allocated here, contiguous, so this is a view of it; what is only read may be copied.
+    """Return several samples as one with all their channels, which pooling treats alike."""
+    # Outputs were allocated here and are contiguous, so this is a view of them; inputs may be copied.
     return samples if len(samples) == 1 else samples.reshape(1, -1, *samples.shape[2:])
 
 
 def _readable(x: Tensor) -> tuple[str, Tensor]:
-    """Return x in one of the two layouts that rows can view, and which."""
+    """Return the layout, one of the two that as_rows can view, and x in it."""
     order = memory_order(x)
     return ("channels_first", x.contiguous()) if order == "other" else (order, x)

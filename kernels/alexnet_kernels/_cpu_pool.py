@@ -1,10 +1,10 @@
-"""Max-pooling one sample on a CPU, and sending gradients back to the winners.
+"""Max-pooling one sample on a CPU, forward and backward.
 
 torch pools channels-last memory many channels at a time, and channels-first memory value by value, ten to twenty times
-slower. So a channels-first sample is turned on its side, pooled, and turned back. Ties and NaN are torch's own.
+slower. So a channels-first sample is transposed, pooled, and transposed back. Ties and NaN are torch's own.
 
-A winner is its place in the window, row * pool + column, in one byte. torch's indices count in the flat image; between
-the two stands division by a constant, as a product and a shift: tables and comparisons take several times as long.
+A winner is kept as its place in the window, row * pool + column, in one byte; torch's indices count in the flat image.
+Converting takes a division by a constant, done as a product and a shift, which is several times faster than a table.
 """
 
 import torch
@@ -12,11 +12,11 @@ from torch import Tensor
 
 from alexnet_kernels._geometry import pooled_length
 
-BITS = 26  # a product of at most 2^30: windows of 16 in images up to millions of pixels wide are told exactly
+BITS = 26  # a product of at most 2^30: exact for windows of 16 in images up to millions of pixels wide
 
 
 class Pooling:
-    """Pooling of samples shaped like `sample` (1 C H W), with the scratch it needs: nothing is allocated on the way."""
+    """Pooling of samples shaped like `sample` (1 C H W), with the scratch it needs: it allocates nothing later."""
 
     def __init__(self, sample: Tensor, pool: int, stride: int, order: str) -> None:
         _, channels, height, self.width = sample.shape
@@ -25,7 +25,7 @@ class Pooling:
         rows, columns = (pooled_length(length, pool, stride) for length in (height, self.width))
         self.last = order == "channels_last"
         self.image = (1, height, self.width, channels)
-        self.turned = None if self.last else torch.empty(height * self.width, channels, dtype=sample.dtype)
+        self.transposed = None if self.last else torch.empty(height * self.width, channels, dtype=sample.dtype)
         # Where each window begins in the flat image.
         corners = torch.arange(rows)[:, None] * stride * self.width + torch.arange(columns) * stride
         self.corners = corners.int()
@@ -37,11 +37,11 @@ class Pooling:
 
     def forward(self, sample: Tensor, y: Tensor, winners: Tensor | None) -> None:
         """Write the maxima, and each one's place in its window where wanted."""
-        if self.turned is not None:
-            self.turned.copy_(sample.flatten(2)[0].t())
-            sample = self.turned.view(self.image).permute(0, 3, 1, 2)
-        found = {"out": _as_sample(self.maxima), "indices": _as_sample(self.flat)}
-        torch.ops.aten.max_pool2d_with_indices.out(sample, *self.window, **found)
+        if self.transposed is not None:
+            self.transposed.copy_(sample.flatten(2)[0].t())
+            sample = self.transposed.view(self.image).permute(0, 3, 1, 2)
+        outputs = {"out": _as_sample(self.maxima), "indices": _as_sample(self.flat)}
+        torch.ops.aten.max_pool2d_with_indices.out(sample, *self.window, **outputs)
         _write(self.maxima, y)
         if winners is None:
             return

@@ -1,6 +1,6 @@
-"""The truth, in plain torch: slow, obvious, right in float64, and differentiable as often as you like.
+"""The reference, in plain torch operations: slow and simple, and differentiable any number of times.
 
-The derivatives stand here in closed form too. With A the window sum across channels, A' its mirror image,
+The derivatives are here in closed form too. With A the window sum across channels, A' its mirror image,
 z = k + scale A(x²), p = z^-beta and q = p / z:
 
     y       = x p
@@ -23,7 +23,7 @@ from alexnet_kernels._geometry import window_reach
 def window_sum(values: Tensor, size: int, groups: int, *, mirrored: bool = False) -> Tensor:
     """Sum over the channel window; windows stay inside a group."""
     batch, channels = values.shape[:2]
-    pixels = math.prod(values.shape[2:])  # not -1, which an empty batch leaves open
+    pixels = math.prod(values.shape[2:])  # not -1, which is ambiguous for an empty batch
     grouped = values.reshape(batch * groups, 1, channels // groups, pixels)
     front, back = window_reach(size, channels // groups)
     if mirrored:
@@ -36,12 +36,12 @@ def window_sum(values: Tensor, size: int, groups: int, *, mirrored: bool = False
 
 
 def wide(x: Tensor) -> Tensor:
-    """Return x in float32 or wider: sums of squares overflow float16 from |x| = 256 on, and bfloat16 has no digits."""
+    """Return x in float32 or wider: float16 squares overflow from |x| = 256 on, and bfloat16 has 8 bits."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 def lrn(x: Tensor, size: int, scale: float, beta: float, k: float, groups: int, relu: bool) -> Tensor:
-    """Return x / (k + scale * sum of squares over the window) ** beta, of the rectified x where asked."""
+    """Return x / (k + scale * sum of squares over the window) ** beta, with x rectified if `relu`."""
     h = wide(F.relu(x) if relu else x)
     return (h / (k + scale * window_sum(h.square(), size, groups)).pow(beta)).to(x.dtype)
 
@@ -114,9 +114,11 @@ def relu_lrn_maxpool_backward(
 
 
 def unpooled(gradient: Tensor, image: Tensor, winners: Tensor, pool: int, stride: int) -> Tensor:
-    """Send each gradient to the place in an image like `image` that won its window."""
+    """Return an image like `image` with each gradient added at the place that won its window."""
     flat = winner_indices(winners, image.shape[3], pool, stride).flatten(2)
-    return torch.zeros_like(image).flatten(2).scatter_add(2, flat, gradient.flatten(2)).view(image.shape)
+    # In contiguous memory whatever the image has, so that this view of it needs no copy.
+    zeros = torch.zeros_like(image, memory_format=torch.contiguous_format).flatten(2)
+    return zeros.scatter_add(2, flat, gradient.flatten(2)).view(image.shape)
 
 
 def window_corners(shape: torch.Size, width: int, stride: int, device: torch.device) -> Tensor:

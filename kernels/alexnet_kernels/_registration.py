@@ -1,11 +1,14 @@
-"""The operators as torch knows them: torch.compile, torch.export, vmap and double backward see one opaque call each.
+"""The operators as torch knows them: torch.compile, torch.export, vmap and double backward see one opaque call.
 
-An operator carries its backend by name and looks up the code when it runs, so a program exported on a CPU still takes
-the fast path when it runs on CUDA.
+The backend is an argument of the operator, and its code is looked up when it runs: a program exported on a CPU uses the
+Triton kernels when it runs on CUDA.
 
-torch.func.grad does not see derivatives registered with an operator (torch 2.13), only those of an autograd.Function.
-So the same two functions are registered with the operator and put into a Function, and `call_...` takes the Function
-while such a transform is at work.
+Each operator has three ways to a derivative:
+
+- Reverse mode: a closed form, registered as the operator's Autograd kernel.
+- torch.func.grad and vmap, which do not see that kernel's autograd.Function: `call_...` applies another one.
+- Forward mode, alone or mixed with the others: the Autograd kernel computes the reference's formula in torch's own
+  operations, which torch differentiates in every mode.
 """
 
 from collections.abc import Callable
@@ -13,11 +16,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from alexnet_kernels import _backends, _reference
-from alexnet_kernels._geometry import pooled_outputs, window_reach
+from alexnet_kernels._geometry import pooled_layout, pooled_outputs, window_reach
 
-_WIDEST_ROLLING = 16  # channels of a window that a Triton kernel holds in registers
+_WIDEST_ROLLING = 16  # channels: the widest window that a Triton kernel keeps in registers
 
 
 def _code(x: Tensor, backend: str, size: int, groups: int) -> Any:
@@ -40,8 +44,8 @@ def _code(x: Tensor, backend: str, size: int, groups: int) -> Any:
 def _operator(name: str) -> Callable[[Callable[..., Any]], Any]:
     """Define an operator for every device from a typed function.
 
-    torch.library.custom_op would do, but its first call imports the whole compiler (1.2 s, and Triton with it), and
-    every call costs some microseconds more.
+    torch.library.custom_op does the same, but its first call imports the compiler and Triton (1.2 s), and every call
+    takes some microseconds more.
     """
 
     def define(function: Callable[..., Any]) -> Any:
@@ -55,26 +59,53 @@ def _operator(name: str) -> Callable[[Callable[..., Any]], Any]:
 
 
 def _laid_out_as(x: Tensor, values: Tensor) -> Tensor:
-    """Return `values` in the memory layout of x, which is what the operator promised the compiler."""
-    out = torch.empty_like(x)
-    return values if values.stride() == out.stride() else out.copy_(values)
+    """Return `values`, newly made, in the memory layout of empty_like(x), which the fake tensors promise."""
+    if values.stride() == x.stride():  # then x is dense, as `values` is, and empty_like keeps its strides
+        return values
+    promised = torch.empty_like(x, device="meta").stride()  # no memory, and no kernel that fills it
+    return values if values.stride() == promised else torch.empty_like(x).copy_(values)
 
 
 def _differentiable(
-    operator: Any, save: Callable[..., None], differentiate: Callable[..., tuple[Any, ...]]
+    operator: Any, formula: Callable[..., Any], save: Callable[..., None], differentiate: Callable[..., tuple[Any, ...]]
 ) -> Callable[..., Any]:
-    """Give an operator its derivative, and return what calls it with or without function transforms at work."""
-    torch.library.register_autograd(operator.name(), differentiate, setup_context=save)
+    """Give an operator its derivatives, and return what calls it with or without function transforms active.
+
+    `formula` takes the operator's arguments and returns what it returns, computed in torch's own operations.
+    """
+
+    def below_autograd(*inputs: Any) -> Any:
+        with torch._C._AutoDispatchBelowAutograd():
+            return operator(*inputs)
+
+    def forward(ctx: Any, *inputs: Any) -> Any:
+        output = below_autograd(*inputs)
+        save(ctx, inputs, output)
+        return output
+
+    methods = {"forward": staticmethod(forward), "backward": staticmethod(differentiate)}
+    recorded: Any = type(f"{operator._opname}_recorded", (torch.autograd.Function,), methods)
+
+    def autograd_kernel(*inputs: Any) -> Any:
+        if forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active():
+            return formula(*inputs)
+        if torch.is_grad_enabled() and torch._C._any_requires_grad(*inputs):
+            return recorded.apply(*inputs)
+        return below_autograd(*inputs)
+
+    torch.library.impl(operator.name(), "Autograd", autograd_kernel)
+
     methods = {
         "forward": staticmethod(operator),
         "setup_context": staticmethod(save),
         "backward": staticmethod(differentiate),
-        "generate_vmap_rule": True,
+        "generate_vmap_rule": True,  # type: ignore[dict-item]
     }
-    transformed: Any = type("Transformed", (torch.autograd.Function,), methods)
+    transformed: Any = type(f"{operator._opname}_transformed", (torch.autograd.Function,), methods)
 
     def call(*inputs: Any) -> Any:
-        if not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():
+        transforming = not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
+        if transforming and forward_ad._current_level < 0:
             return transformed.apply(*inputs)
         return operator(*inputs)
 
@@ -86,7 +117,7 @@ def _differentiable(
 
 @_operator("alexnet_kernels::lrn")
 def lrn(x: Tensor, size: int, scale: float, beta: float, k: float, groups: int, relu: bool, backend: str) -> Tensor:
-    """Return x, rectified where asked, over (k + scale * window energy) ** beta."""
+    """Return x, rectified if `relu`, over (k + scale * window energy) ** beta."""
     return _laid_out_as(x, _code(x, backend, size, groups).lrn(x, size, scale, beta, k, groups, relu))
 
 
@@ -133,8 +164,18 @@ def _differentiate_lrn_backward(ctx: Any, v: Tensor) -> tuple[Any, ...]:
     return ddg, ddx, *(None for _ in ctx.numbers)
 
 
-call_lrn = _differentiable(lrn, _save_lrn, _differentiate_lrn)
-call_lrn_backward = _differentiable(lrn_backward, _save_lrn_backward, _differentiate_lrn_backward)
+def _lrn_formula(x: Tensor, *numbers: Any) -> Tensor:
+    return _reference.lrn(x, *numbers[:-1])
+
+
+def _lrn_backward_formula(gradient: Tensor, x: Tensor, *numbers: Any) -> Tensor:
+    return _reference.lrn_backward(gradient, x, *numbers[:-1])
+
+
+call_lrn = _differentiable(lrn, _lrn_formula, _save_lrn, _differentiate_lrn)
+call_lrn_backward = _differentiable(
+    lrn_backward, _lrn_backward_formula, _save_lrn_backward, _differentiate_lrn_backward
+)
 
 
 # ---- x -> maxpool(lrn(relu(x))) ----
@@ -157,8 +198,9 @@ def relu_lrn_maxpool(
     y, winners = _code(x, backend, size, groups).relu_lrn_maxpool(
         x, size, scale, beta, k, groups, pool, stride, keep_winners
     )
-    like_y, like_winners = pooled_outputs(x, pool, stride, keep_winners)
-    return _laid_out_as(like_y, y), _laid_out_as(like_winners, winners)
+    layout = pooled_layout(x)
+    # Every backend but the reference has made them so already, and then nothing is copied.
+    return y.contiguous(memory_format=layout), winners.contiguous(memory_format=layout) if keep_winners else winners
 
 
 @_operator("alexnet_kernels::relu_lrn_maxpool_backward")
@@ -196,7 +238,7 @@ def _save_pooled(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor
 def _differentiate_pooled(ctx: Any, gradient: Tensor, _of_winners: Any) -> tuple[Any, ...]:
     x, winners = ctx.saved_tensors
     *shape, keep_winners, backend = ctx.numbers
-    if not keep_winners:  # the call did not foresee a gradient; what it left out is made again
+    if not keep_winners:  # the winners were not kept, since no gradient was expected: compute them again
         _, winners = relu_lrn_maxpool(x.detach(), *shape, True, backend)
     return call_relu_lrn_maxpool_backward(gradient, x, winners, *shape, backend), *(None for _ in ctx.numbers)
 
@@ -215,9 +257,17 @@ def _differentiate_pooled_backward(ctx: Any, v: Tensor) -> tuple[Any, ...]:
     return ddg.flatten(2).gather(2, flat).view_as(gradient), ddx, *(None for _ in range(len(ctx.numbers) + 1))
 
 
-call_relu_lrn_maxpool = _differentiable(relu_lrn_maxpool, _save_pooled, _differentiate_pooled)
+def _pooled_formula(x: Tensor, *numbers: Any) -> tuple[Tensor, Tensor]:
+    return _reference.relu_lrn_maxpool(x, *numbers[:-1])
+
+
+def _pooled_backward_formula(gradient: Tensor, x: Tensor, winners: Tensor, *numbers: Any) -> Tensor:
+    return _reference.relu_lrn_maxpool_backward(gradient, x, winners, *numbers[:-1])
+
+
+call_relu_lrn_maxpool = _differentiable(relu_lrn_maxpool, _pooled_formula, _save_pooled, _differentiate_pooled)
 call_relu_lrn_maxpool_backward = _differentiable(
-    relu_lrn_maxpool_backward, _save_pooled_backward, _differentiate_pooled_backward
+    relu_lrn_maxpool_backward, _pooled_backward_formula, _save_pooled_backward, _differentiate_pooled_backward
 )
 
 
@@ -235,9 +285,10 @@ def _map_over_batch(operator: Any, tensors: int) -> None:
         mapped = info.batch_size
         folded = [_folded(inputs[i], dimensions[i], mapped) for i in range(tensors)]
         result = operator(*folded, *inputs[tensors:])
+        batch = inputs[0].shape[1 if dimensions[0] == 0 else 0]  # not part.shape[0] // mapped, since mapped may be 0
 
         def unfold(part: Tensor) -> Tensor:
-            return part.view(mapped, part.shape[0] // mapped, *part.shape[1:])
+            return part.view(mapped, batch, *part.shape[1:])
 
         if isinstance(result, Tensor):
             return unfold(result), 0

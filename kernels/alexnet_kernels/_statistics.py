@@ -7,8 +7,8 @@ from torch import Tensor
 
 # Values counted at a time, so that their bit patterns stay in the cache.
 _PIECE = 2**18
-# Leading bits of the mantissa that are counted apart, and added up in the end: neighbours that fall into one counter
-# wait for each other, and on a processor this makes fewer of them do so. Few values are not worth the adding up.
+# Leading bits of the mantissa that get counters of their own, summed at the end. Increments of one counter wait for
+# each other, and more counters make that rarer. For few values the sum costs more than it saves.
 _APART, _FEW = 2, 2**14
 # Up to here float32 counts without a gap.
 _EXACT = 2**24
@@ -27,7 +27,7 @@ def add_exponent_histogram(x: Tensor, counts: Tensor) -> None:
     """Add x's counts by sign and exponent, from its bits: arithmetic may flush subnormals or lose a NaN's sign."""
     normal = smallest_normal_field(x.dtype)
     if x.dtype.itemsize == 1:
-        x = x.half()  # exact
+        x = x.float()  # exact; half would make subnormals of normal numbers of float8_e5m2fnuz
     bits, width, mantissa, bias = FORMATS[x.dtype]
     top = 2**width - 1  # the exponent field of infinities and NaN
     x = x.flatten()
@@ -63,11 +63,11 @@ def add_exponent_histogram(x: Tensor, counts: Tensor) -> None:
 
 
 def _count_zeros(x: Tensor) -> int:
-    found = 0
+    zeros = 0
     for piece in torch.split(x, _PIECE):
-        # Floats add up faster than truth values, and branch on nothing, as count_nonzero does.
-        found += int(torch.eq(piece, 0, out=torch.empty_like(piece)).sum(dtype=torch.float32))
-    return found
+        # Summing floats is faster than summing booleans, and free of count_nonzero's branches.
+        zeros += int(torch.eq(piece, 0, out=torch.empty_like(piece)).sum(dtype=torch.float32))
+    return zeros
 
 
 def _add_signed(total: Tensor, chosen: Tensor, values: Tensor) -> None:
@@ -92,21 +92,21 @@ def add_off_counts(x: Tensor, counts: Tensor) -> None:
     """Add, for each unit, the inputs on which it is off and its elements that are <= 0."""
     if not x.numel():
         return
-    if x.dim() == 2:  # one position: off and <= 0 are one
+    if x.dim() == 2:  # one position: off and <= 0 are the same
         truths = torch.le(x, 0, out=torch.empty_like(x, dtype=torch.float32))
         counts += truths.sum(0, dtype=torch.float32 if len(x) <= _EXACT else torch.float64).long()
         return
     positions = x[0, 0].numel()
-    # Comparing into floats and summing those is ten times faster here than summing truth values.
+    # Comparing into floats and summing those is ten times faster here than summing booleans.
     exact = torch.float32 if positions <= _EXACT else torch.float64
     ones = torch.ones(positions, dtype=exact, device=x.device)
     for piece in torch.split(x, max(1, _PIECE * x.shape[0] // x.numel())):
         truths = torch.le(piece, 0, out=torch.empty_like(piece, dtype=exact))
-        found = torch.empty(2, *piece.shape[:2], dtype=exact, device=x.device)  # off, elements <= 0; N C each
+        low = torch.empty(2, *piece.shape[:2], dtype=exact, device=x.device)  # off, elements <= 0; N C each
         if truths.is_contiguous():
-            torch.mv(truths.view(-1, positions), ones, out=found[1].view(-1))
+            torch.mv(truths.view(-1, positions), ones, out=low[1].view(-1))
         else:
-            torch.sum(truths, tuple(range(2, x.dim())), out=found[1])
-        torch.eq(found[1], positions, out=found[0])
+            torch.sum(truths, tuple(range(2, x.dim())), out=low[1])
+        torch.eq(low[1], positions, out=low[0])
         # Of several inputs a piece has at most 2**18 elements, so these sums are exact as well.
-        counts += found.sum(1).long()
+        counts += low.sum(1).long()

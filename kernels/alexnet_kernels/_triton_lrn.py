@@ -8,21 +8,16 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from alexnet_kernels import _backends, _reference
+from alexnet_kernels import _backends, _reference, _triton_tuning
 from alexnet_kernels._geometry import memory_order, pooled_outputs, window_reach
 from alexnet_kernels._triton_rolling import rolling_backward, rolling_forward, rolling_pool_forward
 from alexnet_kernels._triton_tiles import tile_backward, tile_forward, tile_pool_forward
+from alexnet_kernels._triton_tuning import Configuration
 
-CHUNK = 32  # channels a thread walks; where chunks meet, 4 (forward) or 8 (backward) are read twice at a window of 5
-POOL_CHUNK = 16  # the same behind a pool: channels whose best value waits in registers, or whose windows are unrolled
-# How many channels before their use values are asked for. Each thread then has that many loads under way, which is what
-# keeps memory busy; registers set the limit. A gradient behind a pool is eight loads.
-AHEAD = {"forward": 8, "backward": 6, "pooled": 2, "pooled gradient": 1}
-SHAPES = 64  # shapes of images that kernels are compiled for; further ones share a kernel that computes its addresses
-WIDEST_FUSED_POOL = 3  # beyond, the places of a window are too many for one thread; pooling follows from memory
-WIDEST_TILE = 512  # channels of a pixel that one tile holds; a neighbour is fetched by more shuffles the wider it is
-TILE = 2048  # values in a tile: 16 for each thread of four warps
-BLOCK = 128  # pixels of a block: one for each thread of four warps
+SHAPES = 64  # image shapes that kernels are compiled for; further ones share a kernel that computes its addresses
+WIDEST_FUSED_POOL = 3  # wider pools need too many registers and run as a step of their own
+MOST_WINDOWS = 2  # along each axis, that hold a pixel, in a tile: with three, nine gradients need over 255 registers
+WIDEST_TILE = 512  # channels; the wider a tile, the more shuffles a neighbour takes
 
 
 def numbers(
@@ -37,26 +32,36 @@ def numbers(
     return constants
 
 
-def rolling_grid(total: int, channels: int, groups: int, most: int) -> tuple[tuple[int], dict[str, Any]]:
-    """Return the grid of programs, and the extent of one.
+def rolling_grid(
+    total: int, channels: int, groups: int, configuration: Configuration
+) -> tuple[tuple[int], dict[str, Any]]:
+    """Return the grid of programs, and the constants of one.
 
-    Channels are cut into equal chunks of at most `most` where they can be: a full chunk needs no masks.
+    Channels are cut into equal chunks of at most CHUNK where they can be: a full chunk needs no masks.
     """
     group_channels = channels // groups
-    chunks = triton.cdiv(group_channels, most)
+    chunks = triton.cdiv(group_channels, configuration["CHUNK"])
     chunk = triton.cdiv(group_channels, chunks)
-    extent = {"CHUNK": chunk, "WHOLE": chunk * chunks == group_channels, "BLOCK": BLOCK}
-    return (triton.cdiv(total, BLOCK) * groups * chunks,), extent
+    extent = {**configuration, "CHUNK": chunk, "WHOLE": chunk * chunks == group_channels}
+    return (triton.cdiv(total, configuration["BLOCK"]) * groups * chunks,), extent
+
+
+def tile_grid(total: int, channels: int, configuration: Configuration) -> tuple[tuple[int], dict[str, int]]:
+    """Return the grid of programs, and the constants of one: whole pixels, as many as fill a tile."""
+    width = triton.next_power_of_2(channels)
+    pixels = max(1, configuration["TILE"] // width)
+    extent = {"PIXELS": pixels, "WIDTH": width, "num_warps": configuration["num_warps"]}
+    return (triton.cdiv(total, pixels),), extent
 
 
 _known_shapes: set[tuple[int, ...]] = set()
 
 
 def compiled_in(*extents: int) -> tuple[Any, ...]:
-    """Return the extents of an image as constants of the kernel, which then has its addresses for nothing.
+    """Return the extents of an image as constants of the kernel, which then computes no addresses from them.
 
-    Each shape is compiled once, in 1 to 3 s, and kept on disk. Where images come in ever new sizes, that would never
-    end: beyond the first shapes of a process extents stay numbers, and the kernel is the same for all.
+    Each shape is compiled once, in 1 to 3 s, and cached on disk. After the first SHAPES shapes of a process, extents
+    are passed as numbers and one kernel serves all further shapes.
     """
     if _backends.interpreting() or (extents not in _known_shapes and len(_known_shapes) >= SHAPES):
         return extents
@@ -64,46 +69,48 @@ def compiled_in(*extents: int) -> tuple[Any, ...]:
     return tuple(tl.constexpr(extent) for extent in extents)
 
 
-def tile_shape(channels: int) -> dict[str, int]:
-    width = triton.next_power_of_2(channels)
-    return {"PIXELS": max(1, TILE // width), "WIDTH": width}
-
-
 def _on(x: Tensor) -> contextlib.AbstractContextManager[Any]:
     return torch.cuda.device(x.device) if x.is_cuda else contextlib.nullcontext()
 
 
 def _read(x: Tensor) -> tuple[str, Tensor]:
-    """Return x in a layout that a kernel reads, and which."""
+    """Return the layout, one that a kernel reads, and x in it."""
     order = memory_order(x)
     if order == "other" or (order == "channels_last" and x.shape[1] > WIDEST_TILE):
         return "channels_first", x.contiguous()
     return order, x
 
 
+def _kind(order: str) -> str:
+    return "tile" if order == "channels_last" else "rolling"
+
+
 def _like(gradient: Tensor, order: str) -> Tensor:
-    """Return the gradient in the memory order of what it belongs to."""
+    """Return the gradient in a memory order."""
     if order == "channels_last":
         return gradient.movedim(1, -1).contiguous().movedim(-1, 1)
     return gradient.contiguous()
 
 
 def lrn(x: Tensor, size: int, scale: float, beta: float, k: float, groups: int, relu: bool) -> Tensor:
-    """Return x, rectified where asked, over z ** beta."""
+    """Return x, rectified if `relu`, over z ** beta."""
     order, x = _read(x)
     y = torch.empty_like(x)
     if not x.numel():
         return y
     channels, total = x.shape[1], x.numel() // x.shape[1]
     constants = numbers(x, size, scale, beta, k, groups, relu)
-    with _on(x):
+
+    def launch(configuration: Configuration) -> None:
         if order == "channels_last":
-            tile = tile_shape(channels)
-            tile_forward[(triton.cdiv(total, tile["PIXELS"]),)](x, y, total, channels, **constants, **tile)
+            grid, extent = tile_grid(total, channels, configuration)
+            tile_forward[grid](x, y, total, channels, **constants, **extent)
         else:
-            grid, extent = rolling_grid(total, channels, groups, CHUNK)
-            extent["AHEAD"] = AHEAD["forward"]
+            grid, extent = rolling_grid(total, channels, groups, configuration)
             rolling_forward[grid](x, y, total, channels, *compiled_in(x[0, 0].numel()), **constants, **extent)
+
+    with _on(x):
+        _triton_tuning.run(f"{_kind(order)}_forward", x, constants, launch)
     return y
 
 
@@ -125,19 +132,19 @@ def _backward(
         return dx
     channels, total = x.shape[1], x.numel() // x.shape[1]
     pointers = _like(gradient, order), x, _like(winners, order), dx
-    with _on(x):
+    pooled = constants["POOL"] > 0
+    shape = compiled_in(x[0, 0].numel(), *image) if pooled or order != "channels_last" else (1, 1, 1, 1)  # not read
+
+    def launch(configuration: Configuration) -> None:
         if order == "channels_last":
-            tile = tile_shape(channels)
-            grid = (triton.cdiv(total, tile["PIXELS"]),)
-            shape = compiled_in(x[0, 0].numel(), *image) if constants["POOL"] else (1, 1, 1, 1)  # not read
-            tile_backward[grid](*pointers, total, channels, *shape, **constants, **tile)
+            grid, extent = tile_grid(total, channels, configuration)
+            tile_backward[grid](*pointers, total, channels, *shape, **constants, **extent)
         else:
-            pooled = constants["POOL"] > 0
-            grid, extent = rolling_grid(total, channels, constants["GROUPS"], POOL_CHUNK if pooled else CHUNK)
-            extent["AHEAD"] = AHEAD["pooled" if pooled else "backward"]
-            extent["AHEAD_G"] = AHEAD["pooled gradient" if pooled else "backward"]
-            shape = compiled_in(x[0, 0].numel(), *image)
+            grid, extent = rolling_grid(total, channels, constants["GROUPS"], configuration)
             rolling_backward[grid](*pointers, total, channels, *shape, **constants, **extent)
+
+    with _on(x):
+        _triton_tuning.run(f"{_kind(order)}_{'pool_' if pooled else ''}backward", x, constants, launch)
     return dx
 
 
@@ -155,14 +162,17 @@ def relu_lrn_maxpool(
     channels, total = x.shape[1], y.numel() // y.shape[1]
     shape = compiled_in(x[0, 0].numel(), x.shape[3], y.shape[2], y.shape[3])
     constants = {**numbers(x, size, scale, beta, k, groups), "POOL": pool, "STRIDE": stride, "KEEP": keep_winners}
-    with _on(x):
+
+    def launch(configuration: Configuration) -> None:
         if order == "channels_last":
-            tile = tile_shape(channels)
-            grid = (triton.cdiv(total, tile["PIXELS"]),)
-            tile_pool_forward[grid](x, y, winners, total, channels, *shape, **constants, **tile)
+            grid, extent = tile_grid(total, channels, configuration)
+            tile_pool_forward[grid](x, y, winners, total, channels, *shape, **constants, **extent)
         else:
-            grid, extent = rolling_grid(total, channels, groups, POOL_CHUNK)
+            grid, extent = rolling_grid(total, channels, groups, configuration)
             rolling_pool_forward[grid](x, y, winners, total, channels, *shape, **constants, **extent)
+
+    with _on(x):
+        _triton_tuning.run(f"{_kind(order)}_pool_forward", x, constants, launch)
     return y, winners
 
 
@@ -179,7 +189,7 @@ def relu_lrn_maxpool_backward(
     stride: int,
 ) -> Tensor:
     """Return the gradient with respect to x."""
-    if pool > WIDEST_FUSED_POOL:
+    if pool > WIDEST_FUSED_POOL or (-(-pool // stride) > MOST_WINDOWS and _read(x)[0] == "channels_last"):
         spread = _reference.unpooled(gradient, x, winners, pool, stride)
         return lrn_backward(spread, x, size, scale, beta, k, groups, True)
     constants = {**numbers(x, size, scale, beta, k, groups, True), "POOL": pool, "STRIDE": stride}

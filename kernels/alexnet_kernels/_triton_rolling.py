@@ -1,15 +1,15 @@
-"""Triton kernels for channels-first memory: a thread owns a pixel and walks along its channels.
+"""Triton kernels for channels-first memory: one thread per pixel, which loops over the channels.
 
-The last few values stay in registers, so every value is read once, apart from a few channels where chunks meet. Pixels
-of all samples form one row of threads: neighbours in a warp read neighbours in memory, at any image size.
+The last few values stay in registers, so every value is loaded once, apart from a few channels where chunks meet. The
+pixels of all samples are numbered through: neighbouring threads load neighbouring addresses, at any image size.
 
-Values are asked for some channels before their use. Stores come in between, and the compiler moves no read across a
-store that might change it: left to itself it had one read under way for each thread, which cannot keep memory busy.
+Values are loaded some channels before their use. The compiler moves no load across a store that might change the value,
+and with one load in flight for each thread, memory would be idle most of the time.
 
-Sums are made anew from the window at every step. A running sum (add the new, subtract the old) would leave the rounding
-of a large value behind after it has left.
+Window sums are computed anew at every step. A running sum (add the new value, subtract the old) would keep the rounding
+error of a large value after that value has left the window.
 
-The numbers of the formula are compile-time constants: float64 keeps them exact, and a network has one or two sets.
+The numbers of the formula are compile-time constants, which keeps them exact in float64; a network has one or two sets.
 """
 
 # mypy: ignore-errors
@@ -20,12 +20,12 @@ The numbers of the formula are compile-time constants: float64 keeps them exact,
 import triton
 import triton.language as tl
 
-NOBODY = tl.constexpr(256)  # a place that no winner has, since it fits no byte
+NO_PLACE = tl.constexpr(256)  # not the place of any winner: places are bytes
 
 
 @triton.jit
 def inverse_powers(z, BETA: tl.constexpr):
-    """Return z ** -beta, and 1 / z, which comes almost free with it: a division is ten instructions."""
+    """Return z ** -beta, and 1 / z, which costs little here: a division takes ten instructions."""
     if BETA == 0.75:
         r = tl.rsqrt(z)
         p = r * tl.sqrt(r)
@@ -44,7 +44,7 @@ def inverse_powers(z, BETA: tl.constexpr):
 
 @triton.jit
 def widened(x, WIDE: tl.constexpr, RELU: tl.constexpr):
-    """Return values as they are computed with, rectified where asked: NaN stays NaN."""
+    """Return x in the dtype of the computation, rectified if RELU; NaN stays NaN."""
     x = x.to(WIDE)
     if RELU:
         x = tl.where(x < 0.0, 0.0, x)
@@ -72,7 +72,7 @@ def normaliser(ring, SCALE: tl.constexpr, K: tl.constexpr):
 def part_of(program, channels, GROUPS: tl.constexpr, CHUNK: tl.constexpr, BLOCK: tl.constexpr):
     """Return a program's pixels, its chunk's first channel of all and of its group, and the group's channels.
 
-    Programs of the same pixels run side by side: where their chunks meet, one finds in the cache what another has read.
+    Programs of the same pixels have neighbouring ids, so the values that two chunks share are often in the cache.
     """
     group_channels = channels // GROUPS
     chunks = tl.cdiv(group_channels, CHUNK)
@@ -84,23 +84,23 @@ def part_of(program, channels, GROUPS: tl.constexpr, CHUNK: tl.constexpr, BLOCK:
 
 @triton.jit
 def in_group(inside, within, i: tl.constexpr, group_channels, CHUNK: tl.constexpr, WHOLE: tl.constexpr):
-    """Say where the channel i places after a chunk's first one is of its group: one question for many i, or none."""
+    """Return the mask of the channel i places after a chunk's first: whether it belongs to the group."""
     if i < -CHUNK:
-        there = inside & (within + i >= 0)
+        mask = inside & (within + i >= 0)
     elif i < 0:
-        there = inside & (within > 0)
+        mask = inside & (within > 0)
     elif WHOLE and i < CHUNK:
-        there = inside
+        mask = inside
     elif WHOLE and i < 2 * CHUNK:
-        there = inside & (within + CHUNK < group_channels)
+        mask = inside & (within + CHUNK < group_channels)
     else:
-        there = inside & (within + i < group_channels)
-    return there
+        mask = inside & (within + i < group_channels)
+    return mask
 
 
 @triton.jit
-def ask(x, step, i: tl.constexpr, inside, within, group_channels, CHUNK: tl.constexpr, WHOLE: tl.constexpr):
-    """Read the channel i places after a chunk's first one; zeros where there is none."""
+def load_channel(x, step, i: tl.constexpr, inside, within, group_channels, CHUNK: tl.constexpr, WHOLE: tl.constexpr):
+    """Load the channel i places after a chunk's first; zeros outside the group."""
     return tl.load(x + i * step, mask=in_group(inside, within, i, group_channels, CHUNK, WHOLE), other=0.0)
 
 
@@ -110,7 +110,7 @@ def rolling_forward(
     y_ptr,
     total,  # pixels of all samples
     channels,
-    pixels,  # pixels of one sample; known when compiled, it costs no address
+    pixels,  # pixels of one sample; as a constant, it costs no address computation
     FRONT: tl.constexpr,
     BACK: tl.constexpr,
     SCALE: tl.constexpr,
@@ -121,32 +121,32 @@ def rolling_forward(
     WIDE: tl.constexpr,
     CHUNK: tl.constexpr,
     WHOLE: tl.constexpr,  # whether every chunk is full
-    AHEAD: tl.constexpr,  # how many channels before its use a value is asked for
+    AHEAD: tl.constexpr,  # how many channels before its use a value is loaded
     BLOCK: tl.constexpr,
 ):
     pixel, first, within, size = part_of(tl.program_id(0), channels, GROUPS, CHUNK, BLOCK)
     inside = pixel < total
     sample = pixel // pixels
     offset = sample.to(tl.int64) * channels * pixels + (pixel - sample * pixels)
-    # Addresses count from the chunk's first channel: the rest is known when compiled, where the extent of an image is.
+    # Offsets from the chunk's first channel are constants where the extent of the image is one.
     x = x_ptr + offset + first.to(tl.int64) * pixels
     y = y_ptr + offset + first.to(tl.int64) * pixels
     step = tl.full([], pixels, tl.int64)
 
     ring = ()
     for i in tl.static_range(-FRONT, BACK):
-        ring = ring + (widened(ask(x, step, i, inside, within, size, CHUNK, WHOLE), WIDE, RELU),)
-    coming = ()
+        ring = ring + (widened(load_channel(x, step, i, inside, within, size, CHUNK, WHOLE), WIDE, RELU),)
+    loaded = ()
     for i in tl.static_range(BACK, BACK + AHEAD):
-        coming = coming + (ask(x, step, i, inside, within, size, CHUNK, WHOLE),)
+        loaded = loaded + (load_channel(x, step, i, inside, within, size, CHUNK, WHOLE),)
     for i in tl.static_range(CHUNK):
         if i + AHEAD < CHUNK:
-            coming = coming + (ask(x, step, i + BACK + AHEAD, inside, within, size, CHUNK, WHOLE),)
-        ring = ring + (widened(coming[0], WIDE, RELU),)
-        coming = coming[1:]
+            loaded = loaded + (load_channel(x, step, i + BACK + AHEAD, inside, within, size, CHUNK, WHOLE),)
+        ring = ring + (widened(loaded[0], WIDE, RELU),)
+        loaded = loaded[1:]
         value = ring[FRONT] * inverse_powers(normaliser(ring, SCALE, K), BETA)[0]
-        there = in_group(inside, within, i, size, CHUNK, WHOLE)
-        tl.store(y + i * step, value.to(y_ptr.dtype.element_ty), mask=there)
+        mask = in_group(inside, within, i, size, CHUNK, WHOLE)
+        tl.store(y + i * step, value.to(y_ptr.dtype.element_ty), mask=mask)
         ring = ring[1:]
 
 
@@ -202,32 +202,34 @@ def rolling_backward(
     weighted = ()
     direct = ()
     for i in tl.static_range(-FRONT - BACK, 0):
-        ring = ring + (widened(ask(x, step, i, inside, within, size, CHUNK, WHOLE), WIDE, RELU),)
-    coming = ()
-    coming_g = ()
+        ring = ring + (widened(load_channel(x, step, i, inside, within, size, CHUNK, WHOLE), WIDE, RELU),)
+    loaded = ()
+    loaded_g = ()
     for i in tl.static_range(AHEAD):
-        coming = coming + (ask(x, step, i, inside, within, size, CHUNK, WHOLE),)
+        loaded = loaded + (load_channel(x, step, i, inside, within, size, CHUNK, WHOLE),)
     for i in tl.static_range(-BACK, AHEAD_G - BACK):
-        coming_g = coming_g + (ask_back(g, winners, g_step, i, windows, inside, within, size, CHUNK, WHOLE, POOL),)
+        loaded_g = loaded_g + (
+            load_gradients(g, winners, g_step, i, windows, inside, within, size, CHUNK, WHOLE, POOL),
+        )
     for i in tl.static_range(-BACK, CHUNK + FRONT):
         if i + AHEAD < CHUNK + FRONT:
-            coming = coming + (ask(x, step, i + BACK + AHEAD, inside, within, size, CHUNK, WHOLE),)
+            loaded = loaded + (load_channel(x, step, i + BACK + AHEAD, inside, within, size, CHUNK, WHOLE),)
         if i + AHEAD_G < CHUNK + FRONT:
-            coming_g = coming_g + (
-                ask_back(g, winners, g_step, i + AHEAD_G, windows, inside, within, size, CHUNK, WHOLE, POOL),
+            loaded_g = loaded_g + (
+                load_gradients(g, winners, g_step, i + AHEAD_G, windows, inside, within, size, CHUNK, WHOLE, POOL),
             )
-        ring = ring + (widened(coming[0], WIDE, RELU),)
-        coming = coming[1:]
+        ring = ring + (widened(loaded[0], WIDE, RELU),)
+        loaded = loaded[1:]
         p, inverse = inverse_powers(normaliser(ring, SCALE, K), BETA)
-        u = unpooled(coming_g[0], windows, WIDE, POOL) * p
-        coming_g = coming_g[1:]
+        u = unpooled(loaded_g[0], windows, WIDE, POOL) * p
+        loaded_g = loaded_g[1:]
         w = u * (ring[FRONT] * inverse)
-        if i < 0 or i >= CHUNK or not WHOLE:  # a channel of another group, or none, has no say
+        if i < 0 or i >= CHUNK or not WHOLE:  # channels outside the group do not count
             w = tl.where(in_group(inside, within, i, size, CHUNK, WHOLE), w, 0.0)
         weighted = weighted + (w,)
         direct = direct + (u,)
         if i >= FRONT:
-            # Windows that hold channel i - FRONT are those of the channels whose w is at hand.
+            # The windows that hold channel i - FRONT are those of the channels in `weighted`.
             h = ring[0]
             value = (direct[0] - (2.0 * SCALE * BETA) * h * sum_of(weighted)).to(dx_ptr.dtype.element_ty)
             if RELU:
@@ -250,12 +252,12 @@ def windows_of(
     POOL: tl.constexpr,
     STRIDE: tl.constexpr,
 ):
-    """Find the pool windows that hold a pixel: whether each exists, where it is, and which of its places the pixel is.
+    """Return the pool windows that hold a pixel: whether it exists, its offset, and the place of the pixel in it.
 
-    The same for every channel, so it is worked out once.
+    They are the same for every channel.
     """
     reach: tl.constexpr = (POOL + STRIDE - 1) // STRIDE
-    found = ()
+    windows = ()
     for i in tl.static_range(reach):
         for j in tl.static_range(reach):
             pooled_row = row // STRIDE - i
@@ -265,12 +267,12 @@ def windows_of(
             exists = inside & (pooled_row >= 0) & (pooled_row < pooled_height) & (down < POOL)
             exists = exists & (pooled_column >= 0) & (pooled_column < pooled_width) & (across < POOL)
             at = (pooled_row * pooled_width + pooled_column) * step
-            found = found + ((exists, at, tl.where(exists, down * POOL + across, NOBODY)),)
-    return found
+            windows = windows + ((exists, at, tl.where(exists, down * POOL + across, NO_PLACE)),)
+    return windows
 
 
 @triton.jit
-def ask_back(
+def load_gradients(
     g,
     winners,
     step,
@@ -283,38 +285,38 @@ def ask_back(
     WHOLE: tl.constexpr,
     POOL: tl.constexpr,
 ):
-    """Read what comes back to the channel i places after a chunk's first one."""
-    there = in_group(inside, within, i, group_channels, CHUNK, WHOLE)
-    return gathered(g + i * step, winners + i * step, windows, there, WHOLE and i >= 0 and i < CHUNK, POOL)
+    """Load the gradient of the channel i places after a chunk's first."""
+    mask = in_group(inside, within, i, group_channels, CHUNK, WHOLE)
+    return gathered(g + i * step, winners + i * step, windows, mask, WHOLE and i >= 0 and i < CHUNK, POOL)
 
 
 @triton.jit
 def gathered(g_ptr, winners_ptr, windows, exists, INNER: tl.constexpr, POOL: tl.constexpr):
-    """Read the gradients of all windows that hold a pixel, and their winners; without a pool that of the pixel itself.
+    """Load the gradients of all windows that hold a pixel, and their winners; without a pool that of the pixel itself.
 
-    The gradients do not wait for the winners: what comes for nothing lies in lines of the cache that come anyway.
+    Gradients are loaded before it is known who won. The useless ones lie in cache lines that are loaded anyway.
     """
     if POOL == 0:
-        found = tl.load(g_ptr, mask=exists, other=0.0)
+        gradients = tl.load(g_ptr, mask=exists, other=0.0)
     else:
-        found = ()
+        gradients = ()
         for i in tl.static_range(len(windows)):
-            there, at, _place = windows[i]
-            if not INNER:  # else whatever is a window's is also inside
-                there = there & exists
-            found = found + ((tl.load(g_ptr + at, mask=there), tl.load(winners_ptr + at, mask=there)),)
-    return found
+            valid, at, _place = windows[i]
+            if not INNER:  # else every window that exists is inside
+                valid = valid & exists
+            gradients = gradients + ((tl.load(g_ptr + at, mask=valid), tl.load(winners_ptr + at, mask=valid)),)
+    return gradients
 
 
 @triton.jit
-def unpooled(found, windows, WIDE: tl.constexpr, POOL: tl.constexpr):
-    """Add up the gradients of the windows that chose a pixel: no atomics, always one order."""
+def unpooled(gradients, windows, WIDE: tl.constexpr, POOL: tl.constexpr):
+    """Sum the gradients of the windows whose winner is the pixel, always in the same order and without atomics."""
     if POOL == 0:
-        total = found.to(WIDE)
+        total = gradients.to(WIDE)
     else:
         total = 0.0
         for i in tl.static_range(len(windows)):
-            g, winner = found[i]
+            g, winner = gradients[i]
             total += tl.where(winner.to(tl.int32) == windows[i][2], g.to(WIDE), 0.0)
     return total
 
@@ -358,17 +360,17 @@ def rolling_pool_forward(
     for _i in tl.static_range(CHUNK):
         best = best + (tl.zeros([BLOCK], WIDE),)
         winner = winner + (tl.zeros([BLOCK], tl.int32),)
-    # Window place by window place: only the best value of each channel waits in registers, not a ring for every place.
-    # The loop runs at run time; unrolled, the compiler would fetch all places at once and fill twice the registers.
+    # Place by place in the window: only the best value of a channel is kept in registers, not a ring for every place.
+    # A loop at run time: unrolled, the compiler would load all places at once and need twice the registers.
     for tap in range(POOL * POOL):
         x = x_ptr + base * pixels + corner + (tap // POOL) * width + tap % POOL
         ring = ()
         for i in tl.static_range(-FRONT, BACK):
-            ring = ring + (widened(ask(x, step, i, inside, within, size, CHUNK, WHOLE), WIDE, True),)
+            ring = ring + (widened(load_channel(x, step, i, inside, within, size, CHUNK, WHOLE), WIDE, True),)
         for i in tl.static_range(CHUNK):
-            ring = ring + (widened(ask(x, step, i + BACK, inside, within, size, CHUNK, WHOLE), WIDE, True),)
+            ring = ring + (widened(load_channel(x, step, i + BACK, inside, within, size, CHUNK, WHOLE), WIDE, True),)
             value = ring[FRONT] * inverse_powers(normaliser(ring, SCALE, K), BETA)[0]
-            # Ties are those of the output's own dtype, as when it is pooled from memory.
+            # Compare in the output's dtype, so that ties are those of pooling from memory.
             value = value.to(y_ptr.dtype.element_ty).to(WIDE)
             ring = ring[1:]
             better = (value > best[i]) | (value != value) | (tap == 0)  # noqa: PLR0124  (true for NaN alone)
@@ -377,7 +379,7 @@ def rolling_pool_forward(
     pooled_step = tl.full([], pooled_height * pooled_width, tl.int64)
     out = base * pooled_step + place
     for i in tl.static_range(CHUNK):
-        there = in_group(inside, within, i, size, CHUNK, WHOLE)
-        tl.store(y_ptr + out + i * pooled_step, best[i].to(y_ptr.dtype.element_ty), mask=there)
+        mask = in_group(inside, within, i, size, CHUNK, WHOLE)
+        tl.store(y_ptr + out + i * pooled_step, best[i].to(y_ptr.dtype.element_ty), mask=mask)
         if KEEP:
-            tl.store(winners_ptr + out + i * pooled_step, winner[i].to(tl.uint8), mask=there)
+            tl.store(winners_ptr + out + i * pooled_step, winner[i].to(tl.uint8), mask=mask)

@@ -1,4 +1,4 @@
-"""The counting kernels in Triton: integers throughout, so their order does not matter and every count is exact."""
+"""The counting kernels in Triton: integer arithmetic, so every count is exact in any order of additions."""
 
 # mypy: ignore-errors
 # ruff: noqa: N803, N806
@@ -16,7 +16,7 @@ from alexnet_kernels._geometry import memory_order
 from alexnet_kernels._statistics import FORMATS, smallest_normal_field
 
 BLOCK = 1024
-TURNS = 32  # blocks a program counts before it adds its histogram to everybody's
+TURNS = 32  # blocks that a program counts before it adds its histogram to the result
 UNITS = 32
 SAMPLES = 64
 
@@ -82,9 +82,9 @@ def off_kernel(
     unit_blocks,
     UNITS: tl.constexpr,
     POSITIONS: tl.constexpr,
-    TURNS: tl.constexpr,  # known when compiled: few shapes, and Triton 3.6's interpreter cannot loop to a tensor
+    TURNS: tl.constexpr,  # known when compiled, since Triton 3.6's interpreter cannot loop to a tensor
 ):
-    """One program takes one input and a block of units: who is off at every position, and at how many."""
+    """Count for one input and a block of units: units off at every position, and positions <= 0."""
     pid = tl.program_id(0)
     sample = (pid // unit_blocks).to(tl.int64)
     unit = (pid % unit_blocks) * UNITS + tl.arange(0, UNITS)
@@ -94,23 +94,33 @@ def off_kernel(
         position = turn * POSITIONS + tl.arange(0, POSITIONS)[None, :]
         inside = (unit[:, None] < units) & (position < positions)
         low += (tl.load(x + position.to(tl.int64) * position_step, mask=inside, other=1.0) <= 0.0).to(tl.int32)
-    each = tl.sum(low, 1).to(tl.int64)
-    tl.atomic_add(counts_ptr + unit, (each == positions).to(tl.int64), mask=(unit < units) & (each == positions))
-    tl.atomic_add(counts_ptr + units + unit, each, mask=(unit < units) & (each > 0))
+    low_positions = tl.sum(low, 1).to(tl.int64)
+    tl.atomic_add(
+        counts_ptr + unit, (low_positions == positions).to(tl.int64), mask=(unit < units) & (low_positions == positions)
+    )
+    tl.atomic_add(counts_ptr + units + unit, low_positions, mask=(unit < units) & (low_positions > 0))
 
 
 @triton.jit
-def off_rows_kernel(x_ptr, counts_ptr, samples, units, UNITS: tl.constexpr, SAMPLES: tl.constexpr):
-    """The same where a unit has one position: a program takes many inputs, and off and <= 0 are one."""
-    sample = tl.program_id(0).to(tl.int64) * SAMPLES + tl.arange(0, SAMPLES)[:, None]
-    unit = tl.program_id(1) * UNITS + tl.arange(0, UNITS)[None, :]
+def off_rows_kernel(x_ptr, counts_ptr, samples, units, unit_blocks, UNITS: tl.constexpr, SAMPLES: tl.constexpr):
+    """Count for many inputs and a block of units with one position each, where off and <= 0 are the same."""
+    pid = tl.program_id(0)  # one axis for both: CUDA allows 2**31 - 1 programs along the first, 65535 along the others
+    first_unit = (pid % unit_blocks) * UNITS
+    sample = (pid // unit_blocks).to(tl.int64) * SAMPLES + tl.arange(0, SAMPLES)[:, None]
+    unit = first_unit + tl.arange(0, UNITS)[None, :]
     inside = (sample < samples) & (unit < units)
     low = (tl.load(x_ptr + sample * units + unit, mask=inside, other=1.0) <= 0.0).to(tl.int32)
-    each = tl.sum(low, 0).to(tl.int64)
-    at = counts_ptr + tl.program_id(1) * UNITS + tl.arange(0, UNITS)
-    wanted = (tl.program_id(1) * UNITS + tl.arange(0, UNITS) < units) & (each > 0)
-    tl.atomic_add(at, each, mask=wanted)
-    tl.atomic_add(at + units, each, mask=wanted)
+    low_samples = tl.sum(low, 0).to(tl.int64)
+    at = counts_ptr + first_unit + tl.arange(0, UNITS)
+    wanted = (first_unit + tl.arange(0, UNITS) < units) & (low_samples > 0)
+    tl.atomic_add(at, low_samples, mask=wanted)
+    tl.atomic_add(at + units, low_samples, mask=wanted)
+
+
+def few_turns(turns: int) -> int:
+    """Round up to three binary digits, so that images of ever new sizes share few kernels; at most a fifth is idle."""
+    spare = max(0, turns.bit_length() - 3)
+    return -(-turns >> spare) << spare
 
 
 def _on(x: Tensor):
@@ -124,7 +134,7 @@ def add_exponent_histogram(x: Tensor, counts: Tensor) -> None:
     columns = counts.shape[1]
     smallest = smallest_normal_field(x.dtype)
     if x.dtype.itemsize == 1:
-        x = x.half()  # exact
+        x = x.float()  # exact; half would make subnormals of normal numbers of float8_e5m2fnuz
     bits, width, mantissa, bias = FORMATS[x.dtype]
     x = x if memory_order(x) == "channels_last" else x.contiguous()  # the order of the values does not matter
     numbers = {
@@ -146,13 +156,14 @@ def add_off_counts(x: Tensor, counts: Tensor) -> None:
     samples, units = x.shape[:2]
     with _on(x):
         if x.numel() == samples * units:
-            grid = (triton.cdiv(samples, SAMPLES), triton.cdiv(units, UNITS))
-            off_rows_kernel[grid](x.contiguous(), counts, samples, units, UNITS=UNITS, SAMPLES=SAMPLES)
+            blocks = triton.cdiv(units, UNITS)
+            grid = (triton.cdiv(samples, SAMPLES) * blocks,)
+            off_rows_kernel[grid](x.contiguous(), counts, samples, units, blocks, UNITS=UNITS, SAMPLES=SAMPLES)
             return
         last = memory_order(x) == "channels_last"
         x = x if last else x.contiguous()
         positions = x[0, 0].numel()
         steps = (1, units) if last else (positions, 1)
         tile = {"UNITS": 32, "POSITIONS": 64} if last else {"UNITS": 4, "POSITIONS": 512}  # the long side in memory
-        blocks, turns = triton.cdiv(units, tile["UNITS"]), triton.cdiv(positions, tile["POSITIONS"])
+        blocks, turns = triton.cdiv(units, tile["UNITS"]), few_turns(triton.cdiv(positions, tile["POSITIONS"]))
         off_kernel[(samples * blocks,)](x, counts, units, positions, *steps, blocks, **tile, TURNS=turns)

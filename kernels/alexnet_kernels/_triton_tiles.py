@@ -1,6 +1,6 @@
 """Triton kernels for channels-last memory: a tile holds some pixels with all their channels.
 
-A row of channels is contiguous, so loads are wide; neighbours in the window come from the tile itself by `tl.gather`,
+The channels of a pixel are contiguous, so loads are wide. Neighbours in the window come from the tile by `tl.gather`,
 not from memory again.
 """
 
@@ -16,8 +16,8 @@ from alexnet_kernels._triton_rolling import gathered, inverse_powers, unpooled, 
 
 
 @triton.jit
-def take(pointer, mask, WIDE: tl.constexpr, RELU: tl.constexpr):
-    """Read values, widened, and rectified where asked."""
+def load_wide(pointer, mask, WIDE: tl.constexpr, RELU: tl.constexpr):
+    """Load values in the dtype of the computation, rectified if RELU."""
     return widened(tl.load(pointer, mask=mask, other=0.0), WIDE, RELU)
 
 
@@ -33,8 +33,8 @@ def shifted_sum(values, channel, channels, BEFORE: tl.constexpr, AFTER: tl.const
             other = channel + (i - BEFORE)
             near = (other >= group * group_channels) & (other < (group + 1) * group_channels)
             index = tl.minimum(tl.maximum(other, 0), last)
-            found = tl.gather(values, tl.broadcast_to(index, values.shape), 1)
-            total += tl.where(near, found, 0.0)
+            neighbour = tl.gather(values, tl.broadcast_to(index, values.shape), 1)
+            total += tl.where(near, neighbour, 0.0)
     return total
 
 
@@ -59,7 +59,7 @@ def tile_forward(
     channel = tl.arange(0, WIDTH)[None, :]
     inside = (pixel < total) & (channel < channels)
     at = pixel.to(tl.int64) * channels + channel
-    x = take(x_ptr + at, inside, WIDE, RELU)
+    x = load_wide(x_ptr + at, inside, WIDE, RELU)
     z = K + SCALE * shifted_sum(x * x, channel, channels, FRONT, BACK, GROUPS)
     tl.store(y_ptr + at, (x * inverse_powers(z, BETA)[0]).to(y_ptr.dtype.element_ty), mask=inside)
 
@@ -93,11 +93,11 @@ def tile_backward(
     channel = tl.arange(0, WIDTH)[None, :]
     inside = (pixel < total) & (channel < channels)
     at = pixel.to(tl.int64) * channels + channel
-    x = take(x_ptr + at, inside, WIDE, RELU)
+    x = load_wide(x_ptr + at, inside, WIDE, RELU)
     z = K + SCALE * shifted_sum(x * x, channel, channels, FRONT, BACK, GROUPS)
     if POOL == 0:
         windows = ()
-        found = gathered(g_ptr + at, winners_ptr, windows, inside, False, POOL)
+        gradients = gathered(g_ptr + at, winners_ptr, windows, inside, False, POOL)
     else:
         sample = pixel // pixels
         place = pixel - sample * pixels
@@ -105,9 +105,9 @@ def tile_backward(
         windows = windows_of(
             place // width, place % width, pixel < total, channels, pooled_height, pooled_width, POOL, STRIDE
         )
-        found = gathered(g_ptr + base, winners_ptr + base, windows, inside, False, POOL)
+        gradients = gathered(g_ptr + base, winners_ptr + base, windows, inside, False, POOL)
     p, inverse = inverse_powers(z, BETA)
-    u = unpooled(found, windows, WIDE, POOL) * p
+    u = unpooled(gradients, windows, WIDE, POOL) * p
     # The window of the gradient is the mirror image. Lanes beyond the channels hold zeros, even where z is zero.
     weighted = tl.where(inside, u * (x * inverse), 0.0)
     value = u - (2.0 * SCALE * BETA) * x * shifted_sum(weighted, channel, channels, BACK, FRONT, GROUPS)
@@ -149,12 +149,12 @@ def tile_pool_forward(
     best = tl.zeros([PIXELS, WIDTH], WIDE)
     winner = tl.zeros([PIXELS, WIDTH], tl.int32)
     base = (sample.to(tl.int64) * pixels + corner) * channels + channel
-    coming = tl.load(x_ptr + base, mask=inside, other=0.0)
-    for tap in range(POOL * POOL):  # a loop at run time: unrolled, nine tiles would wait in registers
-        x = widened(coming, WIDE, True)
-        ahead = tap + 1  # the next place is asked for before this one is worked on
-        there = (ahead // POOL) * width + ahead % POOL
-        coming = tl.load(x_ptr + base + there * channels, mask=inside & (ahead < POOL * POOL), other=0.0)
+    loaded = tl.load(x_ptr + base, mask=inside, other=0.0)
+    for tap in range(POOL * POOL):  # a loop at run time: unrolled, nine tiles would fill the registers
+        x = widened(loaded, WIDE, True)
+        ahead = tap + 1  # the next place is loaded before this one is used
+        next_place = (ahead // POOL) * width + ahead % POOL
+        loaded = tl.load(x_ptr + base + next_place * channels, mask=inside & (ahead < POOL * POOL), other=0.0)
         z = K + SCALE * shifted_sum(x * x, channel, channels, FRONT, BACK, GROUPS)
         value = (x * inverse_powers(z, BETA)[0]).to(y_ptr.dtype.element_ty).to(WIDE)
         better = (value > best) | (value != value) | (tap == 0)  # noqa: PLR0124  (true for NaN alone)

@@ -1,14 +1,17 @@
 """Measure local response normalisation on this machine: python -m alexnet_kernels.bench.
 
-- Right first: every case is compared with float64 before any is timed; one wrong case stops the run.
-- Ratios within one run: in every round each rival runs once, in a new order, so a busy machine hurts all alike.
+- Correctness first: every case is compared with float64 before any is timed; one wrong case stops the run.
+- Ratios within one run: every rival runs once in every round, in a new order, so a busy machine slows all of them.
 - A figure is a median with its 20% and 80% quantiles, beside how long a plain copy takes: one for forward (a value
   read, a value written), two for forward and backward.
+- On a GPU a time is that of the kernels alone: many calls, over inputs that together exceed three times the L2 cache,
+  are captured in one CUDA graph, and its replay is timed. `--timing launches` times the calls from Python.
 """
 
 # ruff: noqa: T201  (a benchmark prints)
 
 import argparse
+import collections
 import csv
 import datetime
 import itertools
@@ -59,6 +62,7 @@ class Figure:
     torch: str
     triton: str
     python: str
+    timing: str  # call: one call at a time; launches or graph: many calls, as described above
     operation: str
     shape: str
     batch: int
@@ -86,6 +90,9 @@ def main(arguments: list[str] | None = None, command: str = "python -m alexnet_k
     parser.add_argument("--quick", action="store_true", help="a batch of 8 and few rounds: a minute, for a first look")
     parser.add_argument("--out", type=Path, default=Path("lrn-benchmark"), help="folder for the table and the picture")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="where to run")
+    parser.add_argument(
+        "--timing", choices=["graph", "launches"], default="graph", help="on a GPU: time a CUDA graph, or calls"
+    )
     options = parser.parse_args(arguments)
     try:
         options.out.mkdir(parents=True, exist_ok=True)
@@ -102,7 +109,7 @@ def main(arguments: list[str] | None = None, command: str = "python -m alexnet_k
     if options.threads:
         torch.set_num_threads(options.threads)
 
-    machine = _machine(device)
+    machine = _machine(device) | {"timing": options.timing if device == "cuda" else "call"}
     print(f"{machine['hardware']}, {machine['threads']} threads, torch {machine['torch']}, load {machine['load']:.2f}")
     cases = _cases(device, options.quick)
     worst = _gate(cases, device)
@@ -110,11 +117,11 @@ def main(arguments: list[str] | None = None, command: str = "python -m alexnet_k
         return 1
     print(f"every case is right: largest error {worst:.1e} of its tolerance\n")
 
-    name = f"lrn-{device}-{machine['threads']}-threads" if device == "cpu" else "lrn-cuda"
+    name = f"lrn-cpu-{machine['threads']}-threads" if device == "cpu" else "lrn-cuda"
     figures: list[Figure] = []
     for number, case in enumerate(cases, 1):
         print(f"[{number}/{len(cases)}] {_title(case)} ...", file=sys.stderr, flush=True)
-        rounds = (5 if options.quick else 9) if device == "cpu" else 50
+        rounds = (5 if options.quick else 9) if device == "cpu" else 15
         figures += _measure(case, device, max(3, rounds // 3) if case.batch > 32 else rounds, machine)
         _write_table(figures, options.out / f"{name}.csv")  # after each case: a run cut short leaves what it has
     _print_table(figures)
@@ -177,11 +184,6 @@ def _separate(case: Case) -> Callable[["Tensor"], "Tensor"]:
     return lambda x: F.max_pool2d(relu_lrn(x, **NUMBERS), 3, 2)  # type: ignore[arg-type]
 
 
-def _runs_half_precision(device: str) -> bool:
-    """torch's own normalisation has no half precision on the CPU (2.13)."""
-    return device == "cuda"
-
-
 def _gate(cases: list[Case], device: str) -> float | None:
     """Return the largest error as a share of its tolerance, or None after saying which case is wrong."""
     import torch
@@ -210,14 +212,14 @@ def _measure(case: Case, device: str, rounds: int, machine: dict[str, Any]) -> l
     import torch
 
     x = _input(case, device)
-    # More buffers than the second-level cache of any GPU holds, in turn; on a CPU one tensor is enough.
-    copies = 1 if device == "cpu" else max(1, -(-(2**29) // x.nbytes))
+    copies = 1 if device == "cpu" else buffers_beyond_cache(x.nbytes, _second_level_cache())
     inputs = itertools.cycle([x.clone().requires_grad_(case.direction == "both") for _ in range(copies)])
+    results: collections.deque[Any] = collections.deque(maxlen=copies)  # kept, so that each lands in memory of its own
     torch._dynamo.reset()
     functions = {"ours": _ours(case)}
     if case.operation == "pooled":
         functions["separate"] = _separate(case)
-    if case.dtype == "float32" or _runs_half_precision(device):
+    if case.dtype == "float32" or device == "cuda":  # torch's own has no half precision on the CPU (2.13)
         functions["eager"] = _torchs(case)
         functions["compile"] = torch.compile(_torchs(case), dynamic=False)
     gradient = torch.randn_like(functions["ours"](next(inputs)).detach())
@@ -225,42 +227,92 @@ def _measure(case: Case, device: str, rounds: int, machine: dict[str, Any]) -> l
     def once(function: Callable[["Tensor"], "Tensor"]) -> None:
         given = next(inputs)
         y = function(given)
-        if case.direction == "both":
-            torch.autograd.grad(y, given, gradient)
+        results.append(torch.autograd.grad(y, given, gradient) if case.direction == "both" else y)
 
     def copy() -> None:
         for _ in range(1 if case.direction == "forward" else 2):
-            next(inputs).detach().clone()
+            results.append(next(inputs).detach().clone())
 
     rivals: dict[str, Callable[[], None]] = {"copy": copy}
     for name, function in functions.items():
         rivals[name] = lambda function=function: once(function)  # type: ignore[misc]
+    timed = {name: _timer(run, machine["timing"], calls_per_timing(copies)) for name, run in rivals.items()}
     seconds: dict[str, list[float]] = {name: [] for name in rivals}
     order = list(rivals)
     shuffle = random.Random(0)  # noqa: S311  (an order, not a secret)
     for turn in range(rounds + 2):
         shuffle.shuffle(order)
         for name in order:
-            taken = _timed(rivals[name], device)
+            taken = timed[name]()
             if turn >= 2:  # the first two compile and warm up
                 seconds[name].append(taken)
     useful = FEWEST[case.operation, case.direction] * x.nbytes
     return [_figure(case, name, seconds, useful, machine) for name in rivals]
 
 
-def _timed(run: Callable[[], None], device: str) -> float:
+def buffers_beyond_cache(size: int, cache: int) -> int:
+    """Return how many buffers of `size` bytes exceed three times the cache, so that none is still in it on its turn."""
+    return max(2, 3 * cache // size + 1)
+
+
+def calls_per_timing(copies: int) -> int:
+    """Return how many calls are timed together: at least 20, and each buffer equally often."""
+    return -(-20 // copies) * copies
+
+
+def _second_level_cache() -> int:
     import torch
 
-    if device == "cuda":
+    return int(torch.cuda.get_device_properties().L2_cache_size)
+
+
+def _timer(run: Callable[[], None], timing: str, calls: int) -> Callable[[], float]:
+    """Return what measures the seconds of one call of `run`."""
+    if timing == "call":
+
+        def one() -> float:
+            began = time.perf_counter()
+            run()
+            return time.perf_counter() - began
+
+        return one
+
+    def many() -> None:
+        for _ in range(calls):
+            run()
+
+    return _events_around(_captured(many, run) if timing == "graph" else many, calls)
+
+
+def _captured(many: Callable[[], None], run: Callable[[], None]) -> Callable[[], None]:
+    """Capture the kernels of many calls in a CUDA graph; return what replays it."""
+    import torch
+
+    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):  # compile and load everything first: neither is possible while capturing
+        for _ in range(3):
+            run()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        many()
+    return graph.replay
+
+
+def _events_around(run: Callable[[], None], calls: int) -> Callable[[], float]:
+    import torch
+
+    def timed() -> float:
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+        torch.cuda.synchronize()
         start.record()
         run()
         end.record()
         torch.cuda.synchronize()
-        return float(start.elapsed_time(end)) / 1e3
-    began = time.perf_counter()
-    run()
-    return time.perf_counter() - began
+        return float(start.elapsed_time(end)) / 1e3 / calls
+
+    return timed
 
 
 def _quantiles(values: list[float]) -> tuple[float, float, float]:

@@ -1,7 +1,7 @@
-"""The roofline of a benchmark: how much useful memory traffic each rival reaches, under what a copy reaches.
+"""The figure of a benchmark: the useful memory traffic of each rival, beside that of a copy.
 
-Normalisation does so little arithmetic for each byte that memory is its roof. Useful traffic counts every value once
-that must be read or written; a rival that passes over memory more often reaches less of it.
+Normalisation does so little arithmetic that memory bandwidth limits it. Useful traffic counts every value that must be
+read or written once; a rival that reads or writes values several times reaches less of it.
 """
 
 from pathlib import Path
@@ -40,7 +40,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
                 axes.scatter(speeds, places, color=colour, marker=MARKERS[rival], s=34, label=NAMES[rival], zorder=3)
         for place, copy in enumerate(copies):
             axes.plot([copy, copy], [place - 0.4, place + 0.4], color="black", linewidth=2, zorder=2)
-        axes.plot([], [], color="black", linewidth=2, label="a copy (the roof)")
+        axes.plot([], [], color="black", linewidth=2, label="a copy (the limit)")
         axes.set_yticks(range(len(cases)), [_title(*case) for case in cases])
         axes.set_ylim(len(cases) - 0.4, -0.6)  # the first case on top
         axes.set_xscale("log")
@@ -61,7 +61,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
 
 
 def _copy_bandwidth(row: dict[str, Any]) -> float:
-    """A copy's own traffic: two values each time, where the useful traffic of the case counts something else."""
+    """Return a copy's bandwidth: it moves two values per element, not the useful traffic of the case."""
     from alexnet_kernels.bench import FEWEST
 
     moved = 2.0 if row["direction"] == "forward" else 4.0

@@ -6,15 +6,17 @@ Shapes: N batch, C channels, * any number of further dimensions.
 from typing import Literal, get_args
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from alexnet_kernels import _backends, _reference, _registration
+from alexnet_kernels import _backends, _onnx, _reference, _registration
 from alexnet_kernels._backends import Backend
+from alexnet_kernels._geometry import check_strided
 
 Window = Literal["mean", "sum"]
 
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
-_WIDEST_POOL = 16  # a winner's place in its window is kept in one byte
+_WIDEST_POOL = 16  # the place of a maximum in its window is kept in one byte
 
 
 def local_response_norm(
@@ -40,6 +42,8 @@ def local_response_norm(
     backward pass. `backend` is "reference" (plain torch), "cpu", "triton", or "auto", which goes by the device.
     """
     scale = _checked("local_response_norm", x, size, alpha, beta, k, window, groups, backend)
+    if _onnx.exporting():
+        return _onnx.lrn(x, size, scale, beta, k, groups, False)
     if backend == "reference":
         return _reference.lrn(x, size, scale, beta, k, groups, False)
     y: Tensor = _registration.call_lrn(x, size, scale, beta, k, groups, False, backend)
@@ -59,6 +63,8 @@ def relu_lrn(
 ) -> Tensor:
     """Return local_response_norm(relu(x), ...) in one pass, forward and backward."""
     scale = _checked("relu_lrn", x, size, alpha, beta, k, window, groups, backend)
+    if _onnx.exporting():
+        return _onnx.lrn(x, size, scale, beta, k, groups, True)
     if backend == "reference":
         return _reference.lrn(x, size, scale, beta, k, groups, True)
     y: Tensor = _registration.call_lrn(x, size, scale, beta, k, groups, True, backend)
@@ -80,11 +86,13 @@ def relu_lrn_maxpool(
 ) -> Tensor:
     """Return max_pool2d(local_response_norm(relu(x), ...), pool, stride) in one pass, forward and backward.
 
-    No padding, partial windows dropped, ties and NaN as torch has them. Beside x, only one byte for each output is kept
+    No padding, partial windows dropped, ties and NaN as torch has them. Only x and one byte for each output are kept
     for the backward pass.
     """
     scale = _checked("relu_lrn_maxpool", x, size, alpha, beta, k, window, groups, backend)
     _check_pool(x, pool, stride)
+    if _onnx.exporting():
+        return F.max_pool2d(_onnx.lrn(x, size, scale, beta, k, groups, True), pool, stride)
     if backend == "reference":
         return _reference.relu_lrn_maxpool(x, size, scale, beta, k, groups, pool, stride, False)[0]
     keep_winners = torch.is_grad_enabled() and x.requires_grad
@@ -96,7 +104,8 @@ def relu_lrn_maxpool(
 def _checked(
     name: str, x: Tensor, size: int, alpha: float, beta: float, k: float, window: str, groups: int, backend: str
 ) -> float:
-    """Refuse what has no meaning, and return what the window's sum of squares is multiplied by."""
+    """Check the arguments, and return the factor of the window's sum of squares."""
+    check_strided(name, x)
     if x.dim() < 3:
         raise ValueError(f"{name} needs N, C and at least one more dimension, got shape {tuple(x.shape)}")
     if x.dtype not in _DTYPES:
@@ -104,11 +113,11 @@ def _checked(
     if size < 1:
         raise ValueError(f"{name} needs a window size of at least 1, got {size}")
     if window not in get_args(Window):
-        raise ValueError(f"window is 'mean' or 'sum', got {window!r}")
+        raise ValueError(f"window must be 'mean' or 'sum', got {window!r}")
     if groups < 1 or x.shape[1] % groups:
         raise ValueError(f"groups must divide the {x.shape[1]} channels, got {groups}")
     if not (k > 0 or (k == 0 and beta <= 0)):
-        raise ValueError(f"k must be positive, or zeros in x are divided by zero, got k={k} with beta={beta}; raise k")
+        raise ValueError(f"k must be positive, else zeros in x are divided by zero; got k={k} with beta={beta}")
     _backends.check_name(backend)
     return alpha / size if window == "mean" else alpha
 

@@ -1,7 +1,6 @@
-"""Counting kernels for watching a network learn: exact integers, on the device, added to a buffer that stays there.
+"""Counting kernels for monitoring training: exact int64 counts, added to a buffer on the tensor's device.
 
-Nothing here waits for the device or depends on what was counted, so a training step can call it and read the buffer
-once in a while.
+Nothing here waits for the device, so a training step can call it and read the buffer once in a while.
 """
 
 import torch
@@ -9,9 +8,21 @@ from torch import Tensor
 
 from alexnet_kernels import _backends
 from alexnet_kernels._backends import Backend
+from alexnet_kernels._geometry import check_strided
 
 _HISTOGRAM = "alexnet_kernels::add_exponent_histogram"
 _OFF = "alexnet_kernels::add_off_counts"
+
+_DTYPES = (
+    torch.float64,
+    torch.float32,
+    torch.bfloat16,
+    torch.float16,
+    torch.float8_e4m3fn,
+    torch.float8_e4m3fnuz,
+    torch.float8_e5m2,
+    torch.float8_e5m2fnuz,
+)
 
 
 def exponent_histogram(x: Tensor, *, into: Tensor | None = None, backend: Backend = "auto") -> Tensor:
@@ -24,8 +35,7 @@ def exponent_histogram(x: Tensor, *, into: Tensor | None = None, backend: Backen
 
     `into` is such a tensor to add the counts to; it is returned.
     """
-    if not x.is_floating_point():
-        raise TypeError(f"exponent_histogram needs a floating-point tensor, got {x.dtype}; convert it with x.float()")
+    _check("exponent_histogram", x)
     _backends.check_name(backend)
     counts = _buffer("exponent_histogram", into, (2, histogram_columns(x.dtype)), x.device)
     torch.ops.alexnet_kernels.add_exponent_histogram(x.detach(), counts, backend)
@@ -41,12 +51,11 @@ def off_counts(pre_activation: Tensor, *, into: Tensor | None = None, backend: B
     `into` is such a tensor to add the counts to; it is returned.
     """
     x = pre_activation
-    if not x.is_floating_point():
-        raise TypeError(f"off_counts needs a floating-point tensor, got {x.dtype}; convert it with x.float()")
+    _check("off_counts", x)
     if x.dim() < 2:
         raise ValueError(f"off_counts needs N and C, got shape {tuple(x.shape)}")
     if x.dtype.itemsize == 1:
-        x = x.half()  # exact; nothing compares float8
+        x = x.bfloat16()  # exact; torch has no comparison for float8
     _backends.check_name(backend)
     counts = _buffer("off_counts", into, (2, x.shape[1]), x.device)
     torch.ops.alexnet_kernels.add_off_counts(x.detach(), counts, backend)
@@ -61,6 +70,15 @@ def first_exponent(dtype: torch.dtype) -> int:
 def histogram_columns(dtype: torch.dtype) -> int:
     """Return how many columns the histogram has: every normal exponent, and zero, subnormal, infinity and NaN."""
     return 2050 if dtype == torch.float64 else 258
+
+
+def _check(name: str, x: Tensor) -> None:
+    check_strided(name, x)
+    if x.dtype not in _DTYPES:
+        raise TypeError(
+            f"{name} needs float64, float32, bfloat16, float16 or float8 (e4m3, e5m2), got {x.dtype}; "
+            "convert it with x.float()"
+        )
 
 
 def _buffer(name: str, into: Tensor | None, shape: tuple[int, int], device: torch.device) -> Tensor:

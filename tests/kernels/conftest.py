@@ -3,8 +3,8 @@
 A test that takes `device` and `backend` runs on each pair this machine has. The Triton kernels are among them on a GPU,
 and on any machine in Triton's interpreter: TRITON_INTERPRET=1 pytest tests/kernels (test_triton.py does so).
 
-Tests run in deterministic mode, where torch.empty hands out NaN (255 for bytes). What a kernel forgets to write shows
-as NaN instead of as a lucky zero, and what is not deterministic is an error.
+Tests run in deterministic mode, where torch.empty hands out NaN (255 for bytes). What a kernel does not write shows as
+NaN instead of as a zero that happens to be right, and an operation that is not deterministic raises.
 """
 
 import os

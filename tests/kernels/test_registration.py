@@ -1,5 +1,6 @@
 """The operators inside torch: compile, export, autocast, function transforms, opcheck."""
 
+import contextlib
 import subprocess
 import sys
 
@@ -7,7 +8,7 @@ import pytest
 import torch
 
 import alexnet_kernels
-from alexnet_kernels import _registration, local_response_norm, relu_lrn, relu_lrn_maxpool
+from alexnet_kernels import _backends, _registration, local_response_norm, relu_lrn, relu_lrn_maxpool
 
 DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
@@ -116,6 +117,7 @@ def test_a_hessian_through_function_transforms_equals_autograds():
 
 def test_the_exported_names_are_these():
     assert alexnet_kernels.__all__ == [
+        "LocalResponseNorm",
         "exponent_histogram",
         "local_response_norm",
         "off_counts",
@@ -141,9 +143,7 @@ def test_triton_is_not_imported_for_work_on_the_cpu():
 
 def test_auto_on_cuda_without_triton_warns_once_and_takes_the_reference(monkeypatch):
     """Choosing is a pure function of the device, so this needs no GPU."""
-    from alexnet_kernels import _backends
-
-    monkeypatch.setattr(_backends, "triton_trouble", lambda: "not here; pip install 'triton>=3.6,<3.9'")
+    monkeypatch.setattr(_backends, "triton_trouble", lambda device: "not here; pip install 'triton>=3.6,<3.9'")
     _backends.warn_once.cache_clear()
     homes = {"cpu": "_cpu", "triton": "alexnet_kernels._triton_lrn", "reference": "alexnet_kernels._reference"}
     with pytest.warns(UserWarning, match="pip install 'triton") as caught:
@@ -154,3 +154,137 @@ def test_auto_on_cuda_without_triton_warns_once_and_takes_the_reference(monkeypa
     with pytest.raises(RuntimeError, match="pip install 'triton"):
         _backends.choose(torch.device("cuda"), "triton", **homes)
     _backends.warn_once.cache_clear()
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """A GPU as far as `triton_trouble` looks at one, with a first launch that ends as the test says."""
+    pytest.importorskip("triton", exc_type=ImportError)
+    zeros = torch.zeros
+
+    def on_the_cpu(*size, device, **options):
+        return zeros(*size, **options)
+
+    monkeypatch.setattr(torch, "zeros", on_the_cpu)
+
+    def make(capability=(9, 0), error=None):
+        from alexnet_kernels import _triton_probe
+
+        launches = []
+
+        def launch(out):
+            launches.append(out)
+            if error is not None:
+                raise error
+
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+        monkeypatch.setattr(_triton_probe, "launch", launch)
+        _backends.triton_trouble.cache_clear()
+        return launches
+
+    yield make
+    _backends.triton_trouble.cache_clear()
+
+
+FAILURES = [
+    RuntimeError("Failed to find C compiler. Please specify via CC environment variable"),
+    subprocess.CalledProcessError(1, ["gcc", "main.c"]),
+    PermissionError(13, "Permission denied", "/root/.triton"),
+    AssertionError("libcuda.so cannot found!"),
+    ImportError("cuda_utils.so: undefined symbol"),
+]
+
+
+@pytest.mark.parametrize("error", FAILURES, ids=lambda error: type(error).__name__)
+def test_a_first_launch_that_fails_says_what_to_install(gpu, error):
+    launches = gpu(error=error)
+    trouble = _backends.triton_trouble(torch.device("cuda:0"))
+    assert "apt install gcc python3-dev" in trouble
+    assert str(error) in trouble
+    assert _backends.triton_trouble(torch.device("cuda:0")) == trouble
+    assert len(launches) == 1, "it is tried once for each device"
+
+
+def test_a_first_launch_that_goes_well_is_no_trouble(gpu):
+    launches = gpu()
+    assert _backends.triton_trouble(torch.device("cuda:0")) is None
+    assert len(launches) == 1
+
+
+def test_a_gpu_too_old_for_triton_is_named(gpu):
+    launches = gpu(capability=(6, 1))
+    assert "cuda:0 has 6.1" in _backends.triton_trouble(torch.device("cuda:0"))
+    assert not launches
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda:0"])
+def test_triton_that_is_absent_or_broken_is_named(gpu, monkeypatch, device):
+    launches = gpu()
+    monkeypatch.setitem(sys.modules, "triton.language", None)  # an import of it raises ImportError
+    assert "pip install 'triton>=3.6,<3.9'" in _backends.triton_trouble(torch.device(device))
+    assert not launches
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    with pytest.raises(RuntimeError, match="backend='triton' needs Triton: it does not import here"):
+        local_response_norm(torch.ones(1, 3, 4), 3, backend="triton")
+
+
+def test_the_kernel_of_the_probe_writes_one(device, backend, monkeypatch):
+    if backend != "triton":
+        pytest.skip("a Triton kernel")
+    from alexnet_kernels import _triton_probe
+
+    out = torch.zeros(1, dtype=torch.int32, device=device)
+    if device == "cpu":
+        monkeypatch.setattr(torch.cuda, "device", contextlib.nullcontext)
+    _triton_probe.launch(out)
+    assert out.item() == 1
+
+
+def test_a_mistake_in_the_probe_is_not_taken_for_a_missing_compiler(gpu):
+    gpu(error=ZeroDivisionError())
+    with pytest.raises(ZeroDivisionError):
+        _backends.triton_trouble(torch.device("cuda:0"))
+
+
+class Copies(torch.utils._python_dispatch.TorchDispatchMode):
+    """Counts the allocations and copies that torch is asked for."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, function, types, arguments=(), named=None):
+        if (named or {}).get("device") != torch.device("meta"):
+            self.names.append(function._schema.name.removeprefix("aten::"))
+        return function(*arguments, **(named or {}))
+
+
+def copies(run):
+    with Copies() as seen:
+        run()
+    return sum(name in {"copy_", "clone", "_to_copy"} for name in seen.names)
+
+
+@pytest.mark.parametrize("memory_format", LAYOUTS)
+@pytest.mark.parametrize("pool", [0, 3, 4])
+def test_a_gradient_in_another_memory_order_is_copied_once(device, backend, memory_format, pool):
+    """And one in the same order never."""
+    if backend != "triton":
+        pytest.skip("the others copy block by block, into the cache")
+    from alexnet_kernels import _triton_lrn
+
+    numbers = 5, 1e-2, 0.75, 1.0, 1
+    x = torch.randn(2, 6, 9, 11, device=device).to(memory_format=memory_format)
+    y, winners = (x, x) if not pool else _triton_lrn.relu_lrn_maxpool(x, *numbers, pool, 2, True)
+    other = LAYOUTS[memory_format == LAYOUTS[0]]
+    for layout, most in ((memory_format, 0), (other, 1)):
+        gradient = torch.randn_like(y).contiguous(memory_format=layout)
+
+        def run(gradient=gradient):
+            if not pool:
+                return _registration.lrn_backward(gradient, x, *numbers, False, backend)
+            return _registration.relu_lrn_maxpool_backward(gradient, x, winners, *numbers, pool, 2, backend)
+
+        # Scattering gradients of wide pools takes a copy of its own into a channels-last image.
+        spread = 2 if pool == 4 and memory_format == torch.channels_last else 1 if pool == 4 else 0
+        assert copies(run) <= most + spread

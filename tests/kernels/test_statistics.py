@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from alexnet_kernels import exponent_histogram, off_counts
 from alexnet_kernels.statistics import first_exponent, histogram_columns
 
-DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2]
+DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
+DTYPES += [torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e4m3fnuz, torch.float8_e5m2fnuz]
 
 
 def by_frexp(x):
@@ -20,6 +21,8 @@ def by_frexp(x):
     counts = np.zeros((2, columns), dtype=np.int64)
     # The sign is the top bit of the last byte; converting a NaN may lose it.
     signs = x.contiguous().view(-1).view(torch.uint8).view(-1, x.dtype.itemsize)[:, -1].numpy() >= 128
+    if "fnuz" in str(x.dtype):  # these have one NaN, where others have minus zero
+        signs &= ~np.isnan(values)
     for row in (0, 1):
         side = values[signs == row]
         counts[row, 0] = (side == 0).sum()
@@ -104,6 +107,51 @@ def test_large_activations_are_counted_exactly(device, backend, shape):
     assert torch.equal(off_counts(x, backend=backend), want)
 
 
+def test_nothing_is_counted_in_nothing(device, backend):
+    assert not off_counts(torch.empty(0, 3, 5, device=device), backend=backend).any()
+    assert not exponent_histogram(torch.empty(2, 0, device=device), backend=backend).any()
+
+
+class Launches:
+    """Stands for a kernel: notes the grid and the constants of each launch."""
+
+    def __init__(self):
+        self.grids, self.constants = [], []
+
+    def __getitem__(self, grid):
+        self.grids.append(grid)
+        return lambda *_arguments, **constants: self.constants.append(constants)
+
+
+def test_grids_stay_within_what_cuda_allows(monkeypatch):
+    statistics = pytest.importorskip("alexnet_kernels._triton_statistics", exc_type=ImportError)
+    rows, others, histogram = Launches(), Launches(), Launches()
+    monkeypatch.setattr(statistics, "off_rows_kernel", rows)
+    monkeypatch.setattr(statistics, "off_kernel", others)
+    monkeypatch.setattr(statistics, "histogram_kernel", histogram)
+    units = 4_000_000  # 125,000 blocks of 32
+    statistics.add_off_counts(torch.empty(1, units, dtype=torch.float16), None)
+    statistics.add_off_counts(torch.empty(1, units, 2, dtype=torch.float16), None)
+    statistics.add_exponent_histogram(torch.empty(units), torch.empty(2, 258))
+    for launches in (rows, others, histogram):
+        ((programs, *further),) = launches.grids
+        assert programs < 2**31
+        assert all(extent <= 65535 for extent in further)
+    assert rows.grids[0][0] * statistics.UNITS >= units
+
+
+def test_ever_new_image_sizes_share_few_kernels(monkeypatch):
+    statistics = pytest.importorskip("alexnet_kernels._triton_statistics", exc_type=ImportError)
+    launches = Launches()
+    monkeypatch.setattr(statistics, "off_kernel", launches)
+    for side in range(2, 1000):
+        statistics.add_off_counts(torch.empty(1).expand(1, 1, side, side), None)
+    turns = {constants["TURNS"] for constants in launches.constants}
+    assert len(turns) < 50
+    for side, constants in zip(range(2, 1000), launches.constants, strict=True):
+        assert side**2 <= constants["TURNS"] * constants["POSITIONS"] <= 1.25 * side**2 + constants["POSITIONS"]
+
+
 def test_counting_goes_on_inside_a_compiled_graph():
     def step(x, histogram, off):
         exponent_histogram(x, into=histogram)
@@ -130,6 +178,8 @@ def test_torch_finds_the_operators_well_made():
     [
         (lambda: exponent_histogram(torch.ones(3, dtype=int)), TypeError, "got torch.int64"),
         (lambda: off_counts(torch.ones(3, 3, dtype=bool)), TypeError, "got torch.bool"),
+        (lambda: exponent_histogram(torch.ones(3).to(torch.float8_e8m0fnu)), TypeError, "got torch.float8_e8m0fnu"),
+        (lambda: off_counts(torch.ones(2, 3).to(torch.float8_e8m0fnu)), TypeError, "convert it with x.float"),
         (lambda: off_counts(torch.ones(3)), ValueError, r"needs N and C, got shape \(3,\)"),
         (lambda: off_counts(torch.ones(3, 4), into=torch.zeros(2, 3, dtype=int)), ValueError, r"shape \(2, 4\) on cpu"),
         (lambda: exponent_histogram(torch.ones(3), into=torch.zeros(2, 258)), ValueError, r"got torch.float32"),

@@ -117,7 +117,7 @@ def test_ever_new_shapes_share_a_kernel(device, monkeypatch):
 def test_channels_are_cut_into_equal_chunks_that_cover_them(channels, groups, chunks):
     from alexnet_kernels import _triton_lrn
 
-    grid, extent = _triton_lrn.rolling_grid(1000, channels, groups, 32)
+    grid, extent = _triton_lrn.rolling_grid(1000, channels, groups, {"CHUNK": 32, "BLOCK": 128})
     assert grid == (8 * chunks,)
     in_a_group = chunks // groups * extent["CHUNK"]
     assert in_a_group >= channels // groups
