@@ -388,7 +388,7 @@ def _draw(figures: list[Figure], picture: Path) -> None:
     except ImportError as error:
         print(f"no picture: {error}; pip install matplotlib")
         return
-    bench_plot.draw([asdict(figure) for figure in figures], picture)
+    bench_plot.draw([asdict(figure) for figure in figures], FEWEST, picture)
     print(f"wrote {picture}")
 
 

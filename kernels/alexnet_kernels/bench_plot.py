@@ -4,6 +4,7 @@ Normalisation does so little arithmetic that memory bandwidth limits it. Useful 
 read or written once; a rival that reads or writes values several times reaches less of it.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,14 @@ NAMES = {
 }
 
 
-def draw(rows: list[dict[str, Any]], path: Path) -> None:
-    """Write the picture of the rows that one run of the benchmark wrote."""
+def draw(rows: list[dict[str, Any]], least_values: Mapping[tuple[str, str], float], path: Path) -> None:
+    """Draw the rows of one run of the benchmark.
+
+    `least_values` holds, by operation and direction, the fewest values that must be moved for each one of the input.
+    """
     keys = ("operation", "shape", "batch", "dtype", "layout", "direction")
     cases = list(dict.fromkeys(tuple(row[key] for key in keys) for row in rows))
-    copies = [_copy_bandwidth(row) for row in rows if row["rival"] == "copy"]
+    copies = [_copy_bandwidth(row, least_values) for row in rows if row["rival"] == "copy"]
     with mpl.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
         figure = Figure(figsize=(9.5, 1.6 + 0.3 * len(cases)), layout="constrained")
         axes = figure.subplots()
@@ -60,13 +64,11 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
         figure.savefig(path, dpi=110)
 
 
-def _copy_bandwidth(row: dict[str, Any]) -> float:
+def _copy_bandwidth(row: dict[str, Any], least_values: Mapping[tuple[str, str], float]) -> float:
     """Return a copy's bandwidth: it moves two values per element, not the useful traffic of the case."""
-    from alexnet_kernels.bench import FEWEST
-
     moved = 2.0 if row["direction"] == "forward" else 4.0
     useful: float = row["useful_gigabytes_per_second"]
-    return useful / FEWEST[row["operation"], row["direction"]] * moved
+    return useful / least_values[row["operation"], row["direction"]] * moved
 
 
 def _title(operation: str, shape: str, batch: int, dtype: str, layout: str, direction: str) -> str:
