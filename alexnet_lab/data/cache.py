@@ -17,23 +17,21 @@ import hashlib
 import json
 import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from alexnet_lab.data.images import Images
+from alexnet_lab.locks import lock_file
 
 FORMAT = 2  # of an entry; counts up when what stands in one changes its meaning
 WHERE_KNOWN = ("parts", "groups", "names", "contents")
-
-NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 Allocate = Callable[[tuple[int, ...]], NDArray[np.uint8]]
 
@@ -73,26 +71,11 @@ def cached_images(key: str, build: Callable[[Allocate], Images]) -> Images:
 def one_at_a_time(path: Path) -> Iterator[bool]:
     """Let one process at a time in, and say whether that could be had; the lock falls with its process.
 
-    Some file systems, and Windows, know no such locks. Two may build at once there: wasted work, but each renames what
-    is whole into place.
+    Some file systems have no locks. Two may build at once there: wasted work, but each renames a whole entry into
+    place.
     """
     with path.open("w") as file:
-        yield lock(file, shared=False)
-
-
-def lock(file: IO[Any], *, shared: bool) -> bool:
-    """Wait for a lock on an open file, which falls when the file is closed; False where there are no such locks."""
-    if sys.platform == "win32":
-        return False
-    import fcntl
-
-    try:
-        fcntl.flock(file, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
-    except OSError as error:
-        if error.errno not in NO_LOCKS:
-            raise
-        return False
-    return True
+        yield lock_file(file, shared=False)
 
 
 @contextmanager
@@ -188,7 +171,7 @@ def _read_whole(place: Path) -> Images:
 def _mapped(path: Path) -> NDArray[np.uint8]:
     """Map an array for reading, under a shared lock that falls with the map: a map keeps its file open."""
     with path.open("rb") as file:
-        lock(file, shared=True)
+        lock_file(file, shared=True)
         np.lib.format.read_magic(file)
         shape, _, dtype = np.lib.format.read_array_header_1_0(file)
         return np.memmap(file, dtype, "r", file.tell(), shape)

@@ -16,12 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet_lab.data.archives import DAMAGED, ArchivedArray, read_idx, read_tar
-from alexnet_lab.data.cache import Allocate, cached_images, lock
+from alexnet_lab.data.cache import Allocate, cached_images
 from alexnet_lab.data.decoding import fitted_side, shrink
 from alexnet_lab.data.download import Progress, Published, fetched, md5_of
 from alexnet_lab.data.images import Images
 from alexnet_lab.data.medmnist import MEDMNIST, ONE_LABEL, published_set
 from alexnet_lab.data.plain_pickle import read_plain_pickle
+from alexnet_lab.locks import lock_file
 
 Copies = Mapping[Path, str]  # files at hand, and the MD5 that the published ones have; empty where unknown
 
@@ -107,7 +108,8 @@ def _cached(name: str, copies: Copies, side: int, fit: str, read: Callable[[Allo
         try:
             with ExitStack() as held:
                 for path in copies:
-                    lock(held.enter_context(path.open("rb")), shared=True)  # upkeep.py removes nothing that is read
+                    # upkeep.py removes nothing that is read
+                    lock_file(held.enter_context(path.open("rb")), shared=True)
                 images = read(allocate)
         except DAMAGED as error:
             listed = ", ".join(map(str, copies))

@@ -8,7 +8,6 @@ nothing can be told and nothing is removed: empty the folder by hand there.
 import json
 import os
 import shutil
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -18,7 +17,8 @@ from typing import IO, Literal
 
 import numpy as np
 
-from alexnet_lab.data.cache import NO_LOCKS, cache_folder
+from alexnet_lab.data.cache import cache_folder
+from alexnet_lab.locks import lock_file
 
 Kind = Literal["images", "download", "unfinished"]
 SECONDS = {"h": 3600.0, "d": 86400.0, "w": 604800.0}
@@ -66,10 +66,6 @@ def remove(entry: Entry) -> bool:
             entry.path.rename(gone)
         except FileNotFoundError:
             return True  # another process removed it before
-        except PermissionError:
-            if sys.platform == "win32":  # which renames nothing that is open
-                return False
-            raise
         if gone.is_dir():
             shutil.rmtree(gone)
         else:
@@ -126,16 +122,4 @@ def _alone_with(path: Path) -> Iterator[bool]:
         yield True  # removed before
         return
     with file:
-        if sys.platform == "win32":
-            yield True  # a rename tells
-            return
-        import fcntl
-
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            alone = True
-        except OSError as error:
-            if not isinstance(error, BlockingIOError) and error.errno not in NO_LOCKS:
-                raise
-            alone = False
-        yield alone
+        yield lock_file(file, shared=False, wait=False)
