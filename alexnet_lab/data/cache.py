@@ -23,25 +23,23 @@ import itertools
 import json
 import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from alexnet_lab.data.images import Images
+from alexnet_lab.locks import lock_file
 
 FORMAT = 3  # of an entry; increased when the meaning of its contents changes
 WHERE_KNOWN = ("parts", "groups", "names", "contents", "near_copies")
 BLOCK = 2**20  # bytes with a digest of their own
 SAMPLED = 16  # blocks of each file that are checked when an entry is opened
-
-NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 Allocate = Callable[[tuple[int, ...]], NDArray[np.uint8]]
 
@@ -103,22 +101,7 @@ def one_at_a_time(path: Path) -> Iterator[bool]:
     complete one.
     """
     with path.open("w") as file:
-        yield lock(file, shared=False)
-
-
-def lock(file: IO[Any], *, shared: bool) -> bool:
-    """Wait for a lock on an open file, which ends when the file is closed; return False if there are no such locks."""
-    if sys.platform == "win32":
-        return False
-    import fcntl
-
-    try:
-        fcntl.flock(file, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
-    except OSError as error:
-        if error.errno not in NO_LOCKS:
-            raise
-        return False
-    return True
+        yield lock_file(file, shared=False)
 
 
 @contextmanager
@@ -288,7 +271,7 @@ def _read_whole(place: Path) -> Images:
 def _mapped(path: Path) -> NDArray[np.uint8]:
     """Map an array for reading, under a shared lock that ends with the map, which keeps its file open."""
     with path.open("rb") as file:
-        lock(file, shared=True)
+        lock_file(file, shared=True)
         np.lib.format.read_magic(file)
         shape, _, dtype = np.lib.format.read_array_header_1_0(file)
         return np.memmap(file, dtype, "r", file.tell(), shape)

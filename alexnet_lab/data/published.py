@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet_lab.data.archives import DAMAGED, ArchivedArray, read_idx, read_tar
-from alexnet_lab.data.cache import Allocate, cached_images, lock
+from alexnet_lab.data.cache import Allocate, cached_images
 from alexnet_lab.data.decoding import fitted_side, shrink
 from alexnet_lab.data.download import Progress, Published, fetched, md5_of
 from alexnet_lab.data.images import Images, first_alike
@@ -24,6 +24,7 @@ from alexnet_lab.data.medmnist import MEDMNIST, ONE_LABEL, published_set
 from alexnet_lab.data.near_copies import near_copies
 from alexnet_lab.data.plain_pickle import read_plain_pickle
 from alexnet_lab.data.reading import check_regular
+from alexnet_lab.locks import lock_file
 
 Copies = Mapping[Path, str]  # local files, and the MD5 of the published ones; empty where unknown
 MOST_BYTES = 2**30  # of a file: the largest, CIFAR, have 170 MB
@@ -117,7 +118,8 @@ def _cached(
         try:
             with ExitStack() as held:
                 for path in copies:
-                    lock(held.enter_context(path.open("rb")), shared=True)  # so that upkeep.py does not remove it
+                    # so that upkeep.py does not remove it
+                    lock_file(held.enter_context(path.open("rb")), shared=True)
                 images = read(allocate)
         except DAMAGED as error:
             listed = ", ".join(map(str, copies))

@@ -7,7 +7,6 @@ removed: empty the folder by hand there.
 
 import os
 import shutil
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -17,8 +16,9 @@ from typing import IO, Literal
 
 import numpy as np
 
-from alexnet_lab.data.cache import NO_LOCKS, DamagedEntryError, about, cache_folder, check_entry
+from alexnet_lab.data.cache import DamagedEntryError, about, cache_folder, check_entry
 from alexnet_lab.data.download import md5_of
+from alexnet_lab.locks import lock_file
 
 Kind = Literal["images", "download", "unfinished", "unreadable"]
 SECONDS = {"h": 3600.0, "d": 86400.0, "w": 604800.0}
@@ -81,10 +81,6 @@ def remove(entry: Entry) -> bool:
             entry.path.rename(gone)
         except FileNotFoundError:
             return True  # another process removed it
-        except PermissionError:
-            if sys.platform == "win32":  # which renames nothing that is open
-                return False
-            raise
         if gone.is_dir():
             shutil.rmtree(gone)
         else:
@@ -145,16 +141,4 @@ def _alone_with(path: Path) -> Iterator[bool]:
         yield True  # another process removed it
         return
     with file:
-        if sys.platform == "win32":
-            yield True  # a rename tells
-            return
-        import fcntl
-
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            alone = True
-        except OSError as error:
-            if not isinstance(error, BlockingIOError) and error.errno not in NO_LOCKS:
-                raise
-            alone = False
-        yield alone
+        yield lock_file(file, shared=False, wait=False)

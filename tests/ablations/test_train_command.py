@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from alexnet_lab.locks import Lock
+from alexnet_lab.records import RunFolder
 from alexnet_lab.training.recipe import Recipe
 
 TINY = ("--width", "0.0625", "--norm", "bn", "--threads", "1")
@@ -91,3 +92,79 @@ def test_quiet_is_quiet_and_json_is_json(tmp_path):
     events = [json.loads(line) for line in lines]
     assert [event["event"] for event in events if event["event"] != "note"] == ["begin", "epoch", "epoch", "verdict"]
     assert events[-1]["result"]["test"]["images"] == 359
+
+
+SHORT = (*TINY, "--epochs", "1", "--batch-size", "256")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("out", [(), ("--out", "run")])
+def test_a_finished_run_whose_files_changed_is_made_again_and_says_what(tmp_path, out):
+    train(*SHORT, *out, cwd=tmp_path)
+    (path,) = {found.parent for found in tmp_path.rglob("state.json")}
+    before = RunFolder(path).verdict()["result"]["test"]
+    assert "already done" in train(*SHORT, *out, cwd=tmp_path).stdout.replace("\n", " ")
+    damages = {
+        "metrics.jsonl": lambda content: b"",
+        "state.json": lambda content: content.replace(b"accuracy", b"accurocy", 1),
+        "recipe.json": lambda content: content.replace(b'"seed"', b'"sead"'),
+        "provenance.json": lambda content: content.replace(b"identity", b"identitx"),
+        "checkpoints/best.safetensors": lambda content: content[:-1],
+        "flow/epoch-0001.npz": lambda content: b"\0" * len(content),
+    }
+    for name, damage in damages.items():
+        content = (path / name).read_bytes()
+        (path / name).write_bytes(damage(content))
+        assert (path / name).read_bytes() != content
+        said = " ".join(train(*SHORT, *out, cwd=tmp_path).stdout.split())
+        assert f"{name} in" in said
+        assert "changed after the run ended; the run is made again" in said
+        assert RunFolder(path).damages(weights=True) == ()
+        assert RunFolder(path).verdict()["result"]["test"] == before
+
+
+@pytest.mark.long
+def test_checkpoints_that_a_kill_left_beside_a_verdict_are_cleared(tmp_path):
+    train(*SHORT, "--out", "run", cwd=tmp_path)
+    (tmp_path / "run/checkpoints/step-00000004.safetensors").write_text("")
+    (tmp_path / "run/checkpoints/step-00000004.json").write_text("{}")
+    train(*SHORT, "--out", "run", cwd=tmp_path)
+    assert not list((tmp_path / "run/checkpoints").glob("step-*"))
+
+
+@pytest.mark.long
+def test_a_folder_of_version_0_1_0_is_recognised(tmp_path):
+    train(*SHORT, "--out", "run", cwd=tmp_path)
+    state, recipe = tmp_path / "run/state.json", tmp_path / "run/recipe.json"
+    verdict = json.loads(state.read_text())
+    state.write_text(json.dumps({name: verdict[name] for name in ("state", "why", "result")}))
+    recipe.write_text(json.dumps({k: v for k, v in json.loads(recipe.read_text()).items() if k != "tf32"}))
+    assert "already done" in train(*SHORT, "--out", "run", cwd=tmp_path).stdout
+    refused = train(*SHORT, "--out", "run", "--seed", "1", cwd=tmp_path, check=False)
+    assert "holds a run that differs in seed" in refused.stderr
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["alexnet-lab", "train", *SHORT, "--out", "run"],
+        ["alexnet-lab", "ablate", *SHORT[:2], *SHORT[4:], "--norm", "bn", "--seeds", "1", "--out", "study"],
+        ["torchrun", "--standalone", "--nproc-per-node", "2", "--no-python", "alexnet-lab", "train", *SHORT,
+         "--out", "run"],
+    ],
+)  # fmt: skip
+def test_nothing_is_imported_from_the_folder_where_a_command_is_typed(tmp_path, command):
+    for name in ("random", "statistics", "torch", "alexnet_lab"):
+        (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'executed')!r}, 'a').write({name!r})\n")
+    entry = tmp_path / "bin" / "alexnet-lab"
+    entry.parent.mkdir()
+    entry.write_text(f"#!{sys.executable}\nfrom alexnet_ablations.cli import main\nmain()\n")
+    entry.chmod(0o755)
+    start = "import sys; sys.path.pop(0); from torch.distributed.run import main; sys.exit(main(sys.argv[1:]))"
+    program = [sys.executable, "-c", start] if command[0] == "torchrun" else [str(entry)]
+    environment = {**os.environ, "PATH": f"{entry.parent}{os.pathsep}{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
+    words = [*program, *command[1:]]
+    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert not (tmp_path / "executed").exists()

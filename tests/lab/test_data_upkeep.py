@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from alexnet_lab.data import cache
-from alexnet_lab.data.cache import cached_images, lock
+from alexnet_lab.data.cache import cached_images
 from alexnet_lab.data.images import Images
 from alexnet_lab.data.upkeep import age_of, cache_entries, remove, unused_for
+from alexnet_lab.locks import lock_file
 
 DAY = 86400
 
@@ -94,7 +95,7 @@ HOLDER = """
 import sys
 import numpy as np
 from alexnet_lab.data import cache
-from alexnet_lab.data.cache import cached_images, lock
+from alexnet_lab.data.cache import cached_images
 images = cached_images("xrays", lambda _: sys.exit("it should be there"))
 print("mapped", flush=True)
 sys.stdin.read()
@@ -180,7 +181,7 @@ def test_a_download_that_is_being_read_stays(own_cache):
     archive.write_bytes(bytes(1500))
     (entry,) = cache_entries()
     with archive.open("rb") as reader:
-        lock(reader, shared=True)
+        lock_file(reader, shared=True)
         assert not remove(entry)
     assert remove(entry)
     assert not archive.exists()

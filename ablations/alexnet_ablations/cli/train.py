@@ -85,7 +85,8 @@ def train(
                     folder.path.parent.rmdir()
         raise ValueError(verdict["why"] if verdict else "the run ended without a verdict")
     if as_json:
-        print(json.dumps({"event": "verdict", "folder": str(folder.path), **verdict}))  # noqa: T201  # the interface
+        told = {name: verdict[name] for name in ("state", "why", "result")}
+        print(json.dumps({"event": "verdict", "folder": str(folder.path), **told}))  # noqa: T201  # the interface
     elif not quiet:
         _print_verdict(console, folder, verdict)
 
