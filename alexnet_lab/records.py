@@ -104,10 +104,12 @@ class RunFolder:
                 path.unlink()
 
     def history(self, epoch: int) -> dict[str, str]:
-        """Return the digest of each record of the epochs up to this one, for a checkpoint to hold."""
-        files = {path.relative_to(self.path).as_posix(): path for number, path in self._flow_files() if number <= epoch}
-        digests = {name: self._digest(path) for name, path in sorted(files.items())}
-        return {"metrics.jsonl": hashlib.sha256(self._metrics_until(epoch).encode()).hexdigest(), **digests}
+        """Return the digest of every record of the epochs up to this one, for a checkpoint to hold."""
+        beginning = [self.path / name for name in ("recipe.json", "provenance.json", "split.json")]
+        paths = [path for path in beginning if path.is_file()]
+        paths += sorted(path for number, path in self._flow_files() if number <= epoch)
+        digests = {path.relative_to(self.path).as_posix(): self._digest(path) for path in paths}
+        return {**digests, "metrics.jsonl": hashlib.sha256(self._metrics_until(epoch).encode()).hexdigest()}
 
     def log(self, row: dict[str, Any]) -> None:
         """Append one line of metrics."""
@@ -121,19 +123,23 @@ class RunFolder:
         verdict = {"state": state, "why": why, "result": result or {}, "files": files}
         write_atomically(self.path / "state.json", json.dumps({**verdict, "digest": digest_of(verdict)}, indent=2))
 
-    def clear_leftovers(self) -> None:
-        """Remove what a killed process left: half-written files, and the checkpoints of a run that ended well.
-
-        The caller must hold the lock of this folder.
-        """
-        for folder in (self.path, self.path / "checkpoints", self.path / "flow"):
-            for path in folder.glob(".*"):
-                if _SCRATCH.fullmatch(path.name):
-                    path.unlink(missing_ok=True)
-        verdict = self.verdict()
+    def leftovers(self) -> list[Path]:
+        """Return half-written files, and checkpoints that nobody can continue from any more."""
+        folders = (self.path, self.path / "checkpoints", self.path / "flow")
+        scratch = [path for folder in folders for path in folder.glob(".*") if _SCRATCH.fullmatch(path.name)]
+        steps = (self.path / "checkpoints").glob("step-*")
+        try:
+            verdict = self.verdict()
+        except ValueError:  # the run is made again
+            verdict = None
         if verdict is not None and verdict["state"] == "ok":
-            for path in (self.path / "checkpoints").glob("step-*"):
-                path.unlink(missing_ok=True)
+            return [*scratch, *steps]
+        return scratch + [path for path in steps if not path.with_suffix(".json").exists()]
+
+    def clear_leftovers(self) -> None:
+        """Remove what a killed process left behind; the caller must hold the lock of this folder."""
+        for path in self.leftovers():
+            path.unlink(missing_ok=True)
 
     def note_progress(self, facts: dict[str, Any]) -> None:
         """Write how far the run is; nothing depends on it, so it is not forced to the disk."""

@@ -1,10 +1,10 @@
-"""False alarms: which findings fire on runs that nothing is wrong with.
+"""False alarms: the findings on healthy runs.
 
     python benchmarks/false_alarms.py --out runs/false-alarms
 
 trains networks on the handwritten digits over norms, activations, dropout, optimisers and seeds, and diagnoses each as
 `alexnet-lab train` leaves it. A run is healthy if its best validation accuracy is above 95%; a finding on such a run is
-a false alarm unless it can be justified. Runs that are there already are not repeated.
+a false alarm unless there is a reason for it. Runs that have ended are not repeated.
 """
 
 import argparse
@@ -52,7 +52,7 @@ RUNS: dict[str, dict[str, object]] = {
 
 
 def train(folder: RunFolder, values: dict[str, object]) -> None:
-    """Train one run in a process of its own, unless it has ended already."""
+    """Train one run in its own process, unless it has ended already."""
     if folder.verdict() is not None:
         return
     folder.path.mkdir(parents=True, exist_ok=True)

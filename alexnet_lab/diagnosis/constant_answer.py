@@ -54,16 +54,20 @@ def constant_answer(evidence: Evidence) -> list[Finding]:
     """Find a network that is right no more often than the most frequent class is shown, or not surely more often."""
     if class_collapse(evidence) or no_learning(evidence):
         return []  # which say more
-    found = (_compared(evidence, "validation"), _at_the_end(evidence), _compared(evidence, "test"))
-    parts = [each for each in found if each is not None]
-    beaten = [each for each in parts if each.difference[0] <= 0]
-    better = [each for each in parts if each.is_better and each.is_tested]
-    concerned = [each for each in parts if each in beaten or (each.is_tested and not each.is_better)]
+    compared = (_compared(evidence, "validation"), _at_the_end(evidence), _compared(evidence, "test"))
+    parts = [comparison for comparison in compared if comparison is not None]
+    beaten = [comparison for comparison in parts if comparison.difference[0] <= 0]
+    better = [comparison for comparison in parts if comparison.is_better and comparison.is_tested]
+    concerned = [
+        comparison
+        for comparison in parts
+        if comparison in beaten or (comparison.is_tested and not comparison.is_better)
+    ]
     if not concerned:
         return []
-    worst = min(concerned, key=lambda each: each.difference[0])
+    worst = min(concerned, key=lambda comparison: comparison.difference[0])
     # What another part of the split says against it makes it one step less serious; so does balanced accuracy.
-    against = all(each.tells_apart for each in concerned)
+    against = all(comparison.tells_apart for comparison in concerned)
     severity: Severity = SEVERITIES[min(2, (not beaten) + bool(better) + against)]
     return [
         Finding(
@@ -72,10 +76,10 @@ def constant_answer(evidence: Evidence) -> list[Finding]:
             title=("No better" if beaten else "Not surely better")
             + f" than always answering {worst.answer}: right on {100 * worst.accuracy:.1f}% of {worst.images} "
             f"images in {worst.part}, against {100 * worst.constant:.1f}%",
-            sentence="Somebody who looks at no image and always names the most frequent class is right as often."
+            sentence="Always naming the most frequent class, without looking at an image, is right as often."
             if beaten
-            else "It is right a little more often than somebody who looks at no image and always names the most "
-            "frequent class; on so few images that may be chance.",
+            else "It is right a little more often than always naming the most frequent class, without looking at an "
+            "image; on so few images that may be chance.",
             evidence=" ".join(map(str, parts)),
             threshold=str(limit("constant_interval")),
             contrary=_speaking_against(evidence, concerned, better),
@@ -166,17 +170,17 @@ def _balanced(shown: Floats, right: Floats) -> tuple[float, float, float]:
 
 
 def _speaking_against(evidence: Evidence, concerned: list[Comparison], better: list[Comparison]) -> str:
-    said = [f"In {each.part} the tested weights surely do better." for each in better]
+    said = [f"In {comparison.part} the tested weights surely do better." for comparison in better]
     looked_at = []
-    for each in concerned:
-        value, low, high = each.balanced
-        figures = f"Balanced accuracy in {each.part} is {value:.3f} [{low:.3f}, {high:.3f}], guessing gives "
-        figures += f"{each.guessing:.3f}"
-        if np.isfinite(each.auroc):
-            figures += f"; AUROC is {each.auroc:.3f}, guessing has 0.5"
-        if each.tells_apart:
+    for comparison in concerned:
+        value, low, high = comparison.balanced
+        figures = f"Balanced accuracy in {comparison.part} is {value:.3f} [{low:.3f}, {high:.3f}], guessing gives "
+        figures += f"{comparison.guessing:.3f}"
+        if np.isfinite(comparison.auroc):
+            figures += f"; AUROC is {comparison.auroc:.3f}, guessing has 0.5"
+        if comparison.tells_apart:
             said.append(f"{figures}: the classes are told apart, though the network is hardly right more often.")
-        elif each.auroc > limit("auroc_orders").value:
+        elif comparison.auroc > limit("auroc_orders").value:
             said.append(f"{figures}: the scores order the images, though the largest is often that of the wrong class.")
         else:
             looked_at.append(f"{figures}.")

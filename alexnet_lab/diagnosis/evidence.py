@@ -1,7 +1,7 @@
-"""The records of one run as numbers that a rule can judge: curves, gradients, signal levels, units.
+"""The records of one run as numbers for the rules: curves, gradients, signal levels, units.
 
-What was not recorded comes back empty or None, so that a rule can stay silent about it. So does what cannot be read,
-and `damages` names it.
+What was not recorded, or cannot be read, comes back empty or None, and the rules that need it find nothing. `damages`
+names what cannot be read.
 """
 
 from collections.abc import Iterable
@@ -61,7 +61,8 @@ class Evidence:
 
     def __init__(self, run: RunFolder, last_epochs: int | None = None) -> None:
         self.run = run
-        records = Records(run)
+        # Those who read a thousand runs read little of each, and digests would read all of it.
+        records = Records(run, check_digests=last_epochs is None)
         self.recipe: dict[str, Any] = records.recipe()
         self.provenance: dict[str, Any] = records.provenance()
         self.verdict: dict[str, Any] = records.verdict()
@@ -119,8 +120,8 @@ class Evidence:
     def of(self, epoch: int, parameter: int, column: str) -> Floats:
         """Return one column over the measured steps of an epoch, for one parameter."""
         steps = self.table_in(epoch, "steps")
-        found: Floats = steps[column][steps["parameter"] == parameter].astype(float)
-        return found
+        values: Floats = steps[column][steps["parameter"] == parameter].astype(float)
+        return values
 
     def update_ratio(self, epoch: int, parameter: int) -> float:
         """Return the median over an epoch's steps of the norm of the update over the norm of the weights."""
@@ -134,13 +135,13 @@ class Evidence:
 
     def whole_gradient(self) -> Floats:
         """Return the norm of the gradient over all parameters, step by step."""
-        found: list[Floats] = []
+        squared: list[Floats] = []
         for epoch in self.measured_epochs:
             table = self.table_in(epoch, "steps")
             steps = np.unique(table["step"])
             squares = table["gradient_norm"].astype(float) ** 2
-            found.append(np.bincount(np.searchsorted(steps, table["step"]), squares, len(steps)).astype(float))
-        norms: Floats = np.sqrt(np.concatenate(found))
+            squared.append(np.bincount(np.searchsorted(steps, table["step"]), squares, len(steps)).astype(float))
+        norms: Floats = np.sqrt(np.concatenate(squared))
         return norms
 
     @cached_property
@@ -248,8 +249,8 @@ def _level(counts: Floats, first_exponent: int) -> Level:
 
 def median_of(values: Iterable[float | None]) -> float | None:
     """Return the median of what is a number, or None where nothing is."""
-    found = [value for value in values if value is not None and np.isfinite(value)]
-    return float(np.median(found)) if found else None
+    numbers = [value for value in values if value is not None and np.isfinite(value)]
+    return float(np.median(numbers)) if numbers else None
 
 
 def _median(values: Floats) -> float:

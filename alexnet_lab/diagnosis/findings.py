@@ -1,4 +1,4 @@
-"""A finding: what is wrong with a run, in words, with the numbers behind it and what speaks against it."""
+"""A finding: what is wrong with a run, with its numbers, its limit, and what speaks against it."""
 
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -11,12 +11,12 @@ SEVERITIES: tuple[Severity, ...] = ("serious", "warning", "note")  # most seriou
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that the records say is wrong. Every text is whole sentences or figures, ready to print."""
+    """One thing that is wrong according to the records. Every text is ready to print."""
 
     name: str  # a slug that never changes: vanishing-gradients
     severity: Severity
     title: str  # a headline: Gradients vanish on their way to features.conv1
-    sentence: str  # what it means, for somebody who has never met it
+    sentence: str  # what it means, for a reader who does not know it
     evidence: str  # the figures: how much, where, when, of how many
     threshold: str  # the limit that was crossed, and where it comes from
     contrary: str  # what the same records say against this reading
@@ -25,16 +25,16 @@ class Finding:
     epochs: tuple[int, ...] = ()  # in which it was seen
     numbers: Mapping[str, float] = field(default_factory=dict)  # the figures of the evidence, by name
     units: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # site to the units concerned, where units are
-    is_inside: bool = False  # of the inside of the network: it matters as far as learning suffers from it (outcome.py)
+    is_inside: bool = False  # it matters only if learning suffers from it (outcome.py)
 
 
 def ranked(findings: Sequence[Finding]) -> list[Finding]:
-    """Put the most serious first; among equals the order in which the rules stand, causes before consequences."""
+    """Sort by severity, most serious first; findings of one severity keep the order of the rules."""
     return sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))
 
 
 def describe(findings: Sequence[Finding], not_examined: Sequence[str] = (), width: int = 100) -> str:
-    """Write findings as lines of plain text, and what could not be examined, lest silence be taken for health.
+    """Write findings, and what could not be examined, as lines of plain text.
 
     >>> print(describe([]))
     No finding: nothing that was examined crosses its limit.

@@ -11,6 +11,7 @@ import numpy as np
 
 from alexnet_lab.diagnosis.evidence import Evidence
 from alexnet_lab.diagnosis.findings import Finding, Severity
+from alexnet_lab.diagnosis.numbers import written
 from alexnet_lab.diagnosis.thresholds import limit
 from alexnet_lab.diagnosis.units import is_silent
 
@@ -36,8 +37,7 @@ def vanishing(evidence: Evidence) -> list[Finding]:
             title=f"The gradient vanishes on its way to {first}"
             + (", past dead ReLUs" if silent else "")
             + ("" if shown == last else f", until epoch {shown}"),
-            sentence="The last layers are told how to change and the first ones hardly: they stay what chance made "
-            "them, and the rest has to do with that.",
+            sentence="Hardly any gradient reaches the first layers: they stay close to their initial values.",
             evidence=_figures(evidence, shown, of_activations, of_weights)
             + (f" Units dead on the way: {', '.join(silent.values())}." if silent else ""),
             threshold=str(bound),
@@ -70,8 +70,8 @@ def exploding(evidence: Evidence) -> list[Finding]:
             is_inside=True,
             severity="serious" if shown == last else "note",
             title=f"The gradient explodes on its way to {first}" + ("" if shown == last else f", until epoch {shown}"),
-            sentence="Every layer makes the gradient larger as it goes back: the first layers are thrown about by a "
-            "rate that is right for the last ones.",
+            sentence="Every layer makes the gradient larger on its way back: a rate that is right for the last layers "
+            "is too high for the first.",
             evidence=_figures(evidence, shown, of_activations, of_weights),
             threshold=str(bound),
             contrary=_other_reading(of_activations, of_weights, shown, above=bound.value)
@@ -95,15 +95,15 @@ def frozen(evidence: Evidence) -> list[Finding]:
     ]
     stuck = [index for index in still if evidence.parameters[index].trainable]
     asked = [index for index in still if not evidence.parameters[index].trainable]
-    found = []
+    findings = []
     if stuck:
         fed = [index for index in stuck if evidence.of(epoch, index, "gradient_norm").any()]
-        found.append(
+        findings.append(
             _standing_still(
                 evidence,
                 stuck,
                 "serious",
-                title=f"Not learning, though nobody froze it: {_names(evidence, stuck)}",
+                title=f"Not learning, though it is not frozen: {_names(evidence, stuck)}",
                 contrary=f"A gradient does arrive in {_names(evidence, fed)}: what is missing is the update."
                 if fed
                 else "No gradient arrives either, so the optimiser is not at fault: something cuts the way back.",
@@ -114,7 +114,7 @@ def frozen(evidence: Evidence) -> list[Finding]:
             )
         )
     if asked:
-        found.append(
+        findings.append(
             _standing_still(
                 evidence,
                 asked,
@@ -125,7 +125,7 @@ def frozen(evidence: Evidence) -> list[Finding]:
                 moving=len(evidence.weights) - len(still),
             )
         )
-    return found
+    return findings
 
 
 def _standing_still(
@@ -167,7 +167,7 @@ def _ratios(evidence: Evidence) -> tuple[Ratios, Ratios]:
 
 
 def _epochs_where(crosses: Callable[[float], bool], *ratios: Ratios) -> tuple[int, ...]:
-    return tuple(sorted({epoch for found in ratios for epoch, ratio in found.items() if crosses(ratio)}))
+    return tuple(sorted({epoch for by_epoch in ratios for epoch, ratio in by_epoch.items() if crosses(ratio)}))
 
 
 def _figures(evidence: Evidence, epoch: int, of_activations: Ratios, of_weights: Ratios) -> str:
@@ -176,12 +176,12 @@ def _figures(evidence: Evidence, epoch: int, of_activations: Ratios, of_weights:
     if ends := evidence.counted_ends("activation gradient", epoch) if epoch in of_activations else None:
         parts.append(
             f"gradient of the activations, {' over '.join(evidence.sites[site].name for site in ends)}: "
-            f"{of_activations[epoch]:.2g}"
+            f"{written(of_activations[epoch], 2)}"
         )
     if epoch in of_weights:
         first, last = (evidence.parameters[evidence.trained[at]].layer for at in (0, -1))
-        parts.append(f"gradient of the weights, {first} over {last}: {of_weights[epoch]:.2g}")
-    sizes = ", ".join(f"{evidence.gradient_size(epoch, index):.1g}" for index in evidence.trained)
+        parts.append(f"gradient of the weights, {first} over {last}: {written(of_weights[epoch], 2)}")
+    sizes = ", ".join(f"{written(evidence.gradient_size(epoch, index), 1)}" for index in evidence.trained)
     steps = _steps(evidence, epoch, evidence.trained[0])
     text = "; ".join(parts)
     return (
@@ -207,8 +207,8 @@ def _other_reading(
     if not dissent:
         return "None: the gradients of activations and of weights agree."
     return (
-        f"The gradient of the {dissent[0]} is within the limit ({known[dissent[0]]:.2g}), so the first layers may "
-        "still learn, if slowly."
+        f"The gradient of the {dissent[0]} is within the limit ({written(known[dissent[0]], 2)}), so the first layers "
+        "may still learn, if slowly."
     )
 
 
@@ -219,12 +219,12 @@ def _numbers(of_activations: Ratios, of_weights: Ratios, epoch: int) -> dict[str
 
 def _silent_layers(evidence: Evidence, epoch: int) -> dict[str, str]:
     """Return the layers in which as many units are dead as a warning needs, with the count in words."""
-    found = {}
+    silent = {}
     for index, site in enumerate(evidence.sites):
         silence = evidence.silence("probe", index, epoch) or evidence.silence("training", index, epoch)
         if site.word == "off" and silence and is_silent(silence):
-            found[site.fed_by] = f"{len(silence.dead)} of {len(silence.rate)} in {site.fed_by} (N={silence.inputs})"
-    return found
+            silent[site.fed_by] = f"{len(silence.dead)} of {len(silence.rate)} in {site.fed_by} (N={silence.inputs})"
+    return silent
 
 
 def _steps(evidence: Evidence, epoch: int, parameter: int) -> int:

@@ -1,6 +1,6 @@
 """Gradient health as numbers, for a study to treat as outcomes beside accuracy.
 
-All are read in the last measured epoch, from the records alone; None stands where the records do not carry them.
+All are read in the last measured epoch, from the records alone; None where the records lack what they need.
 """
 
 from collections.abc import Callable
@@ -75,21 +75,21 @@ def _dead_share(evidence: Evidence) -> float | None:
     epoch = _last_probe(evidence)
     if epoch is None:
         return None
-    found = [
+    counted = [
         silence
         for index, site in enumerate(evidence.sites)
         if site.word == "off" and (silence := evidence.silence("probe", index, epoch))
     ]
-    units = sum(len(silence.rate) for silence in found)
-    return sum(len(silence.dead) for silence in found) / units if units else None
+    units = sum(len(silence.rate) for silence in counted)
+    return sum(len(silence.dead) for silence in counted) / units if units else None
 
 
 def _negative_side_rate(evidence: Evidence) -> float | None:
     epoch = _last_probe(evidence)
     if epoch is None:
         return None
-    found = [evidence.silence("probe", index, epoch) for index in range(len(evidence.sites))]
-    rates = [silence.rate.mean() for silence in found if silence]
+    counted = [evidence.silence("probe", index, epoch) for index in range(len(evidence.sites))]
+    rates = [silence.rate.mean() for silence in counted if silence]
     return float(np.mean(rates)) if rates else None
 
 

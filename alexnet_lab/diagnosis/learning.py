@@ -10,7 +10,9 @@ import numpy as np
 
 from alexnet_lab.diagnosis.evidence import Evidence, Floats
 from alexnet_lab.diagnosis.findings import Finding
+from alexnet_lab.diagnosis.numbers import written
 from alexnet_lab.diagnosis.thresholds import limit
+from alexnet_lab.training.metrics import read_confusion
 
 
 def diverged(evidence: Evidence) -> list[Finding]:
@@ -33,7 +35,7 @@ def diverged(evidence: Evidence) -> list[Finding]:
             threshold="a loss that is a finite number: no choice of ours",
             contrary=_growth_before(evidence),
             remedy="Divide the learning rate by ten"
-            + (f" (it was {rate:g})" if isinstance(rate, float) else "")
+            + (f" (it was {written(rate)})" if isinstance(rate, float) else "")
             + ", let it rise over the first epochs (warmup_epochs), or bound the gradient (clip_norm 1).",
             layers=layers,
             epochs=(epoch,) if epoch else (),
@@ -43,7 +45,7 @@ def diverged(evidence: Evidence) -> list[Finding]:
 
 
 def _growth_before(evidence: Evidence) -> str:
-    """Say whether the gradient grew before the end, or whether it came out of the blue."""
+    """Say whether the gradient grew before the end."""
     if not evidence.measured_epochs:
         return "Whether the gradient grew before that, or one batch did it, these records cannot say: no instruments."
     total = evidence.whole_gradient()
@@ -53,12 +55,13 @@ def _growth_before(evidence: Evidence) -> str:
     growth = finite[-1] / max(float(np.median(finite[:-1])), np.finfo(float).tiny)
     if growth > limit("gradient_growth").value:
         return (
-            f"None: the norm of the gradient had grown to {growth:.3g} times its median over {len(finite)} "
+            f"None: the norm of the gradient had grown to {written(growth, 3)} times its median over {len(finite)} "
             "measured steps before the end."
         )
     return (
-        f"The norm of the last finite gradient was {growth:.2g} times the median of {len(finite)} measured steps, so "
-        "it did not build up: a single batch, or an image that is not finite, may be at fault rather than the rate."
+        f"The norm of the last finite gradient was {written(growth, 2)} times the median of {len(finite)} measured "
+        "steps, so it did not build up: a single batch, or an image that is not finite, may be at fault rather than "
+        "the rate."
     )
 
 
@@ -122,7 +125,7 @@ def _collapse(
         name="class-collapse",
         severity="serious",
         title=f"Every image is taken for {what}",
-        sentence="The network gives the same answer whatever it is shown; its accuracy is the share of that class.",
+        sentence="The network gives one answer to every image; its accuracy is the share of that class.",
         evidence=seen,
         threshold=threshold,
         contrary=contrary,
@@ -154,7 +157,7 @@ def no_learning(evidence: Evidence) -> list[Finding]:
             name="no-learning",
             severity="serious" if epochs > 2 else "warning",
             title="Nothing was learned: the network guesses",
-            sentence="After training it knows no more about an image than somebody who has not looked at it.",
+            sentence="After training it is right no more often than by guessing.",
             evidence=f"Best balanced accuracy on {images} validation images {np.nanmax(balanced):.3f}, guessing gives "
             f"{guess:.3f}; training loss {loss[-1]:.3f} in epoch {evidence.epochs[-1]}, guessing gives "
             f"{chance_loss:.3f}.",
@@ -199,8 +202,8 @@ def overfitting(evidence: Evidence) -> list[Finding]:
             name="overfitting",
             severity="serious" if serious else "warning",
             title=f"Overfitting: {100 * gap:.0f} points between training and validation accuracy",
-            sentence="The network knows its training images better than images it has not seen: part of what it "
-            "learned is them, and not what they show.",
+            sentence="The network is right more often on its training images than on images it has not seen: in part "
+            "it has learned them by heart.",
             evidence=f"Accuracy {train[-1]:.3f} on {counts[0] or '?'} training images, {validation[-1]:.3f} on "
             f"{counts[1] or '?'} validation images in epoch {evidence.epochs[-1]}; the gap is {gap:.3f}, at least "
             f"{lowest:.3f} with 97.5% confidence. Validation loss {loss[-1]:.3f}, at its lowest {loss[best]:.3f} in "
@@ -222,7 +225,8 @@ def confusion_of(evidence: Evidence, part: str) -> Floats | None:
     """Return the confusion matrix of the tested weights on one part of the split, true classes in rows."""
     result: dict[str, Any] = evidence.verdict.get("result") or {}
     confusion = (result.get(part) or {}).get("confusion")
-    return np.array(confusion, float) if confusion and np.sum(confusion) else None
+    matrix = read_confusion(confusion) if confusion else None
+    return matrix if matrix is not None and matrix.sum() else None
 
 
 def loss_of_guessing(evidence: Evidence) -> float:

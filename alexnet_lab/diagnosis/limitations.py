@@ -27,7 +27,7 @@ def limitations(evidence: Evidence, findings: Collection[Finding]) -> list[Limit
     """Return what speaks against a run's result: damage, the notes of its data, test size, gap, calibration, limits."""
     return [
         *(Limitation("Damaged record", f"{why}. It is left out.") for why in evidence.damages.values()),
-        *(Limitation("Data and recipe", _sentence(note)) for note in evidence.provenance.get("notes", ())),
+        *(Limitation("Notes of the run", _sentence(note)) for note in evidence.provenance.get("notes", ())),
         *_test_size(evidence),
         *_gap(evidence),
         *_calibration(evidence),
@@ -37,11 +37,15 @@ def limitations(evidence: Evidence, findings: Collection[Finding]) -> list[Limit
 
 def describe_limitations(limits: Sequence[Limitation], width: int = 100) -> str:
     """Write limitations as lines of plain text."""
-    return "\n".join(line for each in limits for line in wrapped(f"{each.title}: {each.text}", "  ", width, hang=2))
+    return "\n".join(
+        line for limitation in limits for line in wrapped(f"{limitation.title}: {limitation.text}", "  ", width, hang=2)
+    )
 
 
 def counts_of(evidence: Evidence, part: str) -> tuple[int, int] | None:
     """Return how many images of a part the tested weights got right, and of how many; None without a result."""
+    if not evidence.result:
+        return None
     confusion = confusion_of(evidence, part)
     if confusion is not None:
         return round(float(confusion.diagonal().sum())), round(float(confusion.sum()))
@@ -71,8 +75,8 @@ def _test_size(evidence: Evidence) -> list[Limitation]:
         Limitation(
             "Test set",
             f"{counts[1]:,} images: {_percent(counts)} right has a 95% interval of {100 * low:.1f} to "
-            f"{100 * high:.1f}% ({100 * (high - low):.0f} points wide, Wilson, images independent). It is of these "
-            "weights on new images like these: another seed gives another network.",
+            f"{100 * high:.1f}% ({100 * (high - low):.0f} points wide), for these weights on new images like these "
+            "(Wilson, images independent).",
         )
     ]
 

@@ -45,7 +45,9 @@ def _margins(evidence: Evidence) -> Iterator[Margin]:
     if underflow is not None:
         what, share = underflow
         bound = limit("underflow").value
-        text = f"{100 * share:.2g}% of the {what} are too small for the precision; the limit is {100 * bound:g}%."
+        text = (
+            f"{written(100 * share, 2)}% of the {what} are too small for the precision; the limit is {100 * bound:g}%."
+        )
         yield Margin("precision-underflow", text, share / bound)
 
 
@@ -108,7 +110,7 @@ def _first_signal(evidence: Evidence) -> Iterator[Margin]:
 
 def _one_class(evidence: Evidence) -> Iterator[Margin]:
     confusion = confusion_of(evidence, "validation")
-    if confusion is None or len(confusion) < 2:
+    if confusion is None or confusion.shape[0] < 2:
         return
     share, bound = float((confusion.sum(0) / confusion.sum()).max()), limit("one_class_share").value
     usual = float((confusion.sum(1) / confusion.sum()).max())

@@ -1,9 +1,9 @@
-"""What speaks against any finding on the inside of a network: that the network solves its task all the same.
+"""Lowers the severity of findings on the inside of a network that solves its task all the same.
 
-Units that are silent, a gradient that is faint, inputs of an odd size: each is true of the network, and each matters as
-far as it keeps the network from learning. Where unseen images of every class are answered nearly always right, it did
-not; then the finding is a note, and there is nothing to mend. What is wrong whatever the outcome (values that overflow,
-a layer that was left out of the training, a gap between training and validation) keeps its severity.
+Silent units, a faint gradient or inputs of an odd size matter if they keep the network from learning. A network that is
+nearly always right on unseen images of every class has learned, so such a finding becomes a note. What is wrong
+whatever the outcome (values that overflow, a layer that does not train, a gap between training and validation) keeps
+its severity.
 """
 
 from collections.abc import Sequence
@@ -15,13 +15,13 @@ from alexnet_lab.diagnosis.thresholds import limit
 
 
 def weighed(findings: Sequence[Finding], evidence: Evidence) -> list[Finding]:
-    """Hold each finding against the outcome of the run."""
+    """Return the findings, those on the inside of a network that solves its task as notes."""
     solved = task_solved(evidence)
-    return [_eased(each, solved) if each.is_inside and solved else each for each in findings]
+    return [_eased(finding, solved) if finding.is_inside and solved else finding for finding in findings]
 
 
 def task_solved(evidence: Evidence) -> str:
-    """Say how well the task is solved, if it is: by balanced accuracy, which no large class can buy; else nothing."""
+    """Say how well the task is solved, by balanced accuracy; an empty text if it is not."""
     balanced = evidence.curve("validation_balanced_accuracy")
     test = ((evidence.verdict.get("result") or {}).get("test") or {}).get("balanced_accuracy")
     unseen = [*balanced[-1:].tolist(), *([] if test is None else [float(test)])]
@@ -33,7 +33,7 @@ def task_solved(evidence: Evidence) -> str:
     said += [f"{unseen[1]:.3f} on test" for _ in unseen[1:]]
     training = evidence.curve("train_accuracy")[-1]
     return (
-        f"The task is solved all the same, so this kept nothing from being learned: balanced accuracy "
+        f"The task is solved all the same, so this did not prevent learning: balanced accuracy "
         f"{' and '.join(said)} (limit {limit('solved').value:g}); training accuracy {training:.3f}, taken while "
         "weights move and dropout is on."
     )
@@ -45,5 +45,5 @@ def _eased(finding: Finding, solved: str) -> Finding:
         finding,
         severity="note",
         contrary=f"{solved} {rest}",
-        remedy=f"Nothing needs mending for this task. For a harder one: {finding.remedy}",
+        remedy=f"Nothing needs to change for this task. For a harder one: {finding.remedy}",
     )

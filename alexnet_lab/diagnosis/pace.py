@@ -9,6 +9,7 @@ import numpy as np
 from alexnet_lab.diagnosis.evidence import Evidence
 from alexnet_lab.diagnosis.findings import Finding
 from alexnet_lab.diagnosis.learning import loss_of_guessing
+from alexnet_lab.diagnosis.numbers import written
 from alexnet_lab.diagnosis.thresholds import limit
 from alexnet_lab.levels import parse_level
 
@@ -25,16 +26,16 @@ def rate_too_low(evidence: Evidence) -> list[Finding]:
             name="rate-too-low",
             is_inside=True,
             severity="warning",
-            title=f"Slow: an update changes the weights by {ratio:.1g} of their size at most",
+            title=f"Slow: an update changes the weights by {written(ratio, 1)} of their size at most",
             sentence="The steps are so small that the weights hardly leave their initial values in the time given.",
-            evidence=f"Update over weights {ratio:.2g}, median over {len(evidence.trained)} layers and the steps of "
-            f"epoch {epoch}, where it is largest. {_loss_in_words(evidence)}",
+            evidence=f"Update over weights {written(ratio, 2)}, median over {len(evidence.trained)} layers and the "
+            f"steps of epoch {epoch}, where it is largest. {_loss_in_words(evidence)}",
             threshold=str(limit("update_ratio_low")),
-            contrary=f"The gradient is only {pull:.2g} of the weights, so the rate is not alone to blame: see whether "
-            "the gradient vanishes."
+            contrary=f"The gradient is only {written(pull, 2)} of the weights, so the rate is not alone to blame: see "
+            "whether the gradient vanishes."
             if pull < limit("gradient_over_weights").value
-            else f"None: the gradient is {pull:.2g} of the weights, large enough: it is the rate that makes the "
-            "steps small.",
+            else f"None: the gradient is {written(pull, 2)} of the weights, large enough: it is the rate that makes "
+            "the steps small.",
             remedy=f"A rate ten times larger{_rate(evidence)}; then ten times again, until the loss no longer falls "
             "faster.",
             epochs=(epoch,),
@@ -51,7 +52,7 @@ def rate_too_high(evidence: Evidence) -> list[Finding]:
     if not (large and symptom) and not swings:
         return []
     size = (
-        f"Update over weights {peak[1]:.2g}, median over {len(evidence.trained)} layers and the steps of epoch "
+        f"Update over weights {written(peak[1], 2)}, median over {len(evidence.trained)} layers and the steps of epoch "
         f"{peak[0]}, where it is largest. "
         if peak
         else ""
@@ -59,13 +60,13 @@ def rate_too_high(evidence: Evidence) -> list[Finding]:
     if peak is None:
         contrary = "The size of the updates was not measured; small batches alone can make a loss swing."
     elif large:
-        contrary = f"In the last epoch measured the ratio is {_ratio_at_end(evidence):.2g}" + (
+        contrary = f"In the last epoch measured the ratio is {written(_ratio_at_end(evidence), 2)}" + (
             ", so that a schedule lowered it; the harm was done before." if _ratio_at_end(evidence) < peak[1] else "."
         )
     else:
         contrary = (
-            f"The largest update ratio, {peak[1]:.2g}, is not unusual (limit {limit('update_ratio_high').value:g}): "
-            "small batches may make the loss swing rather than the rate."
+            f"The largest update ratio, {written(peak[1], 2)}, is not unusual (limit "
+            f"{written(limit('update_ratio_high').value)}): small batches may make the loss swing rather than the rate."
         )
     return [
         Finding(
@@ -100,7 +101,8 @@ def misplaced_norm(evidence: Evidence) -> list[Finding]:
     spread = max(rms for _, rms in measured) / min(rms for _, rms in measured)
     if spread < limit("signal_spread").value:
         return []
-    shown = ", ".join(f"{evidence.sites[i].fed_by} {rms:.2g}" for i, rms in measured)
+    shown = ", ".join(f"{evidence.sites[i].fed_by} {written(rms, 2)}" for i, rms in measured)
+    peak = _largest_ratio(evidence)
     return [
         Finding(
             name="misplaced-norm",
@@ -109,11 +111,11 @@ def misplaced_norm(evidence: Evidence) -> list[Finding]:
             title=f"Slow, with {level.name} in an unusual place ({', '.join(unusual)})",
             sentence="A norm is there to keep the signal one size through the layers; from this place it does not.",
             evidence=f"Root mean square of what enters each activation, first window of epoch {epochs[0]}: {shown}; "
-            f"largest over smallest {spread:.2g}. {_loss_in_words(evidence)}",
+            f"largest over smallest {written(spread, 2)}. {_loss_in_words(evidence)}",
             threshold=str(limit("signal_spread")),
             contrary="One run cannot tell the norm from the rest: the same recipe with the norm where it belongs, and "
             "with none, is the comparison (alexnet-lab ablate --norm). "
-            + f"The size of the updates is {(_largest_ratio(evidence) or (0, float('nan')))[1]:.2g} of the weights.",
+            f"The size of the updates is {written(peak[1] if peak else float('nan'), 2)} of the weights.",
             remedy=f"norm {level.name} without placement or layers, which puts it where it belongs; or norm bn.",
             layers=tuple(evidence.sites[i].fed_by for i, _ in measured),
             epochs=epochs[:1],
@@ -147,7 +149,9 @@ def wrong_scale(evidence: Evidence) -> list[Finding]:
         else "Whether the network learned all the same these records do not say: no epoch of metrics."
     )
     if last is not None and low.value <= last.rms <= high.value:
-        contrary += f" At the last site, {evidence.sites[-1].fed_by}, the size is {last.rms:.2g}, within the limits."
+        contrary += (
+            f" At the last site, {evidence.sites[-1].fed_by}, the size is {written(last.rms, 2)}, within the limits."
+        )
     return [
         Finding(
             name="wrong-scale-for-init",
@@ -160,8 +164,8 @@ def wrong_scale(evidence: Evidence) -> list[Finding]:
                 if small
                 else "large the first steps are enormous, and the loss may overflow."
             ),
-            evidence=f"Root mean square of what {evidence.sites[0].fed_by} puts out {size.rms:.2g}, in the first "
-            f"window of epoch {epoch} ({size.values} values). "
+            evidence=f"Root mean square of what {evidence.sites[0].fed_by} puts out {written(size.rms, 2)}, in the "
+            f"first window of epoch {epoch} ({size.values} values). "
             + (f"The recipe was cautioned: {'; '.join(cautions)}." if cautions else "No caution stood in the recipe."),
             threshold=str(low if small else high),
             contrary=contrary,
@@ -176,8 +180,8 @@ def wrong_scale(evidence: Evidence) -> list[Finding]:
 
 def _largest_ratio(evidence: Evidence) -> tuple[int, float] | None:
     """Return the epoch in which the typical update ratio is largest, and that ratio."""
-    found = [(epoch, evidence.typical_update_ratio(epoch)) for epoch in evidence.measured_epochs]
-    known = [(epoch, ratio) for epoch, ratio in found if ratio is not None]
+    ratios = [(epoch, evidence.typical_update_ratio(epoch)) for epoch in evidence.measured_epochs]
+    known = [(epoch, ratio) for epoch, ratio in ratios if ratio is not None]
     return max(known, key=lambda pair: pair[1]) if known else None
 
 
@@ -197,12 +201,12 @@ def _ratio_at_end(evidence: Evidence) -> float:
 
 def _pull(evidence: Evidence, epoch: int) -> float:
     """Return the norm of the gradient over that of the weights, median over steps, then over layers."""
-    found = []
+    pulls = []
     for index in evidence.trained:
         weight, gradient = (evidence.of(epoch, index, name) for name in ("weight_norm", "gradient_norm"))
         if (weight > 0).any():
-            found.append(float(np.median(gradient[weight > 0] / weight[weight > 0])))
-    return float(np.median(found)) if found else float("nan")
+            pulls.append(float(np.median(gradient[weight > 0] / weight[weight > 0])))
+    return float(np.median(pulls)) if pulls else float("nan")
 
 
 def _is_slow(evidence: Evidence) -> bool:
@@ -218,7 +222,8 @@ def _loss_in_words(evidence: Evidence) -> str:
     loss = evidence.curve("train_loss")
     if not len(loss):
         return "No learning curve stands in these records."
-    return f"Training loss {loss[0]:.3g} in epoch {evidence.epochs[0]}, {loss[-1]:.3g} in epoch {evidence.epochs[-1]}."
+    first, last = (written(float(loss[at]), 3) for at in (0, -1))
+    return f"Training loss {first} in epoch {evidence.epochs[0]}, {last} in epoch {evidence.epochs[-1]}."
 
 
 def _suffering(evidence: Evidence) -> str:
@@ -229,7 +234,8 @@ def _suffering(evidence: Evidence) -> str:
     if not len(loss):
         return ""
     if evidence.classes > 1 and loss[-1] >= limit("flat_loss").value * loss_of_guessing(evidence):
-        return f"Training loss {loss[-1]:.3g} in the last epoch; guessing gives {loss_of_guessing(evidence):.3g}."
+        guessing = written(loss_of_guessing(evidence), 3)
+        return f"Training loss {written(loss[-1], 3)} in the last epoch; guessing gives {guessing}."
     return _swings(evidence)
 
 
@@ -246,4 +252,4 @@ def _swings(evidence: Evidence) -> str:
 
 def _rate(evidence: Evidence) -> str:
     rate = evidence.recipe.get("learning_rate")
-    return f" than {rate:g}" if isinstance(rate, float) else ""
+    return f" than {written(rate)}" if isinstance(rate, float) else ""

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from alexnet_lab.diagnosis.evidence import Evidence, Floats
 from alexnet_lab.diagnosis.findings import Finding
+from alexnet_lab.diagnosis.numbers import written
 from alexnet_lab.diagnosis.thresholds import limit
 from alexnet_lab.instruments.flow import KINDS, Columns
 
@@ -17,9 +18,9 @@ PLURAL = {
     "activation gradient": "gradients of activations",
 }
 RANGES = {
-    "fp16": "fp16 holds 6e-8 to 65504",
+    "fp16": "fp16 holds 6×10⁻⁸ to 65504",
     "bf16": "bf16 has the range of fp32 with 8 bits of precision",
-    "fp32": "fp32 holds 1e-38 to 3e38, and fainter values with less precision",
+    "fp32": "fp32 holds 10⁻³⁸ to 3×10³⁸, and fainter values with less precision",
 }
 
 
@@ -50,20 +51,24 @@ class Windows:
 
     def layers(self, rows: list[int]) -> tuple[str, ...]:
         """Return the layers of some rows, each once, in order."""
-        found: dict[str, None] = {}
+        layers: dict[str, None] = {}
         for row in rows:
             subject = int(self.table["subject"][row])
             of_parameter = KINDS[self.table["kind"][row]] in ("weight", "gradient")
-            found[self.evidence.parameters[subject].layer if of_parameter else self.evidence.sites[subject].fed_by] = (
+            layers[self.evidence.parameters[subject].layer if of_parameter else self.evidence.sites[subject].fed_by] = (
                 None
             )
-        return tuple(found)
+        return tuple(layers)
 
     def listed(self, rows: list[int], share: Floats) -> str:
         """Write down the worst rows with their shares."""
         ordered = sorted(rows, key=lambda row: -share[row])
-        text = ", ".join(f"{self.what(row)} {100 * share[row]:.2g}%" for row in ordered[:5])
-        return text + (f", and {len(rows) - 5} more" if len(rows) > 5 else "") + f"; {RANGES[self.precision]}"
+        text = ", ".join(f"{self.what(row)} {written(100 * share[row], 2)}%" for row in ordered[:5])
+        return (
+            text
+            + (f", and {len(rows) - 5} more" if len(rows) > 5 else "")
+            + f"; {RANGES.get(self.precision, self.precision)}"
+        )
 
     def others(self, rows: list[int]) -> str:
         """Say how many rows are not concerned."""
@@ -208,6 +213,6 @@ def _windows(evidence: Evidence, epoch: int) -> Windows | None:
 def _last_windows(evidence: Evidence) -> Windows | None:
     """Return the windows of the last epoch that has any."""
     for epoch in reversed(evidence.flow.epochs if evidence.flow else {}):
-        if (found := _windows(evidence, epoch)) is not None:
-            return found
+        if (windows := _windows(evidence, epoch)) is not None:
+            return windows
     return None

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from alexnet_lab.diagnosis.evidence import Evidence, Silence
 from alexnet_lab.diagnosis.findings import Finding
+from alexnet_lab.diagnosis.numbers import written
 from alexnet_lab.diagnosis.thresholds import Limit, limit
 
 
@@ -57,9 +58,9 @@ def counted_at_end(evidence: Evidence) -> list[Silence]:
 
 def silent_units(evidence: Evidence) -> list[Finding]:
     """Find layers where a large share of units is dead: since the first epoch for the most part, or died later."""
-    split, found = _deaths(evidence)
-    from_start = [deaths for deaths in found if len(deaths.since_first) >= len(deaths.later)]
-    later = [deaths for deaths in found if len(deaths.since_first) < len(deaths.later)]
+    split, every = _deaths(evidence)
+    from_start = [deaths for deaths in every if len(deaths.since_first) >= len(deaths.later)]
+    later = [deaths for deaths in every if len(deaths.since_first) < len(deaths.later)]
     return _dead_at_start(evidence, split, from_start) + _dying(evidence, split, later)
 
 
@@ -86,8 +87,8 @@ def _dying(evidence: Evidence, split: str, chosen: list[Deaths]) -> list[Finding
         lambda deaths: deaths.later,
         name="dying-units",
         title="died in training",
-        sentence="These ReLUs worked and then fell silent on every image: an update pushed them so far to the negative "
-        "side that no image reaches them, and no gradient brings them back.",
+        sentence="These ReLUs fired and then fell silent on every image: updates pushed them so far to the negative "
+        "side that no image activates them, and no gradient passes them.",
         remedy="A rate three to ten times smaller, or clip_norm 1; act leaky lets silent units recover.",
     )
 
@@ -128,7 +129,7 @@ def _finding(
             sentence=sentence
             + (f" Every unit of {silenced[0]} is silent: nothing passes it, forward or back." if silenced else ""),
             evidence=f"Dead {where}, epoch {last.epoch}, N={last.inputs}: {by_layer}. Such a unit fires on fewer than "
-            f"{last.bound:.2g} of inputs (3/N, 95%).",
+            f"{written(last.bound, 2)} of inputs (3/N, 95%).",
             threshold="; ".join(str(limits[name]) for name in sorted(limits)),
             contrary=_words_on_other(split, agreed, total, other_inputs, len(evidence.epochs_counted(split))),
             remedy=remedy,
@@ -150,14 +151,14 @@ def _deaths(evidence: Evidence) -> tuple[str, list[Deaths]]:
     """Return the sites with a large dead share in the last epoch: by the probe set, else training."""
     split = "probe" if evidence.epochs_counted("probe") else "training"
     epochs = evidence.epochs_counted(split)
-    found = []
+    sites = []
     for index, site in enumerate(evidence.sites):
         counted = [evidence.silence(split, index, epoch) for epoch in epochs]
         history = [silence for silence in counted if silence is not None]
         if site.word != "off" or not history or not history[-1].dead:
             continue
         last = history[-1]
-        if not is_silent(last) or _is_hearsay(evidence, index, last):
+        if not is_silent(last) or _is_unconfirmed(evidence, index, last):
             continue
         silent = np.array([silence.rate == 1 for silence in history])  # epochs x units
         always: NDArray[np.bool_] = np.asarray(silent.all(0))
@@ -166,7 +167,7 @@ def _deaths(evidence: Evidence) -> tuple[str, list[Deaths]]:
             always = always & (beginning.rate == 1)  # silent after the first epoch, but not in it: it died there
         began = len(history) - np.argmin(silent[::-1], 0)  # for units that fired: the position after they last did
         since = [0 if silent[:, unit].all() else int(began[unit]) for unit in last.dead]
-        found.append(
+        sites.append(
             Deaths(
                 last,
                 tuple(unit for unit in last.dead if always[unit]),
@@ -174,11 +175,11 @@ def _deaths(evidence: Evidence) -> tuple[str, list[Deaths]]:
                 history[max(since)].epoch,
             )
         )
-    return split, found
+    return split, sites
 
 
-def _is_hearsay(evidence: Evidence, site: int, silence: Silence) -> bool:
-    """Say whether silence on so few inputs means little, and the training epoch does not confirm it."""
+def _is_unconfirmed(evidence: Evidence, site: int, silence: Silence) -> bool:
+    """Say whether the inputs are too few to call units dead, and the training epoch does not confirm it."""
     if silence.bound <= limit("dead_bound").value:
         return False
     training = evidence.silence("training", site, silence.epoch)

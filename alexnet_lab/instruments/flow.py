@@ -44,11 +44,18 @@ Columns = dict[str, NDArray[Any]]  # name of a column to its values, all of one 
 KINDS = ("weight", "gradient", "activation", "activation gradient")
 SPLITS = ("training", "probe")  # while weights move and dropout is on; and the fixed set in eval mode at an epoch's end
 VERSION = 1
-# What numpy and zipfile raise for a file that was cut, emptied or changed in some bytes.
-DAMAGE = (
-    ValueError, BadZipFile, zlib.error, struct.error, tokenize.TokenError, EOFError, KeyError, TypeError,
-    AttributeError, RuntimeError, MemoryError, OverflowError, OSError,
+# What numpy raises for a damaged npz file: RuntimeError is zipfile's for an encryption that is none.
+UNREADABLE = (
+    OSError, ValueError, EOFError, KeyError, TypeError, RuntimeError, OverflowError, MemoryError, BadZipFile,
+    zlib.error, struct.error, tokenize.TokenError,
 )  # fmt: skip
+# Of each table that an epoch file has; those of `histograms` and `windows` are of one length.
+COLUMNS = {
+    "steps": ("step", "parameter", "weight_norm", "gradient_norm", "update_norm"),
+    "windows": ("kind", "subject", "first_step", "last_step", "underflow", "overflow", "signal_to_noise"),
+    "units": ("site", "unit", "split", "inputs", "off", "elements"),
+    "cost": ("step", "measuring_seconds", "total_seconds"),
+}
 
 
 @dataclass(frozen=True)
@@ -143,9 +150,10 @@ class Flow:
         if not (folder / "layout.json").exists():
             return None
         paths = sorted(folder.glob("epoch-*.npz"))[-last if last else None :]
-        epochs = {int(path.stem.removeprefix("epoch-")): read_columns(path) for path in paths}
+        layout = read_layout(folder / "layout.json")
+        epochs = {int(path.stem.removeprefix("epoch-")): read_epoch(path, layout) for path in paths}
         filters = folder / "filters.npz"
-        return cls(read_layout(folder / "layout.json"), epochs, read_columns(filters) if filters.exists() else {})
+        return cls(layout, epochs, read_columns(filters) if filters.exists() else {})
 
     def table(self, name: str) -> Columns:
         """Return one table's columns over all epochs; empty arrays where nothing was measured yet."""
@@ -159,22 +167,73 @@ class Flow:
 
 
 def read_layout(path: Path) -> Layout:
-    """Read layout.json; a layout of a later version is refused, and a damaged one is named in a ValueError."""
+    """Read layout.json; ValueError if it is damaged, or of a later version."""
     try:
         values = json.loads(path.read_text())
         if values["version"] == VERSION:
-            parameters = tuple(Parameter(**{**each, "shape": tuple(each["shape"])}) for each in values["parameters"])
-            sites = tuple(Site(**each) for each in values["sites"])
-            return Layout(**{**values, "parameters": parameters, "sites": sites})
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(f"{path} is damaged: {type(error).__name__}, {error}") from None
+            parameters = tuple(
+                Parameter(**{**each, "shape": tuple(each["shape"])}) for each in values.pop("parameters")
+            )
+            sites = tuple(Site(**each) for each in values.pop("sites"))
+            return Layout(parameters, sites, **values)
+    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is damaged; move {path.parent} away to read the run without it ({error})") from None
     raise ValueError(f"{path} is of version {values['version']}, and this alexnet-lab reads {VERSION}; update it")
 
 
 def read_columns(path: Path, names: Sequence[str] | None = None) -> Columns:
-    """Read the arrays of an npz file, or those of them that `names` has; a damaged file is named in a ValueError."""
+    """Read the arrays of one npz file, or those of them that `names` has; ValueError if it is damaged."""
+    if path.exists() and not path.is_file():  # a named pipe would be waited for
+        raise _damaged(path, "it is no regular file")
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        # Opened here, since numpy leaves a damaged file open.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays if names is None or name in names}
-    except DAMAGE as error:
-        raise ValueError(f"{path} is damaged: {type(error).__name__}, {error}") from None
+    except UNREADABLE as error:
+        raise _damaged(path, str(error)) from None
+
+
+def read_epoch(path: Path, layout: Layout) -> Columns:
+    """Read one epoch's columns; ValueError if it is damaged, or if they do not fit each other and the layout."""
+    columns = read_columns(path)
+    rows: dict[str, int] = {}
+    for name, values in columns.items():
+        table = "windows" if name.startswith("histograms.") else name.partition(".")[0]
+        if values.dtype.kind not in "iuf" or values.ndim < 1 or rows.setdefault(table, len(values)) != len(values):
+            raise _damaged(path, f"{name} is no column of numbers as long as the others")
+    missing = [
+        f"{table}.{name}" for table in rows for name in COLUMNS.get(table, ()) if f"{table}.{name}" not in columns
+    ]
+    if missing:
+        raise _damaged(path, f"it lacks {', '.join(missing)}")
+    parameters, sites = len(layout.parameters), len(layout.sites)
+    limits = {
+        "steps.parameter": parameters,
+        "windows.kind": len(KINDS),
+        "units.site": sites,
+        "units.split": len(SPLITS),
+    }
+    for name, limit in limits.items():
+        _check_indices(path, name, columns.get(name), limit)
+    if rows.get("windows"):
+        of_parameters = columns["windows.kind"] < KINDS.index("activation")
+        _check_indices(path, "windows.subject", columns["windows.subject"][of_parameters], parameters)
+        _check_indices(path, "windows.subject", columns["windows.subject"][~of_parameters], sites)
+        if columns.get("histograms.counts", np.zeros((0, 2))).shape[1:2] != (2,):
+            raise _damaged(path, "its histograms have no column for each sign")
+    if rows.get("units"):
+        units = np.array([site.units for site in layout.sites])[columns["units.site"]]
+        if (columns["units.unit"] < 0).any() or (columns["units.unit"] >= units).any():
+            raise _damaged(path, "units.unit names what layout.json does not")
+    return columns
+
+
+def _check_indices(path: Path, name: str, values: NDArray[Any] | None, limit: int) -> None:
+    if values is None or not len(values):
+        return
+    if values.dtype.kind not in "iu" or not 0 <= values.min() <= values.max() < limit:
+        raise _damaged(path, f"{name} names what layout.json does not")
+
+
+def _damaged(path: Path, why: str) -> ValueError:
+    return ValueError(f"{path} is damaged; move it away to read the run without it ({why})")

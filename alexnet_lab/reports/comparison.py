@@ -1,25 +1,42 @@
-"""Runs side by side, as a page: what their recipes differ in, first; then results, curves, and layer by layer.
+"""Runs side by side, as a page: their results and what speaks against them, what differs, and layer by layer.
 
 >>> compare_runs([Path("runs/lrn"), Path("runs/bn")]).write(Path("comparison"))
 
-Layers are matched by name, and histograms bin by bin; the first run is what the others are measured from.
+Layers are matched by name, and histograms bin by bin. Differences and distances are from the first run to each other.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 import alexnet_lab
+from alexnet_lab.diagnosis.examination import examine
+from alexnet_lab.diagnosis.limitations import counts_of, limitations
 from alexnet_lab.reports import panels
-from alexnet_lab.reports.curves import Scale, Series, curves, profile
+from alexnet_lab.reports.curves import Scale, Series, curves, intervals, profile
 from alexnet_lab.reports.distances import Distance, distance
 from alexnet_lab.reports.inspection import open_run
 from alexnet_lab.reports.maps import histograms_over_time, span_of
 from alexnet_lab.reports.measured import Measured, short_names, spaced
-from alexnet_lab.reports.page import Block, Callout, Figure, FigureGrid, Page, Paragraph, Section, Table, number
+from alexnet_lab.reports.page import (
+    Beside,
+    Block,
+    Callout,
+    Figure,
+    FigureGrid,
+    Page,
+    Paragraph,
+    Remarks,
+    Section,
+    Table,
+    decimals,
+    number,
+)
+from alexnet_lab.reports.panels import PERCENT, share_interval
 
 KINDS = ("gradient", "activation gradient", "weight", "activation")
 SHORT_KINDS = dict(zip(KINDS, ("weight gradients", "activ. gradients", "weights", "activations"), strict=True))
@@ -30,7 +47,7 @@ MOST_LAYERS = 12
 
 @dataclass(frozen=True)
 class Compared:
-    """Runs with names that tell them apart, the first being what the others are measured from."""
+    """Runs with names that tell them apart; differences and distances are from the first."""
 
     names: list[str]
     runs: list[Measured]
@@ -38,8 +55,8 @@ class Compared:
     @property
     def epoch(self) -> int:
         """Return the last epoch that every run with instruments has measured; 0 if there is none."""
-        found = [set(run.flow.epochs) for run in self.runs if run.flow]
-        return max(set.intersection(*found), default=0) if len(found) > 1 else 0
+        measured = [set(run.flow.epochs) for run in self.runs if run.flow]
+        return max(set.intersection(*measured), default=0) if len(measured) > 1 else 0
 
 
 def open_runs(paths: Sequence[Path]) -> Compared:
@@ -53,16 +70,16 @@ def names_of(paths: Sequence[Path]) -> list[str]:
     """Return the shortest ends of the paths that tell them apart; of a study's runs, the settings that differ."""
     parts = [path.resolve().parts for path in paths]
     for length in range(1, max(map(len, parts)) + 1):
-        ends = [each[-length:] for each in parts]
+        ends = [end[-length:] for end in parts]
         if len(set(ends)) == len(ends):
-            return ["/".join(each) for each in _differing(ends)]
+            return ["/".join(end) for end in _differing(ends)]
     return [str(path) for path in paths]
 
 
 def _differing(ends: Sequence[tuple[str, ...]]) -> list[list[str]]:
-    """Leave out folders of one name, such as seed-0, and in cells, norm=bn,act=relu, what all of them have."""
-    if len({len(each) for each in ends}) > 1:
-        return [list(each) for each in ends]
+    """Leave out folders that all paths share, such as seed-0, and in cells, norm=bn,act=relu, the shared settings."""
+    if len({len(end) for end in ends}) > 1:
+        return [list(end) for end in ends]
     columns = [column for column in zip(*ends, strict=True) if len(set(column)) > 1]
     settings = [[cell.split(",") for cell in column] for column in columns]
     shared = [set(column[0]).intersection(*column[1:]) for column in settings]
@@ -77,10 +94,15 @@ def _differing(ends: Sequence[tuple[str, ...]]) -> list[list[str]]:
 
 def compare_runs(paths: Sequence[Path]) -> Page:
     """Return the page that lays these runs side by side."""
-    compared = open_runs(paths)
+    return page_of(open_runs(paths))
+
+
+def page_of(compared: Compared) -> Page:
+    """Return the page of runs that were read already."""
     sections = [
+        Section("Results", _results(compared)),
         Section("What differs", _differences(compared)),
-        Section("Results", [*_verdicts(compared), result_table(compared), FigureGrid(_curves(compared))]),
+        Section("Learning", [FigureGrid(_curves(compared))]),
         Section("Through depth", _through_depth(compared)),
         Section("Distances", _distances(compared)),
         Section("Histograms", _histograms(compared)),
@@ -102,19 +124,21 @@ def recipe_rows(compared: Compared) -> list[list[object]]:
 
 def result_table(compared: Compared) -> Table:
     """Return the metrics, a column for each run and, of two, one for the difference."""
-    rows: list[list[object]] = []
-    for part in ("test", "validation"):
-        for metric in RESULTS:
-            values = [(run.result.get(part) or {}).get(metric) for run in compared.runs]
-            if any(value is not None for value in values):
-                rows.append([f"{part} {metric.replace('_', ' ')}", *values])
-        images = [(run.result.get(part) or {}).get("images") for run in compared.runs]
-        if any(images):
-            rows.append([f"{part} images", *images])
     columns = ["", *compared.names]
     if len(compared.runs) == 2:
         columns.append("difference")
-        rows = [[*row, _difference(row[1], row[2]) if "images" not in str(row[0]) else None] for row in rows]
+    rows: list[list[object]] = []
+    for part in ("test", "validation"):
+        for metric in (*RESULTS, "images"):
+            values: list[Any] = [(run.result.get(part) or {}).get(metric) for run in compared.runs]  # numbers or None
+            if all(value is None for value in values):
+                continue
+            row: list[object] = [f"{part} {metric.replace('_', ' ')}", *map(decimals, values)]
+            if len(values) == 2:
+                one, other = values
+                known = one is not None and other is not None and metric != "images"
+                row.append(decimals(other - one) if known else "–")
+            rows.append(row)
     return Table(columns, rows)
 
 
@@ -126,24 +150,24 @@ def distance_rows(compared: Compared, other: int) -> list[tuple[str, str, Distan
         one, two = _subjects(first, kind), _subjects(second, kind)
         shared = [name for name in one if name in two]
         for name, shown in zip(shared, short_names(shared), strict=True):
-            found = distance(
+            measured = distance(
                 first.histogram(kind, one[name], epoch), second.histogram(kind, two[name], epoch)
             )  # fmt: skip
-            if found is not None:
-                rows.append((kind, shown, found))
+            if measured is not None:
+                rows.append((kind, shown, measured))
     return rows
 
 
 def unmatched(compared: Compared) -> list[str]:
     """Say which layers have no partner of their name in another run."""
     layers = [_subjects(run, "weight", measured=False) for run in compared.runs]
-    everywhere = set.intersection(*(set(each) for each in layers))
-    found = []
+    everywhere = set.intersection(*(set(own) for own in layers))
+    alone_in = []
     for name, mine in zip(compared.names, layers, strict=True):
         alone = [layer for layer in mine if layer not in everywhere]
         if alone:
-            found.append(f"{name}: {', '.join(alone)}")
-    return found
+            alone_in.append(f"{name}: {', '.join(alone)}")
+    return alone_in
 
 
 def _subjects(run: Measured, kind: str, *, measured: bool = True) -> dict[str, int]:
@@ -156,6 +180,47 @@ def _subjects(run: Measured, kind: str, *, measured: bool = True) -> dict[str, i
     return {run.site_keys[at]: at for _, at in run.subjects(kind)}
 
 
+def remarks(compared: Compared) -> list[tuple[str, str]]:
+    """Return what speaks against the results: that there is one seed each, then the limitations of every run.
+
+    What holds for all runs, such as a note on their data, is said once; anything else with the names it holds for.
+    """
+    seeds = [run.recipe.get("seed") for run in compared.runs]
+    which = f"All have seed {seeds[0]}." if len(set(seeds)) == 1 else f"The seeds are {', '.join(map(str, seeds))}."
+    more = "Another seed may change the order of these runs; alexnet-lab ablate compares several, with intervals."
+    by_title: dict[str, dict[str, list[str]]] = {}
+    for name, run in zip(compared.names, compared.runs, strict=True):
+        for limitation in limitations(run.evidence, examine(run.evidence)):
+            by_title.setdefault(limitation.title, {}).setdefault(limitation.text, []).append(name)
+    return [
+        ("One seed each", f"{which} {more}"),
+        *(
+            (title, text if len(names) == len(compared.runs) else f"{', '.join(names)}: {text}")
+            for title, texts in by_title.items()
+            for text, names in texts.items()
+        ),
+    ]
+
+
+def _results(compared: Compared) -> list[Block]:
+    """Put the test accuracy of every run beside what speaks against it; then the table of all metrics."""
+    rows = [
+        share_interval(name, counts[1], counts[0])
+        for name, run in zip(compared.names, compared.runs, strict=True)
+        if (counts := counts_of(run.evidence, "test")) is not None
+    ]
+    against = Remarks("What speaks against them", remarks(compared))
+    table = result_table(compared)
+    blocks: list[Block] = [against, table]
+    if rows:
+        reading = "Dot: the share of test images right. Bar: its 95% interval for new images like these (Wilson)."
+        figure = intervals(
+            "result", "Test images right", reading, rows, unit="% of the test images", signed=False, span=PERCENT
+        )
+        blocks = [Beside(figure, [table], [against])]
+    return [*blocks, *_verdicts(compared)]
+
+
 def _headline(compared: Compared) -> str:
     scores = [(run.result.get("test") or {}).get("accuracy") for run in compared.runs]
     told = [
@@ -164,7 +229,7 @@ def _headline(compared: Compared) -> str:
     ]
     fields = [str(row[0]) for row in recipe_rows(compared)]
     differ = f"They differ in {', '.join(fields)}." if fields else "Their recipes are the same."
-    return f"Test accuracy: {', '.join(told)}. {differ}"
+    return f"Test accuracy, one seed each: {', '.join(told)}. {differ}"
 
 
 def _differences(compared: Compared) -> list[Block]:
@@ -180,7 +245,7 @@ def _differences(compared: Compared) -> list[Block]:
         blocks.append(Callout("warning", "Not the same data", text))
     seeds = {run.recipe.get("seed") for run in compared.runs}
     if len(seeds) > 1:
-        text = "Runs of different seeds share no draw: part of every difference below is luck."
+        text = "Runs of different seeds share no random draw: part of every difference below is chance."
         blocks.append(Callout("note", "Not the same seed", text))
     elsewhere: list[list[object]] = []
     for field in PROVENANCE:
@@ -195,25 +260,31 @@ def _differences(compared: Compared) -> list[Block]:
 def _verdicts(compared: Compared) -> list[Block]:
     """Say which runs did not end well, and why."""
     return [
-        Paragraph(f"{name}: {run.verdict.get('state', 'no verdict yet')}. {run.verdict.get('why', '')}")
+        Paragraph(f"{name}: {_state(run)}. {run.verdict.get('why', '')}")
         for name, run in zip(compared.names, compared.runs, strict=True)
         if not run.result
     ]
 
 
+def _state(run: Measured) -> str:
+    if "state.json" in run.damages:
+        return "its verdict cannot be read"
+    return str(run.verdict.get("state", "no verdict yet"))
+
+
 def _curves(compared: Compared) -> list[Figure]:
-    found = []
+    figures = []
     for metric, title, reading, unit, scale in (
         ("validation_accuracy", "Validation accuracy", "Higher is better.", "images right", "percent"),
         ("validation_loss", "Validation loss", "Lower is better.", "cross-entropy", "linear"),
         ("train_loss", "Training loss", "Lower is better; with what is switched on while training.", "loss", "linear"),
     ):
         series = [run.curve(name, metric) for name, run in zip(compared.names, compared.runs, strict=True)]
-        series = [each for each in series if len(each.x)]
+        series = [line for line in series if len(line.x)]
         checked: Scale = "percent" if scale == "percent" else "linear"
         if series:
-            found.append(curves(metric.replace("_", "-"), title, reading, series, y_label=unit, scale=checked))
-    return found
+            figures.append(curves(metric.replace("_", "-"), title, reading, series, y_label=unit, scale=checked))
+    return figures
 
 
 def _through_depth(compared: Compared) -> list[Block]:
@@ -230,7 +301,7 @@ def _through_depth(compared: Compared) -> list[Block]:
     if not layers or not compared.epoch:
         return [
             *blocks,
-            Paragraph("No two of these runs measured the same epoch, so there is nothing to lay together."),
+            Paragraph("No two of these runs measured the same epoch, so there is nothing to compare by layer."),
         ]
     shown = short_names(layers)
     figures = []
@@ -271,16 +342,16 @@ def _unit_profiles(compared: Compared) -> list[Figure]:
     for run_name, run in zip(compared.names, compared.runs, strict=True):
         places, means, shares, told = [], [], [], []
         for at, (_, site) in enumerate(run.sites):
-            epochs, found, inputs = run.rates(split, at)
+            epochs, by_epoch, inputs = run.rates(split, at)
             if compared.epoch in epochs:
-                row, n = found[epochs.index(compared.epoch)], inputs[epochs.index(compared.epoch)]
+                row, n = by_epoch[epochs.index(compared.epoch)], inputs[epochs.index(compared.epoch)]
                 places.append(names.index(run.site_keys[at]))
                 means.append(float(np.nanmean(row)))
                 shares.append(float((row == 1).mean()))
                 told.append(f"{int((row == 1).sum())} of {len(row)} units, {site.activation}, N = {n:,}")
         rates.append(Series(run_name, places, means, details=told))
         dead.append(Series(run_name, places, shares, details=told))
-    if not any(len(each.x) for each in rates):
+    if not any(len(line.x) for line in rates):
         return []
     shown, where = short_names(names), panels.SPLIT_WORDS[split]
     reading = f"Mean over a layer's units, {where}, epoch {compared.epoch}; of leaky units, the negative side."
@@ -298,7 +369,7 @@ def _distances(compared: Compared) -> list[Block]:
         return [Paragraph("There are no histograms of one epoch in two of these runs.")]
     blocks: list[Block] = [
         Paragraph(
-            "Two numbers for each pair of histograms, because each is blind where the other sees. Total variation: the "
+            "Two numbers for each pair of histograms, since each misses what the other shows. Total variation: the "
             "share of values that would have to change their bin, signs, zeros and infinities too; 100% once no bin "
             "is shared. Wasserstein: by how many powers of two the finite, non-zero values would have to move on "
             "average. Shift: by how many powers of two the mean size moved, with its direction. "
@@ -313,15 +384,21 @@ def _distances(compared: Compared) -> list[Block]:
             blocks.append(Paragraph(text))
             continue
         table = [
-            [kind, layer, f"{100 * found.total_variation:.1f}%", found.wasserstein, f"{found.shift:+.2f}"]
-            for kind, layer, found in rows
+            [
+                kind,
+                layer,
+                f"{100 * gap.total_variation:.1f}%",
+                gap.wasserstein,
+                f"{gap.shift:+.2f}".replace("-", "−"),
+            ]
+            for kind, layer, gap in rows
         ]
         layers = list(dict.fromkeys(layer for _, layer, _ in rows))
         series = [
             Series(
                 SHORT_KINDS[kind],
                 [layers.index(layer) for own, layer, _ in rows if own == kind],
-                [found.wasserstein for own, _, found in rows if own == kind],
+                [gap.wasserstein for own, _, gap in rows if own == kind],
             )
             for kind in KINDS
             if any(own == kind for own, _, _ in rows)
@@ -341,7 +418,7 @@ def _histograms(compared: Compared) -> list[Block]:
     blocks: list[Block] = []
     for kind in KINDS:
         subjects = [_subjects(run, kind) for run in compared.runs]
-        shared = [name for name in subjects[0] if all(name in each for each in subjects)]
+        shared = [name for name in subjects[0] if all(name in measured for measured in subjects)]
         if not shared:
             continue
         chosen = [shared[at] for at in spaced(len(shared), MOST_LAYERS)]
@@ -361,11 +438,6 @@ def _histograms(compared: Compared) -> list[Block]:
         ]  # fmt: skip
         blocks.append(FigureGrid(figures))
     return blocks or [Paragraph("No layer has a histogram in every one of these runs.")]
-
-
-def _difference(one: object, two: object) -> float | None:
-    numbers = isinstance(one, int | float) and isinstance(two, int | float)
-    return float(two) - float(one) if numbers else None  # type: ignore[arg-type]  # just checked
 
 
 def _plain(value: object) -> str:

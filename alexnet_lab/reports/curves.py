@@ -34,19 +34,19 @@ RINGS_BELOW = 9  # pixels from an interval to the rings of its points
 
 @dataclass(frozen=True)
 class Series:
-    """One line: its name, where it has which height, and, where known, between what it lies (a band)."""
+    """One line: its name, its points, and the lower and upper edge of its band, if it has one."""
 
     name: str
     x: Sequence[float]
     y: Sequence[float]
     low: Sequence[float] = field(default=())
     high: Sequence[float] = field(default=())
-    details: Sequence[str] = field(default=())  # said on hovering, behind the number
+    details: Sequence[str] = field(default=())  # shown on hovering, after the number
 
 
 @dataclass(frozen=True)
 class Interval:
-    """One estimate with its interval, in the unit of the plot; NaN bounds where there is none."""
+    """One estimate with its interval, in the unit of the plot; bounds are NaN where there is no interval."""
 
     name: str
     estimate: float
@@ -70,39 +70,39 @@ def curves(
     marks: Sequence[tuple[float, str]] = (),
     height: float = 260,
 ) -> Figure:
-    """Draw lines over epochs (or steps). `in_order`: the lines are layers, or anything else with a first and a last.
+    """Draw lines over epochs or steps; `in_order` gives them colours in sequence, as for layers.
 
-    `marks` are heights worth a line of their own, such as a threshold, with a word on each.
+    `marks` are heights with a dashed line and a word, such as a threshold.
     """
     drawing = Drawing(height=height)
     axes = drawing.axes()
     lines = []
-    for at, each in enumerate(series):
-        x, y = np.asarray(each.x, float), drawable(each.y, scale)
+    for at, line in enumerate(series):
+        x, y = np.asarray(line.x, float), drawable(line.y, scale)
         colour = along(at, len(series)) if in_order else SERIES[at % len(SERIES)]
         marker = MARKERS[at % len(MARKERS)] if len(x) <= MOST_MARKED else ""
         lines += axes.plot(x, y, color=colour, marker=marker, markersize=4, **_stroke(at, len(series)))
-        if len(each.low):
-            axes.fill_between(x, drawable(each.low, scale), drawable(each.high, scale), color=colour, alpha=0.2, lw=0)
-        labels = [f"{x_label} {number(_whole(value))}" for value in each.x]
-        told = [_told(each, place, scale) for place in range(len(x))]
-        drawing.points(axes, each.name, x, y, labels, told)
+        if len(line.low):
+            axes.fill_between(x, drawable(line.low, scale), drawable(line.high, scale), color=colour, alpha=0.2, lw=0)
+        labels = [f"{x_label} {number(_whole(value))}" for value in line.x]
+        told = [_told(line, place, scale) for place in range(len(x))]
+        drawing.points(axes, line.name, x, y, labels, told)
     for mark, word in marks:
         axes.axhline(mark, color=LIGHT["muted"], linewidth=1, linestyle=(0, (4, 3)))
         axes.annotate(
             label(word), (1, mark), (-2, 3), xycoords=("axes fraction", "data"), textcoords="offset points", size=9.5,
             color=LIGHT["muted"], ha="right",
         )  # fmt: skip
-    every = [value for each in series for value in each.x]
+    every = [value for line in series for value in line.x]
     if every:
         whole_epochs(axes, every)
-    heights = [drawable(each.y, scale) for each in series]
-    if any(np.isfinite(each).any() for each in heights):  # a mark out of sight would have no place for its word
+    heights = [drawable(line.y, scale) for line in series]
+    if any(np.isfinite(line).any() for line in heights):  # a mark must be within the axis, with its word
         heights.append(drawable([mark for mark, _ in marks], scale))
     set_scale(axes, scale, heights)
     axes.set_xlabel(label(x_label))
     axes.set_ylabel(label(y_label, 36))
-    _add_legend(drawing, lines, [each.name for each in series])
+    _add_legend(drawing, lines, [line.name for line in series])
     return drawing.finish(name, title, reading, _table_of(series, x_label))
 
 
@@ -127,13 +127,13 @@ def profile(
     drawing = Drawing(height=height + max(0.0, below - 40))
     axes = drawing.axes()
     lines = []
-    for at, each in enumerate(series):
-        x, y = np.asarray(each.x, float), drawable(each.y, scale)
+    for at, line in enumerate(series):
+        x, y = np.asarray(line.x, float), drawable(line.y, scale)
         colour = along(at, len(series)) if in_order else SERIES[at % len(SERIES)]
         marker = MARKERS[at % len(MARKERS)] if len(layers) <= MOST_MARKED else ""
         lines += axes.plot(x, y, color=colour, linestyle=DASHES[at % len(DASHES)], marker=marker, markersize=4)
-        told = [_told(each, place, scale) for place in range(len(x))]
-        drawing.points(axes, each.name, x, y, [layers[int(place)] for place in each.x], told)
+        told = [_told(line, place, scale) for place in range(len(x))]
+        drawing.points(axes, line.name, x, y, [layers[int(place)] for place in line.x], told)
     every = max(1, math.ceil(len(layers) / 20))
     shown = list(range(0, len(layers), every))
     axes.set_xticks(
@@ -142,12 +142,12 @@ def profile(
         rotation=90 if upright else 0,
     )
     axes.set_xlim(-0.4, max(len(layers) - 0.6, 0.4))
-    set_scale(axes, scale, [drawable(each.y, scale) for each in series])
+    set_scale(axes, scale, [drawable(line.y, scale) for line in series])
     axes.set_ylabel(label(y_label, 36))
-    _add_legend(drawing, lines, [each.name for each in series])
-    heights = [dict(zip((int(x) for x in each.x), each.y, strict=True)) for each in series]
-    rows = [[layer, *(found.get(at) for found in heights)] for at, layer in enumerate(layers)]
-    return drawing.finish(name, title, reading, Table(["layer", *(each.name for each in series)], rows))
+    _add_legend(drawing, lines, [line.name for line in series])
+    heights = [dict(zip((int(x) for x in line.x), line.y, strict=True)) for line in series]
+    rows = [[layer, *(mine.get(at) for mine in heights)] for at, layer in enumerate(layers)]
+    return drawing.finish(name, title, reading, Table(["layer", *(line.name for line in series)], rows))
 
 
 def intervals(
@@ -161,22 +161,24 @@ def intervals(
     negligible: float = 0.0,
     signed: bool = True,
     marks: Sequence[tuple[float, str]] = (),
+    span: tuple[float, float] | None = None,
     table: Table | None = None,
 ) -> Figure:
     """Draw estimates with their intervals, one below the other, against a line at `zero`.
 
-    A full dot: the interval leaves zero out; a hollow one: it does not, or there is none. Estimates that are no
+    A full dot: the interval excludes zero. A hollow dot: it does not, or there is no interval. Estimates that are no
     differences (`signed` false) have no such line. Where `negligible` is given, effects within it of zero are too
-    small to matter: that range is tinted. `marks` are places worth a line of their own, with a word on each. The
-    points of a row are small rings below its estimate. `table` holds the numbers, if not those of the rows.
+    small to matter: that range is tinted. `marks` are places with a dashed line and a word. `span` is the
+    range of the axis, if not that of the rows. The points of a row are small rings below its estimate. `table` holds the
+    numbers, if not those of the rows.
     """
-    lines = [[*textwrap.wrap(label(each.name, 80), 26), _interval_text(each, signed=signed)] for each in rows]
+    lines = [[*textwrap.wrap(label(row.name, 80), 26), _interval_text(row, signed=signed)] for row in rows]
     gap = 12.0
     if len(rows) > MANY:  # a line each; their numbers are told on hovering and in the table
-        lines, gap = [[label(each.name)] for each in rows], 6.0
+        lines, gap = [[label(row.name)] for row in rows], 6.0
     heights = [
-        max(len(text) * LINE_OF_TEXT, 2 * RINGS_BELOW + 8 if each.points else 0) + gap
-        for text, each in zip(lines, rows, strict=True)
+        max(len(text) * LINE_OF_TEXT, 2 * RINGS_BELOW + 8 if row.points else 0) + gap
+        for text, row in zip(lines, rows, strict=True)
     ]
     drawing = Drawing(height=sum(heights) + 52)
     axes = drawing.axes(grid=False)
@@ -188,21 +190,21 @@ def intervals(
     for mark, word in marks:
         axes.axvline(mark, color=LIGHT["muted"], linewidth=1, linestyle=(0, (4, 3)))
         drawing.points(axes, label(word), [mark], [-sum(heights) / 2], [""], [written(mark, 3)])
-    for each, place in zip(rows, places, strict=True):
-        has_interval = math.isfinite(each.low) and math.isfinite(each.high)
-        apart = has_interval and not (signed and each.low <= zero <= each.high)
+    for row, place in zip(rows, places, strict=True):
+        has_interval = math.isfinite(row.low) and math.isfinite(row.high)
+        apart = has_interval and not (signed and row.low <= zero <= row.high)
         if has_interval:
-            axes.plot([each.low, each.high], [place, place], color=SERIES[0], linewidth=2.4, solid_capstyle="butt")
+            axes.plot([row.low, row.high], [place, place], color=SERIES[0], linewidth=2.4, solid_capstyle="butt")
         inside = SERIES[0] if apart else LIGHT["paper"]
-        axes.plot([each.estimate], [place], "o", markersize=8, color=SERIES[0], markerfacecolor=inside)
-        told = ", ".join(text for text in (_interval_text(each, signed=signed), each.detail) if text)
-        ends = [each.low, each.estimate, each.high] if has_interval else [each.estimate]
-        drawing.points(axes, each.name, ends, [place] * len(ends), [""] * len(ends), [told] * len(ends))
-        if each.points:
-            labels, values, texts = zip(*each.points, strict=True)
+        axes.plot([row.estimate], [place], "o", markersize=8, color=SERIES[0], markerfacecolor=inside)
+        told = ", ".join(text for text in (_interval_text(row, signed=signed), row.detail) if text)
+        ends = [row.low, row.estimate, row.high] if has_interval else [row.estimate]
+        drawing.points(axes, row.name, ends, [place] * len(ends), [""] * len(ends), [told] * len(ends))
+        if row.points:
+            labels, values, texts = zip(*row.points, strict=True)
             below = [place - RINGS_BELOW] * len(values)
             axes.plot(values, below, "o", markersize=3.6, color=LIGHT["muted"], markerfacecolor="none", mew=1)
-            drawing.points(axes, each.name, values, below, labels, texts)
+            drawing.points(axes, row.name, values, below, labels, texts)
     axes.set_yticks(places, ["\n".join(text) for text in lines])
     axes.tick_params(axis="y", length=0)
     axes.tick_params(axis="y", labelcolor=LIGHT["ink"])
@@ -214,11 +216,13 @@ def intervals(
             FuncFormatter(lambda value, _: f"{value:+g}".replace("-", "−") if value else "0")
         )
     axes.margins(x=0.08)
+    if span is not None:
+        axes.set_xlim(*span)
     axes.set_xlabel(label(unit, 40))
     if table is not None:
         return drawing.finish(name, title, reading, table)
     columns = ["change", f"effect, {unit}", "low", "high", "from"] if signed else ["", unit, "low", "high", "from"]
-    numbers = [[each.name, each.estimate, each.low, each.high, each.detail] for each in rows]
+    numbers = [[row.name, row.estimate, row.low, row.high, row.detail] for row in rows]
     return drawing.finish(name, title, reading, Table(columns, numbers))
 
 
@@ -233,14 +237,14 @@ def power_of_ten(value: float, _place: object = None) -> str:
 
 
 def drawable(values: Sequence[float], scale: Scale) -> NDArray[np.float64]:
-    """Return what a scale can show: finite numbers, above zero on a logarithmic one; NaN elsewhere."""
-    found = np.asarray([math.nan if value is None else value for value in values], float)
-    fine = np.isfinite(found) & (found > 0) if scale == "log" else np.isfinite(found)
-    return np.where(fine, found, math.nan)
+    """Return the numbers, with NaN in place of what the scale cannot show: infinite values; on "log", 0 and less."""
+    numbers = np.asarray([math.nan if value is None else value for value in values], float)
+    fine = np.isfinite(numbers) & (numbers > 0) if scale == "log" else np.isfinite(numbers)
+    return np.where(fine, numbers, math.nan)
 
 
 def set_scale(axes: Axes, scale: Scale, heights: Sequence[NDArray[np.float64]]) -> None:
-    """Give an axis its scale and ticks for what is drawn there; without a finite number it says so."""
+    """Set scale and ticks of an axis for the heights drawn; without a finite number the plot says so."""
     every = np.concatenate([*heights, np.zeros(0)])
     every = every[np.isfinite(every)]
     if not len(every):
@@ -262,7 +266,7 @@ def set_scale(axes: Axes, scale: Scale, heights: Sequence[NDArray[np.float64]]) 
             axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: written(value)))
     if scale == "percent":
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{written(100 * value)}%"))
-        if every.max() - every.min() < 0.02:  # a trifle must not fill a plot
+        if every.max() - every.min() < 0.02:  # a tiny difference must not fill the plot
             low = max((every.max() + every.min()) / 2 - 0.01, -0.001)
             axes.set_ylim(low, low + 0.021)
 
@@ -283,7 +287,7 @@ def _add_legend(drawing: Drawing, lines: Sequence[Line2D], names: Sequence[str])
 
 
 def _stroke(at: int, count: int) -> dict[str, Any]:
-    """Return how a line is drawn: dashed in its own way, or thin where many lines share a plot."""
+    """Return the stroke of a line: its own dashes, or thin where many lines share a plot."""
     if count > MANY:
         return {"linewidth": 0.9, "linestyle": "-"}
     return {"linewidth": 1.8, "linestyle": DASHES[at % len(DASHES)]}
@@ -320,16 +324,16 @@ def _interval_text(row: Interval, *, signed: bool) -> str:
 
 
 def _table_of(series: Sequence[Series], x_label: str) -> Table:
-    found = [dict(zip(each.x, each.y, strict=True)) for each in series]
-    bands = [dict(zip(each.x, zip(each.low, each.high, strict=True), strict=True)) if len(each.low) else None
-             for each in series]  # fmt: skip
+    by_series = [dict(zip(line.x, line.y, strict=True)) for line in series]
+    bands = [dict(zip(line.x, zip(line.low, line.high, strict=True), strict=True)) if len(line.low) else None
+             for line in series]  # fmt: skip
     columns = [x_label]
-    for each, band in zip(series, bands, strict=True):
-        columns += [each.name] if band is None else [each.name, f"{each.name}, low", f"{each.name}, high"]
+    for line, band in zip(series, bands, strict=True):
+        columns += [line.name] if band is None else [line.name, f"{line.name}, low", f"{line.name}, high"]
     rows = []
-    for x in sorted({x for each in found for x in each}):
+    for x in sorted({x for line in by_series for x in line}):
         row: list[object] = [_whole(x)]
-        for heights, band in zip(found, bands, strict=True):
+        for heights, band in zip(by_series, bands, strict=True):
             row.append(heights.get(x))
             if band is not None:
                 row += band.get(x, (None, None))

@@ -1,4 +1,4 @@
-"""How far two histograms by powers of two are from each other, in two numbers that fail in different places.
+"""The distance between two histograms by powers of two, as two numbers, since each misses what the other shows.
 
 Total variation is the share of the values that would have to change their bin, between 0 and 1. It sees everything the
 histogram holds, signs, zeros, infinities and NaN among them, but once two histograms share no bin it is 1, however far

@@ -1,4 +1,4 @@
-"""One drawing, one set of data: matplotlib draws it, and hovering, the table and the files come from the same object.
+"""A drawing made with matplotlib: the figure in the page, what hovering shows, the table and the files come from it.
 
 >>> drawing = Drawing(height=240)
 >>> axes = drawing.axes()
@@ -72,7 +72,7 @@ STYLE: Any = {  # Any: matplotlib's stub would have each key as a literal
 
 
 class Drawing:
-    """A figure in the making. Sizes are in pixels."""
+    """A figure that is being drawn. Sizes are in pixels."""
 
     def __init__(self, *, height: float = 250, width: float = PANEL_WIDTH) -> None:
         with mpl.rc_context(STYLE):
@@ -83,25 +83,25 @@ class Drawing:
         self._drawn = b""  # the finished drawing as SVG
 
     def axes(self, *, grid: bool = True) -> Axes:
-        """Return the only plot of this drawing, with lines to read heights by."""
-        found: Axes = self.stack(1, grid=grid)[0]
-        return found
+        """Return the only plot of this drawing; `grid` adds horizontal lines."""
+        axes: Axes = self.stack(1, grid=grid)[0]
+        return axes
 
     def stack(self, count: int, *, grid: bool = False, heights: Sequence[float] | None = None) -> list[Axes]:
-        """Return plots one below the other that share what runs to the right."""
+        """Return plots one below the other with a common horizontal axis."""
         with mpl.rc_context(STYLE):
             ratios = {"height_ratios": heights} if heights else None
             made = self.canvas.subplots(count, 1, sharex=True, squeeze=False, gridspec_kw=ratios)
-        found: list[Axes] = list(made[:, 0])
-        for axes in found:
+        plots: list[Axes] = list(made[:, 0])
+        for axes in plots:
             if grid:
                 axes.grid(visible=True, axis="y")
-        return found
+        return plots
 
     def points(
         self, axes: Axes, name: str, x: ArrayLike, y: ArrayLike, labels: Sequence[str], values: Sequence[str]
     ) -> None:
-        """Let hovering tell `values` at these places, in the plot's coordinates; a place that is NaN is passed over."""
+        """Show `values` on hovering at these places, in the plot's coordinates; places that are NaN are left out."""
         self._found.append((axes, (name, np.asarray(x, float), np.asarray(y, float), list(labels), list(values))))
 
     def grid(
@@ -113,11 +113,11 @@ class Drawing:
         columns: Sequence[str],
         cells: Sequence[Sequence[str]],
     ) -> None:
-        """Let hovering tell `cells`, the first row at the top, which fill extent (left, right, bottom, top)."""
+        """Show `cells` on hovering, the first row at the top; they fill extent (left, right, bottom, top)."""
         self._found.append((axes, (name, extent, list(rows), list(columns), [list(row) for row in cells])))
 
     def finish(self, name: str, title: str, reading: str, table: Table) -> Figure:
-        """Draw it: the title and the sentence on how to read it belong to it, as does the table of its numbers."""
+        """Return the figure, with its title, a sentence on how to read it, and the table of its numbers."""
         with mpl.rc_context(STYLE), _unknown_letters_allowed():
             for text in self.canvas.findobj(Text):
                 text.set_parse_math(False)  # a class may be called $x^2$
@@ -126,8 +126,8 @@ class Drawing:
             layout = self.canvas.get_layout_engine()
             if layout is not None:
                 layout.execute(self.canvas)
-            self.canvas.set_layout_engine("none")  # what was measured is what gets drawn
-            hover = [self._in_pixels(axes, *found) for axes, found in self._found]
+            self.canvas.set_layout_engine("none")  # drawn as it was measured
+            hover = [self._in_pixels(axes, *place) for axes, place in self._found]
         drawn = self._drawn = self.render("svg")
         folded = Table(table.columns, table.rows, table.caption or f"Numbers: {title}", folded=True)
         return Figure(name, title, reading, _inline(drawn, name, title, reading), self.size, hover, folded, self.render)
@@ -144,13 +144,13 @@ class Drawing:
                 self.canvas.savefig(content, format=kind, dpi=PIXELS_PER_INCH * PNG_SCALE)
         return content.getvalue()
 
-    def _in_pixels(self, axes: Axes, name: str, *found: Any) -> Points | Grid:
-        if len(found) == 4 and isinstance(found[0], tuple):
-            extent, rows, columns, cells = found
+    def _in_pixels(self, axes: Axes, name: str, *place: Any) -> Points | Grid:
+        if len(place) == 4 and isinstance(place[0], tuple):
+            extent, rows, columns, cells = place
             left, right, bottom, top = extent
             (x0, y0), (x1, y1) = (self._pixel(axes, left, bottom), self._pixel(axes, right, top))
             return Grid(name, x0, x1, y1, y0, rows, columns, cells)
-        x, y, labels, values = found
+        x, y, labels, values = place
         places = [self._pixel(axes, *place) for place in zip(x, y, strict=True)]
         seen = [at for at, place in enumerate(places) if np.isfinite(place).all()]
         return Points(
@@ -167,9 +167,9 @@ class Drawing:
 
 
 def label(text: str, longest: int = LONGEST_LABEL) -> str:
-    """Make any text fit a drawing: one line, no control characters.
+    """Shorten a text to one line without control characters, for a drawing.
 
-    Where it is too long, a dotted name such as a layer's loses its head, and anything else its middle.
+    A dotted name, such as a layer's, loses its beginning, any other text its middle.
     """
     flat = "".join(letter if letter.isprintable() else " " for letter in text)
     if len(flat) <= longest:
@@ -179,15 +179,15 @@ def label(text: str, longest: int = LONGEST_LABEL) -> str:
 
 
 def whole_epochs(axes: Axes, epochs: Sequence[float]) -> None:
-    """Let the ticks below a plot be whole epochs, however few there are."""
+    """Set the ticks of a horizontal axis to whole epochs."""
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
     first, last = min(epochs), max(epochs)
-    room = 0.02 * (last - first) or 0.5
-    axes.set_xlim(first - room, last + room)
+    margin = 0.02 * (last - first) or 0.5
+    axes.set_xlim(first - margin, last + margin)
 
 
 class _unknown_letters_allowed(warnings.catch_warnings):  # noqa: N801  # reads as a statement
-    """A letter that the drawing's font lacks is a box in the PNG; the SVG has it as text, for the reader's fonts."""
+    """Ignore warnings about letters that the font lacks: boxes in the PNG, text in the reader's font in the SVG."""
 
     def __enter__(self) -> None:
         super().__enter__()
@@ -195,14 +195,14 @@ class _unknown_letters_allowed(warnings.catch_warnings):  # noqa: N801  # reads 
 
 
 def _variable(colour: re.Match[str]) -> str:
-    """Return the page's name for a colour; one that is not of the palette would not follow light and dark."""
+    """Return the CSS variable of a colour; one outside the palette, which has no dark version, is refused."""
     if colour[0] not in VARIABLES:
         raise ValueError(f"figures are drawn in the colours of alexnet_lab.reports.palette, got {colour[0]}")
     return VARIABLES[colour[0]]
 
 
 def _inline(drawn: bytes, name: str, title: str, reading: str) -> str:
-    """Turn an SVG file into a part of a page: colours become variables, and names its own."""
+    """Turn an SVG file into markup for a page: colours become CSS variables, and ids begin with the figure's name."""
     root = ET.fromstring(drawn)  # noqa: S314  # matplotlib wrote it a moment ago
     for parent in list(root.iter()):
         for child in list(parent):

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from alexnet_lab.choices import unknown_choice
 from alexnet_lab.instruments.flow import KINDS, SPLITS, Flow
-from alexnet_lab.records import write_atomically
+from alexnet_lab.records import RunFolder, write_atomically
 from alexnet_lab.reports.run_tables import OF_PARAMETERS, SUBNORMAL, ZERO, bin_edges, open_run, read_flow, run_tables
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def _write_metrics(writer: "SummaryWriter", run: Path) -> dict[int, float]:
     """Write a scalar per metric and epoch, at the epoch's last step; return when each epoch ended."""
     folder = open_run(run)
     started = (folder.provenance() or {}).get("started")
-    now = float(calendar.timegm(time.strptime(started, "%Y-%m-%dT%H:%M:%SZ"))) if started else time.time()
+    now = time.time() if started is None else _seconds_of(started, folder)
     clock = {}
     for row in folder.metrics():
         now += row["seconds"]  # of training alone: records hold no other clock
@@ -117,6 +117,13 @@ def _write_metrics(writer: "SummaryWriter", run: Path) -> dict[int, float]:
             if name not in ("epoch", "step") and value is not None:
                 writer.add_scalar(scalar_tag(name), value, row["step"], walltime=now)
     return clock
+
+
+def _seconds_of(started: str, folder: RunFolder) -> float:
+    try:
+        return float(calendar.timegm(time.strptime(started, "%Y-%m-%dT%H:%M:%SZ")))
+    except ValueError as error:
+        raise ValueError(f"{folder.path / 'provenance.json'} is damaged: {error}") from None
 
 
 def _write_norms(writer: "SummaryWriter", flow: Flow, clock: dict[int, float]) -> None:

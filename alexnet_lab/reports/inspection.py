@@ -33,12 +33,13 @@ from alexnet_lab.reports.page import (
     Remarks,
     Section,
     Table,
+    decimals,
 )
 from alexnet_lab.training.recipe import Recipe
 
 NO_INSTRUMENTS = (
-    "This run carried no instruments, so nothing is known of its gradients, updates and units; its metrics and verdict "
-    "are all there is."
+    "This run carried no instruments, so there are no records of its gradients, updates and units, only its metrics "
+    "and its verdict."
 )
 METRICS = ("accuracy", "balanced_accuracy", "auroc", "top5_accuracy", "calibration_error", "loss", "images")
 
@@ -99,8 +100,8 @@ def summary(run: Measured, findings: Sequence[Finding]) -> str:
     )
     parts = f" ({slots})" if slots else " with its published parts"
     what = f"{recipe.get('network', 'a network')}{parts} on {_data(recipe)}"
-    found = _count(len(findings), "finding") if findings else "The diagnosis has no finding"
-    return f"{what}: {_outcome(run)}. {found}."
+    ending = _count(len(findings), "finding") if findings else "The diagnosis has no finding"
+    return f"{what}: {_outcome(run)}. {ending}."
 
 
 def _outcome(run: Measured) -> str:
@@ -185,11 +186,24 @@ def layer_rows(run: Measured) -> list[dict[str, Any]]:
 
 
 def _result(run: Measured, findings: Sequence[Finding], figure: Figure | None) -> list[Block]:
-    """Put the figure of the result beside what speaks against it."""
+    """Put the figure and the metrics of the result beside what speaks against it."""
     points = [(f"{finding.severity.capitalize()} finding", f"{finding.title}.") for finding in findings]
-    points += [(each.title, each.text) for each in limitations(run.evidence, findings)]
+    points += [(limitation.title, limitation.text) for limitation in limitations(run.evidence, findings)]
     remarks = [Remarks("What speaks against it", points)] if points else []
-    return [Beside(figure, remarks)] if figure is not None else [*remarks, Paragraph("No epoch has ended.")]
+    if figure is None:
+        return [*remarks, Paragraph("No epoch has ended, so there is no result.")]
+    return [Beside(figure, _metrics(run), remarks)]
+
+
+def _metrics(run: Measured) -> list[Block]:
+    result = run.result
+    parts = [part for part in ("test", "validation") if result.get(part)]
+    rows = [
+        [name.replace("_", " "), *(decimals(result[part].get(name)) for part in parts)]
+        for name in METRICS
+        if any(result[part].get(name) is not None for part in parts)
+    ]
+    return [Table([f"weights of epoch {result.get('tested_epoch', '?')}", *parts], rows)] if rows else []
 
 
 def _learning(run: Measured, figures: Sequence[Figure]) -> list[Block]:
@@ -202,17 +216,10 @@ def _learning(run: Measured, figures: Sequence[Figure]) -> list[Block]:
 
 
 def _predictions(run: Measured) -> list[Block]:
-    result = run.result
-    parts = [part for part in ("validation", "test") if result.get(part)]
-    if not parts:
+    figures = panels.predictions(run)
+    if not figures:
         return [Paragraph("There are no predictions to show: only a run that ended well tests its weights.")]
-    rows = [
-        [name.replace("_", " "), *(result[part].get(name) for part in parts)]
-        for name in METRICS
-        if any(result[part].get(name) is not None for part in parts)
-    ]
-    table = Table([f"weights of epoch {result.get('tested_epoch', '?')}", *parts], rows)
-    return [table, FigureGrid(panels.predictions(run))]
+    return [FigureGrid(figures)]
 
 
 def _gradient_flow(run: Measured) -> list[Block]:

@@ -1,12 +1,13 @@
 """Figures made of cells: histograms over time, units by epoch, filters as images, confusions.
 
-A cell's number is told on hovering; a picture of ten thousand cells stays a few kilobytes, one pixel or a few for each.
+Hovering shows a cell's number. A cell is a pixel or a few, so ten thousand of them take a few kilobytes.
 """
 
 import math
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -20,6 +21,7 @@ from alexnet_lab.diagnosis.numbers import raised
 from alexnet_lab.reports.drawing import STYLE, Drawing, label
 from alexnet_lab.reports.page import Figure, Table, number
 from alexnet_lab.reports.palette import LIGHT
+from alexnet_lab.training.metrics import read_confusion
 
 Floats = NDArray[np.float64]
 
@@ -50,17 +52,17 @@ def histograms_over_time(
     ends: tuple[str, str],
     span: tuple[int, int] | None = None,
 ) -> Figure:
-    """Draw one strip per layer, the first on top: to the right time, upwards powers of two, the colour how many.
+    """Draw one strip per layer, the first on top: time to the right, powers of two upwards, colour for the share.
 
-    `span` is the lowest and the highest power shown; two figures of one span can be laid side by side.
+    `span` is the lowest and the highest power shown; figures with one span can be compared.
     """
     low, high = span or span_of(strips)
-    is_broken = any(each.broken.max(initial=0) > 0 for each in strips)
+    is_broken = any(strip.broken.max(initial=0) > 0 for strip in strips)
     drawing = Drawing(height=STRIP_HEIGHT * len(strips) + 84)
     plots = drawing.stack(len(strips))
     norm = Normalize(math.log10(FAINTEST), 0)
-    for axes, each in zip(plots, strips, strict=True):
-        shares, rows = _with_special_rows(each, low, high, is_broken=is_broken)
+    for axes, strip in zip(plots, strips, strict=True):
+        shares, rows = _with_special_rows(strip, low, high, is_broken=is_broken)
         with np.errstate(divide="ignore"):
             image = mpl.colormaps["viridis"](norm(np.log10(shares)))
         image[shares < FAINTEST] = 0  # transparent: nothing there
@@ -68,9 +70,9 @@ def histograms_over_time(
         with mpl.rc_context(STYLE):
             axes.imshow(image, extent=extent, aspect="auto", origin="lower")
         cells = [[_percent(share) if share > 0 else "" for share in row] for row in shares[::-1]]
-        drawing.grid(axes, each.name, extent, rows[::-1], times, cells)
+        drawing.grid(axes, strip.name, extent, rows[::-1], times, cells)
         _mark_powers(axes, low, high, is_broken=is_broken)
-        axes.set_title(label(each.name), fontsize=10.5, loc="left", pad=3, color=LIGHT["ink"])
+        axes.set_title(label(strip.name), fontsize=10.5, loc="left", pad=3, color=LIGHT["ink"])
         axes.tick_params(axis="x", bottom=False)
     plots[-1].set_xticks([0, len(times) - 1] if len(times) > 1 else [0], ends if len(times) > 1 else ends[:1])
     if len(times) > 1:
@@ -82,8 +84,10 @@ def histograms_over_time(
 
 
 def span_of(strips: Sequence[Strip]) -> tuple[int, int]:
-    """Return the lowest and the highest power of two that more than the faintest share of some strip has."""
-    seen = [e for each in strips for e, row in zip(each.exponents, each.shares, strict=True) if row.max() >= FAINTEST]
+    """Return the lowest and the highest power of two that holds a share of FAINTEST or more in some strip."""
+    seen = [
+        e for strip in strips for e, row in zip(strip.exponents, strip.shares, strict=True) if row.max() >= FAINTEST
+    ]
     return (min(seen), max(seen)) if seen else (-1, 0)
 
 
@@ -141,9 +145,9 @@ def filters(name: str, title: str, reading: str, weights: Floats, changes: Seque
     across = min(count, max(4, math.ceil(math.sqrt(1.4 * count))))
     down = math.ceil(count / across)
     picture = np.zeros((down * (tall + 1), across * (wide + 1), 4))
-    for at, each in enumerate(shown):
-        largest = float(np.nanmax(np.abs(each))) if np.isfinite(each).any() else 0.0
-        pixels = 0.5 + 0.5 * np.nan_to_num(each) / (largest or 1.0)
+    for at, kernel in enumerate(shown):
+        largest = float(np.nanmax(np.abs(kernel))) if np.isfinite(kernel).any() else 0.0
+        pixels = 0.5 + 0.5 * np.nan_to_num(kernel) / (largest or 1.0)
         top, left = (at // across) * (tall + 1), (at % across) * (wide + 1)
         picture[top : top + tall, left : left + wide, :3] = np.broadcast_to(pixels.transpose(1, 2, 0), (tall, wide, 3))
         picture[top : top + tall, left : left + wide, 3] = 1
@@ -158,20 +162,22 @@ def filters(name: str, title: str, reading: str, weights: Floats, changes: Seque
     return drawing.finish(name, title, reading, table)
 
 
-def confusion(name: str, title: str, reading: str, counts: Sequence[Sequence[int]], classes: Sequence[str]) -> Figure:
-    """Draw how often each class (rows) was taken for which (columns); the colour is the share of the row.
+def confusion(
+    name: str, title: str, reading: str, counts: list[list[int]] | dict[str, Any], classes: Sequence[str]
+) -> Figure:
+    """Draw a confusion matrix, true classes in rows, predicted ones in columns; the colour is the share of the row.
 
     Of many classes those with the most mistakes are shown, and the rest together.
     """
-    matrix, names = _worst_classes(np.asarray(counts, np.int64), list(classes))
+    matrix, names = _worst_classes(read_confusion(counts).astype(np.int64), list(classes))
     totals = matrix.sum(1, keepdims=True)
     shares = np.divide(matrix, totals, out=np.zeros(matrix.shape), where=totals > 0)
     count = len(names)
-    ticks = [label(each, 16) for each in names]
+    ticks = [label(word, 16) for word in names]
     step = 1 if count <= 20 else 2
     # Under few columns a name may have two lines; side by side under many they would touch, and stand upright.
-    under = ["\n".join(textwrap.wrap(each, 11)) or each for each in ticks] if count <= 5 else ticks
-    longest = max(len(line) for each in under for line in [*each.split("\n"), ""])
+    under = ["\n".join(textwrap.wrap(word, 11)) or word for word in ticks] if count <= 5 else ticks
+    longest = max(len(line) for word in under for line in [*word.split("\n"), ""])
     upright = 6.5 * longest * count / step > 250
     below = 6.5 * longest if upright else 26.0
     side = float(np.clip(34 * count, 100, 300)) + 45 + below
@@ -194,10 +200,10 @@ def confusion(name: str, title: str, reading: str, counts: Sequence[Sequence[int
     cells = [
         [f"{matrix[r, c]} of {totals[r, 0]} ({_percent(shares[r, c])})" for c in range(count)] for r in range(count)
     ]
-    drawing.grid(axes, "", extent, [f"true: {each}" for each in names], [f"predicted: {each}" for each in names], cells)
+    drawing.grid(axes, "", extent, [f"true: {word}" for word in names], [f"predicted: {word}" for word in names], cells)
     table = Table(
-        ["true", *(f"as {each}" for each in names)],
-        [[each, *(int(value) for value in row)] for each, row in zip(names, matrix, strict=True)],
+        ["true", *(f"as {word}" for word in names)],
+        [[word, *(int(value) for value in row)] for word, row in zip(names, matrix, strict=True)],
     )
     return drawing.finish(name, title, reading, table)
 
@@ -231,7 +237,7 @@ def _mark_powers(axes: Axes, low: int, high: int, *, is_broken: bool) -> None:
 def draw_key(
     drawing: Drawing, plots: Sequence[Axes], norm: Normalize, names: Sequence[str], title: str, colours: str = "viridis"
 ) -> None:
-    """Draw which colour is which number, below the plots."""
+    """Draw a colour bar below the plots."""
     with mpl.rc_context(STYLE):
         key = drawing.canvas.colorbar(
             ScalarMappable(norm, colours), ax=list(plots), location="bottom", aspect=45, pad=0.02, fraction=0.05
@@ -249,10 +255,10 @@ def draw_key(
 def _quantile_table(strips: Sequence[Strip], times: Sequence[str]) -> Table:
     columns = ["layer", "when", "median size", "5% are below", "5% are above", "zero", "infinite or NaN"]
     rows: list[list[object]] = []
-    for each in strips:
+    for strip in strips:
         for at, when in enumerate(times):
-            sizes = [_quantile(each, at, share) for share in (0.5, 0.05, 0.95)]
-            rows.append([each.name, when, *sizes, _percent(each.zero[at]), _percent(each.broken[at])])
+            sizes = [_quantile(strip, at, share) for share in (0.5, 0.05, 0.95)]
+            rows.append([strip.name, when, *sizes, _percent(strip.zero[at]), _percent(strip.broken[at])])
     return Table(columns, rows, "Sizes of the values: powers of two, zeros among them; every count is in flow/")
 
 
@@ -267,7 +273,7 @@ def _quantile(strip: Strip, time: int, share: float) -> str:
 
 
 def _unit_picture(mean: Floats, dead: NDArray[np.bool_], wide: int) -> Floats:
-    """Return a picture of 5 pixels a row: the rate as a colour, and crosses on a ground of their own where dead.
+    """Return a picture of 5 pixels a row: the rate as a colour, and crosses on another colour where dead.
 
     A cell that is `wide` times wider than tall has as many crosses, so that a cross stays a cross.
     """
@@ -299,18 +305,17 @@ def _dead_row(epoch: int, rates: Floats) -> list[object]:
     return [epoch, len(dead), _percent(rates.mean()), _percent(alive.max()) if len(alive) else "–", shown or "none"]
 
 
-def _worst_classes(matrix: NDArray[np.int64], names: list[str]) -> tuple[NDArray[np.int64], list[str]]:
+def _worst_classes(matrix: Any, names: list[str]) -> tuple[NDArray[np.int64], list[str]]:
     if len(names) <= MOST_CLASSES:
         return matrix, names
-    mistakes = matrix.sum(1) + matrix.sum(0) - 2 * np.diag(matrix)
+    mistakes = matrix.sum(1) + matrix.sum(0) - 2 * matrix.diagonal()
     kept = np.sort(np.argsort(-mistakes, kind="stable")[: MOST_CLASSES - 1])
     others = np.setdiff1d(np.arange(len(names)), kept)
-    order = [kept, others]
+    place = np.full(len(names), len(kept))
+    place[kept] = np.arange(len(kept))
     summed = np.zeros((len(kept) + 1, len(kept) + 1), np.int64)
-    summed[:-1, :-1] = matrix[np.ix_(kept, kept)]
-    summed[:-1, -1] = matrix[np.ix_(*order)].sum(1)
-    summed[-1, :-1] = matrix[np.ix_(others, kept)].sum(0)
-    summed[-1, -1] = matrix[np.ix_(others, others)].sum()
+    true, answer = matrix.nonzero()
+    np.add.at(summed, (place[true], place[answer]), matrix[true, answer])
     return summed, [*(names[at] for at in kept), f"the other {len(others)}"]
 
 

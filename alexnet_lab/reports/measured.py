@@ -1,4 +1,4 @@
-"""What a run folder says, arranged for figures: curves in epochs, layers in order, histograms in columns of time."""
+"""The records of a run, arranged for figures: curves by epoch, layers in order, histograms by time."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -57,8 +57,8 @@ class Measured:
 
     def curve(self, name: str, metric: str) -> Series:
         """Return one metric over the epochs; empty where it was never a number."""
-        found = [(row["epoch"], row[metric]) for row in self.rows if isinstance(row.get(metric), int | float)]
-        return Series(name, [epoch for epoch, _ in found], [float(value) for _, value in found])
+        points = [(row["epoch"], row[metric]) for row in self.rows if isinstance(row.get(metric), int | float)]
+        return Series(name, [epoch for epoch, _ in points], [float(value) for _, value in points])
 
     # Layers and time.
 
@@ -66,18 +66,18 @@ class Measured:
     def layers(self) -> list[Layer]:
         """Return the layers with weights of two dimensions or more, in forward order, under their shortest names."""
         parameters = self.flow.layout.parameters if self.flow else ()
-        found = [(at, each) for at, each in enumerate(parameters) if len(each.shape) > 1]
-        names = short_names([each.layer for _, each in found])
+        weights = [(at, parameter) for at, parameter in enumerate(parameters) if len(parameter.shape) > 1]
+        names = short_names([parameter.layer for _, parameter in weights])
         return [
-            Layer(name, at, int(np.prod(each.shape))) for name, (at, each) in zip(names, found, strict=True)
+            Layer(name, at, int(np.prod(parameter.shape))) for name, (at, parameter) in zip(names, weights, strict=True)
         ]  # fmt: skip
 
     @cached_property
     def site_keys(self) -> list[str]:
         """Return the full name of the layer that feeds each site, or the site's own where one layer feeds several."""
         sites = self.flow.layout.sites if self.flow else ()
-        fed_by = [each.fed_by for each in sites]
-        return [each.name if fed_by.count(each.fed_by) > 1 else each.fed_by for each in sites]
+        fed_by = [site.fed_by for site in sites]
+        return [site.name if fed_by.count(site.fed_by) > 1 else site.fed_by for site in sites]
 
     @cached_property
     def sites(self) -> list[tuple[str, Site]]:
@@ -86,19 +86,19 @@ class Measured:
         return list(zip(short_names(self.site_keys), sites, strict=True))
 
     def position(self, steps: NDArray[Any]) -> Floats:
-        """Say how many epochs had passed after these steps."""
+        """Return how many epochs had passed after these steps."""
         known = {int(row["step"]): int(row["epoch"]) for row in self.rows if "step" in row}
         cost = self._table("cost")
         for step, epoch in zip(cost.get("step", ()), cost.get("epoch", ()), strict=True):
             known.setdefault(int(step), int(epoch))
-        if not known:  # within the first epoch, whose length nobody wrote down
+        if not known:  # within the first epoch, whose length is not on record
             return np.asarray(steps, float) / max(1, int(np.max(steps, initial=1)))
         ends = [0, *sorted(known)]
         passed = [0, *(known[step] for step in ends[1:])]
         rate = passed[-1] / ends[-1]
         beyond = np.maximum(np.asarray(steps, float) - ends[-1], 0) * rate
-        found: Floats = np.interp(steps, ends, passed) + beyond
-        return found
+        passed_at: Floats = np.interp(steps, ends, passed) + beyond
+        return passed_at
 
     @property
     def last_epoch(self) -> int:
@@ -134,11 +134,11 @@ class Measured:
             return {}
         mine = {name: values[self.steps["parameter"] == layer.parameter] for name, values in self.steps.items()}
         values = np.asarray(measure(mine), float)
-        found = {}
+        medians = {}
         for epoch in np.unique(mine["epoch"]):
             told = values[(mine["epoch"] == epoch) & np.isfinite(values)]
-            found[int(epoch)] = float(np.median(told)) if len(told) else float("nan")
-        return found
+            medians[int(epoch)] = float(np.median(told)) if len(told) else float("nan")
+        return medians
 
     # Histograms.
 
@@ -160,7 +160,7 @@ class Measured:
         return [(name, at) for name, at in known if at in of_kind]
 
     def strips(self, kind: str, subjects: Sequence[tuple[str, int]]) -> tuple[list[Strip], list[str]]:
-        """Return the histograms of these subjects over time, and what to call the times."""
+        """Return the histograms of these subjects over time, and a label for each time."""
         rows = self.windows["kind"] == KINDS.index(kind)
         ends = np.unique(self.windows["last_step"][rows])
         groups = np.array_split(ends, min(MOST_TIMES, len(ends)))
@@ -201,8 +201,8 @@ class Measured:
 
     def cost(self) -> tuple[float, float]:
         """Return the seconds that the instruments took, and those of the epochs they were taken from."""
-        found = self._table("cost")
-        return float(np.sum(found.get("measuring_seconds", 0.0))), float(np.sum(found.get("total_seconds", 0.0)))
+        costs = self._table("cost")
+        return float(np.sum(costs.get("measuring_seconds", 0.0))), float(np.sum(costs.get("total_seconds", 0.0)))
 
     @property
     def first_exponent(self) -> int:
@@ -226,8 +226,8 @@ class Measured:
         units = self.flow.layout.sites[site].units if self.flow else 0
         rates = np.full((len(epochs), units), np.nan)
         rates[np.searchsorted(epochs, epoch), unit] = off / inputs
-        counted = [int(inputs[epoch == each].max()) for each in epochs]
-        return [int(each) for each in epochs], rates, counted
+        counted = [int(inputs[epoch == number].max()) for number in epochs]
+        return [int(number) for number in epochs], rates, counted
 
     def _table(self, name: str) -> Columns:
         if name not in self._tables:
@@ -247,7 +247,7 @@ def strip_of(name: str, counts: Floats, first_exponent: int) -> Strip:
 
 
 def short_names(names: Sequence[str]) -> list[str]:
-    """Leave out what tells nothing apart: conv1 for features.conv1; the conv in which nearly every name ends.
+    """Shorten layer names: conv1 for features.conv1, and without a word that nearly every name has.
 
     >>> short_names(["stem.conv", "stage1.first.conv", "stage1.second.conv"])
     ['stem', 'stage1.first', 'stage1.second']
@@ -256,25 +256,25 @@ def short_names(names: Sequence[str]) -> list[str]:
     if _tell_apart(tails):
         return tails
     parts = [name.split(".") for name in names]
-    for word in dict.fromkeys(part for each in reversed(parts) for part in reversed(each)):
-        if sum(word in each for each in parts) >= 2 / 3 * len(parts):
-            without = [[part for part in each if part != word] for each in parts]
-            if _tell_apart([".".join(each) for each in without]):
+    for word in dict.fromkeys(part for pieces in reversed(parts) for part in reversed(pieces)):
+        if sum(word in pieces for pieces in parts) >= 2 / 3 * len(parts):
+            without = [[part for part in pieces if part != word] for pieces in parts]
+            if _tell_apart([".".join(pieces) for pieces in without]):
                 parts = without
-    return [".".join(each) for each in parts]
+    return [".".join(pieces) for pieces in parts]
 
 
 def _tell_apart(names: Sequence[str]) -> bool:
-    """Say whether all names differ and each has a word in it, not only places in a list."""
+    """Say whether all names differ and none is numbers alone."""
     return len(set(names)) == len(names) and all(re.search("[^0-9.]", name) for name in names)
 
 
 def spaced(count: int, most: int) -> list[int]:
-    """Choose at most so many of a row of things: the first, the last, and evenly between."""
+    """Return at most `most` of `count` indices: the first, the last, and evenly between."""
     return sorted({round(at) for at in np.linspace(0, count - 1, min(count, most))}) if count else []
 
 
 def _stretches(steps: NDArray[Any]) -> list[NDArray[Any]]:
-    """Cut the indices of steps, in order, into at most MOST_POINTS stretches of neighbours."""
+    """Split the indices of steps, in order, into at most MOST_POINTS runs of neighbours."""
     order = np.argsort(steps, kind="stable")
     return np.array_split(order, min(MOST_POINTS, len(order))) if len(order) else []

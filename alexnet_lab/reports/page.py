@@ -1,12 +1,14 @@
-"""A page: sections of text, tables and figures in one HTML file that asks nobody for anything.
+"""A page: sections of text, tables and figures in one HTML file that needs no other file and no network.
 
 >>> page = Page("A run", "It learned.", [Section("Curves", [Paragraph("By epoch."), FigureGrid([loss, accuracy])])])
 >>> page.write(Path("report"))  # report/index.html, report/figures/loss.svg, loss.png, ...
 
-Every text is plain text and may hold anything; it is escaped here, once. The page forbids itself every request (its
-Content-Security-Policy), follows the reader's light or dark setting, and fits a phone.
+Every text is plain text and may hold anything; it is escaped here, once. By its Content-Security-Policy a page makes no
+request and runs no script but its own. It follows the reader's light or dark setting, and fits a phone.
 """
 
+import base64
+import hashlib
 import html
 import json
 import math
@@ -21,15 +23,16 @@ from alexnet_lab.diagnosis.numbers import written
 from alexnet_lab.records import write_atomically
 from alexnet_lab.reports.palette import style_sheet
 
+# A page may run its one script, known by its hash, use styles and show pictures that stand in it, and nothing else.
 POLICY = (
-    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:; "
+    "default-src 'none'; script-src 'sha256-{script}'; style-src 'unsafe-inline'; img-src data:; "
     "base-uri 'none'; form-action 'none'"
 )
 FIGURE_FOLDER = "figures"
 
 
 class Block(Protocol):
-    """Anything that stands in a section."""
+    """A part of a section."""
 
     def html(self) -> str:
         """Return its markup."""
@@ -37,7 +40,7 @@ class Block(Protocol):
 
 @dataclass(frozen=True)
 class Paragraph:
-    """A sentence or several."""
+    """A paragraph of text."""
 
     text: str
 
@@ -48,7 +51,7 @@ class Paragraph:
 
 @dataclass(frozen=True)
 class Link:
-    """A way to another file of the same report, for a table's cell or a paragraph of its own; a relative path."""
+    """A link to another file of the same report, by relative path, in a table or as a paragraph."""
 
     text: str
     target: str
@@ -73,7 +76,7 @@ class Commands:
 
 @dataclass(frozen=True)
 class Facts:
-    """Names and what they are, side by side."""
+    """Names and values side by side."""
 
     pairs: Sequence[tuple[str, object]]
 
@@ -90,20 +93,24 @@ class Facts:
 
 @dataclass(frozen=True)
 class Remarks:
-    """Things to know, each with a few words and a sentence or two."""
+    """A list of remarks, each with a title and a text; neighbours with one title show it once."""
 
     title: str
     points: Sequence[tuple[str, str]]
 
     def html(self) -> str:
         """Return its markup."""
-        points = "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in self.points)
+        before = ["", *(name for name, _ in self.points)]
+        points = "".join(
+            ("" if name == last else f"<dt>{escape(name)}</dt>") + f"<dd>{escape(text)}</dd>"
+            for (name, text), last in zip(self.points, before, strict=False)
+        )
         return f'<h3>{escape(self.title)}</h3><dl class="points">{points}</dl>'
 
 
 @dataclass(frozen=True)
 class Callout:
-    """Something found, with its weight in words and colour, and what stands behind it."""
+    """A finding or a message in a box: its level in words and colour, a text, and details."""
 
     level: Literal["serious", "warning", "note", "good"]
     title: str
@@ -121,7 +128,7 @@ class Callout:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows under columns; numbers stand right. `folded` hides it behind its caption until it is asked for."""
+    """Rows under columns; numbers are aligned right. `folded` shows the caption alone until it is opened."""
 
     columns: Sequence[str]
     rows: Sequence[Sequence[object]]
@@ -157,7 +164,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Points:
-    """What hovering tells about points in order, such as a line's. Positions are in pixels of the drawing."""
+    """What hovering shows at points in order, such as those of a line. Positions are in pixels of the drawing."""
 
     name: str
     x: Sequence[float]
@@ -168,7 +175,7 @@ class Points:
 
 @dataclass(frozen=True)
 class Grid:
-    """What hovering tells about equal cells in rows, the first row at the top; an empty text is an empty cell."""
+    """What hovering shows in equal cells, the first row at the top; an empty text shows nothing."""
 
     name: str
     left: float
@@ -182,9 +189,9 @@ class Grid:
 
 @dataclass(frozen=True)
 class Figure:
-    """One drawing with its title, how to read it, what hovering tells, and the numbers behind it.
+    """A drawing with its title, a sentence on how to read it, what hovering shows, and its numbers as a table.
 
-    Made by alexnet_lab.reports.drawing, never by hand: `svg` is markup in the colours of the page.
+    Drawing.finish makes it; `svg` is markup in the colours of the page.
     """
 
     name: str  # of its files, and of its element in the page
@@ -239,21 +246,21 @@ class FigureGrid:
 
 @dataclass(frozen=True)
 class Beside:
-    """A figure, and what stands beside it where the page is wide enough."""
+    """A figure with blocks under it, and other blocks beside both where the page is wide enough."""
 
     figure: Figure
-    blocks: Sequence[Block]
+    under: Sequence[Block]
+    beside: Sequence[Block]
 
     def html(self) -> str:
         """Return its markup."""
-        return (
-            f'<div class="beside">{self.figure.html()}<div>{"".join(block.html() for block in self.blocks)}</div></div>'
-        )
+        under, beside = ("".join(block.html() for block in blocks) for blocks in (self.under, self.beside))
+        return f'<div class="beside"><div>{self.figure.html()}{under}</div><div>{beside}</div></div>'
 
 
 @dataclass(frozen=True)
 class Section:
-    """A heading and what stands under it."""
+    """A heading and the blocks under it."""
 
     title: str
     blocks: Sequence[Block]
@@ -271,7 +278,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Page:
-    """A report: its title, the sentence that says it all, and its sections."""
+    """A report: its title, its first sentence, and its sections."""
 
     title: str
     lead: str
@@ -304,17 +311,19 @@ class Page:
 
 
 def render_page(title: str, lead: str, sections: Sequence[Section], *, footer: str = "") -> str:
-    """Return one HTML file; figures and sections must differ in name."""
+    """Return one HTML file. Raises ValueError where two figures or sections have one name."""
     names = [section.id for section in sections]
     names += [figure.name for figure in Page(title, lead, sections).figures()]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise ValueError(f"sections and figures of a page need names of their own; twice there: {', '.join(twice)}")
+        raise ValueError(f"the sections and figures of a page must differ in name; twice there: {', '.join(twice)}")
     here = files("alexnet_lab.reports")
-    contents = "".join(f'<li><a href="#{each.id}">{escape(each.title)}</a></li>' for each in sections)
+    script = here.joinpath("page.js").read_text()
+    policy = POLICY.format(script=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode())
+    contents = "".join(f'<li><a href="#{section.id}">{escape(section.title)}</a></li>' for section in sections)
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<meta name="color-scheme" content="light dark"><link rel="icon" href="data:,">'
         f"<title>{escape(title)}</title>"
@@ -325,12 +334,12 @@ def render_page(title: str, lead: str, sections: Sequence[Section], *, footer: s
         f'<main id="main">{"".join(section.html() for section in sections)}</main>'
         f"<footer>{escape(footer)}</footer>"
         '<div id="tip" aria-hidden="true"></div><div id="live" class="unseen" aria-live="polite"></div>'
-        f"<script>{here.joinpath('page.js').read_text()}</script></body></html>\n"
+        f"<script>{script}</script></body></html>\n"
     )
 
 
 def escape(text: str, *, keep_lines: bool = False) -> str:
-    """Make any text harmless in HTML and XML: no markup, no control characters, no line breaks unless asked."""
+    """Escape a text for HTML and XML; control characters become spaces, and line breaks too unless `keep_lines`."""
     kept = "".join(letter if letter.isprintable() or (keep_lines and letter == "\n") else " " for letter in text)
     return html.escape(kept, quote=True)
 
@@ -346,8 +355,15 @@ def number(value: float | None) -> str:
     return written(value)
 
 
+def decimals(value: float | None, places: int = 4) -> str:
+    """Write a metric with a fixed number of decimals; a whole number stays as it is."""
+    if value is None or isinstance(value, int) or math.isnan(value):
+        return number(value)
+    return f"{value:.{places}f}".replace("-", "−")
+
+
 def cell_html(value: object) -> str:
-    """Return the markup of a value in a table or a list of facts: a text, a number, nothing, or a Link."""
+    """Return the markup of a value in a table or a list of facts: a text, a number, None, or a Link."""
     if isinstance(value, Link):
         return value.html()
     if value is None or isinstance(value, int | float):
@@ -356,7 +372,7 @@ def cell_html(value: object) -> str:
 
 
 def _is_number(value: object) -> bool:
-    """Say whether a cell reads as a number, such as 3, "4.7%" or a missing one; those stand right."""
+    """Say whether a cell reads as a number, such as 3, "4.7%" or a missing one; for alignment."""
     if isinstance(value, str):
         return re.fullmatch(r"[+−-]?[\d.,]+(×10[⁻⁰¹²³⁴-⁹]+)?%?|[+−-]?10[⁻⁰¹²³⁴-⁹]+%?|–", value) is not None
     return value is None or isinstance(value, int | float)
@@ -368,5 +384,5 @@ def _table_cell(value: object, kind: str) -> str:
 
 
 def _inert(data: str) -> str:
-    """Keep JSON from ending the script element that holds it."""
+    """Escape JSON so that it cannot end the script element that holds it."""
     return data.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026").replace("\u2028", "\\u2028")

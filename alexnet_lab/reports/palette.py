@@ -1,4 +1,4 @@
-"""The colours of every page and figure: each once for a light page, once for a dark one.
+"""The colours of every page and figure, each with a light and a dark version.
 
 A figure is drawn in the light colours. In a page each of them becomes a CSS variable of the same name, so that one
 drawing serves both. Series colours follow Okabe and Ito (2008), which stay apart under colour blindness, moved in

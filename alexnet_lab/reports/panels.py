@@ -1,4 +1,4 @@
-"""The figures of one run, each made from its records; None or an empty list where the records do not carry it."""
+"""The figures of one run, made from its records; None or an empty list where the records lack what they show."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -13,6 +13,7 @@ from alexnet_lab.reports.curves import Interval, Scale, Series, curves, interval
 from alexnet_lab.reports.maps import MOST_ROWS, confusion, filters, histograms_over_time, unit_map
 from alexnet_lab.reports.measured import Measured, spaced
 from alexnet_lab.reports.page import Figure, Table, number
+from alexnet_lab.training.metrics import read_confusion
 
 Floats = NDArray[np.float64]
 
@@ -28,8 +29,11 @@ KIND_WORDS = {
 }
 
 
+PERCENT = (-2.0, 102.0)  # the axis of a share, with room for a dot at either end
+
+
 def result(run: Measured) -> Figure | None:
-    """Draw the shares of validation and test images that are right, with their intervals; None without a result."""
+    """Draw the shares of test and validation images that are right, with their intervals; None without a result."""
     rows = []
     for part in ("test", "validation"):
         counts = counts_of(run.evidence, part)
@@ -37,23 +41,21 @@ def result(run: Measured) -> Figure | None:
             rows.append(share_interval(f"{part}, {counts[1]:,} images", counts[1], counts[0]))
     if not rows:
         return None
-    constant = constant_share(run.evidence, "test")
-    marks = [] if constant is None else [(100 * constant[1], f"always {constant[0]}, on test")]
-    return intervals(
-        "result",
-        "Images right",
+    reading = (
         "Dot: the share that the tested weights get right. Bar: its 95% interval for new images like these (Wilson)."
-        + (" Dashed: what naming the most frequent class alone gets right." if marks else ""),
-        rows,
-        unit="% of the images right",
-        signed=False,
-        marks=marks,
+    )
+    constant = constant_share(run.evidence, "test")
+    if constant is not None:
+        reading += f" Dashed: what always naming {constant[0]} gets right on test, {100 * constant[1]:.1f}%."
+    marks = [] if constant is None else [(100 * constant[1], f"always {constant[0]}")]
+    return intervals(
+        "result", "Images right", reading, rows, unit="% of the images", signed=False, marks=marks, span=PERCENT
     )
 
 
 def learning(run: Measured) -> list[Figure]:
     """Draw loss, accuracy and learning rate by epoch."""
-    found = []
+    figures = []
     for name, title, reading, metrics, unit, scale in (
         (
             "loss",
@@ -81,17 +83,17 @@ def learning(run: Measured) -> list[Figure]:
         ),
     ):
         series = [run.curve(word, metric) for word, metric in metrics]
-        series = [each for each in series if len(each.x)]
+        series = [line for line in series if len(line.x)]
         chance = [(1 / len(run.classes), "chance")] if name == "accuracy" and run.classes else []
         if series:
             checked: Scale = "percent" if scale == "percent" else "linear"
-            found.append(curves(name, title, reading, series, y_label=unit, scale=checked, marks=chance))
-    return found
+            figures.append(curves(name, title, reading, series, y_label=unit, scale=checked, marks=chance))
+    return figures
 
 
 def flow_histograms(run: Measured, kinds: Sequence[str]) -> list[Figure]:
     """Draw the histograms of these kinds over time, layer under layer."""
-    found = []
+    figures = []
     for kind in kinds:
         every = run.subjects(kind)
         if not every:
@@ -105,15 +107,15 @@ def flow_histograms(run: Measured, kinds: Sequence[str]) -> list[Figure]:
         )
         ends = ("start", times[-1].partition(",")[0])
         name = f"{kind.replace(' ', '-')}-sizes"
-        found.append(histograms_over_time(name, KIND_WORDS[kind], reading, strips, times, ends))
-    return found
+        figures.append(histograms_over_time(name, KIND_WORDS[kind], reading, strips, times, ends))
+    return figures
 
 
 KIND_READINGS = {
     "gradient": "A ridge that sinks from the last strip to the first is a gradient growing thin on its way back.",
     "activation gradient": "What reaches each layer from behind, before its own weights turn it into their gradient.",
     "weight": "A ridge that moves is a layer that learns; one that stays where it began is not.",
-    "activation": "Ridges of one height through depth carry the signal; a falling one loses it.",
+    "activation": "Ridges of one height: the signal keeps its size through the layers; a ridge that falls: it fades.",
 }
 
 
@@ -130,15 +132,15 @@ def weight_norm(rows: Columns) -> Floats:
 def update_ratio(rows: Columns) -> Floats:
     """Return the norm of the update over the norm of the weights, step by step."""
     weights = weight_norm(rows)
-    found: Floats = np.divide(rows["update_norm"], weights, out=np.full(len(weights), np.nan), where=weights > 0)
-    return found
+    ratios: Floats = np.divide(rows["update_norm"], weights, out=np.full(len(weights), np.nan), where=weights > 0)
+    return ratios
 
 
 def norms(run: Measured) -> list[Figure]:
     """Draw norms, update ratio and signal-to-noise of every layer's weights over time."""
     if not run.layers or not len(run.steps.get("step", ())):
         return []
-    found = []
+    figures = []
     measures: tuple[tuple[str, str, str, Callable[[Columns], Floats], str], ...] = (
         (
             "gradient-norm",
@@ -150,7 +152,7 @@ def norms(run: Measured) -> list[Figure]:
         (
             "weight-norm",
             "Weight norm by layer",
-            "Weights that grow without end outrun their decay; a flat line is a layer that does not learn.",
+            "Weights that keep growing outrun their decay; a flat line is a layer that does not learn.",
             weight_norm,
             "norm of the weights",
         ),
@@ -164,15 +166,15 @@ def norms(run: Measured) -> list[Figure]:
     )
     for name, title, reading, measure, unit in measures:
         series = [run.over_steps(layer, measure) for layer in run.layers]
-        plain = [Series(each.name, each.x, each.y, details=_ranges(each)) for each in series]
-        found.append(curves(name, title, reading, plain, y_label=unit, scale="log", in_order=True, height=300))
+        plain = [Series(line.name, line.x, line.y, details=_ranges(line)) for line in series]
+        figures.append(curves(name, title, reading, plain, y_label=unit, scale="log", in_order=True, height=300))
     noise = [run.over_windows("signal_to_noise", layer) for layer in run.layers]
-    if any(np.isfinite(each.y).any() for each in noise if len(each.y)):
+    if any(np.isfinite(line.y).any() for line in noise if len(line.y)):
         reading = (
             "How much the gradients of a window agree: far below 1 each step mostly follows its own batch. It is an "
             "estimate, and can come out below 0 where there is nothing but noise."
         )
-        found.append(
+        figures.append(
             curves(
                 "signal-to-noise",
                 "Gradient signal-to-noise by layer",
@@ -183,19 +185,20 @@ def norms(run: Measured) -> list[Figure]:
                 height=300,
             )
         )
-    return found
+    return figures
 
 
 def through_depth(run: Measured) -> Figure | None:
     """Draw the size of the gradient's elements from the first layer to the last, in some of the epochs."""
-    found = [run.by_epoch(layer, gradient_norm) for layer in run.layers]
-    epochs = sorted({epoch for each in found for epoch in each})
+    norms_by_epoch = [run.by_epoch(layer, gradient_norm) for layer in run.layers]
+    epochs = sorted({epoch for by_epoch in norms_by_epoch for epoch in by_epoch})
     if not epochs:
         return None
     series = []
     for epoch in [epochs[at] for at in spaced(len(epochs), 5)]:
         sizes = [
-            each.get(epoch, math.nan) / math.sqrt(layer.elements) for each, layer in zip(found, run.layers, strict=True)
+            by_epoch.get(epoch, math.nan) / math.sqrt(layer.elements)
+            for by_epoch, layer in zip(norms_by_epoch, run.layers, strict=True)
         ]
         series.append(Series(f"epoch {epoch}", list(range(len(sizes))), sizes))
     return profile(
@@ -210,7 +213,7 @@ def through_depth(run: Measured) -> Figure | None:
 
 
 def _ranges(series: Series) -> list[str]:
-    """Say between what the middle 80% of a point's steps lie, where it stands for several."""
+    """Return the range of the middle 80% of the steps behind each point; nothing for a single step."""
     return [
         "" if low == high else f"80% of steps {number(low)} to {number(high)}"
         for low, high in zip(series.low, series.high, strict=True)
@@ -221,14 +224,14 @@ def unit_rates(run: Measured, split: str) -> list[Figure]:
     """Draw, for each site, the mean off-rate and the share of dead units by epoch."""
     rates, dead = [], []
     for at, (name, _) in enumerate(run.sites):
-        epochs, found, inputs = run.rates(split, at)
+        epochs, off, inputs = run.rates(split, at)
         if not epochs:
             continue
         told = [f"N = {count:,} inputs" for count in inputs]
-        rates.append(Series(name, epochs, [float(value) for value in np.nanmean(found, 1)], details=told))
-        counts = (found == 1).sum(1)
-        said = [f"{count} of {found.shape[1]} units, N = {n:,}" for count, n in zip(counts, inputs, strict=True)]
-        dead.append(Series(name, epochs, [float(count / found.shape[1]) for count in counts], details=said))
+        rates.append(Series(name, epochs, [float(value) for value in np.nanmean(off, 1)], details=told))
+        counts = (off == 1).sum(1)
+        said = [f"{count} of {off.shape[1]} units, N = {n:,}" for count, n in zip(counts, inputs, strict=True)]
+        dead.append(Series(name, epochs, [float(count / off.shape[1]) for count in counts], details=said))
     if not rates:
         return []
     word = off_word(run)
@@ -265,14 +268,14 @@ def off_word(run: Measured) -> str:
 
 def unit_maps(run: Measured, split: str) -> list[Figure]:
     """Draw the map of every unit of every site; of many sites, those with the highest mean rate."""
-    found = []
+    counted = []
     for at, (name, site) in enumerate(run.sites):
         epochs, rates, _ = run.rates(split, at)
         if epochs:
-            found.append((float(np.nanmean(rates)), at, name, site, epochs, rates))
-    kept = {each[1] for each in sorted(found, key=lambda each: -each[0])[:MOST_MAPS]}
+            counted.append((float(np.nanmean(rates)), at, name, site, epochs, rates))
+    kept = {entry[1] for entry in sorted(counted, key=lambda entry: -entry[0])[:MOST_MAPS]}
     figures = []
-    for _, at, name, site, epochs, rates in found:
+    for _, at, name, site, epochs, rates in counted:
         if at not in kept:
             continue
         shared = -(-site.units // MOST_ROWS)
@@ -310,36 +313,41 @@ def first_filters(run: Measured) -> list[Figure]:
     reading = "Mid grey is zero; each filter is scaled by its own largest weight."
     if start.shape[1] not in (1, 3):
         reading += f" The mean over {start.shape[1]} channels is shown."
-    found = [filters("filters-start", "First-layer filters, before the first step", reading, start, told, table)]
+    figures = [filters("filters-start", "First-layer filters, before the first step", reading, start, told, table)]
     if end is not None:
-        found.append(filters("filters-end", "First-layer filters, at the end", reading, end, told, table))
-    return found
+        figures.append(filters("filters-end", "First-layer filters, at the end", reading, end, told, table))
+    return figures
 
 
 def predictions(run: Measured, part: str = "test") -> list[Figure]:
     """Draw the confusion matrix and the recall of every class."""
-    found = run.result.get(part)
-    if not found or not found.get("images"):
+    stored = (run.result.get(part) or {}).get("confusion")
+    if not stored:
         return []
-    names = run.classes or [f"class {at}" for at in range(len(found["confusion"]))]
+    matrix = read_confusion(stored)
+    numbered = [f"class {at}" for at in range(matrix.shape[0])]
+    names = run.classes if len(run.classes) == len(numbered) else numbered
     figures = [
         confusion(
             f"confusion-{part}",
             f"Confusion, {part} images",
             "A row is a true class, a column what it was taken for; off the diagonal are the mistakes.",
-            found["confusion"],
+            stored,
             names,
         )
     ]
-    counts = [(name, sum(row), row[at]) for at, (name, row) in enumerate(zip(names, found["confusion"], strict=True))]
-    present = sorted((each for each in counts if each[1]), key=lambda each: each[2] / each[1])
-    shown = {each[0] for each in present[:MOST_RECALLS]}
-    rows = [share_interval(*each) for each in counts if each[0] in shown]
+    images, right = matrix.sum(1), matrix.diagonal()
+    counts = [(name, int(images[at]), int(right[at])) for at, name in enumerate(names)]
+    present = sorted((entry for entry in counts if entry[1]), key=lambda entry: entry[2] / entry[1])
+    shown = {entry[0] for entry in present[:MOST_RECALLS]}
+    rows = [share_interval(*entry) for entry in counts if entry[0] in shown]
     fewer = f" The {MOST_RECALLS} lowest of {len(present)}." if len(present) > len(rows) else ""
-    reading = f"Of the images of each class, the share found, with its 95% interval (Wilson).{fewer}"
+    reading = f"Of the images of each class, the share that is recognised, with its 95% interval (Wilson).{fewer}"
     if rows:
-        figures.append(intervals(f"recall-{part}", f"Recall by class, {part} images", reading, rows, unit="% found",
-                                 signed=False))  # fmt: skip
+        title = f"Recall by class, {part} images"
+        figures.append(
+            intervals(f"recall-{part}", title, reading, rows, unit="% recognised", signed=False, span=PERCENT)
+        )
     return figures
 
 

@@ -2,7 +2,7 @@
 
     metrics      epoch                              what metrics.jsonl says
     result       part, metric[, class]              the verdict's figures on validation and test
-    confusion    part, true class, predicted        counts
+    confusion    part, true class, predicted        counts; of more than 200 classes those above 0
     steps        step, parameter                    norms of weight, gradient and update
     windows      window                             one histogram: kind, subject, steps, what the precision cannot hold
     histograms   window, sign, bin                  counts, in long form; bins that are empty have no row
@@ -13,8 +13,6 @@
 Only tables that have rows are made: a run without instruments has no steps, a run in progress no result.
 """
 
-import json
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,10 +22,12 @@ from numpy.typing import NDArray
 
 from alexnet_lab.instruments.flow import KINDS, SPLITS, Flow
 from alexnet_lab.records import RunFolder
+from alexnet_lab.training.metrics import read_confusion
 
 if TYPE_CHECKING:
     import pandas as pd
 
+PARTS = ("validation", "test")
 ZERO, SUBNORMAL, FIRST_POWER = 0, 1, 2  # columns of a histogram; the last two are infinite and NaN
 # Kinds whose subject is a parameter; of the others it is a site.
 OF_PARAMETERS = tuple(KINDS.index(kind) for kind in ("weight", "gradient"))
@@ -54,20 +54,8 @@ def open_run(path: Path) -> RunFolder:
 
 
 def read_flow(path: Path) -> Flow | None:
-    """Read what a run's instruments saw, None if it carried none; damaged records are named, and how to go on."""
-    damaged = [file.name for file in sorted((path / "flow").glob("*.npz")) if not zipfile.is_zipfile(file)]
-    if damaged:
-        raise ValueError(
-            f"{path / 'flow'} should hold whole npz files, and {', '.join(damaged)} is damaged; move it away, and the "
-            "report goes on without it"
-        )
-    try:
-        return Flow.read(path)
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{path / 'flow' / 'layout.json'} is damaged ({error}); move {path / 'flow'} away, and the report goes on "
-            "without it"
-        ) from None
+    """Read the records of a run's instruments, None if it carried none; ValueError names what is damaged."""
+    return Flow.read(path)
 
 
 def bin_edges(column: int, columns: int, first_exponent: int) -> tuple[str, float, float]:
@@ -89,18 +77,20 @@ def _tables_of_records(folder: RunFolder) -> "Iterator[tuple[str, pd.DataFrame]]
 
     yield "metrics", pd.DataFrame(list(folder.metrics()))
     result = (folder.verdict() or {}).get("result", {})
-    confusions = [result[part]["confusion"] for part in ("validation", "test") if "confusion" in result.get(part, {})]
-    numbers = [str(at) for at in range(len(confusions[0]))] if confusions else []
-    classes = (folder.provenance() or {}).get("classes", numbers)  # without it their names are lost, not their counts
+    matrices = {
+        part: read_confusion(result[part]["confusion"]) for part in PARTS if "confusion" in result.get(part, {})
+    }
+    count = max((matrix.shape[0] for matrix in matrices.values()), default=0)
+    # Without provenance the names of the classes are lost, not their counts.
+    classes = (folder.provenance() or {}).get("classes", [str(at) for at in range(count)])
     rows: list[dict[str, Any]] = []
     confusion: list[dict[str, Any]] = []
-    for part in ("validation", "test"):
+    for part in PARTS:
         for metric, value in result.get(part, {}).items():
             if metric == "confusion":
                 confusion += [
-                    {"part": part, "true": true, "predicted": predicted, "count": count}
-                    for true, counts in zip(classes, value, strict=True)
-                    for predicted, count in zip(classes, counts, strict=True)
+                    {"part": part, "true": classes[true], "predicted": classes[predicted], "count": count}
+                    for true, predicted, count in _counts_of(matrices[part])
                 ]
             elif isinstance(value, list):
                 rows += [
@@ -111,6 +101,16 @@ def _tables_of_records(folder: RunFolder) -> "Iterator[tuple[str, pd.DataFrame]]
                 rows.append({"part": part, "metric": metric, "class": None, "value": value})
     yield "result", pd.DataFrame(rows).astype({"value": float} if rows else {})
     yield "confusion", pd.DataFrame(confusion)
+
+
+def _counts_of(matrix: Any) -> Iterator[tuple[int, int, int]]:
+    """Yield true class, predicted class and count: of every cell, or of those above 0 where classes are many."""
+    if isinstance(matrix, np.ndarray):
+        for (true, predicted), count in np.ndenumerate(matrix):
+            yield true, predicted, int(count)
+    else:
+        for true, predicted in zip(*matrix.nonzero(), strict=True):
+            yield int(true), int(predicted), int(matrix[true, predicted])
 
 
 def _tables_of_flow(flow: Flow) -> "Iterator[tuple[str, pd.DataFrame]]":

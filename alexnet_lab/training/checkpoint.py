@@ -1,15 +1,16 @@
-"""Checkpoints: everything a run needs to go on as if nothing had happened.
+"""Checkpoints: everything that a run needs to continue as if it had not been interrupted.
 
-    checkpoints/step-00000120.safetensors   weights, optimiser, averaged weights
-    checkpoints/step-00000120.json          where in the run, and the digest of the tensors
+    checkpoints/step-00000120.safetensors   weights, optimiser, averaged weights, counters of the instruments
+    checkpoints/step-00000120.json          where in the run, and a digest of these facts and the tensors
     checkpoints/best.safetensors, .json     the weights to be tested
 
-Each pair is written tensors first and becomes valid with its JSON. Two are kept, so that a damaged one has one before
-it. No state of any generator is stored: every draw has a name.
+The two newest steps are kept, so that a damaged one has one before it. No state of any generator is stored: every draw
+has a name.
 """
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,61 +20,111 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from alexnet_lab.records import write_atomically
+from alexnet_lab.records import digest_of, write_atomically
 
 KEPT = 2
+BEST = "best"
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What was found: tensors by name, the facts beside them, and what had to be passed over to get here."""
+    """Tensors by name, and the facts beside them."""
 
     tensors: dict[str, Tensor]
     facts: dict[str, Any]
-    damaged: tuple[str, ...] = ()
-
-
-def save_checkpoint(folder: Path, name: str, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
-    """Write one checkpoint; a crash in between leaves the earlier ones as they were."""
-    # safetensors refuses views that share memory, and writes what is contiguous.
-    content = safetensors.torch.save({key: value.detach().cpu().contiguous() for key, value in tensors.items()})
-    write_atomically(folder / f"{name}.safetensors", content)
-    write_atomically(folder / f"{name}.json", json.dumps({**facts, "digest": _digest(content)}))
 
 
 def save_step(folder: Path, step: int, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
-    """Write the checkpoint of a step and let go of all but the newest two."""
-    save_checkpoint(folder, f"step-{step:08}", tensors, facts)
+    """Write the checkpoint of a step and remove all but the newest two; it becomes valid with its JSON."""
+    content, signed = _prepared(tensors, facts)
+    name = f"step-{step:08}"
+    write_atomically(folder / f"{name}.safetensors", content)
+    write_atomically(folder / f"{name}.json", json.dumps(signed))
     for stale in sorted(folder.glob("step-*.json"))[:-KEPT]:
         # The JSON goes first: without it the tensors are no checkpoint.
         stale.unlink()
         stale.with_suffix(".safetensors").unlink(missing_ok=True)
 
 
-def load_checkpoint(folder: Path, name: str) -> Checkpoint:
-    """Read one checkpoint; ValueError if it is torn or damaged."""
+def save_best(folder: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+    """Replace the weights to be tested.
+
+    Two files cannot be replaced at once. The JSON is written first, with the facts of the weights so far as `before`,
+    and the digests say which of the two belong to the tensors: a crash in between leaves the earlier weights valid.
+    """
+    content, signed = _prepared(tensors, facts)
     try:
-        facts = json.loads((folder / f"{name}.json").read_text())
-        content = (folder / f"{name}.safetensors").read_bytes()
-        whole = facts["digest"] == _digest(content)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"checkpoint {folder / name} cannot be read: {error}") from error
-    if not whole:
-        raise ValueError(f"checkpoint {folder / name} is damaged: its tensors are not those it was written with")
+        before = _read(folder, BEST)[1]
+    except ValueError:  # none yet, or damaged
+        before = None
+    write_atomically(folder / f"{BEST}.json", json.dumps({**signed, "before": before}))
+    write_atomically(folder / f"{BEST}.safetensors", content)
+
+
+def load_checkpoint(folder: Path, name: str) -> Checkpoint:
+    """Read one checkpoint; ValueError if it is missing, torn or damaged."""
+    content, facts = _read(folder, name)
     return Checkpoint(safetensors.torch.load(content), facts)
 
 
-def load_latest(folder: Path) -> Checkpoint | None:
-    """Read the newest step that is whole; those passed over are named in `damaged`."""
-    damaged: list[str] = []
+def load_latest(
+    folder: Path, check: Callable[[Checkpoint], None] = lambda _checkpoint: None
+) -> tuple[Checkpoint | None, tuple[str, ...]]:
+    """Return the newest step that is whole and passes the check, and why each newer one does not.
+
+    The check raises ValueError for a step that cannot be used.
+    """
+    passed_over: list[str] = []
     for path in sorted(folder.glob("step-*.json"), reverse=True):
         try:
-            found = load_checkpoint(folder, path.stem)
+            candidate = load_checkpoint(folder, path.stem)
         except ValueError as error:
-            damaged.append(str(error))
+            passed_over.append(str(error))
             continue
-        return Checkpoint(found.tensors, found.facts, tuple(damaged))
-    return None
+        try:
+            check(candidate)
+        except ValueError as error:
+            passed_over.append(f"checkpoint {path.with_suffix('')} cannot be used: {error}")
+            continue
+        return candidate, tuple(passed_over)
+    return None, tuple(passed_over)
+
+
+def _prepared(tensors: dict[str, Tensor], facts: dict[str, Any]) -> tuple[bytes, dict[str, Any]]:
+    # safetensors refuses views that share memory, and writes what is contiguous.
+    content = safetensors.torch.save({key: value.detach().cpu().contiguous() for key, value in tensors.items()})
+    return content, {**facts, "digest": _digest(content, facts)}
+
+
+def _read(folder: Path, name: str) -> tuple[bytes, dict[str, Any]]:
+    """Return the tensors as bytes, and those facts of the JSON whose digest they match."""
+    try:
+        written = json.loads((folder / f"{name}.json").read_text())
+        content = (folder / f"{name}.safetensors").read_bytes()
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"checkpoint {folder / name} cannot be read: {error}") from None
+    if isinstance(written, dict):
+        before = written.pop("before", None)
+        for facts in (written, before):
+            if isinstance(facts, dict) and _is_signed(content, facts):
+                return content, facts
+    raise ValueError(f"checkpoint {folder / name} is damaged: tensors and facts do not match their digest")
+
+
+def _is_signed(content: bytes, facts: dict[str, Any]) -> bool:
+    own = {name: value for name, value in facts.items() if name != "digest"}
+    # Version 0.1.0 signed the tensors alone.
+    return facts.get("digest") == _digest(content, own) or facts.get("digest") == _blake(content).hexdigest()
+
+
+def _digest(content: bytes, facts: dict[str, Any]) -> str:
+    hasher = _blake(content)
+    hasher.update(digest_of(facts).encode())
+    return hasher.hexdigest()
+
+
+def _blake(content: bytes) -> "hashlib.blake2b":
+    return hashlib.blake2b(content, digest_size=16)
 
 
 def network_tensors(network: nn.Module, prefix: str = "network.") -> dict[str, Tensor]:
@@ -109,7 +160,3 @@ def restore_optimiser(optimiser: Optimizer, tensors: dict[str, Tensor]) -> None:
             state.setdefault(int(index), {})[key] = value
     with torch.no_grad():
         optimiser.load_state_dict({**whole, "state": state})
-
-
-def _digest(content: bytes) -> str:
-    return hashlib.blake2b(content, digest_size=16).hexdigest()

@@ -1,37 +1,56 @@
-"""A network's predictions on a set of images, and what they are worth.
+"""A network's predictions on a set of images, and their metrics.
 
 Shapes: B images of a batch, K classes, V views of one image.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from alexnet_lab.data.feed import Feed
 from alexnet_lab.training.metrics import classification_metrics
+from alexnet_lab.training.troubles import DivergedError, first_bad_layer
 
 
 @torch.no_grad()
 def evaluate(
     network: nn.Module, feed: Feed, indices: NDArray[np.int64], batch_size: int, ten_views: bool = False
 ) -> dict[str, Any]:
-    """Return the metrics of a network in eval mode; with ten views, of the mean of their softmaxes (paper, 4.1)."""
+    """Return the metrics of a network in eval mode; with ten views, of the mean of their softmaxes (paper, 4.1).
+
+    A network whose output is infinite or NaN for any image has no metrics: DivergedError names the layer.
+    """
     if not len(indices):
         raise ValueError("metrics are of at least one image, got none; name the images to evaluate on")
     was_training = network.training
     network.eval()
-    found = []
-    if ten_views:
-        for pixels, _ in feed.ten_views_of(indices, max(1, batch_size // 10)):  # B V C S S
-            scores = network(pixels.flatten(0, 1)).float().softmax(1)
-            found.append(scores.unflatten(0, pixels.shape[:2]).mean(1))
-    else:
-        for pixels, _ in feed.batches_of(indices, batch_size):
-            found.append(network(pixels).float().softmax(1))
+    parts: list[Tensor] = []  # B K each
+    finite: list[Tensor] = []  # B each; read from the device once, after all
+    batch = max(1, batch_size // 10) if ten_views else batch_size
+    for pixels in _pixels_of(feed, indices, batch, ten_views):  # B V C S S
+        scores = network(pixels.flatten(0, 1)).float()  # BV K
+        softmaxes = scores.softmax(1)
+        parts.append(softmaxes.unflatten(0, pixels.shape[:2]).mean(1) if ten_views else softmaxes)
+        finite.append(scores.isfinite().all(1).unflatten(0, pixels.shape[:2]).all(1))
+    bad = (~torch.cat(finite)).nonzero()[:, 0].tolist()
+    if bad:
+        first = bad[0] // batch * batch
+        pixels = next(_pixels_of(feed, indices[first : first + batch], batch, ten_views))
+        where = first_bad_layer(network, pixels.flatten(0, 1))
+        raise DivergedError(f"the output for {len(bad)} of {len(indices)} images was infinite or NaN: {where}")
     network.train(was_training)
-    probabilities = torch.cat(found).double().cpu()
+    probabilities = torch.cat(parts).double().cpu()
     probabilities /= probabilities.sum(1, keepdim=True)  # float32 sums miss 1 by more than scikit-learn accepts
     return classification_metrics(probabilities.numpy(), feed.labels.cpu().numpy()[indices])
+
+
+def _pixels_of(feed: Feed, indices: NDArray[np.int64], batch_size: int, ten_views: bool) -> Iterator[Tensor]:
+    """Yield batches of images, B V C S S."""
+    if ten_views:
+        yield from (pixels for pixels, _ in feed.ten_views_of(indices, batch_size))
+    else:
+        yield from (pixels.unsqueeze(1) for pixels, _ in feed.batches_of(indices, batch_size))

@@ -1,4 +1,4 @@
-"""How good the predictions are: by scikit-learn where it has the metric.
+"""Metrics of a set of predictions: by scikit-learn where it has the metric.
 
 Shapes: N images, K classes.
 """
@@ -10,18 +10,12 @@ from numpy.typing import NDArray
 
 TOP_FIVE_FROM = 10  # classes; with fewer, being among the best five says little
 CALIBRATION_BINS = 15  # equal widths of confidence, as Guo et al. 2017
+DENSE_UP_TO = 200  # classes; a confusion matrix of more is stored as its counts above 0, of which N is the most
 
 
 def classification_metrics(probabilities: NDArray[np.float64], labels: NDArray[np.int64]) -> dict[str, Any]:
     """Return every metric of a set of predictions (N K); one that the data cannot define is None."""
-    from sklearn.metrics import (
-        balanced_accuracy_score,
-        confusion_matrix,
-        log_loss,
-        recall_score,
-        roc_auc_score,
-        top_k_accuracy_score,
-    )
+    from sklearn.metrics import log_loss, recall_score, roc_auc_score, top_k_accuracy_score
 
     classes = np.arange(probabilities.shape[1])
     predicted = probabilities.argmax(1)
@@ -32,18 +26,49 @@ def classification_metrics(probabilities: NDArray[np.float64], labels: NDArray[n
     return {
         "loss": float(log_loss(labels, probabilities, labels=classes)),
         "accuracy": float((predicted == labels).mean()),
-        "balanced_accuracy": float(np.nanmean(recalls))
-        if len(present) < len(classes)
-        else float(balanced_accuracy_score(labels, predicted)),
+        "balanced_accuracy": float(np.nanmean(recalls)),
         "auroc": float(np.mean(curves)) if curves else None,
         "top5_accuracy": float(top_k_accuracy_score(labels, probabilities, k=5, labels=classes))
         if len(classes) >= TOP_FIVE_FROM
         else None,
         "calibration_error": expected_calibration_error(probabilities, labels),
         "recall": [None if np.isnan(recall) else float(recall) for recall in recalls],
-        "confusion": confusion_matrix(labels, predicted, labels=classes).tolist(),
+        "confusion": confusion_counts(labels, predicted, len(classes)),
         "images": len(labels),
     }
+
+
+def confusion_counts(
+    labels: NDArray[np.int64], predicted: NDArray[np.int64], classes: int
+) -> list[list[int]] | dict[str, Any]:
+    """Return the confusion matrix for JSON, true classes in rows; that of many classes as counts above 0.
+
+    The latter is {"classes": K, "true": [...], "predicted": [...], "count": [...]}.
+    """
+    cells, counts = np.unique(labels * classes + predicted, return_counts=True)
+    true, answer = np.divmod(cells, classes)
+    if classes > DENSE_UP_TO:
+        return {"classes": classes, "true": true.tolist(), "predicted": answer.tolist(), "count": counts.tolist()}
+    matrix = np.zeros((classes, classes), np.int64)
+    matrix[true, answer] = counts
+    rows: list[list[int]] = matrix.tolist()
+    return rows
+
+
+def read_confusion(stored: list[list[int]] | dict[str, Any]) -> Any:
+    """Return a stored confusion matrix as an array (K K), of many classes as a scipy.sparse.csr_array.
+
+    Both have `sum` over an axis or all, `diagonal` and `shape`. ValueError if it is none.
+    """
+    try:
+        if isinstance(stored, dict):
+            from scipy.sparse import coo_array
+
+            at = (np.array(stored["true"]), np.array(stored["predicted"]))
+            return coo_array((np.array(stored["count"], float), at), (stored["classes"],) * 2).tocsr()
+        return np.array(stored, float).reshape(len(stored), len(stored))
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"the confusion matrix of the verdict cannot be read ({error})") from None
 
 
 def expected_calibration_error(probabilities: NDArray[np.float64], labels: NDArray[np.int64]) -> float:

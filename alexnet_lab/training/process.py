@@ -1,17 +1,18 @@
-"""One run as a process of its own: who may write in its folder, who learns how far it is, and what ends it.
+"""One run as a process of its own: how it is started, its lock, its progress, and what ends it.
 
-A coordinator starts it with the folder's lock already taken and handed over, and with a pipe as its standard input. The
-pipe closes when the coordinator dies, however it dies; then the run saves and ends, so that nothing trains unseen, and
-whoever comes next finds the lock free and a checkpoint to go on from. Pipes and locks of open files are alike on Linux
-and macOS.
+A coordinator starts it with the folder's lock already taken and passed on, and with a pipe as its standard input. The
+pipe closes when the coordinator dies, however it dies; then the run saves and ends, so that no run trains without a
+coordinator, and whoever comes next finds the lock free and a checkpoint to continue from.
 """
 
 import os
 import signal
+import site
 import sys
 import threading
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +21,60 @@ from alexnet_lab.records import RunFolder
 from alexnet_lab.training.recipe import Recipe, read_recipe
 
 USAGE = "usage: python -m alexnet_lab.training.run [--coordinated] RUN_FOLDER"
-# Seconds between two notes of how far the run is. They are small, and no one waits for the disk.
+PACKAGES = ("alexnet_lab", "alexnet_kernels", "alexnet_ablations")
+# Seconds between two notes of how far the run is; nobody waits for the disk.
 BETWEEN_NOTES = 0.5
-# A run whose coordinator died and that does not reach its next step in so many seconds hangs.
+# Seconds in which a run whose coordinator died must reach its next step, save and end; after that it is killed.
 LINGER = 600.0
 
 
+def python_command(module: str, *arguments: str) -> list[str]:
+    """Return the command that runs a module of ours by this interpreter; start it with `child_environment()`.
+
+    `python -m` alone would import from the working folder first: a `random.py` there would be executed.
+    """
+    return [sys.executable, "-P", "-m", module, *arguments]
+
+
+def child_environment() -> dict[str, str]:
+    """Return the environment for a process of ours: nothing is imported from a folder because one works there.
+
+    PYTHONPATH keeps its absolute entries, and gains the folders of a checkout that is not installed. Processes that the
+    child starts are kept from the working folder too.
+    """
+    given = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    entries = [entry for entry in given if Path(entry).is_absolute()]
+    entries += [root for root in _roots_of_packages() if root not in entries]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment["PYTHONSAFEPATH"] = "1"
+    return {**environment, "PYTHONPATH": os.pathsep.join(entries)} if entries else environment
+
+
+def _roots_of_packages() -> list[str]:
+    """Return the folders of our packages that are no part of what this interpreter imports from by itself."""
+    installed = {Path(folder) for folder in (*site.getsitepackages(), site.getusersitepackages())}
+    by_pth = {line for folder in installed for pth in folder.glob("*.pth") for line in _lines_of(pth)}
+    roots = []
+    for package in PACKAGES:
+        spec = find_spec(package)
+        for location in spec.submodule_search_locations or () if spec else ():
+            root = Path(location).absolute().parent
+            if root not in installed and str(root) not in by_pth and str(root) not in roots:
+                roots.append(str(root))
+    return roots
+
+
+def _lines_of(path: Path) -> list[str]:
+    return [line.rstrip("/") for line in path.read_text(errors="replace").splitlines()]
+
+
+def is_first_process() -> bool:
+    """Say whether this process writes and prints for all that share the run; torchrun numbers them."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def run_folder(arguments: list[str], train: Callable[[Recipe, RunFolder, Callable[..., None]], int]) -> int:
-    """Train by the recipe in the folder that the arguments name, as the only one who writes there."""
+    """Train by the recipe in the folder that the arguments name, holding its lock; return the exit status."""
     coordinated = arguments[:1] == ["--coordinated"]
     names = arguments[1:] if coordinated else arguments
     if len(names) != 1 or names[0].startswith("-"):
@@ -38,7 +85,7 @@ def run_folder(arguments: list[str], train: Callable[[Recipe, RunFolder, Callabl
         threading.Thread(target=_end_with_coordinator, args=(sys.stdin.fileno(),), daemon=True).start()
     try:
         recipe = _recipe_in(folder)
-        if not coordinated and os.environ.get("RANK", "0") == "0":  # torchrun's first process holds it for all
+        if not coordinated and is_first_process():  # it holds the lock for all
             hold(folder)
     except ValueError as error:
         print(error, file=sys.stderr)  # noqa: T201  # a command prints
@@ -57,7 +104,7 @@ def _recipe_in(folder: RunFolder) -> Recipe:
 
 
 def hold(folder: RunFolder) -> Lock:
-    """Take the folder for this process until it ends; ValueError says who has it."""
+    """Lock the folder for this process until it ends; ValueError says which process has it."""
     folder.path.mkdir(parents=True, exist_ok=True)
     lock = Lock(folder.lock)
     if not lock.take():
@@ -66,7 +113,7 @@ def hold(folder: RunFolder) -> Lock:
 
 
 class Tracker:
-    """Prints notes, and keeps the folder's progress.json up to date for whoever watches."""
+    """Prints notes, and keeps the folder's progress.json up to date."""
 
     def __init__(self, folder: RunFolder) -> None:
         self.folder = folder

@@ -1,6 +1,6 @@
-"""A recipe is one run, whole: network, slots, data, schedule, precision, seed.
+"""A recipe is every setting of one run: network, slots, data, schedule, precision, seed.
 
-Same recipe, same code, same data: same numbers, bit for bit on one machine. The defaults are the laptop recipe, under
+Same recipe, same code, same data: same numbers, bit for bit on one machine. The defaults are the laptop recipe, with
 which every level learns in seconds on a processor; docs/architecture.md says how they were chosen.
 """
 
@@ -10,22 +10,42 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import (
+    AfterValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic.dataclasses import dataclass
 
 from alexnet_lab.choices import unknown_choice
 from alexnet_lab.instruments.schedule import parse_instruments
-from alexnet_lab.levels import NETWORKS, PRESETS, parse_level
+from alexnet_lab.levels import NETWORKS, PRESETS, Slot, parse_level
+
+# Far beyond what anyone trains with, and what 32-bit floats still hold after a few multiplications.
+LARGEST = 1e30
+LARGEST_COUNT = 1_000_000
+
+
+def _level(slot: Slot, text: str) -> str:
+    level = parse_level(slot, text)
+    for name, value in level.arguments:
+        if not isinstance(value, str) and not abs(value) <= (LARGEST if isinstance(value, float) else LARGEST_COUNT):
+            raise ValueError(f"in level {text!r}, {name} is out of range; take a smaller number")
+    return str(level)
 
 
 def _norm(text: str) -> str:
-    return str(parse_level("norm", text))
+    return _level("norm", text)
 
 
 def _act(text: str) -> str:
-    return str(parse_level("act", text))
+    return _level("act", text)
 
 
 def _one_of(what: str, choices: Mapping[str, str]) -> AfterValidator:
@@ -58,9 +78,11 @@ def _schedule(text: str) -> str:
         raise unknown_choice("schedule", name, ("cosine", "constant", "step:25+51"))
     if name == "step":
         try:
-            milestones_of(text)
+            is_right = all(1 <= epoch <= LARGEST_COUNT for epoch in milestones_of(text))
         except ValueError:
-            raise ValueError(f"step takes epochs after which the rate falls, as in step:25+51; got {text!r}") from None
+            is_right = False
+        if not is_right:
+            raise ValueError(f"step takes epochs after which the rate falls, as in step:25+51; got {text!r}")
     elif tail:
         raise ValueError(f"{name} takes no argument, got {text!r}")
     return text
@@ -78,15 +100,17 @@ class Recipe:
     act: Annotated[Annotated[str, AfterValidator(_act)] | None, Field(description="relu, leaky:0.1, prelu")] = None
     dropout: Annotated[Annotated[float, Field(ge=0, lt=1)] | None, Field(description="dropout rate")] = None
     # A quarter of the channels at 67 pixels, the smallest side that every preset takes: 1 pixel is left behind pool5.
-    width: Annotated[float, Field(gt=0, description="multiple of every channel count")] = 0.25
-    image_size: Annotated[int, Field(ge=1, description="side of the images, pixels")] = 67
+    width: Annotated[float, Field(gt=0, le=64, description="multiple of every channel count")] = 0.25
+    image_size: Annotated[int, Field(ge=1, le=16_384, description="side of the images, pixels")] = 67
     # The 2012 start, N(0, .01), belongs to full width and inputs of 0 to 255; on these it stays at chance.
     init: Annotated[Literal["published", "he", "torch"], Field(description="initial values")] = "he"
     weights: Annotated[str, Field(description="pretrained weights: a file, or imagenet; none if empty")] = ""
 
     data: Annotated[str, Field(description="where the images come from")] = "digits"
     fold: Annotated[str, Field(description="2/5: the second of five folds is the test set")] = ""
-    split_seed: Annotated[int, Field(description="names the split where the data has none of its own")] = 0
+    split_seed: Annotated[
+        int, Field(ge=-(2**63), lt=2**63, description="names the split where the data has none of its own")
+    ] = 0
     skip_bad: Annotated[bool, Field(description="go on without unreadable images, and record them")] = False
     fit: Annotated[Literal["crop", "pad", "stretch"], Field(description="how a picture becomes a square")] = "crop"
     channels: Annotated[Literal["auto", "grey", "rgb"], Field(description="auto: grey if every picture is")] = "auto"
@@ -98,24 +122,32 @@ class Recipe:
         str, AfterValidator(_augment), Field(description="flip, crop, colour, rotate:10, scale:0.1; or paper, xray")
     ] = "none"
 
-    epochs: Annotated[int, Field(ge=1, description="passes over the training images")] = 10
-    batch_size: Annotated[int, Field(ge=1, description="images per step")] = 32
-    accumulate: Annotated[int, Field(ge=1, description="parts that a batch is computed in, to save memory")] = 1
+    epochs: Annotated[int, Field(ge=1, le=LARGEST_COUNT, description="passes over the training images")] = 10
+    batch_size: Annotated[int, Field(ge=1, le=LARGEST_COUNT, description="images per step")] = 32
+    accumulate: Annotated[
+        int, Field(ge=1, le=LARGEST_COUNT, description="parts that a batch is computed in, to save memory")
+    ] = 1
     optimiser: Annotated[
         Literal["sgd", "krizhevsky", "adamw"],
         Field(description="krizhevsky: the 2012 rule, the rate inside the velocity"),
     ] = "sgd"
-    learning_rate: Annotated[float, Field(gt=0, description="learning rate at the start")] = 0.01
+    learning_rate: Annotated[float, Field(gt=0, le=LARGEST, description="learning rate at the start")] = 0.01
     schedule: Annotated[str, AfterValidator(_schedule), Field(description="cosine, constant, step:25+51")] = "cosine"
-    warmup_epochs: Annotated[float, Field(ge=0, description="epochs over which the rate rises from 0")] = 0.0
+    warmup_epochs: Annotated[
+        float, Field(ge=0, le=LARGEST_COUNT, description="epochs over which the rate rises from 0")
+    ] = 0.0
     momentum: Annotated[float, Field(ge=0, lt=1, description="of sgd and krizhevsky")] = 0.9
-    weight_decay: Annotated[float, Field(ge=0, description="not on biases and norms")] = 5e-4  # paper, 5
+    weight_decay: Annotated[float, Field(ge=0, le=LARGEST_COUNT, description="not on biases and norms")] = (
+        5e-4  # paper, 5
+    )
     label_smoothing: Annotated[float, Field(ge=0, lt=1, description="share given to all classes alike")] = 0.0
-    clip_norm: Annotated[float, Field(ge=0, description="largest norm of the gradient; 0: any")] = 0.0
+    clip_norm: Annotated[float, Field(ge=0, le=LARGEST, description="largest norm of the gradient; 0: any")] = 0.0
     ema: Annotated[float, Field(ge=0, lt=1, description="decay of averaged weights, which are then tested; 0: off")] = (
         0.0
     )
-    patience: Annotated[int, Field(ge=0, description="epochs without a better validation before stopping; 0: off")] = 0
+    patience: Annotated[
+        int, Field(ge=0, le=LARGEST_COUNT, description="epochs without a better validation before stopping; 0: off")
+    ] = 0
     best_by: Annotated[
         Literal["accuracy", "balanced_accuracy", "auroc", "loss"],
         Field(description="validation metric that picks the checkpoint to test"),
@@ -127,29 +159,46 @@ class Recipe:
     ] = "default"
 
     precision: Annotated[Literal["fp32", "bf16", "fp16"], Field(description="of forward and backward")] = "fp32"
+    tf32: Annotated[bool, Field(description="let a GPU round the factors of fp32 products to 10 bits, for speed")] = (
+        False
+    )
     channels_last: Annotated[bool, Field(description="memory layout N H W C")] = False
     compile: Annotated[bool, Field(description="torch.compile the network")] = False
     deterministic: Annotated[bool, Field(description="deterministic algorithms on a GPU")] = False
     device: Annotated[Literal["cpu", "cuda"], Field(description="where to compute")] = "cpu"
     # Part of the recipe: sums depend on it in the last bit.
-    threads: Annotated[int, Field(ge=1, description="processor threads")] = 1
-    seed: Annotated[int, Field(description="names every random draw of the run")] = 0
+    threads: Annotated[int, Field(ge=1, le=1024, description="processor threads")] = 1
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63, description="names every random draw of the run")] = 0
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _true_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse true and false where a number belongs; pydantic would take them for 1 and 0."""
+        if isinstance(value, bool) and info.field_name not in SWITCHES:
+            raise ValueError(f"must not be true or false (got {value})")
+        return value
 
     def to_json(self) -> str:
         """Write every field."""
         return json.dumps(asdict(self), indent=2)
 
     def identity(self, data_fingerprint: str) -> str:
-        """Return the digest that names this run: every field, and the data's fingerprint."""
-        text = json.dumps(asdict(self), sort_keys=True) + data_fingerprint
+        """Return the digest that names this run: every field, and the data's fingerprint.
+
+        Fields that version 0.1.0 did not have count only where they are set, so that its runs keep their names.
+        """
+        values = asdict(self)
+        if not self.tf32:
+            del values["tf32"]
+        text = json.dumps(values, sort_keys=True) + data_fingerprint
         return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
     def cautions(self) -> list[str]:
-        """Say what in this recipe is known not to work well together, and why."""
+        """Return warnings about settings that do not work well together, with the reason."""
         gaussian = self.network == "alexnet" and self.preset != "torchvision" and self.init == "published"
-        found = []
+        warnings = []
         if gaussian and self.input_scale == "unit":
-            found.append(
+            warnings.append(
                 "the 2012 initial values N(0, .01) assume pixels of 0 to 255 less their mean; on inputs of spread 1 "
                 "such a network hardly trains: take input_scale mean-image or pixels, or init he"
             )
@@ -158,22 +207,24 @@ class Recipe:
         )
         # Measured: ablations/results/init-and-scale; there torch's values learn from pixels, and not from unit inputs.
         if torchs_own and self.input_scale == "unit" and not self.weights and not (self.norm or "").startswith("bn"):
-            found.append(
+            warnings.append(
                 "torch's own initial values let the signal shrink in every layer: on inputs of spread 1 AlexNet learns "
                 "late or not at all without batch normalisation; take init he, or norm bn"
             )
         if not gaussian and not torchs_own and self.init != "torch" and self.input_scale != "unit":
-            found.append(
+            warnings.append(
                 f"init {self.init} keeps the spread of its input, and pixels have a spread of about 70: without a norm "
                 "the loss may overflow in the first steps; take input_scale unit, or init published with a 2012 preset"
             )
         if gaussian and self.width < 1:
-            found.append(
+            warnings.append(
                 f"the 2012 initial values do not grow as a network narrows: at width {self.width:g} the signal shrinks "
                 "in every layer; take init he"
             )
-        return found
+        return warnings
 
+
+SWITCHES = tuple(name for name, annotation in Recipe.__annotations__.items() if get_args(annotation)[0] is bool)
 
 # Starting points by name; any field can be changed on top.
 NAMED: Mapping[str, Mapping[str, Any]] = {
@@ -235,8 +286,10 @@ def read_recipe_file(path: Path) -> dict[str, Any]:
     """Return the fields that a TOML file sets; a field `recipe` names the starting point."""
     try:
         values = tomllib.loads(path.read_text())
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not TOML: {error}") from None
+    except RecursionError:
+        raise ValueError(f"{path} is nested too deeply for a recipe, which is a list of fields") from None
     start = named_recipe(str(values.pop("recipe", "laptop")))
     return {**start, **values}
 
@@ -255,5 +308,10 @@ def read_recipe(values: Mapping[str, Any]) -> Recipe:
             message = first["msg"].removeprefix("Value error, ")
         else:
             wanted = _PLAIN_WORDS.get(first["type"], first["msg"].replace("Input should be", "must be"))
-            message = f"{wanted} (got {first['input']!r})"
+            message = f"{wanted} (got {_short(first['input'])})"
         raise ValueError(f"{first['loc'][0]}: {message}") from None
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."

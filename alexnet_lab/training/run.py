@@ -2,8 +2,8 @@
 
     python -m alexnet_lab.training.run RUN_FOLDER
 
-reads RUN_FOLDER/recipe.json, trains, and leaves metrics, weights and a verdict there; where a checkpoint of the same
-recipe stands, it goes on from it. A run is a process of its own, so that nothing it does to itself reaches another.
+reads RUN_FOLDER/recipe.json, trains, and writes metrics, weights and a verdict there. It continues from a checkpoint of
+the same recipe and data, if there is one. A run is a process of its own, so that it cannot affect another.
 """
 
 import errno
@@ -21,7 +21,7 @@ import alexnet_lab
 from alexnet_lab.data.feed import Feed, open_feed
 from alexnet_lab.records import RunFolder, State
 from alexnet_lab.training.parallel import Ranks, joined
-from alexnet_lab.training.process import run_folder
+from alexnet_lab.training.process import is_first_process, run_folder
 from alexnet_lab.training.recipe import Recipe
 from alexnet_lab.training.trainer import Report, Trainer, network_of
 from alexnet_lab.training.troubles import (
@@ -37,16 +37,19 @@ def train(recipe: Recipe, folder: RunFolder, report: Report = lambda _kind, _fac
     """Train by the recipe in this process and return the result; the folder gets everything but the verdict."""
     if recipe.device == "cuda" and not torch.cuda.is_available():
         raise ValueError("device cuda was asked for, and torch sees no GPU here; take device cpu")
-    torch.set_num_threads(recipe.threads)
-    if recipe.deterministic:
-        torch.use_deterministic_algorithms(True)
+    configure_torch(recipe)
     with joined(recipe.device) as ranks:
         speak = report if ranks.is_first else lambda _kind, _facts: None
         feed = open_feed_of(recipe, speak)
         for text in (*recipe.cautions(), *feed.notes):
             speak("note", {"text": text})
         trainer = Trainer(recipe, folder, feed, ranks, speak)
-        if not (_is_same_run(recipe, folder, feed) and trainer.resume()) and ranks.is_first:
+        if ranks.is_first:
+            folder.clear_leftovers()
+        ranks.wait()
+        resumed = _is_same_run(recipe, folder, feed, speak) and trainer.resume()
+        ranks.wait()  # until every process has read the checkpoint
+        if not resumed and ranks.is_first:
             folder.begin(recipe.to_json(), _provenance(recipe, feed), feed.split.to_json())
         ranks.wait()
         with _stopped_by_signals(trainer):
@@ -56,6 +59,19 @@ def train(recipe: Recipe, folder: RunFolder, report: Report = lambda _kind, _fac
                 if not is_out_of_memory(error):
                     raise
                 raise OutOfMemoryError(_advice_on_memory(recipe, feed, ranks)) from error
+
+
+def configure_torch(recipe: Recipe) -> None:
+    """Set for this process what torch keeps globally: threads, determinism, and what fp32 means on a GPU.
+
+    torch's own default lets cuDNN round the factors of fp32 convolutions to TF32. The settings are those that torch
+    calls legacy, because torch.compile still reads them.
+    """
+    torch.set_num_threads(recipe.threads)
+    if recipe.deterministic:
+        torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.allow_tf32 = recipe.tf32
+    torch.set_float32_matmul_precision("high" if recipe.tf32 else "highest")
 
 
 def open_feed_of(recipe: Recipe, report: Report) -> Feed:
@@ -79,8 +95,9 @@ def train_with_verdict(recipe: Recipe, folder: RunFolder, report: Report = lambd
     """Train and write the verdict, whatever comes; return 0 for a finding, 1 for a failure, 130 for an interruption."""
     try:
         result = train(recipe, folder, report)
-    except DivergedError as finding:
-        folder.end("diverged", str(finding))
+    except DivergedError as finding:  # in every process that shares the run
+        if is_first_process():
+            folder.end("diverged", str(finding))
     except OutOfMemoryError as failure:
         folder.end("oom", str(failure))
         return 1
@@ -101,15 +118,19 @@ def train_with_verdict(recipe: Recipe, folder: RunFolder, report: Report = lambd
         folder.end(state, why, {"traceback": traceback.format_exc()})
         return 1
     else:
-        folder.end("ok", result=result)
-        for stale in (folder.path / "checkpoints").glob("step-*"):
-            stale.unlink()  # the best weights stay; what was needed to go on is not needed any more
+        if is_first_process():
+            folder.end("ok", result=result)
+            folder.clear_leftovers()  # the best weights stay; the checkpoints of steps are not needed any more
     return 0
 
 
-def _is_same_run(recipe: Recipe, folder: RunFolder, feed: Feed) -> bool:
-    provenance = folder.provenance()
-    return provenance is not None and provenance["identity"] == recipe.identity(feed.fingerprint)
+def _is_same_run(recipe: Recipe, folder: RunFolder, feed: Feed, report: Report) -> bool:
+    try:
+        provenance = folder.provenance()
+    except ValueError as error:
+        report("note", {"text": f"{str(error).partition(';')[0]}; the run starts again"})
+        return False
+    return provenance is not None and provenance.get("identity") == recipe.identity(feed.fingerprint)
 
 
 def _provenance(recipe: Recipe, feed: Feed) -> dict[str, Any]:
@@ -124,6 +145,7 @@ def _provenance(recipe: Recipe, feed: Feed) -> dict[str, Any]:
         "python": platform.python_version(),
         "machine": f"{platform.machine()}, {platform.system()} {platform.release()}",
         "device": device,
+        "fp32_products": "tf32" if recipe.device == "cuda" and recipe.tf32 else "fp32",
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
 

@@ -1,7 +1,7 @@
-"""The loop: from a recipe and a feed to a trained network, epoch by epoch, resumable at any step.
+"""The training loop: from a recipe and a feed to a trained network, epoch by epoch, resumable at any step.
 
-Nothing here draws at random: batches, crops and masks come from streams named by seed, epoch and step, so that a run
-which goes on from a checkpoint repeats exactly what an undisturbed one would have done.
+Batches, crops and masks are drawn from streams named by seed, epoch and step, so that a run which continues from a
+checkpoint computes exactly what an uninterrupted one would have computed.
 """
 
 import copy
@@ -11,11 +11,14 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from alexnet_lab.data.feed import Feed
+from alexnet_lab.instruments.flow import read_columns
 from alexnet_lab.networks import build_network, load_pretrained
 from alexnet_lab.networks.parts import Dropout
 from alexnet_lab.randomness import derived_seed
@@ -62,7 +65,7 @@ class Trainer:
         if not recipe.compile:
             for layer in self.dropouts.values():
                 layer.generator = torch.Generator(recipe.device)
-        # Where the run stands. `pending` holds what has not been read from the device: loss and hits of each step.
+        # How far the run is. `pending` holds what has not been read from the device: loss and hits of each step.
         self.epoch, self.step_in_epoch = 1, 0
         self.loss_sum, self.hits = 0.0, 0.0
         self.pending: list[Tensor] = []
@@ -70,9 +73,9 @@ class Trainer:
         self.best_epoch = 0
         self.stop_asked = False
         self._saved_at = time.monotonic()
-        # What the run cost: kept in checkpoints, so that a run which goes on counts its earlier part, and not the time
-        # between. What came after the last checkpoint is repeated, and counted once.
-        self.seconds_before, self._went_on_at = 0.0, time.perf_counter()  # of this epoch: before going on, and since
+        # What the run cost. Checkpoints keep it: a resumed run adds its earlier part, without the time in between.
+        # Steps after the last checkpoint are repeated, and counted once.
+        self.seconds_before, self._went_on_at = 0.0, time.perf_counter()  # of this epoch, before it was resumed
         self.train_seconds, self.final_loss, self.peak_memory = 0.0, math.nan, 0
 
     @property
@@ -81,12 +84,14 @@ class Trainer:
         return (self.epoch - 1) * self.steps_per_epoch + self.step_in_epoch
 
     def resume(self) -> bool:
-        """Go on from the newest whole checkpoint, if there is one."""
-        found = checkpoint.load_latest(self.folder.path / "checkpoints")
+        """Continue from the newest checkpoint that can be used, if there is one."""
+        found, passed_over = checkpoint.load_latest(self.folder.path / "checkpoints", self._check)
+        for complaint in passed_over:
+            self.report("note", {"text": f"{complaint}; the one before it is used" if found else complaint})
         if found is None:
+            if passed_over:
+                self.report("note", {"text": "no checkpoint can be used; the run starts again"})
             return False
-        for complaint in found.damaged:
-            self.report("note", {"text": f"{complaint}; the one before it is used"})
         checkpoint.restore_network(self.network, found.tensors)
         checkpoint.restore_optimiser(self.optimiser, found.tensors)
         if self.averaged is not None:
@@ -96,13 +101,30 @@ class Trainer:
         self.loss_sum, self.hits = facts["loss_sum"], facts["hits"]
         self.best, self.best_epoch = facts["best"], facts["best_epoch"]
         self.seconds_before, self.train_seconds = facts["seconds_in_epoch"], facts["train_seconds"]
-        self.final_loss, self.peak_memory = facts["final_loss"] or math.nan, facts["peak_memory"]
+        self.final_loss = math.nan if facts["final_loss"] is None else facts["final_loss"]
+        self.peak_memory = facts["peak_memory"]
         self.scaler.load_state_dict(facts["scaler"])
         self.measuring.restore(found.tensors, facts["panel"], self.epoch)
         if self.ranks.is_first:
             self.folder.go_on_after(self.epoch - 1)
         self.report("note", {"text": f"going on at epoch {self.epoch}, step {self.step_in_epoch}"})
         return True
+
+    def _check(self, found: checkpoint.Checkpoint) -> None:
+        """Raise ValueError for a checkpoint that does not fit what stands beside it in the folder."""
+        facts = found.facts
+        if "history" not in facts:
+            raise ValueError("an earlier version of alexnet-lab wrote it")
+        now = self.folder.history(facts["epoch"] - 1)
+        changed = [name for name, digest in facts["history"].items() if now.get(name) != digest]
+        if changed:
+            raise ValueError(f"{', '.join(changed)} changed after it was written")
+        if facts["best_epoch"]:
+            best = checkpoint.load_checkpoint(self.folder.path / "checkpoints", checkpoint.BEST)
+            if best.facts["epoch"] < facts["best_epoch"]:
+                raise ValueError(f"the best weights are of epoch {best.facts['epoch']}, not {facts['best_epoch']}")
+        if facts["panel"] is not None and self.folder.path.joinpath("flow", "filters.npz").exists():
+            read_columns(self.folder.path / "flow" / "filters.npz")
 
     def run(self) -> dict[str, Any]:
         """Train to the end of the recipe, test the best checkpoint, and return the result that the verdict carries."""
@@ -118,11 +140,13 @@ class Trainer:
         if self.ranks.is_first:
             self._save_best_unless_there()
         self.ranks.wait()
-        best = checkpoint.load_checkpoint(self.folder.path / "checkpoints", "best")
+        best = checkpoint.load_checkpoint(self.folder.path / "checkpoints", checkpoint.BEST)
         tested = copy.deepcopy(self.network)
         checkpoint.restore_network(tested, best.tensors)
         self.report("note", {"text": f"testing the weights of epoch {best.facts['epoch']}"})
-        split, batch = self.feed.split, self._evaluation_batch()
+        split, of = self.feed.split, f"validation, weights of epoch {best.facts['epoch']}"
+        validation = self._evaluate(tested, split.validation, of)
+        test = self._evaluate(tested, split.test, of.replace("validation", "test"), recipe.ten_views)
         return {
             "tested_epoch": best.facts["epoch"],
             "epochs": self.epoch - 1,
@@ -132,8 +156,8 @@ class Trainer:
             "images_per_second": self.step * recipe.batch_size / self.train_seconds,
             "peak_memory_bytes": max(self.peak_memory, peak_memory(recipe.device)),
             "measuring_share": self.measuring.share(),
-            "validation": evaluate(tested, self.feed, split.validation, batch),
-            "test": evaluate(tested, self.feed, split.test, batch, recipe.ten_views),
+            "validation": validation,
+            "test": test,
         }
 
     def _train_epoch(self) -> None:
@@ -165,7 +189,7 @@ class Trainer:
             x, y = pixels[part * size : (part + 1) * size], labels[part * size : (part + 1) * size]
             if recipe.channels_last:
                 x = x.contiguous(memory_format=torch.channels_last)
-            self._deal_masks(part)
+            self._seed_masks(part)
             last = micro == accumulate - 1
             # Gradients of the earlier parts stay here; the last one's backward averages them over the processes.
             apart = self.forward.no_sync() if self.ranks.count > 1 and not last else nullcontext()  # type: ignore[attr-defined]
@@ -187,9 +211,10 @@ class Trainer:
         return outcome
 
     def _read_pending(self, pixels: Tensor) -> None:
-        """Read losses and hits from the device; all processes learn of trouble in any of them at the same step.
+        """Read losses and hits from the device.
 
-        They save at the same step too, by the first one's clock.
+        All processes see a bad loss in any of them at the same step. They save at the same step, by the first one's
+        clock.
         """
         if not self.pending:
             return
@@ -214,11 +239,11 @@ class Trainer:
         recipe, seconds = self.recipe, self._seconds_in_epoch()
         judged = self.averaged if self.averaged is not None else self.network
         with self.measuring.probing(judged):
-            found = evaluate(judged, self.feed, self.feed.split.validation, self._evaluation_batch())
+            found = self._evaluate(judged, self.feed.split.validation, f"validation after epoch {self.epoch}")
         self.measuring.end_epoch(self.epoch)
         self.train_seconds += seconds
         self.final_loss = self.loss_sum / self.steps_per_epoch
-        scalars = {f"validation_{k}": v for k, v in found.items() if not isinstance(v, list) and k != "images"}
+        scalars = {f"validation_{k}": v for k, v in found.items() if not isinstance(v, list | dict) and k != "images"}
         row = {
             "epoch": self.epoch,
             "step": self.step,
@@ -247,15 +272,14 @@ class Trainer:
     def _is_patience_over(self) -> bool:
         return 0 < self.recipe.patience <= self.epoch - 1 - self.best_epoch
 
-    def _deal_masks(self, part: int) -> None:
-        """Deal each dropout layer the stream of (seed, layer, step), whatever other layers the network has."""
+    def _seed_masks(self, part: int) -> None:
+        """Give each dropout layer the stream of (seed, layer, step), whatever other layers the network has."""
         for name, layer in self.dropouts.items():
             layer.part = (part, self.parts)
             if layer.generator is not None:
                 layer.generator.manual_seed(derived_seed(self.recipe.seed, "dropout", name, self.step))
         if self.recipe.compile:  # compiled code draws from the global generator only
-            layer_free = derived_seed(self.recipe.seed, "dropout", "compiled", self.step)
-            torch.manual_seed(layer_free)
+            torch.manual_seed(derived_seed(self.recipe.seed, "dropout", "compiled", self.step))
 
     @torch.no_grad()
     def _average_weights(self, averaged: nn.Module) -> None:
@@ -268,9 +292,16 @@ class Trainer:
         dtype = torch.float16 if self.recipe.precision == "fp16" else torch.bfloat16
         return torch.autocast(self.recipe.device, dtype, enabled=self.recipe.precision != "fp32")
 
-    def _evaluation_batch(self) -> int:
+    def _evaluate(
+        self, network: nn.Module, indices: NDArray[np.int64], what: str, ten_views: bool = False
+    ) -> dict[str, Any]:
+        """Return the metrics; an output that is not finite is a divergence, as a loss in training is."""
         # No gradients are kept, so four times a training part fits wherever that does.
-        return 4 * (self.recipe.batch_size // self.parts)
+        batch = 4 * (self.recipe.batch_size // self.parts)
+        try:
+            return evaluate(network, self.feed, indices, batch, ten_views)
+        except DivergedError as finding:
+            raise DivergedError(f"in {what}, {finding}") from None
 
     def _save(self) -> None:
         counted, panel = self.measuring.saved()
@@ -291,6 +322,7 @@ class Trainer:
                 "final_loss": None if math.isnan(self.final_loss) else self.final_loss,
                 "peak_memory": max(self.peak_memory, peak_memory(self.recipe.device)),
                 "panel": panel,
+                "history": self.folder.history(self.epoch - 1),
             }
             checkpoint.save_step(self.folder.path / "checkpoints", self.step, tensors, facts)
         self._saved_at = time.monotonic()
@@ -298,8 +330,7 @@ class Trainer:
     def _save_best(self, network: nn.Module) -> None:
         if self.ranks.is_first:
             facts = {"epoch": self.epoch, "metric": self.recipe.best_by, "value": self.best}
-            folder = self.folder.path / "checkpoints"
-            checkpoint.save_checkpoint(folder, "best", checkpoint.network_tensors(network), facts)
+            checkpoint.save_best(self.folder.path / "checkpoints", checkpoint.network_tensors(network), facts)
 
     def _save_best_unless_there(self) -> None:
         """Where the metric was never defined, such as AUROC of one class, the last weights are those to test."""

@@ -334,9 +334,9 @@ def test_an_instrumented_run_that_has_measured_nothing_yet_is_no_case(tmp_path):
 
 
 def test_the_size_of_values_from_a_histogram_is_their_root_mean_square_to_a_factor_of_one_and_a_half(tmp_path):
-    luck = np.random.default_rng(0)
+    generator = np.random.default_rng(0)
     for spread in (1e-6, 1.0, 3e4):
-        values = luck.normal(0, spread, 10_000).astype(np.float32)
+        values = generator.normal(0, spread, 10_000).astype(np.float32)
         counts = np.zeros((1, 2, 258), np.int64)
         np.add.at(counts[0, 0], np.frexp(np.abs(values))[1] - 1 + 126 + 2, 1)
         run = write_flow(tmp_path / f"{spread:g}")

@@ -82,8 +82,8 @@ def test_the_interval_is_that_of_pairs_worked_out_by_hand(tmp_path):
 @pytest.mark.parametrize(("first", "second"), [(0.2, 0.1), (0.05, 0.05), (0.3, 0.02), (0.0, 0.04)])
 @pytest.mark.parametrize("count", [30, 200])
 def test_the_interval_holds_the_true_difference_in_some_95_of_100_runs(first, second, count):
-    luck = np.random.default_rng(0)
-    drawn = luck.multinomial(count, [first, second, 1 - first - second], 4000)
+    generator = np.random.default_rng(0)
+    drawn = generator.multinomial(count, [first, second, 1 - first - second], 4000)
     intervals = np.array([paired_difference(float(a), float(b), count)[1:] for a, b, _ in drawn])
     held = ((intervals[:, 0] <= first - second) & (first - second <= intervals[:, 1])).mean()
     assert held > 0.94
@@ -149,11 +149,11 @@ def test_an_unfinished_run_is_not_judged_by_what_it_does_not_say(tmp_path):
 
 def class_folders(root, signal):
     """Pictures of noise in three classes, 60, 24 and 18; with a signal, each class has a brightness of its own."""
-    luck = np.random.default_rng(0)
+    generator = np.random.default_rng(0)
     for name, count, level in (("sick", 60, 60), ("well", 24, 130), ("other", 18, 200)):
         (root / name).mkdir(parents=True)
         for number in range(count):
-            noise = luck.normal(level if signal else 130, 40, (24, 24)).clip(0, 255)
+            noise = generator.normal(level if signal else 130, 40, (24, 24)).clip(0, 255)
             Image.fromarray(noise.astype(np.uint8)).save(root / name / f"{number}.png")
 
 

@@ -38,11 +38,11 @@ def test_what_is_inside_is_eased_and_what_is_wrong_in_any_case_is_not(tmp_path):
     assert outside == OUTSIDE
     assert inside.severity == "note"
     assert inside.contrary == (
-        "The task is solved all the same, so this kept nothing from being learned: balanced accuracy 0.960 on 60 "
+        "The task is solved all the same, so this did not prevent learning: balanced accuracy 0.960 on 60 "
         "validation images (limit 0.95); training accuracy 0.750, taken while weights move and dropout is on. "
         "Nothing else does: it is so."
     )
-    assert inside.remedy == "Nothing needs mending for this task. For a harder one: Do it."
+    assert inside.remedy == "Nothing needs to change for this task. For a harder one: Do it."
     assert (inside.title, inside.evidence) == (INSIDE.title, INSIDE.evidence)  # it stays as true as it was
 
 

@@ -39,7 +39,7 @@ def run_in(path, recipe, report=lambda _kind, _facts: None):
 def numbers_of(path):
     """Everything a run learned, without what it cost."""
     folder = RunFolder(path)
-    verdict = folder.verdict()
+    verdict = {name: folder.verdict()[name] for name in ("state", "why", "result")}
     for name in COSTS:
         verdict["result"].pop(name)
     rows = [{k: v for k, v in row.items() if k not in ("seconds", "images_per_second")} for row in folder.metrics()]

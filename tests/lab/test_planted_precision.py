@@ -145,6 +145,6 @@ def test_a_run_in_fp16_whose_activations_overflow_is_told_so_and_the_same_within
     found = the("precision-overflow", trained_with_planted_weights(tmp_path / "beyond", BEYOND, "fp16"))
     assert found.layers == ("conv1",)
     assert found.numbers["share"] == pytest.approx(3 / 8)
-    assert "fp16 holds 6e-8 to 65504" in found.evidence
+    assert "fp16 holds 6×10⁻⁸ to 65504" in found.evidence
     assert "precision-overflow" not in names(trained_with_planted_weights(tmp_path / "within", WITHIN, "fp16"))
     assert "precision-overflow" not in names(trained_with_planted_weights(tmp_path / "fp32", BEYOND, "fp32"))

@@ -92,6 +92,21 @@ def test_a_request_would_have_been_noticed_and_refused(chromium, report):
     visit.context.close()
 
 
+def test_a_script_that_came_into_the_page_would_not_run(chromium, report, tmp_path):
+    text = report.read_text()
+    assert "unsafe-eval" not in text
+    for at, injected in enumerate(
+        ("<script>document.title = 'run'</script>", "<img src=x onerror=\"document.title='run'\">")
+    ):
+        path = tmp_path / f"{at}.html"
+        path.write_text(text.replace("<main", f"{injected}<main", 1))
+        visit = Visit(chromium, path, 1200, "light")
+        visit.page.wait_for_timeout(100)
+        assert visit.page.title() != "run"
+        assert any("Content Security Policy" in trouble for trouble in visit.troubles)
+        visit.context.close()
+
+
 def test_names_with_markup_are_shown_as_they_are(visit):
     assert "run <script>alert(1)<script>" in visit.page.locator("h1").inner_text()
     assert EVIL in visit.page.locator("main").inner_text()

@@ -26,7 +26,10 @@ def lab(*arguments):
 def test_inspect_prints_layers_and_findings_and_writes_a_page_with_its_figures(run):
     output = lab("inspect", run)
     assert EVIL in output  # a name is no markup of the terminal either
-    row = next(line for line in output.splitlines() if "conv1" in line).split()
+    lines = output.splitlines()
+    assert lines.index("What speaks against it:") < next(at for at, line in enumerate(lines) if "gradient norm" in line)
+    assert any(line.startswith("  Test set: ") and "95% interval" in line for line in lines)
+    row = next(line for line in output.splitlines() if line.split()[:1] == ["conv1"]).split()
     assert row[-5:] == ["2", "of", "8", "64", "probe"]
     assert str(run / "report" / "index.html") in output.replace("\n", "")
     names = {path.name for path in (run / "report" / "figures").iterdir()}
@@ -47,7 +50,10 @@ def test_compare_prints_what_differs_and_how_far(run, write_run, tmp_path):
     output = lab("compare", run, other, "--out", tmp_path / "comparison")
     assert next(line for line in output.splitlines() if "norm" in line).split() == ["norm", "as", "published", "bn"]
     row = next(line for line in output.splitlines() if line.split()[:2] == ["gradient", "conv1"]).split()
-    assert float(row[4]) == pytest.approx(-4.5, abs=0.5)  # planted: 1.5 powers of two a layer against 6
+    assert "One seed each" in output
+    assert float(row[4].replace("−", "-")) == pytest.approx(
+        -4.5, abs=0.5
+    )  # planted: 1.5 powers of two a layer against 6
     assert (tmp_path / "comparison" / "index.html").exists()
 
 
@@ -70,3 +76,14 @@ def test_a_mistake_ends_as_one_clear_line(arguments, message, tmp_path):
     assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_damaged_record_is_named_on_the_terminal_and_the_command_goes_on(write_run, tmp_path):
+    damaged = write_run(tmp_path / "run", **SMALL)
+    (damaged / "flow" / "epoch-0003.npz").write_bytes(b"")
+    output = " ".join(lab("inspect", damaged).split())
+    assert "Damaged record: " in output
+    assert "Not examined: flow/epoch-0003.npz" in output
+    assert "epoch 2" in " ".join(
+        lab("compare", damaged, write_run(tmp_path / "b", **SMALL), "--out", tmp_path / "c").split()
+    )

@@ -11,8 +11,8 @@ from alexnet_lab.diagnosis import Finding
 from alexnet_lab.reports.comparison import compare_runs, distance_rows, names_of, open_runs, recipe_rows, unmatched
 from alexnet_lab.reports.inspection import command_of, inspect_run, layer_rows, open_run
 from alexnet_lab.reports.measured import Measured, short_names, spaced, strip_of
-from alexnet_lab.reports.page import Callout, Paragraph, Table
-from alexnet_lab.reports.panels import recall_interval
+from alexnet_lab.reports.page import Beside, Callout, Paragraph, Remarks, Table
+from alexnet_lab.reports.panels import share_interval
 from alexnet_lab.training.recipe import Recipe
 
 FINDING = Finding(
@@ -49,12 +49,13 @@ def figure(page, name):
 
 def test_a_whole_run_has_every_section_and_says_first_what_became_of_it(page):
     assert page.lead == (
-        "alexnet with its published parts on digits: 87.4% of 95 test images right, by the weights of epoch 3 of 3. "
-        "1 finding."
+        "alexnet with its published parts on digits: 87.4% of 95 test images right (95% interval 79.2 to 92.6%), by "
+        "the weights of epoch 3 of 3. 1 finding."
     )
     assert [each.title for each in page.sections] == [
-        "Findings", "Learning", "Predictions", "Gradient flow", "Norms and updates", "Signals", "Units while training",
-        "Units on the probe set", "First-layer filters", "Cost of measuring", "Recipe and provenance", "Reproduce",
+        "Result", "Findings", "Learning", "Predictions", "Gradient flow", "Norms and updates", "Signals",
+        "Units while training", "Units on the probe set", "First-layer filters", "Cost of measuring",
+        "Recipe and provenance", "Reproduce",
     ]  # fmt: skip
     names = [each.name for each in page.figures()]
     assert {"loss", "accuracy", "learning-rate", "confusion-test", "recall-test", "gradient-through-depth",
@@ -72,10 +73,35 @@ def test_findings_are_told_with_all_that_stands_behind_them(page):
     assert ("Try", "leaky") in found.details
 
 
-def test_a_healthy_run_says_so(write_run, tmp_path):
-    found = blocks(inspect_run(write_run(tmp_path / "run", **BARE), []), "Findings")[0]
+def against(page):
+    """What stands beside the result, as text by title."""
+    beside = next(block for block in page.sections[0].blocks if isinstance(block, Beside | Remarks))
+    points = (beside if isinstance(beside, Remarks) else beside.beside[0]).points
+    return {title: " ".join(text for name, text in points if name == title) for title, _ in points}
+
+
+def test_the_first_section_is_the_figure_of_the_result_with_what_speaks_against_it(page):
+    first = page.sections[0].blocks[0]
+    assert first.figure.name == "result"
+    assert [row[0] for row in first.figure.table.rows] == ["test, 95 images", "validation, 95 images"]
+    said = against(page)
+    assert said["Serious finding"] == "Dead."
+    assert said["Notes of the run"] == "Made to order."
+    assert "95% interval of 79.2 to 92.6% (13 points wide)" in said["Test set"]
+
+
+def test_a_run_without_findings_gets_no_praise(write_run, tmp_path):
+    page = inspect_run(write_run(tmp_path / "run", **BARE), [])
+    found = blocks(page, "Findings")[0]
     assert isinstance(found, Callout)
-    assert found.level == "good"
+    assert (found.level, found.title) == ("note", "No finding")
+    assert 'class="callout good"' not in page.html()
+
+
+def test_a_run_without_a_result_begins_with_its_learning_curve(write_run, tmp_path):
+    page = inspect_run(write_run(tmp_path / "run", state="diverged", **BARE), [])
+    assert page.sections[0].blocks[0].figure.name == "loss"
+    assert [each.name for each in page.figures()].count("loss") == 1
 
 
 def test_the_cost_is_what_the_run_clocked(page):
@@ -188,14 +214,98 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path):
         open_run(tmp_path)
 
 
-def test_a_damaged_record_is_named_and_can_be_moved_away(write_run, tmp_path):
-    run = write_run(tmp_path / "run", **SMALL)
-    torn = run / "flow" / "epoch-0002.npz"
-    torn.write_bytes(torn.read_bytes()[:-100])
-    with pytest.raises(ValueError, match=r"epoch-0002.npz is damaged; move it away"):
-        open_run(run)
-    torn.unlink()
-    assert sorted(open_run(run).flow.epochs) == [1, 3]
+def flipped(content):
+    """One bit in the middle of the file, which is compressed data of some array."""
+    return content[: len(content) // 2] + bytes([content[len(content) // 2] ^ 4]) + content[len(content) // 2 + 1 :]
+
+
+DEEP = b"[" * 100_000 + b"]" * 100_000
+DAMAGES = {
+    "one bit of an epoch": ("flow/epoch-0002.npz", flipped),
+    "an epoch cut short": ("flow/epoch-0002.npz", lambda content: content[:-100]),
+    "an empty epoch": ("flow/epoch-0002.npz", lambda _: b""),
+    "an epoch of zeros": ("flow/epoch-0002.npz", lambda content: bytes(len(content))),
+    "the last epoch": ("flow/epoch-0003.npz", flipped),
+    "filters": ("flow/filters.npz", flipped),
+    "empty filters": ("flow/filters.npz", lambda _: b""),
+    "a renamed key of the layout": ("flow/layout.json", lambda content: content.replace(b'"units"', b'"unitz"')),
+    "a count of the layout": ("flow/layout.json", lambda content: content.replace(b'"units": 8', b'"units": "8"')),
+    "a deep layout": ("flow/layout.json", lambda _: DEEP),
+    "a deep split": ("split.json", lambda _: DEEP),
+    "a split of numbers": ("split.json", lambda _: b'{"train": 5, "validation": [1], "test": [2]}'),
+    "a deep recipe": ("recipe.json", lambda _: DEEP),
+    "a deep provenance": ("provenance.json", lambda _: DEEP),
+    "a deep verdict": ("state.json", lambda _: DEEP),
+    "a letter of the verdict": ("state.json", lambda content: content.replace(b'"accuracy"', b'"accuracz"', 1)),
+    "no split": ("split.json", None),
+    "metrics cut short": ("metrics.jsonl", lambda content: content[: len(content) // 2]),
+}
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory, write_run):
+    return write_run(tmp_path_factory.mktemp("small") / "run", **SMALL)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_record_costs_its_run_that_record_and_is_named(damage, small, tmp_path):
+    run = shutil.copytree(small, tmp_path / "run")
+    name, change = DAMAGES[damage]
+    if change is None:
+        (run / name).unlink()
+    else:
+        (run / name).write_bytes(change((run / name).read_bytes()))
+    page = inspect_run(run)
+    assert str(run / name) in against(page)["Damaged record"]
+    lost = {"flow/layout.json"} if name == "flow/layout.json" else {name}
+    measured = open_run(run)
+    assert set(measured.damages) == lost
+    if name == "flow/epoch-0002.npz":
+        assert sorted(measured.flow.epochs) == [1, 3]
+    figures = {figure.name for figure in page.figures()}
+    assert ("loss" in figures) == (name != "metrics.jsonl")
+    assert ("gradient-norm" in figures) == (name != "flow/layout.json")
+    assert ("filters-start" in figures) == (name not in ("flow/layout.json", "flow/filters.npz"))
+    assert ("confusion-test" in figures) == (name != "state.json")
+
+
+def test_a_damaged_run_is_compared_by_what_is_left_of_it(small, tmp_path):
+    assert "Damaged record" not in against(inspect_run(small))
+    run = shutil.copytree(small, tmp_path / "damaged")
+    for name in ("flow/epoch-0003.npz", "flow/filters.npz", "split.json", "state.json"):
+        (run / name).write_bytes(DEEP)
+    page = compare_runs([small, run])
+    assert against(page)["Damaged record"].count("damaged: ") >= 4
+    assert "damaged: its verdict cannot be read" in words(page, "Results")
+    assert "All at epoch 2" in words(page, "Distances")
+
+
+def test_a_whole_file_that_is_not_what_the_run_wrote_is_left_out(small, write_run, tmp_path):
+    run = shutil.copytree(small, tmp_path / "run")
+    metrics = run / "metrics.jsonl"
+    metrics.write_text(metrics.read_text().replace('"train_loss": 2.0', '"train_loss": 1.0'))
+    assert open_run(run).rows == []
+    assert "not what the run wrote" in open_run(run).damages["metrics.jsonl"]
+
+
+def test_a_table_that_does_not_fit_the_layout_is_damage(small, tmp_path):
+    run = shutil.copytree(small, tmp_path / "run")
+    path = run / "flow" / "epoch-0002.npz"
+    whole = dict(np.load(path))
+    for column, values in (
+        ("steps.parameter", whole["steps.parameter"] + 90),
+        ("steps.step", whole["steps.step"][:-1]),
+        ("units.unit", whole["units.unit"] + 90),
+        ("windows.kind", whole["windows.kind"].astype(float)),
+        ("histograms.counts", whole["histograms.counts"][:-1]),
+        ("units.off", np.array(3)),
+        ("units.split", None),
+    ):
+        changed = {**whole, column: values}
+        np.savez(path, **{name: array for name, array in changed.items() if array is not None})
+        assert list(open_run(run).damages) == ["flow/epoch-0002.npz"], column
+        assert layer_rows(open_run(run))
+    assert inspect_run(run).html()
 
 
 def test_of_a_study_the_runs_are_named(tmp_path, write_run):
@@ -220,7 +330,7 @@ def test_the_command_that_reproduces_a_run_is_its_recipe(tmp_path):
 
 def test_a_recall_has_wilsons_interval():
     # Newcombe 1998, table I, method 3: 81 of 263, Wilson's 95% interval is 0.2553 to 0.3662.
-    found = recall_interval("x", 263, 81)
+    found = share_interval("x", 263, 81)
     assert (round(found.low, 2), round(found.high, 2)) == (25.53, 36.62)
 
 
@@ -246,7 +356,7 @@ def test_layers_go_by_their_last_name_where_that_is_enough():
     assert spaced(3, 5) == [0, 1, 2]
 
 
-def test_a_comparison_says_first_what_the_recipes_differ_in(write_run, tmp_path):
+def test_a_comparison_begins_with_results_then_what_the_recipes_differ_in(write_run, tmp_path):
     one = write_run(tmp_path / "one", **SMALL)
     other = write_run(tmp_path / "other", norm="bn", learning_rate=0.02, **SMALL)
     page = compare_runs([one, other])
@@ -254,9 +364,24 @@ def test_a_comparison_says_first_what_the_recipes_differ_in(write_run, tmp_path)
         f.name for f in page.figures()
     }
     table = blocks(page, "What differs")[0]
-    assert page.sections[0].title == "What differs"
+    assert [each.title for each in page.sections[:2]] == ["Results", "What differs"]
     assert table.rows == [["norm", "as published", "bn"], ["learning_rate", "0.01", "0.02"]]
     assert page.lead.endswith("They differ in norm, learning_rate.")
+
+
+def test_a_comparison_says_one_seed_each_and_what_speaks_against_each_run(write_run, tmp_path):
+    one = write_run(tmp_path / "one", **SMALL)
+    (one / "flow" / "epoch-0001.npz").write_bytes(b"")
+    other = write_run(tmp_path / "other", seed=3, **BARE)
+    page = compare_runs([one, other])
+    said = against(page)
+    assert "one seed each: one 87.4%, other 87.4%" in page.lead
+    assert said["One seed each"].startswith("The seeds are 0, 3. Another seed may")
+    assert said["Notes of the run"] == "Made to order."  # of both, and said once
+    assert said["Damaged record"].startswith("one: ")
+    assert said["Test set"].startswith("95 images: 87.4% right")
+    table = page.sections[0].blocks[0].under[0]
+    assert table.rows[0] == ["test accuracy", "0.8737", "0.8737", "0.0000"]
 
 
 def test_the_planted_fall_of_the_gradient_is_the_distance_that_is_found(whole, write_run, tmp_path):

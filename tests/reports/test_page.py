@@ -1,6 +1,5 @@
 """Pages and figures, as their bytes tell; test_browser.py has what only a browser can tell."""
 
-import itertools
 import json
 import math
 import re
@@ -9,11 +8,9 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 
-from alexnet_lab.reports.curves import Interval, Series, curves, intervals, power_of_ten, profile, spread
+from alexnet_lab.reports.curves import Interval, Series, curves, intervals, power_of_ten, profile
 from alexnet_lab.reports.drawing import Drawing, label
 from alexnet_lab.reports.page import (
     Callout,
@@ -23,8 +20,11 @@ from alexnet_lab.reports.page import (
     Link,
     Page,
     Paragraph,
+    Remarks,
     Section,
     Table,
+    decimals,
+    number,
     render_page,
 )
 from alexnet_lab.reports.palette import COLOURS, SERIES
@@ -245,15 +245,105 @@ def test_each_colour_has_one_light_value_so_that_each_can_be_told_in_a_drawing()
     assert len(lights) == len(set(lights))
 
 
-@given(st.lists(st.floats(-0.2, 1.2), min_size=1, max_size=12).map(sorted), st.floats(0.01, 0.2))
-def test_labels_are_moved_apart_and_keep_their_order(wanted, gap):
-    places = spread(wanted, gap)
-    assert all(b - a >= gap - 1e-9 for a, b in itertools.pairwise(places))
-    assert places[-1] <= max(1.0, gap * (len(wanted) - 1)) + 1e-9
+def drawn(figure):
+    """Return where the markers and lines of a plot are, in pixels of its drawing; a legend is outside the plot."""
+    root = ET.fromstring(figure.svg)
+    plot = next(e for e in root.iter(f"{SVG}g") if e.get("id", "").endswith("-axes_1"))
+    marks, ends = [], []
+    for group in plot.findall(f"{SVG}g"):
+        if "-line2d_" not in group.get("id"):
+            continue
+        marks += [(float(e.get("x")), float(e.get("y"))) for e in group.iter(f"{SVG}use")]
+        for path in group.findall(f"{SVG}path"):
+            places = re.findall(r"[ML] ([\d.-]+) ([\d.-]+)", path.get("d"))
+            ends.append([(float(x), float(y)) for x, y in places])
+    return marks, ends
 
 
-def test_labels_that_do_not_touch_stay_where_they_are():
-    assert spread([0.1, 0.5, 0.9], 0.1) == [0.1, 0.5, 0.9]
+NEAR = [
+    Series("a", [1, 2, 3], [0.0, 0.1, 0.0]),
+    Series("b", [1, 2], [0.0, 0.3]),
+    Series("c", [1, 2, 3], [0.0, 0.0, 0.0]),
+]
+
+
+@pytest.mark.parametrize("in_order", [True, False])
+@pytest.mark.parametrize("draw", ["curves", "profile"])
+def test_every_marker_and_every_end_of_a_line_is_a_measured_point(draw, in_order):
+    if draw == "curves":
+        figure = curves("f", "t", "r", NEAR, y_label="y", in_order=in_order)
+    else:
+        series = [Series(each.name, [x - 1 for x in each.x], each.y) for each in NEAR]
+        figure = profile("f", "t", "r", ["l", "m", "n"], series, y_label="y", scale="linear", in_order=in_order)
+    measured = sorted((x, y) for layer in figure.hover for x, y in zip(layer.x, layer.y, strict=True))
+    marks, lines = drawn(figure)
+    np.testing.assert_allclose(sorted(marks), measured, atol=0.06)
+    np.testing.assert_allclose(sorted(place for line in lines for place in line), measured, atol=0.06)
+
+
+def legend_of(figure):
+    root = ET.fromstring(figure.svg)
+    legend = next(e for e in root.iter(f"{SVG}g") if "-legend_" in e.get("id", ""))
+    texts = [(float(re.search(r"translate\(([\d.]+) ([\d.]+)\)|$", e.get("transform", ""))[2] or e.get("y")), e.text)
+             for e in legend.iter(f"{SVG}text")]  # fmt: skip
+    return [text.strip() for _, text in sorted(texts)]
+
+
+def test_a_legend_stands_in_the_order_of_its_lines():
+    series = [Series(f"conv{at}", [1, 2], [1.0, 3.0 - at % 3]) for at in range(1, 9)]
+    assert legend_of(curves("f", "t", "r", series, y_label="y")) == [each.name for each in series]
+    places = [Series(each.name, [0, 1], each.y) for each in series]
+    assert legend_of(profile("f", "t", "r", ["a", "b"], places, y_label="y")) == [each.name for each in series]
+    many = [Series(f"l{at}", [1, 2], [1.0, float(at)]) for at in range(1, 54)]
+    named = legend_of(curves("f", "t", "r", many, y_label="y"))
+    assert (named[0], named[-1], len(named)) == ("l1", "l53", 9)
+    assert named == sorted(named, key=lambda name: int(name[1:]))
+
+
+def test_one_line_needs_no_legend():
+    assert "-legend_" not in simple().svg
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (-0.000012, "−1.2×10⁻⁵"), (1e-5, "10⁻⁵"), (-1e-5, "−10⁻⁵"), (123456.0, "1.235×10⁵"), (-0.5, "−0.5"), (0.0, "0"),
+        (-1234, "−1,234"), (None, "–"), (math.nan, "–"), (-math.inf, "−inf"), (True, "yes"),
+    ],
+)  # fmt: skip
+def test_numbers_are_written_as_people_write_them(value, text):
+    assert number(value) == text
+
+
+def test_a_metric_has_as_many_decimals_as_its_neighbours():
+    assert [decimals(value) for value in (0.96, -0.06061, 66, None)] == ["0.9600", "−0.0606", "66", "–"]
+
+
+def test_no_figure_has_a_hyphen_for_a_minus_or_an_exponent_of_a_programmer():
+    figures = [
+        curves("a", "t", "r", [Series("a", [1, 2], [-3e-6, 4e-6])], y_label="y"),
+        curves("b", "t", "r", [Series("a", [1, 2], [2e-7, 4e-3])], y_label="y", scale="log"),
+        curves("c", "t", "r", [Series("a", [1, 2], [-0.5, 0.5])], y_label="y", scale="percent"),
+        intervals("d", "t", "r", [Interval("a", -1e-5, -2e-5, 1e-6)], unit="points"),
+    ]
+    for figure in figures:
+        told = [text for layer in figure.hover for text in layer.values]
+        shown = [element.text for element in ET.fromstring(figure.svg).iter(f"{SVG}text")]
+        assert not [
+            text for text in told + shown + read(figure.table.html()).text if re.search(r"-\d|\de[+-]?\d", text)
+        ]
+
+
+def test_columns_of_numbers_with_exponents_stand_right():
+    cells = re.findall(r"<td( class=\"number\")?>", Table(["a"], [["1.2×10⁻⁵"], ["10⁻⁷%"], ["−3"]]).html())
+    assert all(cells)
+
+
+def test_remarks_of_one_kind_share_their_words():
+    words = Remarks("Against it", [("Note", "One."), ("Note", EVIL), ("Size", "Three."), ("Note", "Four.")]).html()
+    assert read(words).elements.count("dt") == 3
+    assert read(words).elements.count("dd") == 4
+    assert "script" not in read(words).elements
 
 
 def test_long_texts_lose_their_middle_and_long_layer_names_their_head():
@@ -269,7 +359,7 @@ def test_ticks_of_a_logarithmic_scale_are_text():
         "1",
         "200",
         "10⁶",
-        "2·10⁻⁵",
+        "2×10⁻⁵",
     ]
 
 

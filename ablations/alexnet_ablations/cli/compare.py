@@ -14,39 +14,51 @@ from alexnet_ablations.cli.terminal import open_console
 
 
 def compare(
-    runs: Annotated[list[Path], typer.Argument(help="Run folders; the first is measured from.", show_default=False)],
+    runs: Annotated[
+        list[Path], typer.Argument(help="Run folders; differences are from the first.", show_default=False)
+    ],
     out: Annotated[Path, typer.Option(help="Folder of the report.")] = Path("comparison"),
 ) -> None:
-    """Lay runs side by side: recipes, results, and the insides layer by layer.
+    """Lay runs side by side: results, recipes, and gradients and units layer by layer.
 
     [bold]alexnet-lab compare runs/lrn runs/bn[/]
 
-    Writes a page, index.html, that needs no network, and its figures; prints what
-    the recipes differ in, the results, and how far the histograms are apart.
+    Writes a page, index.html, that needs no network, and its figures; prints the
+    results, what speaks against them, what the recipes differ in, and how far the
+    histograms are apart.
     """
-    from alexnet_lab.reports.comparison import compare_runs, distance_rows, open_runs, recipe_rows, result_table
+    from alexnet_lab.diagnosis.findings import wrapped
+    from alexnet_lab.reports.comparison import distance_rows, open_runs, page_of, recipe_rows, remarks, result_table
 
     refuse_place(out)
     console = open_console()
     compared = open_runs(runs)
+    page = page_of(compared).write(out)  # first, whatever the terminal can print
+    results = result_table(compared)
+    console.print(plain_table(results.columns, results.rows))
+    for title, text in remarks(compared):
+        console.print("\n".join(wrapped(f"{title}: {text}", "  ", 100, hang=2)), markup=False, highlight=False)
     rows = recipe_rows(compared)
     if rows:
         console.print(plain_table(["recipe", *compared.names], rows))
     else:
         console.print("the recipes are the same in every field")
-    results = result_table(compared)
-    console.print(plain_table(results.columns, results.rows))
     for other in range(1, len(compared.runs)):
-        found = [
-            [kind, layer, f"{100 * each.total_variation:.1f}%", f"{each.wasserstein:.2f}", f"{each.shift:+.2f}"]
+        distances = [
+            [
+                kind,
+                layer,
+                f"{100 * each.total_variation:.1f}%",
+                f"{each.wasserstein:.2f}",
+                f"{each.shift:+.2f}".replace("-", "−"),
+            ]
             for kind, layer, each in distance_rows(compared, other)
             if kind == "gradient"
         ]
-        if found:
+        if distances:
             console.print(f"{compared.names[0]} to {compared.names[other]}, epoch {compared.epoch}", markup=False)
             columns = ["values", "layer", "total variation", "Wasserstein, powers of two", "shift"]
-            console.print(plain_table(columns, found))
-    page = compare_runs(runs).write(out)
+            console.print(plain_table(columns, distances))
     console.print(f"[dim]{escape(str(page))}[/]", soft_wrap=True)
 
 

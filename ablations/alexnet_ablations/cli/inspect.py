@@ -17,34 +17,42 @@ def inspect(
     out: Annotated[Path | None, typer.Option(help="Folder of the report.", show_default="RUN/report")] = None,
     opened: Annotated[bool, typer.Option("--open", help="Show the page in the browser.")] = False,
 ) -> None:
-    """Look into a run: what went wrong, gradients through depth, dead units.
+    """Look into a run: its result, what speaks against it, what went wrong inside.
 
     [bold]alexnet-lab inspect runs/digits-alexnet-1f0c[/]
 
     Writes a page, index.html, that needs no network, and its figures as PNG and
-    SVG; prints the layers and the findings. Works on unfinished runs too.
+    SVG; prints the result, what speaks against it, the layers and the findings.
+    Works on unfinished runs too.
     """
-    from alexnet_lab.diagnosis import blind_spots, describe, diagnose
-    from alexnet_lab.reports.inspection import inspect_run, layer_rows, open_run, summary
+    from alexnet_lab.diagnosis import describe, describe_limitations, limitations
+    from alexnet_lab.diagnosis.examination import examine, unexamined
+    from alexnet_lab.reports.inspection import layer_rows, open_run, page_of, summary
 
     if out is not None:
         refuse_place(out)
     console = open_console()
     measured = open_run(run)
-    findings = diagnose(measured.folder)
+    findings = examine(measured.evidence)
+    page = page_of(measured, findings).write(out or run / "report")  # first, whatever the terminal can print
     console.print(summary(measured, findings), markup=False, highlight=False)
+    against = limitations(measured.evidence, findings)
+    if against:
+        console.print("What speaks against it:")
+        console.print(describe_limitations(against), markup=False, highlight=False)
     rows = layer_rows(measured)
     if rows:
         console.print(layer_table(rows))
-    console.print(describe(findings, blind_spots(measured.folder)), markup=False, highlight=False)
-    page = inspect_run(run, findings).write(out or run / "report")
+    console.print(describe(findings, unexamined(measured.evidence)), markup=False, highlight=False)
     console.print(f"[dim]{escape(str(page))}[/]", soft_wrap=True)
     if opened:
         typer.launch(page.resolve().as_uri())
 
 
 def layer_table(rows: list[dict[str, Any]]) -> Table:
-    """One row per layer with weights: medians of the last measured epoch, and its units on N inputs."""
+    """Return a row for each layer with weights: medians of the last measured epoch, and its units on N inputs."""
+    from alexnet_lab.diagnosis.numbers import written
+
     words = {row["word"] for row in rows if row["word"]}
     rate = "off-rate" if words <= {"off"} else "off or negative"
     table = Table(box=box.SIMPLE_HEAD)
@@ -55,7 +63,7 @@ def layer_table(rows: list[dict[str, Any]]) -> Table:
         counted = row["units"] is not None
         table.add_row(
             escape(row["layer"]),
-            *("-" if row[name] is None else f"{row[name]:.3g}" for name in ("gradient norm", "update ratio")),
+            *("-" if row[name] is None else written(row[name], 3) for name in ("gradient norm", "update ratio")),
             f"{100 * row['off-rate']:.1f}%" if counted else "-",
             f"{row['dead']} of {row['units']}" if counted else "-",
             f"{row['N']} {row['split']}" if counted else "-",

@@ -2,7 +2,10 @@
 
 import json
 import os
+from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import asdict
+from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,8 +19,9 @@ from alexnet_ablations.cli.progress import JsonLines, LiveBar, PlainLines, Quiet
 from alexnet_ablations.cli.recipe_options import with_recipe_options
 from alexnet_ablations.cli.terminal import open_console
 from alexnet_ablations.declare.declaration import read_start
+from alexnet_lab.locks import Lock
 from alexnet_lab.records import RunFolder
-from alexnet_lab.training.process import hold
+from alexnet_lab.training.process import hold, is_first_process
 from alexnet_lab.training.recipe import NAMED, Recipe, read_recipe
 
 SHOWN = ("accuracy", "balanced_accuracy", "auroc", "top5_accuracy", "calibration_error", "loss")
@@ -53,19 +57,24 @@ def train(
     chosen = read_recipe(fields)
     folder = RunFolder(out or Path("runs") / _name_of(chosen))
     refuse_place(folder.path, "run")
-    # Under torchrun every process runs this command; the first one speaks and writes for all.
-    is_first = int(os.environ.get("RANK", "0")) == 0
-    verdict = folder.verdict() if _is_same(folder, chosen) else None
+    is_first = is_first_process()  # under torchrun every process runs this command, and the first one writes and prints
+    is_same = _is_same(folder, chosen, is_named=out is None)
+    damages = folder.damages(weights=True) if is_same else ()
+    verdict = folder.verdict() if is_same and not damages else None
     if verdict is None or verdict["state"] not in ("ok", "diverged"):
         lock = hold(folder) if is_first else None
-        status = _run(chosen, folder, console, quiet=quiet or not is_first, as_json=as_json and is_first)
+        note = f"{', '.join(damages)} in {folder.path} changed after the run ended; the run is made again"
+        notes = [note] if damages else []
+        status = _run(chosen, folder, console, notes, quiet=quiet or not is_first, as_json=as_json and is_first)
         if lock is not None:
             lock.release()
         if status == 130 or not is_first:
             raise typer.Exit(status)
         verdict = folder.verdict()
-    elif not quiet and not as_json:
-        console.print(f"already done: {folder.path}")
+    else:
+        _clear_leftovers(folder)
+        if not quiet and not as_json:
+            console.print(f"already done: {folder.path}", markup=False)
     if verdict is None or verdict["state"] not in ("ok", "diverged"):
         if not (folder.path / "recipe.json").exists():  # it never began: nothing there is worth keeping
             (folder.path / "state.json").unlink(missing_ok=True)
@@ -86,21 +95,48 @@ def _name_of(recipe: Recipe) -> str:
     return f"{data}-{recipe.network}-{recipe.identity('')}"
 
 
-def _is_same(folder: RunFolder, recipe: Recipe) -> bool:
-    """Say whether the folder holds this run; one that holds another is refused."""
-    theirs = folder.recipe()
-    if theirs is None:
-        return False
-    mine = json.loads(recipe.to_json())
-    if theirs != mine:
-        differing = sorted(name for name in mine if theirs.get(name) != mine[name])
+def _is_same(folder: RunFolder, recipe: Recipe, *, is_named: bool) -> bool:
+    """Say whether the folder holds this run; one that holds another is refused.
+
+    A recipe that is damaged says nothing. Then the digest in the verdict decides, or the folder's name, where that was
+    made from the recipe.
+    """
+    with suppress(ValueError):  # of a damaged verdict
+        recorded = ((folder.verdict() or {}).get("files") or {}).get("recipe.json")
+        if recorded == sha256(recipe.to_json().encode()).hexdigest():
+            return True
+    try:
+        fields = folder.recipe()
+        theirs = None if fields is None else read_recipe(fields)
+    except ValueError as error:
+        if is_named:
+            return True
         raise ValueError(
-            f"{folder.path} holds a run that differs in {', '.join(differing)}; choose another folder with --out"
-        )
-    return True
+            f"the recipe in {folder.path} cannot be read: {error}; or choose another folder with --out"
+        ) from None
+    if theirs is None or theirs == recipe:
+        return theirs is not None
+    mine = asdict(recipe)
+    differing = sorted(name for name, value in asdict(theirs).items() if mine[name] != value)
+    raise ValueError(
+        f"{folder.path} holds a run that differs in {', '.join(differing)}; choose another folder with --out"
+    )
 
 
-def _run(recipe: Recipe, folder: RunFolder, console: Console, *, quiet: bool, as_json: bool) -> int:
+def _clear_leftovers(folder: RunFolder) -> None:
+    """Remove what a run left behind that was killed after its verdict."""
+    if not folder.leftovers():
+        return
+    lock = Lock(folder.lock)
+    with suppress(PermissionError):  # of a folder that may only be read
+        if lock.take(patience=0.0):  # else the run is about to remove them itself
+            folder.clear_leftovers()
+            lock.release()
+
+
+def _run(
+    recipe: Recipe, folder: RunFolder, console: Console, notes: Sequence[str], *, quiet: bool, as_json: bool
+) -> int:
     from alexnet_lab.training.run import train_with_verdict
 
     if as_json:
@@ -109,6 +145,8 @@ def _run(recipe: Recipe, folder: RunFolder, console: Console, *, quiet: bool, as
         reporter = Quiet()
     else:
         reporter = LiveBar(console) if console.is_terminal else PlainLines(console)
+    for text in notes:
+        reporter("note", {"text": text})
     try:
         return train_with_verdict(recipe, folder, reporter)
     finally:

@@ -8,7 +8,6 @@ the coordinator alone, which then asks every run to save.
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -18,6 +17,7 @@ from alexnet_ablations.declare.study import PlannedRun
 from alexnet_ablations.run.slots import Slot, resident_memory
 from alexnet_lab.locks import Lock
 from alexnet_lab.records import write_atomically
+from alexnet_lab.training.process import child_environment, python_command
 
 # Seconds that a run has to save itself after it was asked to stop.
 GRACE = 30.0
@@ -110,7 +110,7 @@ class Attempt:
 
 def command_of(folder: Path) -> list[str]:
     """Return the command that makes the run of a folder."""
-    return [sys.executable, "-m", "alexnet_lab.training.run", "--coordinated", str(folder)]
+    return python_command("alexnet_lab.training.run", "--coordinated", str(folder))
 
 
 def _start(run: PlannedRun, slot: Slot, lock: Lock) -> subprocess.Popen[bytes]:
@@ -120,7 +120,7 @@ def _start(run: PlannedRun, slot: Slot, lock: Lock) -> subprocess.Popen[bytes]:
     run.folder.forget_progress()
     write_atomically(folder / "recipe.json", run.recipe.to_json())
     threads = str(run.recipe.threads)
-    environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, **slot.environment}
+    environment = {**child_environment(), "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, **slot.environment}
     with (folder / "output.txt").open("wb") as output:
         return subprocess.Popen(  # noqa: S603  # our own interpreter, our own module, a path we made
             command_of(folder),

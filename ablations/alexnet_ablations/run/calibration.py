@@ -23,6 +23,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from alexnet_lab.records import write_atomically
+from alexnet_lab.training.process import child_environment, python_command
 from alexnet_lab.training.recipe import Recipe, read_recipe
 
 if TYPE_CHECKING:
@@ -126,12 +127,12 @@ def _measured_side_by_side(hands: Sequence[Sequence[tuple[str, Recipe]]]) -> Ite
 def _start(recipes: Sequence[Recipe]) -> "subprocess.Popen[str]":
     threads = str(recipes[0].threads)
     process = subprocess.Popen(  # noqa: S603  # our own interpreter, our own module
-        [sys.executable, "-m", "alexnet_ablations.run.calibration", str(time.time())],
+        python_command("alexnet_ablations.run.calibration", str(time.time())),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads},
+        env={**child_environment(), "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads},
     )
     assert process.stdin is not None  # noqa: S101  # a pipe was asked for
     process.stdin.write(json.dumps([asdict(recipe) for recipe in recipes]))
@@ -146,10 +147,10 @@ def measure(recipe: Recipe, start_seconds: float | None = None) -> Pace:
 
     from alexnet_lab.networks import load_pretrained
     from alexnet_lab.training.optim import build_optimiser
-    from alexnet_lab.training.run import open_feed_of
+    from alexnet_lab.training.run import configure_torch, open_feed_of
     from alexnet_lab.training.trainer import network_of
 
-    torch.set_num_threads(recipe.threads)
+    configure_torch(recipe)
     began = time.perf_counter()
     feed = open_feed_of(recipe, lambda _kind, _facts: None)
     opening = time.perf_counter() - began
