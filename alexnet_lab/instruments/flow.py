@@ -187,7 +187,7 @@ def read_layout(path: Path) -> Layout:
 
 def read_columns(path: Path, names: Sequence[str] | None = None) -> Columns:
     """Read the arrays of one npz file, or those of them that `names` has; ValueError if it is damaged."""
-    if not path.is_file():  # a named pipe would be waited for
+    if path.exists() and not path.is_file():  # a named pipe would be waited for
         raise _damaged(path, "it is no regular file")
     try:
         # Opened here, since numpy leaves a damaged file open.

@@ -256,7 +256,7 @@ def test_the_command_checks_every_byte_and_removes_what_is_damaged(own_cache, tm
     archive.parent.mkdir(parents=True)
     archive.write_bytes(bytes(1500))
     with (places["held"] / "pixels.npy").open("rb") as reader:
-        lock(reader, shared=True)
+        lock_file(reader, shared=True)
         checked = command("--check", cwd=tmp_path)
     assert checked.returncode == 1, checked.stderr
     said = " ".join(checked.stdout.split())

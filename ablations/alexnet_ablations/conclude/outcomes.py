@@ -222,10 +222,14 @@ def _state(run: PlannedRun) -> tuple[str, str, dict[str, Any]]:
 
 
 def _images_tested(facts: Mapping[str, Any]) -> int | None:
-    """Count the test images by the confusion matrix; None for a run that has none."""
+    """Return how many images were tested; None where the verdict has neither their number nor a matrix of counts."""
     test = facts.get("test")
-    confusion = test.get("confusion") if isinstance(test, Mapping) else None
-    return int(np.sum(confusion)) if confusion else None
+    if not isinstance(test, Mapping):
+        return None
+    images, confusion = test.get("images"), test.get("confusion")
+    if type(images) is int:
+        return images
+    return int(np.sum(confusion)) if isinstance(confusion, list) and confusion else None  # version 0.1.0
 
 
 def _number(facts: Mapping[str, Any], source: Sequence[str]) -> float:
