@@ -123,7 +123,7 @@ def test_a_run_is_not_trained_in_a_studys_folder_nor_a_study_made_in_a_runs(told
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        (b"\xff\xfe\x00", "mine.toml is not text, and a recipe is a TOML file; name another"),
+        (b"\xff\xfe\x00", "mine.toml is not text in UTF-8, as TOML must be; save it as UTF-8, or name another"),
         (b"x = [", "mine.toml is not TOML"),
         (b"epochs = 'x'", "in mine.toml, epochs: must be a whole number (got 'x')"),
         (b"epoch = 3", "in mine.toml, unknown recipe field 'epoch'. Did you mean 'epochs'"),
@@ -217,7 +217,7 @@ def test_a_folder_with_something_in_it_stays_when_its_run_never_began(told, tmp_
 
 def test_what_the_system_says_of_a_path_is_a_sentence_about_it():
     assert sentence_of(FileNotFoundError(2, "No such file or directory", "gone/x"), []) == (
-        "gone/x cannot be read or written (no such file or directory); name another place, or mend this one"
+        "gone/x cannot be read or written (no such file or directory); name another place, or repair this one"
     )
 
 

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from alexnet_ablations.cli.progress import about_left
 from alexnet_ablations.cli.study_options import AsJson, IsQuiet, Jobs, Timeout, Track, check, open_sinks
 from alexnet_ablations.cli.terminal import open_console
 from alexnet_lab.choices import unknown_choice
@@ -113,14 +114,13 @@ def _show_study(console: Console, folder: Path, as_json: bool) -> None:
         print(json.dumps({**facts, "complaint": complaint}))  # noqa: T201  # standard output is the interface
         return
     if complaint:
-        console.print(f"{complaint}; what follows is read from the run folders", style="red", markup=False)
+        told = f"{complaint}; what follows is read from the run folders"
+        console.print(told, style="red", markup=False, highlight=False, soft_wrap=True)
     console.print(
         f"[bold]{escape(str(folder))}[/]: {len(found)} runs, {_counts(found)}", highlight=False, soft_wrap=True
     )
     unfinished = sum(standing.state in ("waiting", "lost") for standing in found)
     if coordinator:
-        from alexnet_ablations.cli.study_progress import about_left
-
         console.print(f"at work: {coordinator}{about_left(left)}", markup=False, highlight=False, soft_wrap=True)
     elif unfinished:
         console.print(

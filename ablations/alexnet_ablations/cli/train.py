@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,6 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from alexnet_ablations.cli.folders import refuse_place
@@ -43,6 +45,25 @@ def train(
     command goes on where an interrupted run was saved.
     """
     console = open_console()
+    chosen = _read_choices(recipe, given)
+    folder = RunFolder(out or Path("runs") / _name_of(chosen))
+    refuse_place(folder.path, "run")
+    verdict = folder.verdict() if _is_same(folder, chosen) else None
+    if not _is_final(verdict):
+        verdict = _run(chosen, folder, console, quiet=quiet, as_json=as_json)
+    elif not quiet and not as_json:
+        console.print(f"already done: {folder.path}", markup=False)
+    if verdict is None or not _is_final(verdict):
+        _remove_if_empty(folder, with_parent=out is None)
+        raise ValueError(verdict["why"] if verdict else "the run ended without a verdict")
+    if as_json:
+        print(json.dumps({"event": "verdict", "folder": str(folder.path), **verdict}))  # noqa: T201  # the interface
+    elif not quiet:
+        _print_verdict(console, folder, verdict)
+
+
+def _read_choices(recipe: str, given: Mapping[str, Any]) -> Recipe:
+    """Return the recipe that a starting point and options make together."""
     fields = read_start(recipe)
     fields |= {name: value for name, value in given.items() if value is not None}
     fields.setdefault("threads", os.cpu_count() or 1)
@@ -50,35 +71,24 @@ def train(
         import torch
 
         fields["device"] = "cuda" if torch.cuda.is_available() else "cpu"
-    chosen = read_recipe(fields)
-    folder = RunFolder(out or Path("runs") / _name_of(chosen))
-    refuse_place(folder.path, "run")
-    # Under torchrun every process runs this command; the first one speaks and writes for all.
-    is_first = int(os.environ.get("RANK", "0")) == 0
-    verdict = folder.verdict() if _is_same(folder, chosen) else None
-    if verdict is None or verdict["state"] not in ("ok", "diverged"):
-        lock = hold(folder) if is_first else None
-        status = _run(chosen, folder, console, quiet=quiet or not is_first, as_json=as_json and is_first)
-        if lock is not None:
-            lock.release()
-        if status == 130 or not is_first:
-            raise typer.Exit(status)
-        verdict = folder.verdict()
-    elif not quiet and not as_json:
-        console.print(f"already done: {folder.path}")
-    if verdict is None or verdict["state"] not in ("ok", "diverged"):
-        if not (folder.path / "recipe.json").exists():  # it never began: nothing there is worth keeping
-            (folder.path / "state.json").unlink(missing_ok=True)
-            folder.lock.unlink(missing_ok=True)
-            with suppress(OSError):  # a folder that has something else in it stays
-                folder.path.rmdir()
-                if out is None:
-                    folder.path.parent.rmdir()
-        raise ValueError(verdict["why"] if verdict else "the run ended without a verdict")
-    if as_json:
-        print(json.dumps({"event": "verdict", "folder": str(folder.path), **verdict}))  # noqa: T201  # the interface
-    elif not quiet:
-        _print_verdict(console, folder, verdict)
+    return read_recipe(fields)
+
+
+def _is_final(verdict: Mapping[str, Any] | None) -> bool:
+    """Say whether a run ended with a result, which the same command does not make again."""
+    return verdict is not None and verdict["state"] in ("ok", "diverged")
+
+
+def _remove_if_empty(folder: RunFolder, *, with_parent: bool) -> None:
+    """Remove the folder of a run that failed before it began; one that has something else in it stays."""
+    if (folder.path / "recipe.json").exists():
+        return
+    (folder.path / "state.json").unlink(missing_ok=True)
+    folder.lock.unlink(missing_ok=True)
+    with suppress(OSError):
+        folder.path.rmdir()
+        if with_parent:
+            folder.path.parent.rmdir()
 
 
 def _name_of(recipe: Recipe) -> str:
@@ -100,25 +110,33 @@ def _is_same(folder: RunFolder, recipe: Recipe) -> bool:
     return True
 
 
-def _run(recipe: Recipe, folder: RunFolder, console: Console, *, quiet: bool, as_json: bool) -> int:
+def _run(recipe: Recipe, folder: RunFolder, console: Console, *, quiet: bool, as_json: bool) -> dict[str, Any] | None:
+    """Train, and return the verdict; an interrupted run, and torchrun's further processes, end the command here."""
     from alexnet_lab.training.run import train_with_verdict
 
-    if as_json:
-        reporter: Quiet = JsonLines()
-    elif quiet:
-        reporter = Quiet()
-    else:
+    # Under torchrun every process runs this command; the first one speaks and writes for all.
+    is_first = int(os.environ.get("RANK", "0")) == 0
+    reporter = Quiet()
+    if as_json and is_first:
+        reporter = JsonLines()
+    elif is_first and not quiet:
         reporter = LiveBar(console) if console.is_terminal else PlainLines(console)
+    lock = hold(folder) if is_first else None
     try:
-        return train_with_verdict(recipe, folder, reporter)
+        status = train_with_verdict(recipe, folder, reporter)
     finally:
         reporter.close()
+    if lock is not None:
+        lock.release()
+    if status == 130 or not is_first:
+        raise typer.Exit(status)
+    return folder.verdict()
 
 
 def _print_verdict(console: Console, folder: RunFolder, verdict: dict[str, Any]) -> None:
     if verdict["state"] == "diverged":
         console.print(f"diverged: {verdict['why']}", markup=False)
-        console.print(f"[dim]{folder.path}[/]")
+        console.print(str(folder.path), style="dim", markup=False)
         return
     result = verdict["result"]
     table = Table(box=box.SIMPLE_HEAD)
@@ -132,6 +150,7 @@ def _print_verdict(console: Console, folder: RunFolder, verdict: dict[str, Any])
     provenance = folder.provenance() or {}
     for at, name in enumerate(provenance.get("classes", [])):
         values = [result[part]["recall"][at] for part in ("validation", "test")]
-        table.add_row(f"recall of {name}", *("-" if v is None else f"{v:.4f}" for v in values))
+        table.add_row(escape(f"recall of {name}"), *("-" if v is None else f"{v:.4f}" for v in values))
     console.print(table)
-    console.print(f"[dim]{folder.path}: recipe, split, metrics of every epoch, best weights, verdict[/]")
+    what = "recipe, split, metrics of every epoch, best weights, verdict"
+    console.print(f"{folder.path}: {what}", style="dim", markup=False)
