@@ -1,5 +1,6 @@
 """The application and its commands; errors that a user can act on end as one line."""
 
+import logging
 import os
 import sys
 
@@ -64,6 +65,7 @@ def main() -> None:
     """Run the command line."""
     words = sys.argv[1:]
     print_anything()
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it tells where it keeps its fonts if HOME is read-only
     try:
         if words[:1] != ["bench"]:  # whose words are not ours to read
             refuse_repeated(words)

@@ -1,6 +1,7 @@
 """Errors that a user can act on, each as one sentence: what must hold, what was received, what would work."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import typer
 
@@ -41,12 +42,20 @@ def sentence_of(error: Exception, words: Sequence[str]) -> str:
 def _of_system(error: OSError) -> str:
     reason = error.strerror or type(error).__name__
     if error.filename is not None:
-        reason = reason.lower()
-        return f"{error.filename} cannot be read or written ({reason}); name another place, or repair this one"
+        remedy = "name another place, or repair this one"
+        if _is_in_cache(str(error.filename)):
+            remedy = "set ALEXNET_LAB_CACHE to a folder for decoded images that can be written"
+        return f"{error.filename} cannot be read or written ({reason.lower()}); {remedy}"
     if reason.startswith("No usable temporary directory"):  # tempfile has tried them all
         return "no folder for temporary files can be written; set TMPDIR to one that can, with some room"
     # Where a write fails midway, the system does not say in which file.
     return f"writing or reading failed ({reason.lower()}); see to that, and the same command goes on"
+
+
+def _is_in_cache(path: str) -> bool:
+    from alexnet_lab.data.cache import cache_folder
+
+    return Path(path).is_relative_to(cache_folder())
 
 
 def _of_usage(error: Exception, words: Sequence[str]) -> str:

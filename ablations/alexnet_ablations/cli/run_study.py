@@ -4,7 +4,7 @@ import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from alexnet_ablations.declare.study import PlannedRun, Study
     from alexnet_ablations.run.forecast import Forecast
     from alexnet_ablations.run.trackers import Sink
+
+MOST_LEVELS = 20  # of one factor that a plan lists
 
 
 def plan_run_conclude(console: Console, study: "Study", how: StudyOptions) -> None:
@@ -128,7 +130,7 @@ def conclude_and_print(console: Console, study: "Study", *, silent: bool = False
 def print_plan(console: Console, study: "Study", asked: "Study", missing: int) -> None:
     """Say what is varied, what is set, how many runs that makes, and what to keep in mind."""
     start, total = study.start, study.size
-    factors = ", ".join(f"{f.field} {{{', '.join(map(level_text, f.levels))}}}" for f in study.factors)
+    factors = ", ".join(f"{factor.field} {{{_some(factor.levels)}}}" for factor in study.factors)
     many = "s" if study.seeds > 1 else ""
     is_shared = all(factor.field != "epochs" for factor in study.factors)
     epochs = f" of {start.epochs} epoch{'s' if start.epochs > 1 else ''}" if is_shared else ""
@@ -140,7 +142,7 @@ def print_plan(console: Console, study: "Study", asked: "Study", missing: int) -
         markup=False,
     )
     console.print(f"set for all cells: {', '.join(settings_of(study))}", style="dim", markup=False, highlight=False)
-    if study.is_default_design and study.design != "factorial":
+    if study.is_default_design and study.crossed > len(study.cells):
         console.print(
             f"one change at a time, since all levels crossed would be {study.crossed} cells: --design factorial "
             "makes them all",
@@ -151,6 +153,12 @@ def print_plan(console: Console, study: "Study", asked: "Study", missing: int) -
         console.print(f"{study.folder} holds more of this study than was asked for: all of it counts", markup=False)
     for note in [*study.warnings(), *study.limitations, *aliases(study)]:
         console.print(f"note: {note}", markup=False, highlight=False)
+
+
+def _some(levels: "Sequence[Any]") -> str:
+    texts = [level_text(level) for level in levels[:MOST_LEVELS]]
+    more = len(levels) - MOST_LEVELS
+    return ", ".join(texts) + (f" and {more} more" if more > 0 else "")
 
 
 def settings_of(study: "Study") -> list[str]:
