@@ -105,7 +105,7 @@ def test_what_makes_another_study_is_said(tmp_path):
 def test_a_study_comes_back_from_its_file_as_it_was(tmp_path, whole):
     study = declare(
         {"network": "resnet18", "norm": ["lrn:k=1,alpha=2"], "augment": "flip,crop;", "ten_views": "true"},
-        {"data": 'a "quoted" \\ folder é', "epochs": 3, "learning_rate": 1e-05},
+        {"data": 'a "quoted" \\ folder é \x1b\x7f\t', "epochs": 3, "learning_rate": 1e-05},
         tmp_path,
         design="fractional",
         seeds=5,
