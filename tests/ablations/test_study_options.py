@@ -163,7 +163,7 @@ def test_a_plan_begins_with_what_is_varied_and_what_is_set(study, tmp_path):
     assert "preset" not in shared
     assert "width" not in shared
     first, second, _ = lines("--batch-size", ",".join(map(str, range(1, 25))), "--baseline", "momentum=0.5", *start)
-    assert f"{first} {second}".endswith("17, 18, 19 and 4 more}")
+    assert " ".join(f"{first} {second}".split()).endswith("17, 18, 19 and 5 more}")
 
 
 def test_what_is_saved_is_not_told_in_lines_of_json(study, tmp_path):

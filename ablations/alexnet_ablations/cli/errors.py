@@ -47,7 +47,7 @@ def _of_system(error: OSError) -> str:
             remedy = "set ALEXNET_LAB_CACHE to a folder for decoded images that can be written"
         return f"{error.filename} cannot be read or written ({reason.lower()}); {remedy}"
     if reason.startswith("No usable temporary directory"):  # tempfile has tried them all
-        return "no folder for temporary files can be written; set TMPDIR to one that can, with some room"
+        return "no folder for temporary files can be written; set TMPDIR to one that can, with free space"
     # Where a write fails midway, the system does not say in which file.
     return f"writing or reading failed ({reason.lower()}); see to that, and the same command goes on"
 

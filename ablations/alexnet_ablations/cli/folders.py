@@ -9,7 +9,7 @@ MARKS = {"study": "study.toml", "run": "recipe.json"}
 
 
 def refuse_place(folder: Path, belongs_to: Literal["study", "run"] | None = None) -> None:
-    """Refuse a folder that cannot be written, that holds a study where a run is meant, or a run where a study is."""
+    """Refuse a folder that cannot be written, or that holds a run or a study where the other is meant."""
     must = f"{folder} must be a folder that can be written, and"
     if str(folder).startswith("-"):
         raise ValueError(f"{folder} would be read as an option by the commands that are given this folder; {_ELSE}")

@@ -27,7 +27,7 @@ MOST_LEVELS = 20  # of one factor that a plan lists
 
 
 def plan_run_conclude(console: Console, study: "Study", how: StudyOptions) -> None:
-    """Make what is missing of a study and say what it shows; a mistake that can be seen before is refused before."""
+    """Make the missing runs of a study and print what it shows; mistakes are refused before the first run."""
     from alexnet_ablations.run.coordinator import refuse_if_coordinated
 
     refuse_place(study.folder, "study")
@@ -85,7 +85,7 @@ def make(
     as_json: bool = False,
     sinks: "Sequence[Sink]" = (),
 ) -> None:
-    """Make these runs of a study, whose folder is open, and say what the whole study shows; exit 1 if any failed."""
+    """Make these runs of a study, whose folder is open, and print what the study shows; exit 1 if any failed."""
     from alexnet_ablations.cli.study_progress import run_with_live_table
 
     started = time.monotonic()
@@ -108,7 +108,7 @@ def make(
 def conclude_and_print(console: Console, study: "Study", *, silent: bool = False) -> "pd.DataFrame":
     """Read all runs back, write rows and report, and print what the runs say together.
 
-    Files come first: whatever happens to the terminal, they have what was found.
+    Files come first: they are complete even if printing fails.
     """
     from alexnet_ablations.cli.tables import print_conclusions
     from alexnet_ablations.conclude.conclusions import conclude

@@ -1,4 +1,4 @@
-"""alexnet-lab status and retry: how a study stands, and its failed runs once more."""
+"""alexnet-lab status and retry: the status of a study or a run, and failed runs once more."""
 
 import json
 import re
@@ -33,12 +33,12 @@ def status(
     folder: Annotated[Path, typer.Argument(help="A study's folder, or a single run's.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print one object of JSON.")] = False,
 ) -> None:
-    """Show how a study stands: what ended and how, what is at work, what waits.
+    """Show which runs of a study ended and how, which are running, which wait.
 
     [bold]alexnet-lab status runs/digits_norm-bn[/]        a study, in any state
     [bold]alexnet-lab status runs/digits-alexnet-1f0c[/]   a single run
 
-    It only reads, and never holds up a study that is running.
+    It only reads, and does not disturb a study that is running.
     """
     console = open_console()
     if (folder / "study.toml").exists() or (folder / "runs").is_dir():
@@ -60,15 +60,15 @@ def retry(
     quiet: IsQuiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Make those runs of a study again that ended in some state, and no others.
+    """Make the runs of a study again that failed, or that ended in a given state.
 
     [bold]alexnet-lab retry runs/digits_norm-bn[/]          all that failed
     [bold]alexnet-lab retry runs/digits_norm-bn --state oom --jobs 1[/]
     [bold]alexnet-lab retry runs/digits_norm-bn --state timeout --timeout 60[/]
     [bold]alexnet-lab retry runs/digits_norm-bn --track tensorboard:tb[/]
 
-    A run that left a checkpoint goes on from it. One that diverged does so
-    again, number for number, unless the code has changed.
+    A run with a checkpoint continues from it. A run that diverged diverges
+    again, with the same numbers, unless the code has changed.
     """
     from alexnet_ablations.cli.run_study import make
     from alexnet_ablations.declare.status import RETRIED, standings

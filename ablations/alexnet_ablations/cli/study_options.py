@@ -76,7 +76,7 @@ class StudyOptions:
 
     @property
     def is_silent(self) -> bool:
-        """Say whether nothing is printed for people."""
+        """Return whether nothing is printed for people."""
         return self.quiet or self.as_json
 
 

@@ -79,7 +79,7 @@ class Tally(Watcher):
 
     @property
     def trouble(self) -> str:
-        """Say how many runs did not end well: 1 diverged, 2 oom."""
+        """Return how many runs did not end well: 1 diverged, 2 oom."""
         return ", ".join(f"{count} {state}" for state, count in self.states.items() if state not in ("ok", "done"))
 
     def begin(self, runs: "Sequence[PlannedRun]", slots: int) -> None:
@@ -213,7 +213,7 @@ class LiveTable(Tally):
         self.live.stop()
 
     def drawing(self) -> RenderableType:
-        """Return the table as it stands, at most as high and as wide as the terminal."""
+        """Return the table, at most as high and as wide as the terminal."""
         most = max(self.console.height - 4, 1)
         on_gpus = any(attempt.slot.gpu for attempt in self.active)
         runs = Table.grid(padding=(0, 2, 0, 0))

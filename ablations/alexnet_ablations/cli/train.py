@@ -41,8 +41,8 @@ def train(
     [bold]alexnet-lab train --data cifar10 --recipe paper --device cuda[/]
 
     A recipe in TOML has the same fields (learning_rate = 0.02), and recipe =
-    "paper" in it names what it starts from. Options count last. The same
-    command goes on where an interrupted run was saved.
+    "paper" in it names what it starts from. Options override the recipe. The
+    same command continues an interrupted run where it was saved.
     """
     console = open_console()
     chosen = _read_choices(recipe, given)
@@ -75,7 +75,7 @@ def _read_choices(recipe: str, given: Mapping[str, Any]) -> Recipe:
 
 
 def _is_final(verdict: Mapping[str, Any] | None) -> bool:
-    """Say whether a run ended with a result, which the same command does not make again."""
+    """Return whether a run ended with a result, which the same command does not make again."""
     return verdict is not None and verdict["state"] in ("ok", "diverged")
 
 
@@ -97,7 +97,7 @@ def _name_of(recipe: Recipe) -> str:
 
 
 def _is_same(folder: RunFolder, recipe: Recipe) -> bool:
-    """Say whether the folder holds this run; one that holds another is refused."""
+    """Return whether the folder holds this run; one that holds another is refused."""
     theirs = folder.recipe()
     if theirs is None:
         return False

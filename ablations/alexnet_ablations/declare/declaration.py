@@ -29,9 +29,9 @@ KINDS: Mapping[str, type] = {
     **dict.fromkeys(("margin", "level"), float),
     **dict.fromkeys(TABLES, dict),
 }
-# What these say is the same for all cells, and why.
+# Fields with one value for all cells, and why.
 SHARED: Mapping[str, str] = {
-    "data": "results on two sets of images are not held against each other: make one study of each",
+    "data": "results on two sets of images are not compared: make one study of each",
     "fold": "which images are tested is the same for every cell",
     "split_seed": "which images are tested is the same for every cell",
     "skip_bad": "which images are used is the same for every cell",

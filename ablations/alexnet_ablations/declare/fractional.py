@@ -71,7 +71,7 @@ def smallest_fraction(factors: int) -> Fraction:
 
 
 def is_resolution_four(columns: Sequence[int]) -> bool:
-    """Say whether every factor is told from every other and from every interaction of two."""
+    """Return whether every factor is told from every other and from every interaction of two."""
     known = set(columns)
     pairs = itertools.combinations(columns, 2)
     return 0 not in known and len(known) == len(columns) and not any((a ^ b) in known for a, b in pairs)

@@ -42,7 +42,7 @@ class PlannedRun:
 
     @property
     def is_done(self) -> bool:
-        """Say whether this very recipe already ended here, well or diverged: a divergence is a result too."""
+        """Return whether this recipe has ended here, well or diverged: a divergence is a result too."""
         verdict = self.folder.verdict()
         return verdict is not None and verdict["state"] in ("ok", "diverged") and self._is_recorded
 
@@ -95,7 +95,7 @@ class Study:
 
     @property
     def is_default_design(self) -> bool:
-        """Say whether this is the design that these factors get unless another is named."""
+        """Return whether this is the design that these factors get unless another is named."""
         return self.design == default_design(self.factors)
 
     @property
@@ -155,7 +155,7 @@ class Study:
         )
 
     def open_folder(self) -> "Study":
-        """Write the study down, or recognise it: it grows by seeds and levels, and another one is refused."""
+        """Write study.toml; a study that is there already grows by seeds and levels, and another one is refused."""
         grown = self.grown_from_folder()
         check_design(grown.design, grown.factors)
         try:
