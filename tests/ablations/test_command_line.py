@@ -2,11 +2,16 @@
 
 import csv
 import json
+import re
 import subprocess
 import sys
 
 import pytest
 
+EVERY = (
+    *("ablate", "study", "status", "retry", "train", "networks"),
+    *("cache", "report", "inspect", "compare", "export", "bench"),
+)
 HEAVY = ("torch", "sklearn", "scipy", "matplotlib", "triton", "pandas")
 
 
@@ -28,10 +33,7 @@ def alexnet_lab(*arguments, cwd=None, check=True):
     "arguments",
     [
         ["--help"],
-        *(
-            [c, "--help"]
-            for c in ("ablate", "study", "status", "retry", "train", "inspect", "compare", "networks", "bench")
-        ),
+        *([c, "--help"] for c in EVERY),
         ["study", "--list"],
         ["bench", "lrn", "--help"],
         ["--version"],
@@ -54,9 +56,37 @@ finally:
 
 def test_every_command_has_a_help_with_an_example():
     top = alexnet_lab("--help").stdout
-    for command in ("ablate", "study", "status", "retry", "train", "networks", "bench"):
+    for command in EVERY:
         assert command in top
         assert f"alexnet-lab {command} " in alexnet_lab(command, "--help").stdout
+
+
+@pytest.mark.parametrize("command", ["ablate", "train"])
+def test_the_options_of_the_recipe_stand_in_panels_by_subject(command):
+    text = alexnet_lab(command, "--help").stdout
+    panels = re.findall(r"^╭─ (\w+) ", text, re.MULTILINE)
+    own = ["Options", "Study"] if command == "ablate" else ["Options"]
+    assert panels == [*own, "Network", "Data", "Optimisation", "Instruments", "Machine"]
+    parts = dict(zip(panels, re.split(r"^╭─ ", text, flags=re.MULTILINE)[1:], strict=True))
+    for panel, option in (
+        ("Network", "--norm"),
+        ("Data", "--augment"),
+        ("Optimisation", "--ten-views"),
+        ("Instruments", "--instruments"),
+        ("Machine", "--threads"),
+    ):
+        assert option in parts[panel]
+    assert ("--seeds" in parts["Study"]) if command == "ablate" else ("--seed " in parts["Options"])
+
+
+def test_the_shell_completes_commands_and_options(monkeypatch):
+    monkeypatch.setenv("_ALEXNET_LAB_COMPLETE", "complete_bash")
+    for typed, completed in (("alexnet-lab abl", "ablate"), ("alexnet-lab train --learn", "--learning-rate")):
+        monkeypatch.setenv("COMP_WORDS", typed)
+        monkeypatch.setenv("COMP_CWORD", str(len(typed.split()) - 1))
+        assert alexnet_lab().stdout.split() == [completed]
+    monkeypatch.delenv("_ALEXNET_LAB_COMPLETE")
+    assert "--install-completion" in alexnet_lab("--help").stdout
 
 
 def test_networks_lists_all_and_shows_one():
@@ -163,6 +193,7 @@ def test_ablate_trains_prints_and_goes_on_where_it_was(tmp_path):
     [
         (("--batch-size", "2000"), "batch size 2000 is larger than the 1079 training images"),
         (("--image-size", "20"), "the smallest that works is"),
+        (("--image-size", "20"), "--baseline sets image_size for all cells instead of varying it"),
         (("--weights", "absent.pth"), "absent.pth"),
         (("--norm", "bn", "--data", "nowhere"), "nowhere"),
     ],

@@ -20,8 +20,26 @@ def test_what_is_the_same_for_all_cells_is_no_factor_and_the_baseline_joins_it()
         ValueError, match=r"device: takes one value for all cells \(it is where and how.*got 'cpu,cuda'"
     ):
         divide({"norm": "bn", "device": "cpu,cuda"}, None)
-    with pytest.raises(ValueError, match="epochs is named twice, in --baseline and by itself"):
-        divide({"epochs": "5"}, "epochs=6")
+    with pytest.raises(ValueError, match="data is named twice, in --baseline and by itself"):
+        divide({"data": "a.zip"}, "data=b.zip")
+
+
+@pytest.mark.parametrize(
+    ("given", "baseline", "factors", "shared"),
+    [
+        ({"norm": "bn", "preset": "torchvision"}, None, {"norm": "bn"}, {"preset": "torchvision"}),
+        ({"norm": "bn", "network": "resnet18"}, None, {"norm": "bn"}, {"network": "resnet18"}),
+        ({"preset": "caffe,review"}, None, {"preset": "caffe,review"}, {}),
+        ({"preset": "review"}, "preset=caffe", {"preset": "review"}, {"preset": "caffe"}),
+        ({"epochs": "5"}, "epochs=6", {"epochs": "5"}, {"epochs": "6"}),
+        ({"epochs": "5,10"}, "epochs=6", {"epochs": "5,10"}, {"epochs": "6"}),
+        ({"width": "0.5"}, None, {"width": "0.5"}, {}),
+    ],
+)
+def test_one_network_preset_or_number_of_epochs_is_set_and_what_the_baseline_names_too_is_varied(
+    given, baseline, factors, shared
+):
+    assert divide(given, baseline) == (factors, shared)
 
 
 def test_the_threads_of_a_run_are_its_share_of_the_cores_and_a_study_keeps_those_it_has(tmp_path, monkeypatch):

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import statsmodels.formula.api as smf
 
-from alexnet_ablations.declare.contrasts import contrasts_of, what_cannot_be_said
+from alexnet_ablations.declare.contrasts import contrasts_of, limitations_of
 from alexnet_ablations.declare.design import Factor, cells_of
 from alexnet_ablations.declare.fractional import Fraction, is_resolution_four, smallest_fraction
 
@@ -92,7 +92,7 @@ def test_one_at_a_time_holds_each_change_against_the_baseline():
         ("norm: lrn → none", {"norm=none,act=relu": 1.0, "norm=lrn,act=relu": -1.0}),
         ("act: relu → leaky", {"norm=lrn,act=leaky": 1.0, "norm=lrn,act=relu": -1.0}),
     ]
-    assert "Interactions cannot be estimated" in what_cannot_be_said("one-at-a-time", [NORM, ACT])[0]
+    assert "Interactions cannot be estimated" in limitations_of("one-at-a-time", [NORM, ACT])[0]
 
 
 def test_leave_one_out_takes_each_change_back_from_the_full_network():
@@ -113,7 +113,7 @@ def test_only_holds_whole_variants_against_the_baseline():
         ("norm: lrn → bn, act: relu → leaky", {"norm=bn,act=leaky": 1.0, "norm=lrn,act=relu": -1.0}),
         ("norm: lrn → none, act: relu → leaky", {"norm=none,act=leaky": 1.0, "norm=lrn,act=relu": -1.0}),
     ]
-    assert "What each change is worth by itself cannot be said" in what_cannot_be_said("only", [NORM, ACT])[0]
+    assert "What each change is worth by itself cannot be said" in limitations_of("only", [NORM, ACT])[0]
 
 
 @pytest.mark.parametrize("design", ["factorial", "one-at-a-time", "leave-one-out", "fractional", "only"])
@@ -199,7 +199,7 @@ def test_a_fraction_names_the_interactions_that_are_one_number_together():
         "act leaky × ten_views true + dropout 0.3 × init torch",
     ]
     assert found[0].aliases == ("dropout 0.3 × init torch × ten_views true",)
-    assert any("3 of the interactions are sums" in line for line in what_cannot_be_said("fractional", TWO_LEVELS[:4]))
+    assert any("3 of the interactions are sums" in line for line in limitations_of("fractional", TWO_LEVELS[:4]))
 
 
 def test_a_fraction_of_too_few_factors_is_refused():

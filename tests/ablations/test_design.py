@@ -13,7 +13,17 @@ from alexnet_ablations.declare.declaration import (
     read_factor,
     read_factors,
 )
-from alexnet_ablations.declare.design import DESIGNS, Cell, Factor, cells_of, default_design
+from alexnet_ablations.declare.design import (
+    DESIGNS,
+    MOST_CELLS,
+    MOST_RUNS,
+    Cell,
+    Factor,
+    cells_of,
+    count_cells,
+    default_design,
+)
+from alexnet_ablations.declare.study import Study
 from alexnet_lab.networks import build_network
 from alexnet_lab.networks.catalogue import CATALOGUE, published_level
 from alexnet_lab.training.recipe import Recipe
@@ -218,6 +228,40 @@ def test_a_factor_that_cannot_be_one_is_refused(given, message):
 def test_a_design_that_its_factors_cannot_carry_is_one_sentence(design, factors, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         cells_of(design, factors)
+
+
+@pytest.mark.parametrize(
+    ("design", "counts"),
+    [
+        ("factorial", [(2,), (2, 3), (2, 3, 4)]),
+        ("one-at-a-time", [(2,), (2, 3), (5, 3, 4)]),
+        ("leave-one-out", [(2, 2), (2, 2, 2)]),
+        ("fractional", [(2,) * 4, (2,) * 7, (2,) * 11]),
+        ("only", [(2,), (3, 2), (4, 4, 4)]),
+    ],
+)
+def test_cells_are_counted_without_being_listed_and_the_count_is_right(design, counts):
+    for levels in counts:
+        factors = [Factor(f"f{at}", tuple(range(count))) for at, count in enumerate(levels)]
+        assert count_cells(design, factors) == len(cells_of(design, factors))
+
+
+def test_the_largest_study_is_allowed_and_the_next_larger_one_is_refused(tmp_path):
+    factor = Factor("batch_size", tuple(range(1, MOST_CELLS + 1)))
+    assert len(cells_of("factorial", [factor])) == MOST_CELLS
+    assert Study(START, (factor,), MOST_RUNS // MOST_CELLS, tmp_path).size == MOST_RUNS
+    with pytest.raises(ValueError, match="a study has at most 10,000 runs, and 1,000 cells x 11 seeds are 11,000"):
+        Study(START, (factor,), 11, tmp_path)
+    with pytest.raises(ValueError, match="a study has at most 1,000 cells, and the design factorial makes 2,000"):
+        Study(START, (factor, NORM), 1, tmp_path)
+
+
+def test_thirty_factors_of_two_levels_are_designed_at_once():
+    factors = [Factor(f"f{at}", (0, 1)) for at in range(30)]
+    assert default_design(factors) == "one-at-a-time"
+    with pytest.raises(ValueError, match="the design factorial makes 1,073,741,824"):
+        cells_of("factorial", factors)
+    assert len(cells_of("fractional", factors)) == 64
 
 
 def test_everything_is_crossed_up_to_eight_cells_and_changed_one_at_a_time_beyond():

@@ -1,6 +1,8 @@
 """Mistakes on the command line: each ends as one line that names what was typed, exit 2, and nothing is left behind."""
 
 import json
+import os
+import subprocess
 import sys
 
 import pytest
@@ -12,12 +14,13 @@ from alexnet_ablations.declare.study import declare
 
 
 @pytest.fixture
-def told(monkeypatch, capsys, tmp_path):
+def told(monkeypatch, capsys, tmp_path, tmp_path_factory):
     """Return a function that runs the command line in an empty folder and returns the one line it ends with."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ALEXNET_LAB_CACHE", str(tmp_path_factory.mktemp("cache")))
 
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["alexnet-lab", *words])
+    def run(*words, program="alexnet-lab"):
+        monkeypatch.setattr(sys, "argv", [program, *words])
         with pytest.raises(SystemExit) as ended:
             main()
         shown = capsys.readouterr()
@@ -68,6 +71,11 @@ def study(tmp_path):
         ("ablate --norm bn --margin nan", "--margin takes points above 0, got nan"),
         ("ablate --norm bn --level 90", "--level takes a share above 0 and up to 1, got 90; for example 0.9 for 90%"),
         ("ablate --norm bn --track tb", "unknown tracker 'tb'. Choices: tensorboard, mlflow."),
+        (
+            "ablate --preset torchvision",
+            "nothing to ablate: a single --preset is set for all cells; name a part to vary",
+        ),
+        ("ablate --epochs 5", "nothing to ablate: a single --epochs is set for all cells; name a part to vary"),
         ("study .", ". is a folder without a study.toml; name a study's folder, a study file, or one of activation"),
         ("study lrn-or-bn --margin -1", "--margin takes points above 0, got -1"),
         ("report", "missing argument 'folder'; alexnet-lab report --help says what it takes"),
@@ -123,11 +131,19 @@ def test_a_run_is_not_trained_in_a_studys_folder_nor_a_study_made_in_a_runs(told
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        (b"\xff\xfe\x00", "mine.toml is not text, and a recipe is a TOML file; name another"),
+        (b"\xff\xfe\x00", "mine.toml is not text in UTF-8, as TOML must be; save it as UTF-8, or name another"),
         (b"x = [", "mine.toml is not TOML"),
         (b"epochs = 'x'", "in mine.toml, epochs: must be a whole number (got 'x')"),
         (b"epoch = 3", "in mine.toml, unknown recipe field 'epoch'. Did you mean 'epochs'"),
         (b"recipe = 'papper'", "in mine.toml, unknown recipe 'papper'. Did you mean 'paper'"),
+        (b"epochs = true", "in mine.toml, epochs: must not be true or false (got true)"),
+        (
+            b"x = " + b"[" * 5000 + b"]" * 5000,
+            "mine.toml is nested too deeply to be read as TOML; correct it, or name an",
+        ),
+        ("epochs = 3".encode("utf-16"), "mine.toml is not text in UTF-8, as TOML must be; save it as UTF-8, or name"),
+        (b"x = '" + b"y" * 2**20 + b"'", "mine.toml is larger than 1 MiB, and must be a TOML file; name another"),
+        (b"seed = " + b"9" * 5000, "mine.toml is not TOML (Exceeds the limit"),
     ],
 )
 @pytest.mark.parametrize("command", ["train", "ablate --norm bn"])
@@ -146,11 +162,169 @@ def test_a_mistake_in_a_recipe_file_is_told_with_its_name(told, tmp_path, comman
         ("level = 90\n[factors]\nnorm = ['bn']", "in mine.toml, level must be above 0 and up to 1, got 90"),
         ("level = 'high'\n[factors]\nnorm = ['bn']", "in mine.toml, level must be a number, got 'high'"),
         ("[factors]\nnorm = ['bn']\n[recipe]\nnope = 3", "in mine.toml, unknown recipe field 'nope'"),
+        (
+            "[factors]\nnorm = ['bn']\n[recipe]\nrecipe = 'papper'",
+            "in mine.toml, unknown recipe 'papper'. Did you mean",
+        ),
+        ("[factors]\nnorm = ['bn']\n[recipe]\nepochs = true", "in mine.toml, epochs: must not be true or false"),
+        ("[factors]\nbatch_size = [true]", "in mine.toml, batch_size: must not be true or false (got true)"),
+        ("margin = inf\n[factors]\nnorm = ['bn']", "in mine.toml, margin must be above 0, got inf"),
+        (
+            "seeds = 1" + "0" * 30 + "\n[factors]\nnorm = ['bn']",
+            "in mine.toml, a study has at most 10,000 runs, and 2 ",
+        ),
+        ("", "in mine.toml, it has no factor; add a table [factors]"),
+        ("x = " + "[" * 5000 + "]" * 5000, "mine.toml is nested too deeply to be read as TOML"),
     ],
 )
 def test_a_mistake_in_a_study_file_is_told_with_its_name(told, tmp_path, text, sentence):
     (tmp_path / "mine.toml").write_text(text)
     assert told("study", "mine.toml").startswith(sentence)
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 512, b"\n"])
+@pytest.mark.parametrize(
+    "words", ["study study", "ablate --norm bn --epochs 1 --out study", "report study", "retry study"]
+)
+def test_an_empty_study_file_in_a_studys_folder_says_that_it_may_be_deleted(told, study, words, content):
+    (study.folder / "study.toml").write_bytes(content)
+    line = told(*words.split())
+    assert line == "study/study.toml is empty; delete it, and the command that began this study writes it again"
+
+
+def test_a_study_whose_file_was_deleted_is_recognised_by_the_command_that_began_it(study):
+    text = (study.folder / "study.toml").read_text()
+    (study.folder / "study.toml").unlink()
+    again = declare({"norm": ["bn"]}, {"epochs": 1, "device": "cpu"}, study.folder, seeds=1).open_folder()
+    assert (study.folder / "study.toml").read_text() == text
+    assert again.runs()[0].is_done
+
+
+@pytest.mark.parametrize("command", ["study", "train --recipe", "ablate --norm bn --recipe"])
+def test_links_that_lead_nowhere_pipes_and_folders_are_no_toml_files(told, tmp_path, command):
+    (tmp_path / "loop.toml").symlink_to("loop.toml")
+    os.mkfifo(tmp_path / "pipe.toml")
+    (tmp_path / "folder.toml").mkdir()
+    for name in ("loop.toml", "pipe.toml", "folder.toml"):
+        assert name in told(*command.split(), name)
+
+
+@pytest.mark.parametrize(
+    ("out", "sentence"),
+    [
+        ("-x", "-x would be read as an option by the commands that are given this folder; choose another with --out"),
+        ("loop", "loop must be a folder that can be written, and it is a link that leads nowhere; choose another with"),
+        ("x" * 300, "cannot be read or written (file name too long)"),
+    ],
+)
+@pytest.mark.parametrize("command", ["train", "ablate --norm bn", "study lrn-or-bn"])
+def test_a_folder_that_cannot_be_made_is_seen_before_any_work(told, tmp_path, command, out, sentence):
+    (tmp_path / "loop").symlink_to("loop")
+    assert sentence in told(*command.split(), f"--out={out}")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs another user to be")
+@pytest.mark.parametrize("words", ["study secret/mine.toml", "status secret", "train --recipe secret/mine.toml"])
+def test_what_this_user_may_not_read_is_named(tmp_path, words):
+    folder = tmp_path / "secret"
+    folder.mkdir(mode=0o700)
+    (folder / "mine.toml").write_text("[factors]\nnorm = ['bn']")
+    tmp_path.chmod(0o755)
+    program = (
+        f"import os; os.chdir({str(tmp_path)!r}); from alexnet_ablations.cli import main; os.setuid(65534); main()"
+    )
+    command = [sys.executable, "-c", program, *words.split()]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=100)
+    assert done.returncode == 2
+    assert "secret" in done.stderr
+    assert "permission denied" in done.stderr or "is not readable" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (
+            "ablate --norm bn --seeds 1000000000",
+            "a study has at most 10,000 runs, and 2 cells x 1,000,000,000 seeds are",
+        ),
+        ("ablate --norm bn --seeds 1000000 --plan", "take at most 5,000 seeds, or name fewer levels"),
+        ("ablate --norm bn --seeds 1000000 --yes 1000000000", "take at most 5,000 seeds, or name fewer levels"),
+        (
+            "study lrn-or-bn --seeds 1000000000",
+            "and 8 cells x 1,000,000,000 seeds are 8,000,000,000; take at most 1,250",
+        ),
+        (
+            f"ablate --batch-size {','.join(map(str, range(1, 5000)))}",
+            "names 4,999 levels, and a study has at most 1,000",
+        ),
+        (
+            "ablate --design factorial "
+            + " ".join(
+                f"--{name} .1,.2,.3,.4"
+                for name in ("dropout", "momentum", "ema", "weight-decay", "clip-norm", "width", "label-smoothing")
+            ),
+            "a study has at most 1,000 cells, and the design factorial makes 78,125 of these levels; name fewer, or",
+        ),
+    ],
+)
+def test_a_study_that_is_too_large_is_refused_before_its_runs_are_listed(told, monkeypatch, words, sentence):
+    def fail(*_arguments):
+        raise AssertionError("listed")
+
+    monkeypatch.setattr("alexnet_ablations.declare.design.Cell.recipe", fail)
+    assert sentence in told(*words.split())
+
+
+@pytest.mark.parametrize("program", ["/x/__main__.py", "pytest", "-c", ""])
+def test_the_program_is_called_alexnet_lab_however_it_was_started(told, program):
+    assert "alexnet-lab train --help says what it takes" in told("train", "--dropout=x", program=program)
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (
+            MemoryError(),
+            "the memory of this machine is not enough for this command; close other programs, or take less",
+        ),
+        (OSError(28, "No space left on device"), "writing or reading failed (no space left on device); see to that"),
+        (
+            FileNotFoundError(2, "No usable temporary directory found in ['/tmp']"),
+            "no folder for temporary files can be",
+        ),
+    ],
+)
+def test_what_the_machine_lacks_is_one_sentence(told, monkeypatch, error, sentence):
+    def fail(*_arguments):
+        raise error
+
+    monkeypatch.setattr("alexnet_ablations.cli.status._show_study", fail)
+    monkeypatch.setattr("pathlib.Path.is_dir", lambda _path: True)
+    assert told("status", "somewhere").startswith(sentence)
+
+
+def test_a_fault_of_the_program_itself_is_not_hidden(monkeypatch):
+    def fail(*_arguments):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("alexnet_ablations.cli.status._show_study", fail)
+    monkeypatch.setattr("pathlib.Path.is_dir", lambda _path: True)
+    monkeypatch.setattr(sys, "argv", ["alexnet-lab", "status", "somewhere"])
+    with pytest.raises(ZeroDivisionError):
+        main()
+
+
+def test_ctrl_c_ends_any_command_without_a_word(monkeypatch, capsys):
+    def interrupt(*_arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("alexnet_ablations.cli.networks._print_list", interrupt)
+    monkeypatch.setattr(sys, "argv", ["alexnet-lab", "networks"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 130
+    assert "Traceback" not in "".join(capsys.readouterr())
 
 
 @pytest.mark.parametrize("text", ["{", "[1]", "null", "{}", "\x00"])
@@ -217,8 +391,14 @@ def test_a_folder_with_something_in_it_stays_when_its_run_never_began(told, tmp_
 
 def test_what_the_system_says_of_a_path_is_a_sentence_about_it():
     assert sentence_of(FileNotFoundError(2, "No such file or directory", "gone/x"), []) == (
-        "gone/x cannot be read or written (no such file or directory); name another place, or mend this one"
+        "gone/x cannot be read or written (no such file or directory); name another place, or repair this one"
     )
+
+
+def test_a_cache_that_cannot_be_written_is_told_with_the_variable_that_moves_it(monkeypatch):
+    monkeypatch.setenv("ALEXNET_LAB_CACHE", "/dev/null/cache")
+    line = sentence_of(NotADirectoryError(20, "Not a directory", "/dev/null/cache/images/1"), [])
+    assert line.endswith("; set ALEXNET_LAB_CACHE to a folder for decoded images that can be written")
 
 
 def test_a_field_that_was_not_typed_keeps_its_own_name():

@@ -233,11 +233,12 @@ def test_the_table_is_no_wider_than_the_terminal_and_no_higher():
 
 
 def test_lines_for_machines_and_for_files_tell_each_run(study, monkeypatch):
-    from alexnet_ablations.cli.study_progress import JsonLines, PlainLines
+    from alexnet_ablations.cli.progress import JsonLines, PlainLines
+    from alexnet_ablations.cli.study_progress import Events, EventsWithEpochs
 
     use(monkeypatch, "if norm == 'none': os._exit(9)\n" + WELL)
     lines = []
-    run_all(study.folder, study.runs()[:3], 1, JsonLines(lines.append))
+    run_all(study.folder, study.runs()[:3], 1, EventsWithEpochs(JsonLines(lines.append)))
     events = [json.loads(line) for line in lines]
     assert [(event["event"], event["cell"]) for event in events if event["event"] != "epoch"] == [
         ("started", "norm=lrn"),
@@ -252,7 +253,7 @@ def test_lines_for_machines_and_for_files_tell_each_run(study, monkeypatch):
     assert events[-1]["state"] == "lost"
     console = Console(width=120)
     with console.capture() as captured:
-        run_all(study.folder, study.runs()[3:], 1, PlainLines(console))
+        run_all(study.folder, study.runs()[3:], 1, Events(PlainLines(console)))
     said = captured.get()
     assert "[1/3] norm=lrn seed 1: 50.0%, 0:0" in said
     assert "norm=none seed 1: its process ended with status 9 and no verdict; it is started again" in said

@@ -105,7 +105,7 @@ def test_what_makes_another_study_is_said(tmp_path):
 def test_a_study_comes_back_from_its_file_as_it_was(tmp_path, whole):
     study = declare(
         {"network": "resnet18", "norm": ["lrn:k=1,alpha=2"], "augment": "flip,crop;", "ten_views": "true"},
-        {"data": 'a "quoted" \\ folder é', "epochs": 3, "learning_rate": 1e-05},
+        {"data": 'a "quoted" \\ folder é \x1b\x7f\t', "epochs": 3, "learning_rate": 1e-05},
         tmp_path,
         design="fractional",
         seeds=5,
@@ -136,12 +136,12 @@ def test_a_field_that_is_younger_than_a_run_does_not_make_it_undone(tmp_path):
     ("text", "message"),
     [
         ("[factors", "is not TOML"),
-        ("", "has no factor; for example a table [factors]"),
+        ("", "it has no factor; add a table [factors]"),
         ("[factors]\nnrom = ['bn']", "unknown factor 'nrom'. Did you mean 'norm'"),
         ("[factors]\nnorm = ['bm']", "unknown norm level 'bm'. Did you mean 'bn'"),
         ("[factors]\nnorm = ['bn', 'bn']", "norm: names bn twice"),
         ("[factors]\nbatch_size = 16", "batch_size must be a list of levels or text as a flag has it, got 16"),
-        ("seed = 3\n[factors]\nnorm = ['bn']", "unknown word in"),
+        ("seed = 3\n[factors]\nnorm = ['bn']", "unknown word 'seed'. Did you mean 'seeds'"),
         ("seeds = '3'\n[factors]\nnorm = ['bn']", "seeds must be a whole number, got '3'"),
         ("seeds = true\n[factors]\nnorm = ['bn']", "seeds must be a whole number, got True"),
         ("seeds = 0\n[factors]\nnorm = ['bn']", "seeds must be at least 1, got 0"),
@@ -214,8 +214,8 @@ def test_packaged_studies_are_found_by_name_and_files_by_path(tmp_path, monkeypa
 def test_cells_that_are_one_network_and_cells_that_will_hardly_train_are_named(tmp_path):
     study = declare({"network": "resnet18", "norm": "bn"}, {}, tmp_path)
     same = "network=resnet18,norm=published, network=resnet18,norm=bn are one and the same: they differ by nothing"
-    assert study.cautions() == [same]
-    gaussian = declare({"init": "published"}, {}, tmp_path).cautions()
+    assert study.warnings() == [same]
+    gaussian = declare({"init": "published"}, {}, tmp_path).warnings()
     assert all(text.startswith("in init=published: the 2012 initial values") for text in gaussian)
     assert len(gaussian) == 2
 

@@ -146,3 +146,28 @@ folder.end("ok", result={"steps": 20, "test": {"accuracy": 0.5}})
     assert "1 of 12 runs again" in said
     told = read_scalars(tmp_path / "tb" / "study" / "norm=bn" / "seed-3")
     assert told["accuracy/test"] == [(20, 0.5)]
+
+
+def test_a_plan_begins_with_what_is_varied_and_what_is_set(study, tmp_path):
+    def lines(*words):
+        done = CliRunner().invoke(application, ["ablate", *words, "--seeds", "6", "--out", str(tmp_path / "new")])
+        return [line for line in done.output.splitlines() if line.strip()][:3]
+
+    start = ("--threads", "1", "--device", "cpu", "--epochs", "4", "--data", "nowhere")
+    varied, design, shared = lines("--norm", "bn", "--preset", "torchvision", *start)
+    assert varied == "alexnet on nowhere, varied: norm {none, bn}"
+    assert design == "factorial: 2 cells x 6 seeds = 12 runs of 4 epochs"
+    assert shared.startswith("set for all cells: preset torchvision, width 0.25, ")
+    varied, design, shared = lines("--preset", "paper,torchvision", "--width", "0.5", *start)
+    assert varied == "alexnet on nowhere, varied: preset {paper, torchvision}, width {0.25, 0.5}"
+    assert "preset" not in shared
+    assert "width" not in shared
+    first, second, _ = lines("--batch-size", ",".join(map(str, range(1, 25))), "--baseline", "momentum=0.5", *start)
+    assert " ".join(f"{first} {second}".split()).endswith("17, 18, 19 and 5 more}")
+
+
+def test_what_is_saved_is_not_told_in_lines_of_json(study, tmp_path):
+    words = ("--norm", "bn", "--epochs", "4", "--threads", "1", "--seeds", "6", "--out", study.folder, "--json")
+    done = CliRunner().invoke(application, list(map(str, ("ablate", *words, "--save", tmp_path / "mine.toml"))))
+    assert (tmp_path / "mine.toml").exists()
+    assert all(json.loads(line) for line in done.output.splitlines())

@@ -1,4 +1,4 @@
-"""The command line. Every --help answers without importing torch: heavy imports stand inside the commands."""
+"""The command line. Every --help answers without importing torch: commands import heavy modules when they run."""
 
 from alexnet_ablations.cli.application import main
 

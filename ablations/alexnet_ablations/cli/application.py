@@ -1,9 +1,10 @@
-"""The application and its commands; errors that a user can mend end as one line."""
+"""The application and its commands; errors that a user can act on end as one line."""
 
+import logging
+import os
 import sys
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
 import alexnet_lab
@@ -11,21 +12,25 @@ from alexnet_ablations.cli.ablate import ablate
 from alexnet_ablations.cli.bench import bench
 from alexnet_ablations.cli.cache import cache
 from alexnet_ablations.cli.compare import compare
-from alexnet_ablations.cli.errors import UsageError, refuse_repeated, sentence_of
+from alexnet_ablations.cli.errors import EXPECTED, refuse_repeated, sentence_of
 from alexnet_ablations.cli.export import export
 from alexnet_ablations.cli.inspect import inspect
 from alexnet_ablations.cli.networks import networks
 from alexnet_ablations.cli.report import report
 from alexnet_ablations.cli.status import retry, status
 from alexnet_ablations.cli.study import study
+from alexnet_ablations.cli.terminal import open_console, print_anything
 from alexnet_ablations.cli.train import train
 
+PROGRAM = "alexnet-lab"  # in every message, whatever the file is called that was started
+STOPPED = 130  # exit status after Ctrl-C, as shells have it
+
 application = typer.Typer(
-    name="alexnet-lab",
-    help="Take AlexNet as it was built in 2012, change one part or several, train both under the same luck, "
+    name=PROGRAM,
+    help="Take AlexNet as it was built in 2012, change one part or several, train both under the same random draws, "
     "and see what changed.",
+    epilog="Tab completes commands and options once alexnet-lab --install-completion has been run.",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
@@ -53,20 +58,38 @@ def _version(asked: bool) -> None:
 def _top(
     version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
 ) -> None:
-    """Take part of every command."""
+    """Options of alexnet-lab itself."""
 
 
 def main() -> None:
     """Run the command line."""
     words = sys.argv[1:]
+    print_anything()
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it tells where it keeps its fonts if HOME is read-only
     try:
         if words[:1] != ["bench"]:  # whose words are not ours to read
             refuse_repeated(words)
-        status = application(standalone_mode=False)
-    except (ValueError, OSError, UsageError) as error:
+        status = application(prog_name=PROGRAM, standalone_mode=False)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read the output has read enough, as `| head` has
+        status = 1
+    except typer.Abort as error:
+        if not isinstance(error.__context__, KeyboardInterrupt):
+            raise
+        status = STOPPED
+    except EXPECTED as error:
         if words and words != ["bench"]:  # without a word there is help, which typer has printed by now
             # Escaped: a message may have square brackets of its own, as in `pip install "alexnet-lab[parquet]"`.
             told = escape(sentence_of(error, words))
-            Console(stderr=True).print(f"[bold red]error:[/] {told}", highlight=False, soft_wrap=True)
+            open_console(stderr=True).print(f"[bold red]error:[/] {told}", highlight=False, soft_wrap=True)
         status = 2
+    _close_output()
     sys.exit(status)
+
+
+def _close_output() -> None:
+    """Drop what standard output cannot take any more; Python would fail over it once again as it ends."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

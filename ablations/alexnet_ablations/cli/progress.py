@@ -1,7 +1,12 @@
-"""What a run says while it trains: a live bar, plain lines, lines of JSON, or nothing."""
+"""What is said of a run while it trains: a live bar, plain lines, lines of JSON, or nothing.
+
+Lines, plain or JSON, are made from events: a kind and its facts. Those of a study come from study_progress.py.
+"""
 
 import json
 import time
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from rich.console import Console
@@ -19,44 +24,40 @@ class Quiet:
 
 
 class JsonLines(Quiet):
-    """One line of JSON per epoch and note, for machines."""
+    """One line of JSON per event, for machines."""
+
+    def __init__(self, write: Callable[[str], object] | None = None) -> None:
+        self.write = write or partial(print, flush=True)
 
     def __call__(self, kind: str, facts: dict[str, Any]) -> None:
-        """Print an event, unless it is of the kind that comes many times a second."""
-        if kind not in ("step", "preparing"):
-            print(json.dumps({"event": kind, **facts}), flush=True)  # noqa: T201  # standard output is the interface
+        """Write an event, unless it is of a kind that comes many times a second."""
+        if kind not in INTERVALS:
+            self.write(json.dumps({"event": kind, **facts}))
 
 
 class PlainLines(Quiet):
-    """A line per epoch, and one every ten seconds within a long one."""
+    """A line per event; of the kinds that come many times a second, one when nothing was said for a while."""
 
     def __init__(self, console: Console) -> None:
         self.console, self.said_at = console, time.monotonic()
 
     def __call__(self, kind: str, facts: dict[str, Any]) -> None:
-        """Print an event that is due."""
-        if kind == "note":
-            self.console.print(f"note: {facts['text']}", markup=False, highlight=False)
-        elif kind == "epoch":
-            self.console.print(_epoch_line(facts), markup=False, highlight=False)
-        elif time.monotonic() - self.said_at > 10 and kind in ("step", "preparing"):
-            text = (
-                f"epoch {facts['epoch']}, step {facts['step']}: loss {facts['loss']:.3f}, "
-                f"{facts['images_per_second']:.0f} images/s"
-                if kind == "step"
-                else f"{facts['what']}: {facts['done']} of {facts['total']}"
-            )
-            self.console.print(text, markup=False, highlight=False)
-        else:
-            return
-        self.said_at = time.monotonic()
+        """Print an event, if people are to read of its kind and it is due."""
+        if kind in SENTENCES and time.monotonic() - self.said_at >= INTERVALS.get(kind, 0.0):
+            self.console.print(SENTENCES[kind](facts), markup=False, highlight=False, soft_wrap=True)
+            self.said_at = time.monotonic()
 
 
 class LiveBar(Quiet):
     """A bar over all steps with loss, accuracy, images per second and the time that is left."""
 
     def __init__(self, console: Console) -> None:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+        )
         self.progress = Progress(*columns, console=console, transient=True)
         self.progress.start()
         self.task: TaskID | None = None
@@ -89,9 +90,64 @@ class LiveBar(Quiet):
         self.progress.stop()
 
 
-def _epoch_line(row: dict[str, Any]) -> str:
+def duration(seconds: float) -> str:
+    """Write a time as people read it: 0:42, 12:05, 3:04:05."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def about_left(seconds: float | None) -> str:
+    """Write what is left in round numbers, as a part of a sentence: `, about 3 min left`."""
+    if seconds is None:
+        return ""
+    if seconds < 50:
+        return f", about {max(5 * round(seconds / 5), 5)} s left"
+    if seconds < 90 * 60:
+        return f", about {round(seconds / 60)} min left"
+    return f", about {seconds / 3600:.1f} h left"
+
+
+def _epoch_line(facts: dict[str, Any]) -> str:
     return (
-        f"epoch {row['epoch']:3}  loss {row['train_loss']:.4f}  accuracy {row['train_accuracy']:.2%}  "
-        f"validation: loss {row['validation_loss']:.4f}  accuracy {row['validation_accuracy']:.2%}  "
-        f"{row['images_per_second']:.0f} images/s"
+        f"epoch {facts['epoch']:3}  loss {facts['train_loss']:.4f}  accuracy {facts['train_accuracy']:.2%}  "
+        f"validation: loss {facts['validation_loss']:.4f}  accuracy {facts['validation_accuracy']:.2%}  "
+        f"{facts['images_per_second']:.0f} images/s"
     )
+
+
+def _step_line(facts: dict[str, Any]) -> str:
+    return (
+        f"epoch {facts['epoch']}, step {facts['step']}: loss {facts['loss']:.3f}, "
+        f"{facts['images_per_second']:.0f} images/s"
+    )
+
+
+def _ended_line(facts: dict[str, Any]) -> str:
+    if facts["state"] != "ok":
+        outcome = f"{facts['state']} ({facts['why']})" if facts["why"] else facts["state"]
+    else:
+        outcome = "ok" if facts["test_accuracy"] is None else f"{facts['test_accuracy']:.1%}"
+    name = f"{facts['cell']} seed {facts['seed']}"
+    return f"[{facts['done']}/{facts['total']}] {name}: {outcome}, {duration(facts['seconds'])}"
+
+
+def _working_line(facts: dict[str, Any]) -> str:
+    shown = ", ".join(f"{name} {share:.0%}" for name, share in facts["running"][:4])
+    more = f" and {len(facts['running']) - 4} more" if len(facts["running"]) > 4 else ""
+    left = about_left(facts["seconds_left"])
+    return f"{facts['done']} of {facts['total']} runs done; at work: {shown}{more}{left}"
+
+
+# Seconds without a line after which an event of a kind that comes many times a second is told.
+INTERVALS: Mapping[str, float] = {"step": 10.0, "preparing": 10.0, "working": 60.0}
+# The kinds of events that people read, of a run (note to preparing) and of a study's runs, each as a sentence.
+SENTENCES: Mapping[str, Callable[[dict[str, Any]], str]] = {
+    "note": lambda facts: f"note: {facts['text']}",
+    "epoch": _epoch_line,
+    "step": _step_line,
+    "preparing": lambda facts: f"{facts['what']}: {facts['done']} of {facts['total']}",
+    "died": lambda facts: f"{facts['cell']} seed {facts['seed']}: {facts['why']}; it is started again",
+    "ended": _ended_line,
+    "working": _working_line,
+}

@@ -1,10 +1,10 @@
-"""Every field of the recipe as an option, written once: in training/recipe.py."""
+"""Every field of the recipe as an option, in panels; the fields themselves are in training/recipe.py."""
 
 import inspect
 import types
 import typing
-from collections.abc import Callable
-from dataclasses import fields
+from collections.abc import Callable, Mapping
+from dataclasses import Field, fields
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
@@ -13,8 +13,17 @@ from pydantic.fields import FieldInfo
 from alexnet_ablations.declare.declaration import FACTORS
 from alexnet_lab.training.recipe import Recipe
 
-# Of the factors, the first in the list.
-FIRST = ("network", "preset", "norm", "act", "dropout", "batch_size", "learning_rate")
+# The panels of --help, in their order: each begins at a field of the recipe and has those that follow it there.
+PANELS: Mapping[str, str | None] = {
+    "network": "Network",
+    "data": "Data",
+    "epochs": "Optimisation",
+    "instruments": "Instruments",
+    "precision": "Machine",
+    "seed": None,  # among the command's own options
+}
+ORDER = (None, "Study", *dict.fromkeys(panel for panel in PANELS.values() if panel))
+LEVELS = "LEVELS"  # what an option takes that ablate varies: one level or several
 
 
 def with_recipe_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -22,41 +31,57 @@ def with_recipe_options(command: Callable[..., None]) -> Callable[..., None]:
     return _with_options(
         command,
         [
-            _option(field.name, _plain_type(field.type), _help_of(field.name), _default_of(field.name))
-            for field in fields(Recipe)
+            _option(field.name, _plain_type(field.type), _default_of(field.name), panel)
+            for field, panel in _fields_with_panels()
         ],
     )
 
 
 def with_study_options(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command that ends in **given one option per field: levels as text, or one value where all cells agree."""
-    panels = {True: "What to change: levels, separated by commas", False: "The same for all cells"}
-    chosen = [field for field in fields(Recipe) if field.name != "seed"]
-    chosen.sort(key=lambda field: field.name not in FIRST)  # those that most studies name
     return _with_options(
         command,
         [
-            _option(
+            _option(field.name, str, _default_of(field.name), panel, LEVELS)
+            if field.name in FACTORS
+            else _option(
                 field.name,
-                str if field.name in FACTORS else _plain_type(field.type),
-                _help_of(field.name),
+                _plain_type(field.type),
                 "all cores, shared" if field.name == "threads" else _default_of(field.name),
-                panels[field.name in FACTORS],
+                panel,
             )
-            for field in chosen
+            for field, panel in _fields_with_panels()
+            if field.name != "seed"
         ],
     )
 
 
+def _fields_with_panels() -> list[tuple[Field[Any], str | None]]:
+    panel, pairs = None, []
+    for field in fields(Recipe):
+        panel = PANELS.get(field.name, panel)
+        pairs.append((field, panel))
+    return pairs
+
+
 def _with_options(command: Callable[..., None], options: list[inspect.Parameter]) -> Callable[..., None]:
     own = [p for p in inspect.signature(command).parameters.values() if p.kind is not p.VAR_KEYWORD]
-    command.__signature__ = inspect.Signature([*own, *options])  # type: ignore[attr-defined]
-    command.__annotations__ = {p.name: p.annotation for p in [*own, *options]}
+    # Panels are shown in the order in which their first options come.
+    parameters = sorted([*own, *options], key=lambda parameter: ORDER.index(_panel_of(parameter)))
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {p.name: p.annotation for p in parameters}
     return command
 
 
-def _option(name: str, kind: Any, text: str, default: str | bool, panel: str | None = None) -> inspect.Parameter:
-    option = typer.Option(help=text, show_default=default, rich_help_panel=panel)
+def _panel_of(parameter: inspect.Parameter) -> str | None:
+    panel: str | None = get_args(parameter.annotation)[1].rich_help_panel
+    return panel
+
+
+def _option(
+    name: str, kind: Any, default: str | bool, panel: str | None, metavar: str | None = None
+) -> inspect.Parameter:
+    option = typer.Option(help=_help_of(name), show_default=default, rich_help_panel=panel, metavar=metavar)
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option]
     )
@@ -85,7 +110,7 @@ def _help_of(name: str) -> str:
 
 def _default_of(name: str) -> str | bool:
     if name in ("threads", "device"):
-        return {"threads": "all cores", "device": "cuda if there is one"}[name]
+        return {"threads": "all cores", "device": "cuda if available"}[name]
     default = _info_of(name).default
     if default is None:
         return "published"

@@ -1,4 +1,4 @@
-"""alexnet-lab report: the page of a study, written anew from its folder."""
+"""alexnet-lab report: the page of a study, written again from its folder."""
 
 from pathlib import Path
 from typing import Annotated

@@ -4,7 +4,7 @@ import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
@@ -14,6 +14,7 @@ from alexnet_ablations.cli.folders import refuse_place
 from alexnet_ablations.cli.progress import PlainLines
 from alexnet_ablations.cli.study_options import StudyOptions, open_sinks
 from alexnet_ablations.declare.design import level_text
+from alexnet_lab.training.recipe import Recipe
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,39 +23,31 @@ if TYPE_CHECKING:
     from alexnet_ablations.run.forecast import Forecast
     from alexnet_ablations.run.trackers import Sink
 
+MOST_LEVELS = 20  # of one factor that a plan lists
+
 
 def plan_run_conclude(console: Console, study: "Study", how: StudyOptions) -> None:
-    """Make what is missing of a study and say what it shows; every mistake that can be seen before, is."""
+    """Make the missing runs of a study and print what it shows; mistakes are refused before the first run."""
     from alexnet_ablations.run.coordinator import refuse_if_coordinated
 
     refuse_place(study.folder, "study")
     sinks = open_sinks(how.track)
     asked, study = study, study.grown_from_folder()
-    if how.save is not None:
-        save_study(console, asked, how.save)
     if not how.plan:
         refuse_if_coordinated(study.folder)
-    runs = study.runs()
-    missing = [run for run in runs if not run.is_done]
-    if len(missing) > how.yes:
-        raise ValueError(
-            f"this study makes {len(missing)} runs, more than {how.yes}; name fewer levels or seeds, take "
-            f"--design one-at-a-time, or allow them with --yes {len(missing)}"
-        )
+    missing = missing_runs(study, how.yes)
+    if how.save is not None:
+        save_study(console, asked, how.save, silent=how.is_silent)
     if not how.is_silent:
-        print_plan(console, study, asked, len(runs), len(missing))
+        print_plan(console, study, asked, len(missing))
     if missing:
         prepare_data(console, study, silent=how.is_silent)
-    foretold = foretell(study, missing, how.jobs, plan=how.plan)
+    predicted = predict(study, missing, how.jobs, plan=how.plan)
     if not how.is_silent:
-        for sentence in foretold.sentences():
+        for sentence in predicted.sentences():
             console.print(sentence, markup=False, highlight=False)
-    if how.plan and how.as_json:
-        print(json.dumps({"event": "plan", "folder": str(study.folder), **foretold.facts()}))  # noqa: T201  # the interface
-    elif how.plan and not how.quiet:
-        runs_folder = study.folder / "runs"
-        console.print(f"a plan: nothing was trained; without --plan the runs go to {runs_folder}", markup=False)
     if how.plan:
+        end_plan(console, study, predicted, how)
         return
     study.open_folder()
     make(
@@ -69,6 +62,17 @@ def plan_run_conclude(console: Console, study: "Study", how: StudyOptions) -> No
     )
 
 
+def missing_runs(study: "Study", most: int) -> "list[PlannedRun]":
+    """Return the runs that are not done, refused where they are more than a user meant."""
+    missing = [run for run in study.runs() if not run.is_done]
+    if len(missing) > most:
+        raise ValueError(
+            f"this study makes {len(missing)} runs, more than {most}; name fewer levels or seeds, take "
+            f"--design one-at-a-time, or allow them with --yes {len(missing)}"
+        )
+    return missing
+
+
 def make(
     console: Console,
     study: "Study",
@@ -81,16 +85,17 @@ def make(
     as_json: bool = False,
     sinks: "Sequence[Sink]" = (),
 ) -> None:
-    """Make these runs of a study, whose folder is open, and say what the whole study shows; exit 1 if any failed."""
+    """Make these runs of a study, whose folder is open, and print what the study shows; exit 1 if any failed."""
     from alexnet_ablations.cli.study_progress import run_with_live_table
 
-    began = time.monotonic()
+    started = time.monotonic()
     run_with_live_table(
         console, study, runs, jobs, timeout=timeout, repeat=repeat, quiet=quiet, as_json=as_json, sinks=sinks
     )
     results = conclude_and_print(console, study, silent=quiet or as_json)
     if not quiet and not as_json:
-        console.print(f"[dim]{time.monotonic() - began:.0f} s. Runs and rows: {study.folder}[/]")
+        seconds = f"{time.monotonic() - started:.0f} s"
+        console.print(f"{seconds}. Runs and rows: {study.folder}", style="dim", markup=False, highlight=False)
     broken = results[~results["state"].isin(("ok", "diverged"))]
     if len(broken):
         if not as_json:
@@ -101,39 +106,43 @@ def make(
 
 
 def conclude_and_print(console: Console, study: "Study", *, silent: bool = False) -> "pd.DataFrame":
-    """Read all runs back, print what they say together, and write rows and report."""
+    """Read all runs back, write rows and report, and print what the runs say together.
+
+    Files come first: they are complete even if printing fails.
+    """
     from alexnet_ablations.cli.tables import print_conclusions
     from alexnet_ablations.conclude.conclusions import conclude
     from alexnet_ablations.conclude.outcomes import read_results, write_results
     from alexnet_ablations.report import write_report
 
     results = read_results(study.runs(), level=study.level)
+    write_results(results, study.folder / "results.csv")
     conclusions = conclude(results, study.contrasts(), margin=study.margin)
+    page = write_report(study, results, conclusions)
     if not silent:
         print_conclusions(console, results, conclusions)
         for sentence in study.limitations:
             console.print(sentence, style="dim", markup=False, highlight=False)
-    write_results(results, study.folder / "results.csv")
-    page = write_report(study, results, conclusions)
-    if not silent:
         console.print(f"report: {page}", markup=False, highlight=False, soft_wrap=True)
     return results
 
 
-def print_plan(console: Console, study: "Study", asked: "Study", total: int, missing: int) -> None:
-    """Say what will be compared, under what, and what is known not to go well together."""
-    start = study.start
-    factors = ", ".join(f"{f.field} {{{', '.join(map(level_text, f.levels))}}}" for f in study.factors)
+def print_plan(console: Console, study: "Study", asked: "Study", missing: int) -> None:
+    """Say what is varied, what is set, how many runs that makes, and what to keep in mind."""
+    start, total = study.start, study.size
+    factors = ", ".join(f"{factor.field} {{{_some(factor.levels)}}}" for factor in study.factors)
     many = "s" if study.seeds > 1 else ""
     is_shared = all(factor.field != "epochs" for factor in study.factors)
     epochs = f" of {start.epochs} epoch{'s' if start.epochs > 1 else ''}" if is_shared else ""
-    console.print(f"[bold]{start.network}[/] on {escape(start.data)}: {escape(factors)}", highlight=False)
+    network = f"[bold]{start.network}[/]"
+    console.print(f"{network} on {escape(start.data)}, varied: {escape(factors)}", highlight=False)
     console.print(
-        f"{study.design}: {len(study.cells)} cells x {study.seeds} seed{many} = {total} runs{epochs}"
+        f"{study.design}: {total // study.seeds} cells x {study.seeds} seed{many} = {total} runs{epochs}"
         + (f"; {total - missing} already done" if missing < total else ""),
         markup=False,
     )
-    if study.is_default_design and study.design != "factorial":
+    console.print(f"set for all cells: {', '.join(settings_of(study))}", style="dim", markup=False, highlight=False)
+    if study.is_default_design and study.crossed > len(study.cells):
         console.print(
             f"one change at a time, since all levels crossed would be {study.crossed} cells: --design factorial "
             "makes them all",
@@ -142,7 +151,21 @@ def print_plan(console: Console, study: "Study", asked: "Study", total: int, mis
         )
     if (study.seeds, study.factors) != (asked.seeds, asked.factors):
         console.print(f"{study.folder} holds more of this study than was asked for: all of it counts", markup=False)
-    shown = {
+    for note in [*study.warnings(), *study.limitations, *aliases(study)]:
+        console.print(f"note: {note}", markup=False, highlight=False)
+
+
+def _some(levels: "Sequence[Any]") -> str:
+    texts = [level_text(level) for level in levels[:MOST_LEVELS]]
+    more = len(levels) - MOST_LEVELS
+    return ", ".join(texts) + (f" and {more} more" if more > 0 else "")
+
+
+def settings_of(study: "Study") -> list[str]:
+    """Describe what all cells share: first what is not the default, then what matters in every study."""
+    start, default = study.start, vars(Recipe())
+    varied = {factor.field for factor in study.factors}
+    known = {
         "width": f"width {start.width:g}",
         "image_size": f"{start.image_size} px",
         "init": f"{start.init} init",
@@ -152,11 +175,22 @@ def print_plan(console: Console, study: "Study", asked: "Study", total: int, mis
         "batch_size": f"batch {start.batch_size}",
         "threads": f"{start.threads} thread{'s' if start.threads > 1 else ''} a run",
     }
-    varied = {factor.field for factor in study.factors}
-    same = ", ".join(text for name, text in shown.items() if name not in varied)
-    console.print(f"all cells: {same}", style="dim", markup=False, highlight=False)
-    for note in [*study.cautions(), *study.limitations, *aliases(study)]:
-        console.print(f"note: {note}", markup=False, highlight=False)
+    told_before = {"network", "data", "epochs", "seed"}
+    others = [
+        f"{name} {level_text(value)}"
+        for name, value in vars(start).items()
+        if value != default[name] and name not in {*known, *varied, *told_before}
+    ]
+    return [*others, *(text for name, text in known.items() if name not in varied)]
+
+
+def end_plan(console: Console, study: "Study", predicted: "Forecast", how: StudyOptions) -> None:
+    """Say that this was a plan, or print it for machines."""
+    if how.as_json:
+        print(json.dumps({"event": "plan", "folder": str(study.folder), **predicted.facts()}))  # noqa: T201  # the interface
+    elif not how.quiet:
+        runs_folder = study.folder / "runs"
+        console.print(f"a plan: nothing was trained; without --plan the runs go to {runs_folder}", markup=False)
 
 
 def aliases(study: "Study") -> list[str]:
@@ -182,8 +216,8 @@ def prepare_data(console: Console, study: "Study", *, silent: bool) -> None:
             lines("note", {"text": text})
 
 
-def foretell(study: "Study", missing: "Sequence[PlannedRun]", jobs: int | None, *, plan: bool) -> "Forecast":
-    """Learn what the study costs and can show; refuse it where the disk has no room for it."""
+def predict(study: "Study", missing: "Sequence[PlannedRun]", jobs: int | None, *, plan: bool) -> "Forecast":
+    """Return what the study costs and can show; refuse it where the disk has not enough space for it."""
     from alexnet_ablations.run.forecast import forecast
     from alexnet_ablations.run.slots import find_slots
 
@@ -191,10 +225,11 @@ def foretell(study: "Study", missing: "Sequence[PlannedRun]", jobs: int | None, 
     return forecast(study, min(slots, max(len(missing), 1)), measured=plan)
 
 
-def save_study(console: Console, study: "Study", path: Path) -> None:
+def save_study(console: Console, study: "Study", path: Path, *, silent: bool = False) -> None:
     """Write a study as a file for `alexnet-lab study`; another study's file is not written over."""
-    text = study.to_toml(whole=False)
-    if path.exists() and path.read_text() != text:
+    text = study.to_toml(whole=False).encode()
+    if path.exists() and path.read_bytes() != text:
         raise ValueError(f"{path} exists and says something else; choose another name with --save")
-    path.write_text(text)
-    console.print(f"saved: alexnet-lab study {path}", markup=False, highlight=False)
+    path.write_bytes(text)
+    if not silent:
+        console.print(f"saved: alexnet-lab study {path}", markup=False, highlight=False)

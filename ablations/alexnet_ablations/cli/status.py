@@ -1,4 +1,4 @@
-"""alexnet-lab status and retry: how a study stands, and its failed runs once more."""
+"""alexnet-lab status and retry: the status of a study or a run, and failed runs once more."""
 
 import json
 import re
@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from alexnet_ablations.cli.progress import about_left
 from alexnet_ablations.cli.study_options import AsJson, IsQuiet, Jobs, Timeout, Track, check, open_sinks
 from alexnet_ablations.cli.terminal import open_console
 from alexnet_lab.choices import unknown_choice
@@ -30,12 +31,12 @@ def status(
     folder: Annotated[Path, typer.Argument(help="A study's folder, or a single run's.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print one object of JSON.")] = False,
 ) -> None:
-    """Show how a study stands: what ended and how, what is at work, what waits.
+    """Show which runs of a study ended and how, which are running, which wait.
 
     [bold]alexnet-lab status runs/digits_norm-bn[/]        a study, in any state
     [bold]alexnet-lab status runs/digits-alexnet-1f0c[/]   a single run
 
-    It only reads, and never holds up a study that is running.
+    It only reads, and does not disturb a study that is running.
     """
     console = open_console()
     if (folder / "study.toml").exists() or (folder / "runs").is_dir():
@@ -57,15 +58,15 @@ def retry(
     quiet: IsQuiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Make those runs of a study again that ended in some state, and no others.
+    """Make the runs of a study again that failed, or that ended in a given state.
 
     [bold]alexnet-lab retry runs/digits_norm-bn[/]          all that failed
     [bold]alexnet-lab retry runs/digits_norm-bn --state oom --jobs 1[/]
     [bold]alexnet-lab retry runs/digits_norm-bn --state timeout --timeout 60[/]
     [bold]alexnet-lab retry runs/digits_norm-bn --track tensorboard:tb[/]
 
-    A run that left a checkpoint goes on from it. One that diverged does so
-    again, number for number, unless the code has changed.
+    A run with a checkpoint continues from it. A run that diverged diverges
+    again, with the same numbers, unless the code has changed.
     """
     from alexnet_ablations.cli.run_study import make
     from alexnet_ablations.declare.status import RETRIED, standings
@@ -109,14 +110,13 @@ def _show_study(console: Console, folder: Path, as_json: bool) -> None:
         print(json.dumps({**facts, "complaint": complaint}))  # noqa: T201  # standard output is the interface
         return
     if complaint:
-        console.print(f"{complaint}; what follows is read from the run folders", style="red", markup=False)
+        told = f"{complaint}; what follows is read from the run folders"
+        console.print(told, style="red", markup=False, highlight=False, soft_wrap=True)
     console.print(
         f"[bold]{escape(str(folder))}[/]: {len(found)} runs, {_counts(found)}", highlight=False, soft_wrap=True
     )
     unfinished = sum(standing.state in ("waiting", "lost") for standing in found)
     if coordinator:
-        from alexnet_ablations.cli.study_progress import about_left
-
         console.print(f"at work: {coordinator}{about_left(left)}", markup=False, highlight=False, soft_wrap=True)
     elif unfinished:
         console.print(

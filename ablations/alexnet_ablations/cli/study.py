@@ -1,4 +1,4 @@
-"""alexnet-lab study: a study from a file, or one of those that come with the package."""
+"""alexnet-lab study: a study from a file, or one of the packaged studies."""
 
 from pathlib import Path
 from typing import Annotated
@@ -12,33 +12,44 @@ from alexnet_ablations.cli.conditions import divide, on_this_machine
 from alexnet_ablations.cli.run_study import plan_run_conclude
 from alexnet_ablations.cli.study_options import StudyOptions, with_shared_options
 from alexnet_ablations.cli.terminal import open_console
-from alexnet_ablations.declare.declaration import find_study, packaged_studies, read_study_words
+from alexnet_ablations.declare.declaration import find_study, packaged_studies, read_study_file
 
 
 @with_shared_options
 def study(
-    source: Annotated[str | None, typer.Argument(help="A study file, or the name of a packaged one.")] = None,
+    source: Annotated[
+        str | None, typer.Argument(help="A study file, a study's folder, or the name of a packaged study.")
+    ] = None,
     listing: Annotated[bool, typer.Option("--list", help="List the packaged studies.")] = False,
-    data: Annotated[str | None, typer.Option(help="Images, instead of those the study names.")] = None,
-    seeds: Annotated[int | None, typer.Option(min=1, help="Seeds per cell.", show_default="the study's")] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs per run.", show_default="the study's")] = None,
-    design: Annotated[str | None, typer.Option(help="Another design for the same levels.")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Images, instead of those the study names.", rich_help_panel="Study")
+    ] = None,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="Seeds per cell.", show_default="the study's", rich_help_panel="Study")
+    ] = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Epochs per run.", show_default="the study's", rich_help_panel="Study")
+    ] = None,
+    design: Annotated[
+        str | None, typer.Option(help="Another design for the same levels.", rich_help_panel="Study")
+    ] = None,
     baseline: Annotated[
-        str | None, typer.Option(help="Other values for all cells: width=1,image_size=227,device=cuda.")
+        str | None,
+        typer.Option(metavar="FIELD=VALUE,...", help="Other values for all cells: width=1,image_size=227,device=cuda."),
     ] = None,
     *,
     how: StudyOptions,
 ) -> None:
-    """Run a study that stands in a file.
+    """Run a study that is declared in a file.
 
-    [bold]alexnet-lab study --list[/]                       those of the package
+    [bold]alexnet-lab study --list[/]                       the packaged studies
     [bold]alexnet-lab study lrn-or-bn --plan[/]             what it costs and can show
     [bold]alexnet-lab study lrn-or-bn --data xrays.zip[/]   on your images
     [bold]alexnet-lab study mine.toml --out runs/mine[/]
-    [bold]alexnet-lab study runs/mine --seeds 6[/]          goes on, and grows
-    [bold]alexnet-lab study runs/mine --margin 1[/]         trains nothing; says more
+    [bold]alexnet-lab study runs/mine --seeds 6[/]          continues, with more seeds
+    [bold]alexnet-lab study runs/mine --margin 1[/]         concludes anew, trains nothing
 
-    A study file has the words of alexnet-lab ablate; --save there writes one:
+    A study file has the fields of alexnet-lab ablate, whose --save writes one:
 
       seeds = 6
       margin = 1
@@ -56,8 +67,8 @@ def study(
         print_studies(console)
         return
     path = find_study(source)
-    words = read_study_words(path)
-    read_study(path, Path())  # a mistake of the file's own is told with its name, before flags have their say
+    words = read_study_file(path)
+    read_study(path, Path())  # a mistake in the file is told with its name, before options change anything
     _, shared = divide({"data": data, "epochs": None if epochs is None else str(epochs)}, baseline)
     start = {**words["recipe"], **words["baseline"], **shared}
     folder = how.out or (path.parent if path.name == "study.toml" else Path("runs") / path.stem)
@@ -77,16 +88,15 @@ def study(
 
 
 def print_studies(console: Console) -> None:
-    """List the packaged studies, each with the question it asks."""
+    """Print the packaged studies, each with its question."""
     from alexnet_ablations.declare.study import read_study
 
     table = Table(box=box.SIMPLE_HEAD, show_edge=False)
     for header in ("study", "question", "runs"):
         table.add_column(header, justify="right" if header == "runs" else "left", no_wrap=header != "question")
     for name, path in packaged_studies().items():
-        found = read_study(path, Path())
-        table.add_row(name, found.about, f"{len(found.cells)} x {found.seeds}")
+        packaged = read_study(path, Path())
+        table.add_row(name, packaged.about, f"{len(packaged.cells)} x {packaged.seeds}")
     console.print(table)
-    console.print(
-        f"[dim]alexnet-lab study NAME   runs one. The files: {next(iter(packaged_studies().values())).parent}[/]"
-    )
+    files = next(iter(packaged_studies().values())).parent
+    console.print(f"alexnet-lab study NAME   runs one. The files: {files}", style="dim", markup=False)

@@ -1,4 +1,4 @@
-"""The options that ablate and study share, each written once: a field here is an option of both.
+"""The options that ablate and study share: a field of StudyOptions is an option of both.
 
 A command takes them as one parameter, `how: StudyOptions`, and plan_run_conclude reads what they say.
 """
@@ -15,25 +15,37 @@ import typer
 if TYPE_CHECKING:
     from alexnet_ablations.run.trackers import Sink
 
-RUN_LIMIT = 200  # runs that a command makes without being told that so many are meant
+RUN_LIMIT = 200  # runs that a command makes without --yes
 
 # Of retry and report, too.
-Jobs = Annotated[int | None, typer.Option(min=1, help="Runs side by side.", show_default="what fits")]
-Timeout = Annotated[float | None, typer.Option(help="Minutes a run may take.", show_default="no limit")]
+Jobs = Annotated[
+    int | None,
+    typer.Option(min=1, help="Runs side by side.", show_default="as many as fit", rich_help_panel="Machine"),
+]
+Timeout = Annotated[
+    float | None,
+    typer.Option(metavar="MINUTES", help="Time limit of a run.", show_default="none", rich_help_panel="Machine"),
+]
 Track = Annotated[
     list[str] | None,
     typer.Option(metavar="TRACKER", help="Copy all numbers to tensorboard:DIR or mlflow:ADDRESS, too."),
 ]
 Margin = Annotated[
     float | None,
-    typer.Option(metavar="POINTS", help="Test accuracy too small to matter, such as 1.", show_default="0.5"),
+    typer.Option(
+        metavar="POINTS",
+        help="Differences in test accuracy below this are too small to matter.",
+        show_default="0.5",
+        rich_help_panel="Study",
+    ),
 ]
 Level = Annotated[
     float | None,
     typer.Option(
         metavar="SHARE",
-        help="Validation accuracy to count epochs to, such as 0.9.",
+        help="Validation accuracy up to which epochs are counted, such as 0.9.",
         show_default="nine tenths of the baseline's best",
+        rich_help_panel="Study",
     ),
 ]
 IsQuiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")]
@@ -42,23 +54,29 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print lines of JSON.")]
 
 @dataclass(frozen=True)
 class StudyOptions:
-    """How a study is carried out, and what is said of it, whatever it compares."""
+    """How a study is run, and what is concluded from it, whatever it compares."""
 
-    plan: Annotated[bool, typer.Option("--plan", help="Say what it costs and can show; train nothing.")] = False
-    save: Annotated[Path | None, typer.Option(help="Write the study as a file for alexnet-lab study.")] = None
-    jobs: Jobs = None
-    yes: Annotated[int, typer.Option(min=1, help="Allow up to so many runs.")] = RUN_LIMIT
-    timeout: Timeout = None
-    margin: Margin = None
-    level: Level = None
-    track: Track = None
-    out: Annotated[Path | None, typer.Option(help="Study folder.", show_default="runs/<name of the study>")] = None
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Print runs, time, disk and detectable effects; train nothing.")
+    ] = False
+    save: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the study as a file for alexnet-lab study.")
+    ] = None
+    yes: Annotated[int, typer.Option(min=1, metavar="RUNS", help="Allow that many runs.")] = RUN_LIMIT
+    out: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Study folder.", show_default="runs/<name of the study>")
+    ] = None
     quiet: IsQuiet = False
     as_json: AsJson = False
+    track: Track = None
+    margin: Margin = None
+    level: Level = None
+    jobs: Jobs = None
+    timeout: Timeout = None
 
     @property
     def is_silent(self) -> bool:
-        """Say whether people read nothing of it."""
+        """Return whether nothing is printed for people."""
         return self.quiet or self.as_json
 
 
@@ -67,7 +85,7 @@ def with_shared_options(command: Callable[..., None]) -> Callable[..., None]:
     own = inspect.signature(command)
     names = [field.name for field in fields(StudyOptions)]
 
-    def told(**given: Any) -> None:
+    def run(**given: Any) -> None:
         chosen = {name: given.pop(name) for name in names}
         check(chosen["timeout"], chosen["margin"], chosen["level"])
         command(how=StudyOptions(**chosen), **given)
@@ -79,10 +97,10 @@ def with_shared_options(command: Callable[..., None]) -> Callable[..., None]:
     parameters: list[inspect.Parameter] = []
     for parameter in own.parameters.values():
         parameters += options if parameter.name == "how" else [parameter.replace(kind=_kind(parameter))]
-    told.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
-    told.__annotations__ = {p.name: p.annotation for p in parameters}
-    told.__name__, told.__doc__ = command.__name__, command.__doc__
-    return told
+    run.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {p.name: p.annotation for p in parameters}
+    run.__name__, run.__doc__ = command.__name__, command.__doc__
+    return run
 
 
 def _kind(parameter: inspect.Parameter) -> Any:
@@ -90,7 +108,7 @@ def _kind(parameter: inspect.Parameter) -> Any:
 
 
 def check(timeout: float | None = None, margin: float | None = None, level: float | None = None) -> None:
-    """Refuse numbers that can say nothing, before anything is trained for them."""
+    """Refuse numbers out of range before anything is trained for them."""
     if timeout is not None and not 0 < timeout < math.inf:
         raise ValueError(f"--timeout takes minutes above 0, got {timeout:g}; leave it out for no limit")
     if margin is not None and not 0 < margin < math.inf:
@@ -100,7 +118,7 @@ def check(timeout: float | None = None, margin: float | None = None, level: floa
 
 
 def open_sinks(track: list[str] | None) -> "list[Sink]":
-    """Open the trackers that were named; a name that is none is refused."""
+    """Open the trackers that were named; an unknown one is refused."""
     if not track:
         return []
     from alexnet_ablations.run.trackers import open_sink

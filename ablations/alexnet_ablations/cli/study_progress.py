@@ -1,9 +1,7 @@
-"""What a study says while it runs: a live table, plain lines, lines of JSON, or nothing."""
+"""What is said of a study while it runs: a live table, plain lines, lines of JSON, or nothing."""
 
-import json
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -13,6 +11,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from alexnet_ablations.cli.progress import JsonLines, PlainLines, about_left, duration
 from alexnet_ablations.declare.status import time_left
 from alexnet_ablations.run.coordinator import Watcher, run_all
 
@@ -20,9 +19,6 @@ if TYPE_CHECKING:
     from alexnet_ablations.declare.study import PlannedRun, Study
     from alexnet_ablations.run.attempt import Attempt
     from alexnet_ablations.run.trackers import Sink
-
-# Seconds between two lines about runs in progress, where there is no terminal.
-BETWEEN_LINES = 60.0
 
 
 def run_with_live_table(
@@ -40,11 +36,11 @@ def run_with_live_table(
     """Make the runs of a study and show how far they are; Ctrl-C ends as one sentence and status 130."""
     watcher: Watcher
     if as_json:
-        watcher = JsonLines()
+        watcher = EventsWithEpochs(JsonLines())
     elif quiet:
         watcher = Watcher()
     else:
-        watcher = LiveTable(console) if console.is_terminal else PlainLines(console)
+        watcher = LiveTable(console) if console.is_terminal else Events(PlainLines(console))
     if sinks:
         from alexnet_ablations.run.tracking import mirrored
 
@@ -61,7 +57,7 @@ def run_with_live_table(
 
 
 class Tally(Watcher):
-    """Counts what has ended, and foretells when all will have."""
+    """Counts runs by how they ended, and predicts when all will have."""
 
     def __init__(self) -> None:
         self.total, self.slots = 0, 1
@@ -83,7 +79,7 @@ class Tally(Watcher):
 
     @property
     def trouble(self) -> str:
-        """Say how many runs did not end well: 1 diverged, 2 oom."""
+        """Return how many runs did not end well: 1 diverged, 2 oom."""
         return ", ".join(f"{count} {state}" for state, count in self.states.items() if state not in ("ok", "done"))
 
     def begin(self, runs: "Sequence[PlannedRun]", slots: int) -> None:
@@ -114,71 +110,64 @@ class Tally(Watcher):
         self.states["done"] = self.states.get("done", 0) + 1
 
 
-class JsonLines(Watcher):
-    """One line of JSON per start, epoch and end, for machines."""
+class Events(Tally):
+    """Passes what happens in a study on as events, for lines of text or of JSON."""
 
-    def __init__(self, write: Callable[[str], object] | None = None) -> None:
-        self.write = write or partial(print, flush=True)
-        self.epochs: dict[Attempt, int] = {}
+    def __init__(self, tell: Callable[[str, dict[str, Any]], None]) -> None:
+        super().__init__()
+        self.tell = tell
 
     def started(self, attempt: "Attempt") -> None:
-        """Say that a run has been started, where and as which process."""
-        self._say("started", attempt, number=attempt.number, slot=attempt.slot, pid=attempt.pid)
-
-    def moved(self, attempt: "Attempt") -> None:
-        """Say that a run has ended an epoch."""
-        if self.epochs.get(attempt, 0) != attempt.epochs:
-            self.epochs[attempt] = attempt.epochs
-            self._say("epoch", attempt, epoch=attempt.epochs, validation_accuracy=attempt.accuracy)
+        """Tell that a run has been started, where and as which process."""
+        super().started(attempt)
+        self._tell("started", attempt, number=attempt.number, slot=attempt.slot, pid=attempt.pid)
 
     def died(self, attempt: "Attempt") -> None:
-        """Say that a run will be started again."""
-        self._say("died", attempt, why=attempt.why)
+        """Tell that a run will be started again."""
+        super().died(attempt)
+        self._tell("died", attempt, why=attempt.why)
 
     def ended(self, attempt: "Attempt") -> None:
-        """Say how a run ended."""
-        self._say("ended", attempt, state=attempt.state, why=attempt.why, seconds=round(attempt.seconds, 3))
+        """Tell how a run ended."""
+        super().ended(attempt)
+        self._tell(
+            "ended",
+            attempt,
+            state=attempt.state,
+            why=attempt.why,
+            seconds=round(attempt.seconds, 3),
+            test_accuracy=_test_accuracy(attempt),
+            done=self.done,
+            total=self.total,
+        )
 
     def note(self, text: str) -> None:
         """Pass a sentence on."""
-        self.write(json.dumps({"event": "note", "text": text}))
-
-    def _say(self, event: str, attempt: "Attempt", **facts: Any) -> None:
-        run = attempt.run
-        self.write(json.dumps({"event": event, "cell": run.cell.name, "seed": run.seed, **facts}))
-
-
-class PlainLines(Tally):
-    """A line per run that ended, and at most one a minute about those in progress."""
-
-    def __init__(self, console: Console) -> None:
-        super().__init__()
-        self.console, self.said_at = console, time.monotonic()
-
-    def died(self, attempt: "Attempt") -> None:
-        """Say that a run will be started again."""
-        super().died(attempt)
-        self._say(f"{attempt.name}: {attempt.why}; it is started again")
-
-    def ended(self, attempt: "Attempt") -> None:
-        """Say how a run ended."""
-        super().ended(attempt)
-        self._say(f"[{self.done}/{self.total}] {attempt.name}: {outcome_of(attempt)}, {duration(attempt.seconds)}")
-
-    def note(self, text: str) -> None:
-        """Print a sentence."""
-        self._say(f"note: {text}")
+        self.tell("note", {"text": text})
 
     def tick(self) -> None:
-        """Say how far the runs in progress are, if nothing was said for a minute."""
-        if time.monotonic() - self.said_at > BETWEEN_LINES and self.active:
-            farthest = ", ".join(f"{a.name} {a.share:.0%}" for a in self.active[:4])
-            more = f" and {len(self.active) - 4} more" if len(self.active) > 4 else ""
-            self._say(f"{self.done} of {self.total} runs done; at work: {farthest}{more}{about_left(self.left)}")
+        """Tell how far the runs in progress are."""
+        if self.active:
+            running = [(attempt.name, attempt.share) for attempt in self.active]
+            facts = {"done": self.done, "total": self.total, "running": running, "seconds_left": self.left}
+            self.tell("working", facts)
 
-    def _say(self, text: str) -> None:
-        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
-        self.said_at = time.monotonic()
+    def _tell(self, kind: str, attempt: "Attempt", **facts: Any) -> None:
+        self.tell(kind, {"cell": attempt.run.cell.name, "seed": attempt.run.seed, **facts})
+
+
+class EventsWithEpochs(Events):
+    """Tells of every epoch of every run too, which machines may want to know."""
+
+    def __init__(self, tell: Callable[[str, dict[str, Any]], None]) -> None:
+        super().__init__(tell)
+        self.epochs: dict[Attempt, int] = {}
+
+    def moved(self, attempt: "Attempt") -> None:
+        """Tell that a run has ended an epoch."""
+        if self.epochs.get(attempt, 0) != attempt.epochs:
+            self.epochs[attempt] = attempt.epochs
+            self._tell("epoch", attempt, epoch=attempt.epochs, validation_accuracy=attempt.accuracy)
 
 
 class LiveTable(Tally):
@@ -224,15 +213,15 @@ class LiveTable(Tally):
         self.live.stop()
 
     def drawing(self) -> RenderableType:
-        """Return the table as it stands, at most as high and as wide as the terminal."""
-        room = max(self.console.height - 4, 1)
+        """Return the table, at most as high and as wide as the terminal."""
+        most = max(self.console.height - 4, 1)
         on_gpus = any(attempt.slot.startswith("gpu") for attempt in self.active)
         runs = Table.grid(padding=(0, 2, 0, 0))
         # Fixed widths: columns that move from one drawing to the next cannot be read.
         widths = (7, *((6,) if on_gpus else ()), 12, 8, 10, 5)
         for width in (min(self.longest, max(self.console.width - sum(widths) - 2 * len(widths) - 1, 8)), *widths):
             runs.add_column(no_wrap=True, overflow="ellipsis", width=width)
-        for attempt in self.active[:room]:
+        for attempt in self.active[:most]:
             runs.add_row(
                 attempt.run.cell.name,
                 f"seed {attempt.run.seed}",
@@ -242,7 +231,7 @@ class LiveTable(Tally):
                 f"val {attempt.accuracy:.1%}" if attempt.accuracy is not None else "",
                 duration(attempt.seconds),
             )
-        hidden = len(self.active) - room
+        hidden = len(self.active) - most
         more = [Text(f"and {hidden} more", style="dim")] if hidden > 0 else []
         share = (self.done + sum(attempt.share for attempt in self.active)) / max(self.total, 1)
         whole = Table.grid(padding=(0, 2, 0, 0))
@@ -257,28 +246,10 @@ class LiveTable(Tally):
         self.console.print(Text.assemble((attempt.name, "bold"), " ", (text, colour)), soft_wrap=True)
 
 
-def outcome_of(attempt: "Attempt") -> str:
-    """Say in a few words how a run ended: its test accuracy, or its state and why."""
+def _test_accuracy(attempt: "Attempt") -> float | None:
+    """Return the test accuracy of a run that ended well."""
     if attempt.state != "ok":
-        return f"{attempt.state} ({attempt.why})" if attempt.why else attempt.state
+        return None
     verdict = attempt.run.folder.verdict() or {}
-    accuracy = verdict.get("result", {}).get("test", {}).get("accuracy")
-    return "ok" if accuracy is None else f"{accuracy:.1%}"
-
-
-def duration(seconds: float) -> str:
-    """Write a time as people read it: 0:42, 12:05, 3:04:05."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-
-
-def about_left(seconds: float | None) -> str:
-    """Write what is left in round numbers, as a part of a sentence: `, about 3 min left`."""
-    if seconds is None:
-        return ""
-    if seconds < 50:
-        return f", about {max(5 * round(seconds / 5), 5)} s left"
-    if seconds < 90 * 60:
-        return f", about {round(seconds / 60)} min left"
-    return f", about {seconds / 3600:.1f} h left"
+    accuracy: float | None = verdict.get("result", {}).get("test", {}).get("accuracy")
+    return accuracy

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from hashlib import sha256
@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from alexnet_ablations.cli.folders import refuse_place
@@ -43,46 +44,25 @@ def train(
     [bold]alexnet-lab train --data cifar10 --recipe paper --device cuda[/]
 
     A recipe in TOML has the same fields (learning_rate = 0.02), and recipe =
-    "paper" in it names what it starts from. Options count last. The same
-    command goes on where an interrupted run was saved.
+    "paper" in it names what it starts from. Options override the recipe. The
+    same command continues an interrupted run where it was saved.
     """
     console = open_console()
-    fields = read_start(recipe)
-    fields |= {name: value for name, value in given.items() if value is not None}
-    fields.setdefault("threads", os.cpu_count() or 1)
-    if "device" not in fields:
-        import torch
-
-        fields["device"] = "cuda" if torch.cuda.is_available() else "cpu"
-    chosen = read_recipe(fields)
+    chosen = _read_choices(recipe, given)
     folder = RunFolder(out or Path("runs") / _name_of(chosen))
     refuse_place(folder.path, "run")
-    is_first = is_first_process()  # under torchrun every process runs this command, and the first one writes and prints
     is_same = _is_same(folder, chosen, is_named=out is None)
     damages = folder.damages(weights=True) if is_same else ()
     verdict = folder.verdict() if is_same and not damages else None
-    if verdict is None or verdict["state"] not in ("ok", "diverged"):
-        lock = hold(folder) if is_first else None
-        note = f"{', '.join(damages)} in {folder.path} changed after the run ended; the run is made again"
-        notes = [note] if damages else []
-        status = _run(chosen, folder, console, notes, quiet=quiet or not is_first, as_json=as_json and is_first)
-        if lock is not None:
-            lock.release()
-        if status == 130 or not is_first:
-            raise typer.Exit(status)
-        verdict = folder.verdict()
-    else:
+    if _is_final(verdict):
         _clear_leftovers(folder)
         if not quiet and not as_json:
             console.print(f"already done: {folder.path}", markup=False)
-    if verdict is None or verdict["state"] not in ("ok", "diverged"):
-        if not (folder.path / "recipe.json").exists():  # it never began: nothing there is worth keeping
-            (folder.path / "state.json").unlink(missing_ok=True)
-            folder.lock.unlink(missing_ok=True)
-            with suppress(OSError):  # a folder that has something else in it stays
-                folder.path.rmdir()
-                if out is None:
-                    folder.path.parent.rmdir()
+    else:
+        note = f"{', '.join(damages)} in {folder.path} changed after the run ended; the run is made again"
+        verdict = _run(chosen, folder, console, [note] if damages else [], quiet=quiet, as_json=as_json)
+    if verdict is None or not _is_final(verdict):
+        _remove_if_empty(folder, with_parent=out is None)
         raise ValueError(verdict["why"] if verdict else "the run ended without a verdict")
     if as_json:
         told = {name: verdict[name] for name in ("state", "why", "result")}
@@ -91,13 +71,42 @@ def train(
         _print_verdict(console, folder, verdict)
 
 
+def _read_choices(recipe: str, given: Mapping[str, Any]) -> Recipe:
+    """Return the recipe that a starting point and options make together."""
+    fields = read_start(recipe)
+    fields |= {name: value for name, value in given.items() if value is not None}
+    fields.setdefault("threads", os.cpu_count() or 1)
+    if "device" not in fields:
+        import torch
+
+        fields["device"] = "cuda" if torch.cuda.is_available() else "cpu"
+    return read_recipe(fields)
+
+
+def _is_final(verdict: Mapping[str, Any] | None) -> bool:
+    """Return whether a run ended with a result, which the same command does not make again."""
+    return verdict is not None and verdict["state"] in ("ok", "diverged")
+
+
+def _remove_if_empty(folder: RunFolder, *, with_parent: bool) -> None:
+    """Remove the folder of a run that failed before it began; one that has something else in it stays."""
+    if (folder.path / "recipe.json").exists():
+        return
+    (folder.path / "state.json").unlink(missing_ok=True)
+    folder.lock.unlink(missing_ok=True)
+    with suppress(OSError):
+        folder.path.rmdir()
+        if with_parent:
+            folder.path.parent.rmdir()
+
+
 def _name_of(recipe: Recipe) -> str:
     data = Path(recipe.data.partition(":")[0]).stem or "data"
     return f"{data}-{recipe.network}-{recipe.identity('')}"
 
 
 def _is_same(folder: RunFolder, recipe: Recipe, *, is_named: bool) -> bool:
-    """Say whether the folder holds this run; one that holds another is refused.
+    """Return whether the folder holds this run; one that holds another is refused.
 
     A recipe that is damaged says nothing. Then the digest in the verdict decides, or the folder's name, where that was
     made from the recipe.
@@ -137,27 +146,34 @@ def _clear_leftovers(folder: RunFolder) -> None:
 
 def _run(
     recipe: Recipe, folder: RunFolder, console: Console, notes: Sequence[str], *, quiet: bool, as_json: bool
-) -> int:
+) -> dict[str, Any] | None:
+    """Train, and return the verdict; an interrupted run, and torchrun's further processes, end the command here."""
     from alexnet_lab.training.run import train_with_verdict
 
-    if as_json:
-        reporter: Quiet = JsonLines()
-    elif quiet:
-        reporter = Quiet()
-    else:
+    is_first = is_first_process()  # under torchrun every process runs this command, and the first one writes and prints
+    reporter = Quiet()
+    if as_json and is_first:
+        reporter = JsonLines()
+    elif is_first and not quiet:
         reporter = LiveBar(console) if console.is_terminal else PlainLines(console)
+    lock = hold(folder) if is_first else None
     for text in notes:
         reporter("note", {"text": text})
     try:
-        return train_with_verdict(recipe, folder, reporter)
+        status = train_with_verdict(recipe, folder, reporter)
     finally:
         reporter.close()
+    if lock is not None:
+        lock.release()
+    if status == 130 or not is_first:
+        raise typer.Exit(status)
+    return folder.verdict()
 
 
 def _print_verdict(console: Console, folder: RunFolder, verdict: dict[str, Any]) -> None:
     if verdict["state"] == "diverged":
         console.print(f"diverged: {verdict['why']}", markup=False)
-        console.print(f"[dim]{folder.path}[/]")
+        console.print(str(folder.path), style="dim", markup=False)
         return
     result = verdict["result"]
     table = Table(box=box.SIMPLE_HEAD)
@@ -171,6 +187,7 @@ def _print_verdict(console: Console, folder: RunFolder, verdict: dict[str, Any])
     provenance = folder.provenance() or {}
     for at, name in enumerate(provenance.get("classes", [])):
         values = [result[part]["recall"][at] for part in ("validation", "test")]
-        table.add_row(f"recall of {name}", *("-" if v is None else f"{v:.4f}" for v in values))
+        table.add_row(escape(f"recall of {name}"), *("-" if v is None else f"{v:.4f}" for v in values))
     console.print(table)
-    console.print(f"[dim]{folder.path}: recipe, split, metrics of every epoch, best weights, verdict[/]")
+    what = "recipe, split, metrics of every epoch, best weights, verdict"
+    console.print(f"{folder.path}: {what}", style="dim", markup=False)

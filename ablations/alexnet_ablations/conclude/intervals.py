@@ -69,7 +69,7 @@ def equivalence_p_value(differences: Sequence[float] | Values, margin: float) ->
 
 def attainable_p(pairs: int) -> float:
     """Return the smallest p-value that an exact two-sided sign-flip test on so many pairs can reach."""
-    return min(1.0, 2.0 / 2.0**pairs)
+    return min(1.0, 2.0 ** (1 - pairs))  # 0 for more pairs than a float can tell
 
 
 def sign_flip_p_value(differences: Sequence[float] | Values) -> float | None:

@@ -43,8 +43,8 @@ def contrasts_of(design: str, factors: Sequence[Factor]) -> list[Contrast]:
     return [_against_baseline(cell, cells[0]) for cell in cells[1:]]
 
 
-def what_cannot_be_said(design: str, factors: Sequence[Factor]) -> list[str]:
-    """Say in plain sentences what these cells leave open."""
+def limitations_of(design: str, factors: Sequence[Factor]) -> list[str]:
+    """Return sentences about what a design cannot estimate."""
     if len(factors) == 1 and design != "fractional":
         return []
     if design == "factorial":

@@ -1,4 +1,4 @@
-"""From words to a study: what flags and study files say, read alike.
+"""What flags and study files say becomes factors and recipes; both are read alike.
 
 Levels are separated by commas, and the arguments of a norm or an activation stay with it: `lrn:k=1,alpha=2,bn` are two.
 Where a level has commas of its own, semicolons separate: `none;flip,crop` are two augmentations, `flip,crop;` is one.
@@ -6,22 +6,33 @@ Where a level has commas of its own, semicolons separate: `none;flip,crop` are t
 """
 
 import math
-import tomllib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from alexnet_ablations.declare.design import Factor, level_text
+from alexnet_ablations.declare.design import MOST_CELLS, Factor, level_text
+from alexnet_ablations.declare.toml import read_toml
 from alexnet_lab.choices import unknown_choice
 from alexnet_lab.levels import split_levels
 from alexnet_lab.networks.catalogue import CATALOGUE, networks_with_presets, published_level
-from alexnet_lab.training.recipe import NAMED, Recipe, named_recipe, read_recipe, read_recipe_file
+from alexnet_lab.training.recipe import NAMED, Recipe, named_recipe, read_recipe
 
 RECIPE_FIELDS = tuple(field.name for field in fields(Recipe))
-# What these say is the same for all cells, and why.
+DEFAULTS: Mapping[str, Any] = vars(Recipe())
+# What a study file may hold besides.
+TABLES = ("recipe", "baseline", "factors")
+KINDS: Mapping[str, type] = {
+    "about": str,
+    "design": str,
+    "seeds": int,
+    **dict.fromkeys(("margin", "level"), float),
+    **dict.fromkeys(TABLES, dict),
+}
+# Fields with one value for all cells, and why.
 SHARED: Mapping[str, str] = {
-    "data": "results on two sets of images are not held against each other: make one study of each",
+    "data": "results on two sets of images are not compared: make one study of each",
     "fold": "which images are tested is the same for every cell",
     "split_seed": "which images are tested is the same for every cell",
     "skip_bad": "which images are used is the same for every cell",
@@ -57,35 +68,42 @@ def read_start(recipe: str) -> dict[str, Any]:
         return named_recipe(recipe)
     if not path.is_file():
         raise ValueError(f"there is no recipe file {path}; name a TOML file, or one of {', '.join(NAMED)}")
+    values = read_toml(path)
     try:
-        values = read_recipe_file(path)
+        values = {**named_recipe(str(values.pop("recipe", "laptop"))), **values}
+        check_switches(values)
         read_recipe(values)
-    except UnicodeDecodeError:
-        raise ValueError(f"{path} is not text, and a recipe is a TOML file; name another") from None
     except ValueError as error:
-        raise ValueError(str(error) if str(path) in str(error) else f"in {path}, {error}") from None
+        raise ValueError(f"in {path}, {error}") from None
     return values
+
+
+def check_switches(values: Mapping[str, Any]) -> None:
+    """Refuse true and false in fields that are no switches: they would be read as the numbers 1 and 0."""
+    for name, value in values.items():
+        if isinstance(value, bool) and name in RECIPE_FIELDS and not isinstance(DEFAULTS[name], bool):
+            raise ValueError(f"{name}: must not be true or false (got {str(value).lower()})")
 
 
 def read_baseline(text: str) -> dict[str, Any]:
     """Read `norm=lrn,act=relu`; a piece without a field's name belongs to the level before it."""
     pieces = [p for p in map(str.strip, text.split(";" if ";" in text else ",")) if p]
-    found: dict[str, str] = {}
+    levels: dict[str, str] = {}
     latest = ""
     for piece in pieces:
         head, equals, level = piece.partition("=")
         if equals and head.replace("-", "_") in RECIPE_FIELDS:
             latest = head.replace("-", "_")
-            if latest in found:
+            if latest in levels:
                 raise ValueError(f"--baseline names {latest} twice; name each field once")
-            found[latest] = level
-        elif latest and ";" not in text and ":" in found[latest]:
-            found[latest] += "," + piece
+            levels[latest] = level
+        elif latest and ";" not in text and ":" in levels[latest]:
+            levels[latest] += "," + piece
         elif equals:
             raise unknown_choice("field in --baseline", head, RECIPE_FIELDS)
         else:
             raise ValueError(f"--baseline takes field=level, for example norm=lrn,act=relu; got {piece!r}")
-    return {field: _plain(field, level) for field, level in found.items()}
+    return {field: _plain(field, level) for field, level in levels.items()}
 
 
 def read_factors(given: Mapping[str, Words], start: Recipe) -> tuple[Factor, ...]:
@@ -113,12 +131,14 @@ def read_factors(given: Mapping[str, Words], start: Recipe) -> tuple[Factor, ...
 def read_factor(
     field: str, words: Words, start: Recipe, networks: Sequence[str] = (), presets: Sequence[str | None] = ()
 ) -> Factor:
-    """Read the levels to hold against the baseline, as in `bn,none`; the baseline itself is put first."""
+    """Read the levels to compare with the baseline, as in `bn,none`; the baseline itself is put first."""
     pieces = _split(field, words) if isinstance(words, str) else list(words)
     if not pieces:
         raise ValueError(f"{field}: names no level; name one or several, for example {_example(field)}")
+    if len(pieces) > MOST_CELLS:
+        raise ValueError(f"{field}: names {len(pieces):,} levels, and a study has at most {MOST_CELLS:,} cells")
     levels = [_level(field, piece, start) for piece in pieces]
-    twice = [level for level in levels if levels.count(level) > 1]
+    twice = [level for level, count in Counter(levels).items() if count > 1]
     if twice:
         raise ValueError(f"{field}: names {level_text(twice[0])} twice; name each level once")
     baseline = _baseline(field, start, networks or (start.network,), presets or (start.preset,))
@@ -153,39 +173,52 @@ def find_study(source: str) -> Path:
     raise unknown_choice("study", source, packaged)
 
 
-def read_study_words(path: Path) -> dict[str, Any]:
+def read_study_file(path: Path) -> dict[str, Any]:
     """Return what a study file says: about, design, seeds, margin, level; tables recipe, baseline and factors."""
+    words = read_toml(path)
     try:
-        words = tomllib.loads(path.read_text())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not TOML ({error}); mend it, or name another") from None
-    numbers = dict.fromkeys(("margin", "level"), float)
-    tables = dict.fromkeys(("recipe", "baseline", "factors"), dict)
-    kinds: dict[str, type] = {"about": str, "design": str, "seeds": int, **numbers, **tables}
-    for name, value in words.items():
-        if name not in kinds:
-            raise unknown_choice(f"word in {path}", name, kinds)
-        accepted = (int, float) if kinds[name] is float else kinds[name]
-        if not isinstance(value, accepted) or isinstance(value, bool):
-            wanted = {str: "text", int: "a whole number", float: "a number", dict: "a table"}[kinds[name]]
-            raise ValueError(f"in {path}, {name} must be {wanted}, got {value!r}")  # noqa: TRY004  # a mistake in a file ends as one line
-    if words.get("seeds", 1) < 1:
-        raise ValueError(f"in {path}, seeds must be at least 1, got {words['seeds']}")
-    for name, most in (("margin", math.inf), ("level", 1)):
-        if not 0 < words.get(name, 1) <= most:
-            raise ValueError(f"in {path}, {name} must be above 0{' and up to 1' * (most == 1)}, got {words[name]}")
-    if not words.get("factors"):
-        raise ValueError(f'{path} has no factor; for example a table [factors] with norm = ["bn", "none"]')
-    for table in ("recipe", "baseline", "factors"):
-        words[table] = {name.replace("-", "_"): value for name, value in words.get(table, {}).items()}
-    for name, levels in words["factors"].items():
-        if not isinstance(levels, str | list):
-            wanted = "a list of levels or text as a flag has it"
-            raise ValueError(f"in {path}, {name} must be {wanted}, got {levels!r}")  # noqa: TRY004  # as above
-    start = read_start(str(words["recipe"].pop("recipe", "laptop")))
+        _check_kinds(words)
+        _check_numbers(words)
+        for table in TABLES:
+            words[table] = {name.replace("-", "_"): value for name, value in words.get(table, {}).items()}
+        _check_factors(words["factors"])
+        check_switches({**words["recipe"], **words["baseline"]})
+        start = read_start(str(words["recipe"].pop("recipe", "laptop")))
+    except ValueError as error:
+        raise ValueError(f"in {path}, {error}") from None
     words["recipe"] = {**start, **words["recipe"]}
     words["baseline"] = {name: _plain(name, value) for name, value in words["baseline"].items()}
     return words
+
+
+def _check_factors(factors: Mapping[str, Any]) -> None:
+    if not factors:
+        raise ValueError('it has no factor; add a table [factors], for example with norm = ["bn", "none"]')
+    for name, levels in factors.items():
+        if not isinstance(levels, str | list):
+            wanted = "a list of levels or text as a flag has it"
+            raise ValueError(f"{name} must be {wanted}, got {levels!r}")  # noqa: TRY004  # a mistake in a file ends as one line
+        for level in levels if isinstance(levels, list) else []:
+            check_switches({name: level})
+
+
+def _check_kinds(words: Mapping[str, Any]) -> None:
+    for name, value in words.items():
+        if name not in KINDS:
+            raise unknown_choice("word", name, KINDS)
+        accepted = (int, float) if KINDS[name] is float else KINDS[name]
+        if not isinstance(value, accepted) or isinstance(value, bool):
+            wanted = {str: "text", int: "a whole number", float: "a number", dict: "a table"}[KINDS[name]]
+            raise ValueError(f"{name} must be {wanted}, got {value!r}")  # noqa: TRY004  # a mistake in a file ends as one line
+
+
+def _check_numbers(words: Mapping[str, Any]) -> None:
+    if words.get("seeds", 1) < 1:
+        raise ValueError(f"seeds must be at least 1, got {words['seeds']}")
+    for name, most in (("margin", math.inf), ("level", 1)):
+        value = words.get(name, 1)
+        if not 0 < value <= most or math.isinf(value):
+            raise ValueError(f"{name} must be above 0{' and up to 1' * (most == 1)}, got {value}")
 
 
 def _split(field: str, text: str) -> list[str]:

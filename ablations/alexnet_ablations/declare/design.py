@@ -11,6 +11,7 @@ import hashlib
 import itertools
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,9 @@ from alexnet_lab.networks.catalogue import CATALOGUE
 from alexnet_lab.training.recipe import Recipe, read_recipe
 
 FACTORIAL_LIMIT = 8  # cells up to which everything is crossed unless another design is named
+# A comparison of more cells tells nothing apart: each is one of as many tests. And every run is read for each report.
+MOST_CELLS = 1_000
+MOST_RUNS = 10_000
 NAME_LIMIT = 160  # characters; folder names end at 255 bytes
 
 
@@ -33,7 +37,7 @@ class Factor:
 
     @property
     def changes(self) -> tuple[Any, ...]:
-        """Return the levels that are held against the baseline."""
+        """Return the levels that are compared with the baseline."""
         return self.levels[1:]
 
 
@@ -70,25 +74,44 @@ def level_text(level: Any) -> str:
 
 
 def cells_of(design: str, factors: Sequence[Factor]) -> list[Cell]:
-    """Return the cells of a design, the baseline first; a design that its factors cannot carry is refused."""
-    if design not in DESIGNS:
-        raise unknown_choice("design", design, DESIGNS)
+    """Return the cells of a design, the baseline first; a design that its factors cannot have is refused."""
+    check_size(design, factors)
     cells = [Cell(tuple(zip((f.field for f in factors), at, strict=True))) for at in DESIGNS[design](factors)]
-    names = [cell.name for cell in cells]
-    for name in names:
-        if names.count(name) > 1:
+    for name, count in Counter(cell.name for cell in cells).items():
+        if count > 1:
             raise ValueError(f"two cells would share the folder {name}; write their levels so that they differ in it")
     return cells
 
 
 def check_design(design: str, factors: Sequence[Factor]) -> None:
-    """Raise ValueError if the design is unknown or these factors cannot carry it."""
+    """Raise ValueError if the design is unknown, its cells are too many, or these factors cannot have it."""
     cells_of(design, factors)
 
 
+def check_size(design: str, factors: Sequence[Factor], seeds: int = 1) -> None:
+    """Raise ValueError if a study of these factors and seeds is too large, before any of it is listed."""
+    cells = count_cells(design, factors)
+    if cells > MOST_CELLS:
+        raise ValueError(
+            f"a study has at most {MOST_CELLS:,} cells, and the design {design} makes {cells:,} of these levels; "
+            "name fewer, or take --design one-at-a-time"
+        )
+    if cells * seeds > MOST_RUNS:
+        raise ValueError(
+            f"a study has at most {MOST_RUNS:,} runs, and {cells:,} cells x {seeds:,} seeds are {cells * seeds:,}; "
+            f"take at most {MOST_RUNS // cells:,} seeds, or name fewer levels"
+        )
+
+
 def count_cells(design: str, factors: Sequence[Factor]) -> int:
-    """Count the cells without making them."""
-    return math.prod(len(f.levels) for f in factors) if design == "factorial" else len(cells_of(design, factors))
+    """Count the cells of a design without making them."""
+    if design not in DESIGNS:
+        raise unknown_choice("design", design, DESIGNS)
+    if design == "factorial":
+        return math.prod(len(factor.levels) for factor in factors)
+    if design == "one-at-a-time":
+        return 1 + sum(len(factor.changes) for factor in factors)
+    return len(DESIGNS[design](factors))  # as many cells as factors or levels, or a small fraction
 
 
 def default_design(factors: Sequence[Factor]) -> str:

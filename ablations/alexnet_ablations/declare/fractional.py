@@ -12,8 +12,9 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
-# So many sums are looked at to find the fraction with the fewest aliases; beyond, any of resolution IV will do.
+# Sums that are tried to find the fraction with the fewest aliases; if there are more, any of resolution IV is taken.
 SEARCH_LIMIT = 200_000
 
 
@@ -44,6 +45,7 @@ class Fraction:
         return total
 
 
+@cache
 def smallest_fraction(factors: int) -> Fraction:
     """Return a fraction of 2^factors with the fewest cells that resolution IV allows, and few aliases."""
     if factors < 4:
@@ -69,7 +71,7 @@ def smallest_fraction(factors: int) -> Fraction:
 
 
 def is_resolution_four(columns: Sequence[int]) -> bool:
-    """Say whether every factor is told from every other and from every interaction of two."""
+    """Return whether every factor is told from every other and from every interaction of two."""
     known = set(columns)
     pairs = itertools.combinations(columns, 2)
     return 0 not in known and len(known) == len(columns) and not any((a ^ b) in known for a, b in pairs)

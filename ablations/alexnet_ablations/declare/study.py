@@ -6,23 +6,24 @@ STUDY/results.csv                one row per run
 STUDY/report/                    index.html, tables.md, tables.tex, figures/: what they say together
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from alexnet_ablations.declare.contrasts import Contrast, contrasts_of, what_cannot_be_said
-from alexnet_ablations.declare.declaration import SLOTS, read_factors, read_study_words
+from alexnet_ablations.declare.contrasts import Contrast, contrasts_of, limitations_of
+from alexnet_ablations.declare.declaration import SLOTS, read_factors, read_study_file
 from alexnet_ablations.declare.design import (
     Cell,
     Factor,
     cells_of,
     check_design,
+    check_size,
     count_cells,
     default_design,
     level_text,
 )
+from alexnet_ablations.declare.toml import toml_value
 from alexnet_lab.networks.catalogue import published_level
 from alexnet_lab.records import RunFolder, write_atomically
 from alexnet_lab.training.recipe import Recipe, read_recipe
@@ -41,7 +42,7 @@ class PlannedRun:
 
     @property
     def is_done(self) -> bool:
-        """Say whether this very recipe already ended here, well or diverged: a divergence is a result too."""
+        """Return whether this recipe has ended here, well or diverged: a divergence is a result too."""
         verdict = self.folder.verdict()
         return verdict is not None and verdict["state"] in ("ok", "diverged") and self._is_recorded
 
@@ -65,9 +66,18 @@ class Study:
     folder: Path
     design: str = "factorial"
     about: str = ""
-    # What is said of the runs, and not which runs are made: None is the usual. See statistics.py and outcomes.py.
+    # These change what is concluded and not which runs are made. None: see conclude/conclusions.py and outcomes.py.
     margin: float | None = None
     level: float | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a study that is too large before any of its runs is listed."""
+        check_size(self.design, self.factors, self.seeds)
+
+    @property
+    def size(self) -> int:
+        """Count the runs without listing them."""
+        return count_cells(self.design, self.factors) * self.seeds
 
     @property
     def cells(self) -> list[Cell]:
@@ -85,31 +95,31 @@ class Study:
 
     @property
     def is_default_design(self) -> bool:
-        """Say whether this is the design that these factors get unless another is named."""
+        """Return whether this is the design that these factors get unless another is named."""
         return self.design == default_design(self.factors)
 
     @property
     def limitations(self) -> list[str]:
-        """Say in plain sentences what this design leaves open."""
-        return what_cannot_be_said(self.design, self.factors)
+        """Return sentences about what this design cannot estimate."""
+        return limitations_of(self.design, self.factors)
 
-    def cautions(self) -> list[str]:
-        """Say what is known not to work well together in some cell, and which cells are the same network."""
+    def warnings(self) -> list[str]:
+        """Return warnings about settings that do not work well together, and about cells that are the same network."""
         cells = self.cells
         recipes = {cell.name: cell.recipe(self.start, 0) for cell in cells}
         concerned: dict[str, list[str]] = {}
         for name, recipe in recipes.items():
-            for caution in recipe.cautions():
-                concerned.setdefault(caution, []).append(name)
-        found = [
-            caution if len(names) == len(cells) else f"in {_some(names)}: {caution}"
-            for caution, names in concerned.items()
+            for warning in recipe.cautions():
+                concerned.setdefault(warning, []).append(name)
+        warnings = [
+            warning if len(names) == len(cells) else f"in {_some(names)}: {warning}"
+            for warning, names in concerned.items()
         ]
         networks: dict[str, list[str]] = {}
         for name, recipe in recipes.items():
             networks.setdefault(as_published(recipe).identity(""), []).append(name)
         alike = [names for names in networks.values() if len(names) > 1]
-        return found + [f"{_some(names)} are one and the same: they differ by nothing" for names in alike]
+        return warnings + [f"{_some(names)} are one and the same: they differ by nothing" for names in alike]
 
     def runs(self) -> list[PlannedRun]:
         """Return every run, seed by seed, so that an interrupted study is still balanced."""
@@ -145,7 +155,7 @@ class Study:
         )
 
     def open_folder(self) -> "Study":
-        """Write the study down, or recognise it: it grows by seeds and levels, and another one is refused."""
+        """Write study.toml; a study that is there already grows by seeds and levels, and another one is refused."""
         grown = self.grown_from_folder()
         check_design(grown.design, grown.factors)
         try:
@@ -167,16 +177,18 @@ class Study:
             if value is not None and name not in machine and (whole or value != default[name])
         }
         baselines = self._baselines().items()
-        lines = [f"about = {_toml(self.about)}"] if self.about else []
-        lines += [f"design = {_toml(self.design)}", f"seeds = {self.seeds}"]
-        lines += [f"{name} = {_toml(said)}" for name in SAID if (said := getattr(self, name)) is not None]
+        lines = [f"about = {toml_value(self.about)}"] if self.about else []
+        lines += [f"design = {toml_value(self.design)}", f"seeds = {self.seeds}"]
+        lines += [f"{name} = {toml_value(said)}" for name in SAID if (said := getattr(self, name)) is not None]
         lines += ["", "[baseline]  # what each change is held against"]
-        lines += [f"{name} = {_toml('published' if level is None else level)}" for name, level in baselines]
+        lines += [f"{name} = {toml_value('published' if level is None else level)}" for name, level in baselines]
         lines += ["", "[factors]"]
-        lines += [f"{f.field} = {_toml(['published' if v is None else v for v in f.changes])}" for f in self.factors]
+        lines += [
+            f"{f.field} = {toml_value(['published' if v is None else v for v in f.changes])}" for f in self.factors
+        ]
         if shared:
             lines += ["", "[recipe]  # what all cells share"]
-            lines += [f"{name} = {_toml(value)}" for name, value in shared.items()]
+            lines += [f"{name} = {toml_value(value)}" for name, value in shared.items()]
         return "\n".join(lines) + "\n"
 
     def _run_path(self, cell: Cell, seed: int) -> Path:
@@ -203,7 +215,7 @@ class Study:
 
 def read_study(path: Path, folder: Path) -> Study:
     """Read a study file, or the study.toml of a study's folder."""
-    words = read_study_words(path)
+    words = read_study_file(path)
     try:
         return declare(
             words["factors"],
@@ -230,17 +242,17 @@ def declare(
     margin: float | None = None,
     level: float | None = None,
 ) -> Study:
-    """Make a study of words as flags and files have them; every mistake in them is refused here."""
+    """Return a study from text as flags and files have it; raise ValueError for any mistake in it."""
     if seeds < 1:
         raise ValueError(f"a study needs at least one seed, got {seeds}")
     recipe = read_recipe({**start, "seed": 0})
-    found = read_factors(factors, recipe)
+    chosen = read_factors(factors, recipe)
     if design is None and (folder / "study.toml").exists():
-        design = read_study_words(folder / "study.toml").get("design")
-    recipe = read_recipe({**vars(recipe), **{factor.field: factor.levels[0] for factor in found}})
-    design = design or default_design(found)
-    check_design(design, found)
-    return Study(recipe, found, seeds, folder, design, about, margin, level)
+        design = read_study_file(folder / "study.toml").get("design")
+    recipe = read_recipe({**vars(recipe), **{factor.field: factor.levels[0] for factor in chosen}})
+    design = design or default_design(chosen)
+    check_design(design, chosen)
+    return Study(recipe, chosen, seeds, folder, design, about, margin, level)
 
 
 def as_published(recipe: Recipe) -> Recipe:
@@ -252,8 +264,3 @@ def as_published(recipe: Recipe) -> Recipe:
 
 def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more cells" if len(names) > 3 else "")
-
-
-def _toml(value: Any) -> str:
-    """Write a value; a JSON string, number or list of them is TOML as well."""
-    return json.dumps(value, ensure_ascii=False)

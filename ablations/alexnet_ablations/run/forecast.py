@@ -104,7 +104,10 @@ def forecast(study: Study, slots: int, *, measured: bool) -> Forecast:
             paces = calibrate(recipes, min(slots, len(missing)), study.folder / CALIBRATION)
         except UnfitRecipeError as error:
             cell = next(run.cell.name for run in missing if run.recipe == error.recipe)
-            raise ValueError(f"{error} (in the cell {cell})") from None
+            fields = " or ".join(factor.field for factor in study.factors)
+            raise ValueError(
+                f"{error} (in the cell {cell}; --baseline sets {fields} for all cells instead of varying it)"
+            ) from None
         found = [(recipe, paces[key_of(recipe, min(slots, len(missing)))]) for recipe in recipes]
         seconds = wall_time([pace.seconds(recipe) for recipe, pace in found], slots)
         needed = disk_need(found, slots)
