@@ -17,7 +17,7 @@ from pydantic.dataclasses import dataclass
 
 from alexnet_lab.choices import unknown_choice
 from alexnet_lab.instruments.schedule import parse_instruments
-from alexnet_lab.levels import parse_level
+from alexnet_lab.levels import NORMS, parse_level
 from alexnet_lab.networks.catalogue import find_entry, preset_descriptions, published_level
 
 
@@ -153,7 +153,7 @@ class Recipe:
         init: str = self.init
         if init == "published":
             init = str(published_level(self.network, self.preset, "init"))
-        published_norm = str(published_level(self.network, self.preset, "norm"))
+        published_norm = published_level(self.network, self.preset, "norm")
         found = []
         if init == "gaussian" and self.input_scale == "unit":
             found.append(
@@ -161,9 +161,10 @@ class Recipe:
                 "such a network hardly trains: take input_scale mean-image or pixels, or init he"
             )
         # Measured: ablations/results/init-and-scale; there torch's values learn from pixels, and not from unit inputs.
-        # Networks that are published with batch normalisation were not measured without it.
-        has_batch_norm = "bn" in (published_norm, (self.norm or published_norm).partition(":")[0])
-        if init == "torch" and self.input_scale == "unit" and not self.weights and not has_batch_norm:
+        # Networks that are published with a norm that rescales were not measured without it.
+        norms = {str(level).partition(":")[0] for level in (published_norm, self.norm) if level is not None}
+        rescales = any(NORMS[name].rescales for name in norms)
+        if init == "torch" and self.input_scale == "unit" and not self.weights and not rescales:
             found.append(
                 "torch's own initial values let the signal shrink in every layer: on inputs of spread 1 "
                 f"{self.network} learns late or not at all without batch normalisation; take init he, or norm bn"
