@@ -231,7 +231,7 @@ def test_a_list_splits_at_levels_not_at_their_arguments(text, levels):
 @pytest.mark.parametrize(
     ("slot", "text", "message"),
     [
-        ("norm", "bm", "unknown norm level 'bm'. Did you mean 'bn'? Choices: lrn, bn, gn, none"),
+        ("norm", "bm", "unknown norm level 'bm'. Did you mean 'bn'? Choices: lrn, bn, gn, "),
         ("act", "leeky", "Did you mean 'leaky'"),
         ("norm", "lrn:kk=1", "unknown argument of norm level 'lrn' 'kk'"),
         ("norm", "lrn:k=x", "k must be a number, got 'x'"),
