@@ -7,51 +7,139 @@ A level is a name with optional arguments after a colon:
     gn    gn:groups=32                                        group normalisation
     relu  leaky  leaky:0.2  prelu  elu:alpha=0.5              activations
 
-networks/slots.py builds modules from them.
+Recipes, networks, studies and the command line know levels from NORMS and ACTIVATIONS alone. To add one, write its
+entry there:
+
+    "in": Norm("torch.nn:InstanceNorm2d", {"eps": Argument(float, above=0)}, rescales=True)
+
+An entry that a script assigns serves that process only. The runs of a study are processes of their own.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from alexnet_lab.choices import unknown_choice
 
 Slot = Literal["norm", "act"]
-Argument = int | float | str
-
-# Name -> argument -> type. The first argument needs no name: leaky:0.2 is leaky:slope=0.2.
-LEVELS: Mapping[Slot, Mapping[str, Mapping[str, type]]] = {
-    "norm": {
-        "lrn": {"size": int, "alpha": float, "beta": float, "k": float, "window": str, "groups": int},
-        "bn": {"eps": float, "momentum": float},
-        "gn": {"groups": int, "eps": float},
-        "none": {},
-    },
-    "act": {
-        "relu": {},
-        "leaky": {"slope": float},
-        "prelu": {"start": float},
-        "elu": {"alpha": float},
-        "gelu": {},
-        "silu": {},
-        "tanh": {},
-        "sigmoid": {},
-        "relu6": {},
-        "hardswish": {},
-        "none": {},
-    },
-}
+Layers = tuple[int, ...] | Literal["all"]  # convolutions, counted from 1
 PLACEMENTS = ("before", "after", "pooled")  # before the activation, after it, or after the pool that follows it
+FLOAT32_MAX = 3.4e38
+
+
+@dataclass(frozen=True)
+class Argument:
+    """One argument of a level: its type and range, or its choices. Numbers are finite in float32."""
+
+    kind: type[int] | type[float] | tuple[str, ...]
+    at_least: float = -FLOAT32_MAX
+    at_most: float = FLOAT32_MAX
+    above: float | None = None
+    keyword: str = ""  # the constructor's name for it, if that differs
+
+    def read(self, text: str) -> int | float | str:
+        """Read a value; raise ValueError with what it must be."""
+        if isinstance(self.kind, tuple):
+            if text not in self.kind:
+                raise ValueError(f"must be one of {', '.join(self.kind)}, got {text!r}")
+            return text
+        try:
+            value = self.kind(text)
+        except ValueError:
+            raise ValueError(f"must be {'a whole' if self.kind is int else 'a'} number, got {text!r}") from None
+        if not math.isfinite(value):
+            raise ValueError(f"must be a finite number, got {text!r}")
+        if self.above is not None and value <= self.above:
+            raise ValueError(f"must be above {self.above:g}, got {text!r}")
+        if value < self.at_least:
+            raise ValueError(f"must be at least {self.at_least:g}, got {text!r}")
+        if value > self.at_most:
+            raise ValueError(f"must be at most {self.at_most:g}, got {text!r}")
+        return value
+
+
+@dataclass(frozen=True)
+class Activation:
+    """An activation. The constructor, "package.module:name" or what it names, takes the arguments by keyword.
+
+    The first argument needs no name in a level's text: leaky:0.2 is leaky:slope=0.2.
+    """
+
+    constructor: str | Callable[..., Any]
+    arguments: Mapping[str, Argument] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Norm(Activation):
+    """A norm, whose constructor takes the number of channels first.
+
+    placement   one of PLACEMENTS, where the level's text names none
+    layers      the convolutions that it follows, where the text names none; a norm of no layer takes neither
+    has_bias    it adds a bias to each channel, so that a convolution right before it needs none
+    rescales    its output has a spread of 1 whatever the spread of its input
+    """
+
+    placement: str = "before"
+    layers: Layers = "all"
+    has_bias: bool = False
+    rescales: bool = False
+
+
+NORMS: dict[str, Norm] = {
+    "lrn": Norm(
+        "alexnet_lab.networks.slots:lrn",
+        {
+            "size": Argument(int, at_least=1, at_most=10_000),
+            "alpha": Argument(float, at_least=0),
+            "beta": Argument(float, at_least=0),
+            "k": Argument(float, above=0),  # at 0, neighbours that are all 0 would be divided by 0
+            "window": Argument(("mean", "sum")),
+            "groups": Argument(int, at_least=1),
+        },
+        placement="after",
+        layers=(1, 2),
+    ),
+    "bn": Norm(
+        "torch.nn:BatchNorm2d",
+        {"eps": Argument(float, above=0), "momentum": Argument(float, at_least=0, at_most=1)},
+        has_bias=True,
+        rescales=True,
+    ),
+    "gn": Norm(
+        "alexnet_lab.networks.slots:group_norm",
+        {"groups": Argument(int, at_least=1), "eps": Argument(float, above=0)},
+        has_bias=True,
+        rescales=True,
+    ),
+    "none": Norm("torch.nn:Identity", layers=()),
+}
+
+ACTIVATIONS: dict[str, Activation] = {
+    "relu": Activation("torch.nn:ReLU"),
+    "leaky": Activation("torch.nn:LeakyReLU", {"slope": Argument(float, keyword="negative_slope")}),
+    "prelu": Activation("torch.nn:PReLU", {"start": Argument(float, keyword="init")}),
+    "elu": Activation("torch.nn:ELU", {"alpha": Argument(float)}),
+    "gelu": Activation("torch.nn:GELU"),
+    "silu": Activation("torch.nn:SiLU"),
+    "tanh": Activation("torch.nn:Tanh"),
+    "sigmoid": Activation("torch.nn:Sigmoid"),
+    "relu6": Activation("torch.nn:ReLU6"),
+    "hardswish": Activation("torch.nn:Hardswish"),
+    "none": Activation("torch.nn:Identity"),
+}
+
+LEVELS: Mapping[Slot, Mapping[str, Activation]] = {"norm": NORMS, "act": ACTIVATIONS}
 
 
 @dataclass(frozen=True)
 class Level:
-    """One level of a slot, parsed. `layers` counts convolutions from 1; None is the default of the level."""
+    """One level of a slot, parsed. None in `placement` or `layers` is the default of the level."""
 
     name: str
-    arguments: tuple[tuple[str, Argument], ...] = ()
+    arguments: tuple[tuple[str, int | float | str], ...] = ()
     placement: str | None = None
-    layers: tuple[int, ...] | Literal["all"] | None = None
+    layers: Layers | None = None
 
     def __str__(self) -> str:
         parts = [f"{name}={value}" for name, value in self.arguments]
@@ -65,30 +153,28 @@ class Level:
 def parse_level(slot: Slot, text: str) -> Level:
     """Read one level; raise ValueError with the choices for an unknown name or a wrong argument."""
     name, _, tail = text.strip().partition(":")
-    known = LEVELS[slot]
-    if name not in known:
-        raise unknown_choice(f"{slot} level", name, known)
-    types = known[name]
-    arguments: dict[str, Argument] = {}
-    placement: str | None = None
-    layers: tuple[int, ...] | Literal["all"] | None = None
+    entry = LEVELS[slot].get(name)
+    if entry is None:
+        raise unknown_choice(f"{slot} level", name, LEVELS[slot])
+    can_be_placed = isinstance(entry, Norm) and bool(entry.layers)
+    values: dict[str, Any] = {}
     for piece in filter(None, map(str.strip, tail.split(","))):
         key, equals, value = piece.partition("=")
-        if slot == "norm" and name != "none" and not equals and piece in PLACEMENTS:
-            placement = piece
-        elif slot == "norm" and name != "none" and key == "layers":
-            layers = "all" if value == "all" else _layer_numbers(text, value)
-        elif not equals and types and not arguments and _looks_like_number(piece):
-            first = next(iter(types))
-            arguments[first] = _number(text, first, piece, types[first])
-        elif equals and key in types:
-            arguments[key] = value if types[key] is str else _number(text, key, value, types[key])
-        else:
-            raise unknown_choice(f"argument of {slot} level {name!r}", key, _argument_choices(slot, name))
-    _check_ranges(text, arguments)
+        if not equals and can_be_placed and piece in PLACEMENTS:
+            key, value = "placement", piece
+        elif not equals and not values and entry.arguments and _looks_like_number(piece):
+            key, value = next(iter(entry.arguments)), piece
+        elif not equals or key not in (*entry.arguments, *(["layers"] if can_be_placed else [])):
+            raise unknown_choice(f"argument of {slot} level {name!r}", key, _written_choices(entry, can_be_placed))
+        if key in values:
+            raise ValueError(f"in level {text!r}, {key} is given twice")
+        try:
+            values[key] = _read_value(entry, key, value)
+        except ValueError as error:
+            raise ValueError(f"in level {text!r}, {key} {error}") from None
     # In one order, so that two spellings of a level are equal.
-    ordered = tuple((key, arguments[key]) for key in types if key in arguments)
-    return Level(name, ordered, placement, layers)
+    arguments = tuple((key, values[key]) for key in entry.arguments if key in values)
+    return Level(name, arguments, values.get("placement"), values.get("layers"))
 
 
 def split_levels(text: str) -> list[str]:
@@ -104,13 +190,18 @@ def split_levels(text: str) -> list[str]:
     return levels
 
 
-def _layer_numbers(level: str, text: str) -> tuple[int, ...]:
-    return tuple(sorted(int(_number(level, "layers", part, int)) for part in text.split("+")))
+def _read_value(entry: Activation, key: str, text: str) -> int | float | str | Layers:
+    if key in entry.arguments:
+        return entry.arguments[key].read(text)
+    if key == "placement" or text == "all":
+        return text
+    number = Argument(int, at_least=1)
+    return tuple(sorted({int(number.read(part)) for part in text.split("+")}))
 
 
-def _argument_choices(slot: Slot, name: str) -> list[str]:
-    choices = [f"{key}=..." for key in LEVELS[slot][name]]
-    if slot == "norm" and name != "none":
+def _written_choices(entry: Activation, can_be_placed: bool) -> list[str]:
+    choices = [f"{key}=..." for key in entry.arguments]
+    if can_be_placed:
         choices += [*PLACEMENTS, "layers=1+2", "layers=all"]
     return choices or ["(it takes no argument)"]
 
@@ -121,21 +212,3 @@ def _looks_like_number(text: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _number(level: str, key: str, text: str, kind: type) -> int | float:
-    try:
-        return int(text) if kind is int else float(text)
-    except ValueError:
-        wanted = "a whole number" if kind is int else "a number"
-        raise ValueError(f"in level {level!r}, {key} must be {wanted}, got {text!r}") from None
-
-
-def _check_ranges(level: str, arguments: Mapping[str, Argument]) -> None:
-    for key in ("size", "groups"):
-        if key in arguments and int(arguments[key]) < 1:
-            raise ValueError(f"in level {level!r}, {key} must be at least 1, got {arguments[key]}")
-    if "k" in arguments and float(arguments["k"]) <= 0:
-        raise ValueError(f"in level {level!r}, k must be above 0 (at 0, neighbours that are all 0 divide by zero)")
-    if "window" in arguments and arguments["window"] not in ("mean", "sum"):
-        raise unknown_choice("LRN window", arguments["window"], ("mean", "sum"))

@@ -146,7 +146,7 @@ def _conv_layer(
         pool = nn.MaxPool2d(3, stride=2, ceil_mode=plan.rounding != "down")
         parts.insert(1 if layer in plan.act_after_pool else 2, ("pool", pool))
     if slot.stands_at(layer):
-        as_published = slot.level.name == "lrn" and slot.level.placement is None
+        as_published = slot.is_published and slot.level.placement is None
         place = "before" if as_published and layer in plan.norm_before_act else slot.placement
         names = [name for name, _ in parts]
         if place == "before":
@@ -156,7 +156,7 @@ def _conv_layer(
         else:
             at = len(parts)
         parts.insert(at, ("norm", slot.build(conv.out_channels)))
-        if slot.level.name == "lrn" and layer == plan.within_map_norm:
+        if slot.is_published and layer == plan.within_map_norm:
             parts.insert(at + 1, ("map_norm", WithinMapNorm()))
     return OrderedDict((f"{name}{layer}", part) for name, part in parts)
 

@@ -1,23 +1,26 @@
 """The slots of a network, which are normalisation, activation and dropout, and the modules that levels build.
 
-All networks have the same slots. By default LRN follows the activation of convolutions 1 and 2, and BN and GN precede
-the activation of every convolution; a level can say otherwise.
+All networks have the same slots. A norm's entry in alexnet_lab/levels.py says which convolutions it follows, and on
+which side of their activation, unless the level's text does.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
-from alexnet_lab.levels import Level, parse_level
+from alexnet_lab.levels import ACTIVATIONS, NORMS, Activation, Level, Norm, parse_level
+from alexnet_lab.networks.catalogue import resolve
 from alexnet_lab.networks.parts import LocalResponseNorm, PartSequence
 
 NormLevel = str | Level | Callable[[int], nn.Module] | None  # None: as published
 ActivationLevel = str | Level | Callable[[], nn.Module] | None
 
 
-def _group_norm(channels: int, groups: int | None = None, eps: float = 1e-5) -> nn.Module:
-    if groups is None:  # 32 as published, or the largest smaller number that divides the channels
+def group_norm(channels: int, groups: int | None = None, eps: float = 1e-5) -> nn.Module:
+    """Build a GroupNorm of 32 groups, or of the largest smaller number that divides the channels."""
+    if groups is None:
         groups = next(g for g in range(min(32, channels), 0, -1) if channels % g == 0)
     elif channels % groups:
         fits = [g for g in range(1, channels + 1) if channels % g == 0]
@@ -25,32 +28,18 @@ def _group_norm(channels: int, groups: int | None = None, eps: float = 1e-5) -> 
     return nn.GroupNorm(groups, channels, eps=eps)
 
 
-def _lrn(channels: int, groups: int = 1, **constants: object) -> nn.Module:
+def lrn(channels: int, groups: int = 1, **constants: Any) -> nn.Module:
+    """Build a LocalResponseNorm; raise ValueError if the groups do not divide the channels."""
     if channels % groups:
         raise ValueError(f"lrn:groups={groups} does not divide a layer of {channels} channels")
-    return LocalResponseNorm(groups=groups, **constants)  # type: ignore[arg-type]  # checked by the parser
+    return LocalResponseNorm(groups=groups, **constants)
 
 
-NORMS: Mapping[str, Callable[..., nn.Module]] = {
-    "lrn": _lrn,
-    "bn": nn.BatchNorm2d,
-    "gn": _group_norm,
-    "none": lambda _channels: nn.Identity(),
-}
-
-ACTIVATIONS: Mapping[str, Callable[..., nn.Module]] = {
-    "relu": nn.ReLU,
-    "leaky": lambda slope=0.01: nn.LeakyReLU(slope),
-    "prelu": lambda start=0.25: nn.PReLU(init=start),
-    "elu": lambda alpha=1.0: nn.ELU(alpha),
-    "gelu": nn.GELU,
-    "silu": nn.SiLU,
-    "tanh": nn.Tanh,
-    "sigmoid": nn.Sigmoid,
-    "relu6": nn.ReLU6,
-    "hardswish": nn.Hardswish,
-    "none": nn.Identity,
-}
+def build_level(entry: Activation, level: Level, *channels: int) -> nn.Module:
+    """Build the module of a level; the channels are those of a norm."""
+    arguments = {entry.arguments[name].keyword or name: value for name, value in level.arguments}
+    module: nn.Module = resolve(entry.constructor)(*channels, **arguments)
+    return module
 
 
 @dataclass(frozen=True)
@@ -58,41 +47,37 @@ class NormSlot:
     """A norm and its position: which convolutions it follows, and on which side of the activation."""
 
     level: Level
-    constructor: Callable[[int], nn.Module] | None = None  # the caller's own norm, instead of a level's
+    entry: Norm
+    is_published: bool  # the network's own norm, with any arguments
 
     @classmethod
     def of(cls, level: NormLevel, published: str) -> "NormSlot":
         """Read a level; arguments that it leaves out are those of the published level of the same name."""
         original = parse_level("norm", published)
         if level is None:
-            return cls(original)
+            return cls(original, NORMS[original.name], True)
         if callable(level):
-            return cls(Level("own"), level)
+            return cls(Level("own"), Norm(level), False)
         chosen = level if isinstance(level, Level) else parse_level("norm", level)
         if chosen.name != original.name:
-            return cls(chosen)
-        merged = {**dict(original.arguments), **dict(chosen.arguments)}
-        return cls(
-            Level(
-                chosen.name,
-                tuple(merged.items()),
-                chosen.placement or original.placement,
-                chosen.layers or original.layers,
-            )
+            return cls(chosen, NORMS[chosen.name], False)
+        merged = Level(
+            chosen.name,
+            tuple({**dict(original.arguments), **dict(chosen.arguments)}.items()),
+            chosen.placement or original.placement,
+            chosen.layers or original.layers,
         )
+        return cls(merged, NORMS[merged.name], True)
 
     @property
     def placement(self) -> str:
-        """The level's placement; by default "after" the activation for LRN, "before" it for every other norm."""
-        return self.level.placement or ("after" if self.level.name == "lrn" else "before")
+        """The placement that the level names, or the default of the norm."""
+        return self.level.placement or self.entry.placement
 
     def stands_at(self, layer: int) -> bool:
         """Return whether the norm follows convolution number `layer`, counted from 1."""
-        if self.level.name == "none":
-            return False
-        if self.level.layers is None:
-            return self.level.name != "lrn" or layer in (1, 2)
-        return self.level.layers == "all" or layer in self.level.layers
+        layers = self.entry.layers if self.level.layers is None else self.level.layers
+        return layers == "all" or layer in layers
 
     def check_layers(self, count: int) -> None:
         """Raise ValueError if the level names a layer that the network does not have."""
@@ -100,14 +85,12 @@ class NormSlot:
             raise ValueError(f"norm level {str(self.level)!r}: the network's convolutions are numbered 1 to {count}")
 
     def has_bias_at(self, layer: int) -> bool:
-        """Return whether a norm follows that has a bias of its own, so that the convolution before it needs none."""
-        return self.stands_at(layer) and self.level.name in ("bn", "gn") and self.placement == "before"
+        """Return whether a norm with a bias follows the convolution directly, so that it needs none."""
+        return self.stands_at(layer) and self.entry.has_bias and self.placement == "before"
 
     def build(self, channels: int) -> nn.Module:
         """Build the norm for that many channels."""
-        if self.constructor is not None:
-            return self.constructor(channels)
-        return NORMS[self.level.name](channels, **dict(self.level.arguments))
+        return build_level(self.entry, self.level, channels)
 
 
 def build_activation(level: ActivationLevel, published: str) -> nn.Module:
@@ -115,7 +98,7 @@ def build_activation(level: ActivationLevel, published: str) -> nn.Module:
     if callable(level):
         return level()
     parsed = level if isinstance(level, Level) else parse_level("act", level or published)
-    return ACTIVATIONS[parsed.name](**dict(parsed.arguments))
+    return build_level(ACTIVATIONS[parsed.name], parsed)
 
 
 class ConvUnit(PartSequence):

@@ -25,7 +25,7 @@ from pydantic.dataclasses import dataclass
 
 from alexnet_lab.choices import unknown_choice
 from alexnet_lab.instruments.schedule import parse_instruments
-from alexnet_lab.levels import Slot, parse_level
+from alexnet_lab.levels import NORMS, parse_level
 from alexnet_lab.networks.catalogue import find_entry, preset_descriptions, published_level
 
 # Far beyond what anyone trains with, and what 32-bit floats still hold after a few multiplications.
@@ -33,20 +33,12 @@ LARGEST = 1e30
 LARGEST_COUNT = 1_000_000
 
 
-def _level(slot: Slot, text: str) -> str:
-    level = parse_level(slot, text)
-    for name, value in level.arguments:
-        if not isinstance(value, str) and not abs(value) <= (LARGEST if isinstance(value, float) else LARGEST_COUNT):
-            raise ValueError(f"in level {text!r}, {name} is out of range; take a smaller number")
-    return str(level)
-
-
 def _norm(text: str) -> str:
-    return _level("norm", text)
+    return str(parse_level("norm", text))
 
 
 def _act(text: str) -> str:
-    return _level("act", text)
+    return str(parse_level("act", text))
 
 
 def _network(name: str) -> str:
@@ -202,7 +194,7 @@ class Recipe:
         init: str = self.init
         if init == "published":
             init = str(published_level(self.network, self.preset, "init"))
-        published_norm = str(published_level(self.network, self.preset, "norm"))
+        published_norm = published_level(self.network, self.preset, "norm")
         warnings = []
         if init == "gaussian" and self.input_scale == "unit":
             warnings.append(
@@ -210,9 +202,10 @@ class Recipe:
                 "such a network hardly trains: take input_scale mean-image or pixels, or init he"
             )
         # Measured: ablations/results/init-and-scale; there torch's values learn from pixels, and not from unit inputs.
-        # Networks that are published with batch normalisation were not measured without it.
-        has_batch_norm = "bn" in (published_norm, (self.norm or published_norm).partition(":")[0])
-        if init == "torch" and self.input_scale == "unit" and not self.weights and not has_batch_norm:
+        # Networks that are published with a norm that rescales were not measured without it.
+        norms = {str(level).partition(":")[0] for level in (published_norm, self.norm) if level is not None}
+        rescales = any(NORMS[name].rescales for name in norms)
+        if init == "torch" and self.input_scale == "unit" and not self.weights and not rescales:
             warnings.append(
                 "torch's own initial values let the signal shrink in every layer: on inputs of spread 1 "
                 f"{self.network} learns late or not at all without batch normalisation; take init he, or norm bn"

@@ -249,3 +249,21 @@ folder.end("ok", result={"test": {"accuracy": 0.5}, "peak_memory_bytes": 3 * 2**
     assert max(heard.side_by_side) == 1
     assert heard.notes == ["fewer than 3 side by side: a run takes about 3.0 GiB of memory"]
     assert states_of(study) == ["ok"] * 6
+
+
+def test_runs_are_placed_by_the_executor_of_that_name(tmp_path, monkeypatch):
+    placed = []
+
+    class Recording(local.LocalExecutor):
+        def submit(self, run, number, is_done):
+            placed.append((run.cell.name, run.seed))
+            return super().submit(run, number, is_done)
+
+    monkeypatch.setitem(execution.EXECUTORS, "recording", Recording)
+    use(monkeypatch, WELL)
+    study = study_in(tmp_path, seeds=1)
+    make(study, executor="recording")
+    assert set(placed) == {("norm=lrn", 0), ("norm=bn", 0)}
+    assert states_of(study) == ["ok", "ok"]
+    with pytest.raises(ValueError, match="unknown executor 'recordin'. Did you mean 'recording'"):
+        make(study, executor="recordin")

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from alexnet_lab.levels import ACTIVATIONS, NORMS
 from alexnet_lab.networks import build_network
 from alexnet_lab.networks.catalogue import CATALOGUE
 from alexnet_lab.networks.mobilenet import SqueezeExcite
@@ -106,12 +107,8 @@ def test_dropout_acts_only_in_training(name: str) -> None:
 
 
 LEVELS = [
-    *({"norm": norm, "act": None} for norm in (None, "bn", "bn:after", "gn", "lrn", "lrn:k=1,layers=3", "none")),
-    *(
-        {"norm": norm, "act": act}
-        for norm in (None, "none", "gn")
-        for act in ("relu", "leaky:0.2", "prelu", "elu", "gelu", "silu", "tanh", "sigmoid", "hardswish", "none")
-    ),
+    *({"norm": norm, "act": None} for norm in (None, *NORMS, "bn:after", "lrn:k=1,layers=3")),
+    *({"norm": norm, "act": act} for norm in (None, "none", "gn") for act in (*ACTIVATIONS, "leaky:0.2")),
 ]
 
 

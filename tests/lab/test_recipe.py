@@ -98,7 +98,14 @@ def test_an_initialisation_that_does_not_fit_its_input_is_warned_about_with_the_
 
 @pytest.mark.parametrize(
     "change",
-    [{"input_scale": "pixels"}, {"norm": "bn"}, {"weights": "imagenet"}, {"network": "resnet18", "preset": None}],
+    [
+        {"input_scale": "pixels"},
+        {"norm": "bn"},
+        {"norm": "gn:groups=4"},
+        {"weights": "imagenet"},
+        {"network": "resnet18", "preset": None},
+        {"network": "resnet18", "norm": "none"},
+    ],
 )
 def test_torchs_initial_values_are_not_warned_about_where_they_train_or_are_replaced(change):
     assert replace(Recipe(), init="torch", **change).cautions() == []

@@ -10,7 +10,7 @@ end, and the same call continues, with the numbers of an undisturbed study to th
 
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from alexnet_ablations.declare.study import PlannedRun
 from alexnet_ablations.run.attempt import Attempt
 from alexnet_ablations.run.executors import Executor, Refusal
 from alexnet_ablations.run.executors.local import LocalExecutor
+from alexnet_lab.choices import unknown_choice
 from alexnet_lab.locks import Lock
 
 # So many first runs that fail in the same way are one error of the study, and end it.
@@ -31,6 +32,9 @@ ATTEMPTS = 2
 TICK = 0.25
 # The name under which a finished run records its peak memory.
 PEAK = "peak_memory_bytes"
+# Executors by name. A constructor takes threads per run, device, runs side by side (None: as many as fit), the largest
+# memory of an earlier run in bytes, and a function that tells the user a sentence.
+EXECUTORS: dict[str, Callable[..., Executor[Any]]] = {"local": LocalExecutor}
 
 
 class SameFailureError(ValueError):
@@ -76,6 +80,7 @@ def run_all(
     *,
     timeout: float | None = None,
     repeat: bool = False,
+    executor: str = "local",
 ) -> None:
     """Make every run, `jobs` at a time or as many as the machine carries, and wait for them.
 
@@ -84,12 +89,14 @@ def run_all(
     """
     if timeout is not None and timeout <= 0:
         raise ValueError(f"a time limit must be above 0 minutes, got {timeout:g}")
+    if executor not in EXECUTORS:
+        raise unknown_choice("executor", executor, EXECUTORS)
     if not runs:
         return
     lock = _take(study)
     try:
         with _signals_as_interrupts():
-            _Coordinator(study, runs, jobs, watcher or Watcher(), timeout, repeat).work()
+            _Coordinator(study, runs, jobs, watcher or Watcher(), timeout, repeat, EXECUTORS[executor]).work()
     finally:
         lock.release()
 
@@ -126,6 +133,7 @@ class _Coordinator:
         watcher: Watcher,
         timeout: float | None,
         repeat: bool,
+        executor: Callable[..., Executor[Any]],
     ) -> None:
         self.waiting, self.watcher, self.timeout, self.repeat = list(runs), watcher, timeout, repeat
         self.active: list[Attempt] = []
@@ -135,7 +143,7 @@ class _Coordinator:
         folders = [path for _, _, path in found_runs(study)]
         largest = max((read_history(folder.path).memory for folder in folders), default=0)
         threads = max(run.recipe.threads for run in runs)
-        self.executor: Executor[Any] = LocalExecutor(threads, runs[0].recipe.device, jobs, largest, self._say_once)
+        self.executor = executor(threads, runs[0].recipe.device, jobs, largest, self._say_once)
 
     def work(self) -> None:
         self.watcher.begin(self.waiting, self.executor.count)
