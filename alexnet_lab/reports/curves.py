@@ -53,7 +53,7 @@ class Interval:
     low: float
     high: float
     detail: str = ""  # such as "6 pairs"
-    text: str = ""  # stands under the name in place of the numbers, and is told on hovering
+    text: str = ""  # stands under the name in place of the numbers; hovering tells the detail alone then
     points: Sequence[tuple[str, float, str]] = ()  # what the estimate is the mean of: label, place, text
 
 
@@ -168,9 +168,9 @@ def intervals(
 
     A full dot: the interval excludes zero. A hollow dot: it does not, or there is no interval. Estimates that are no
     differences (`signed` false) have no such line. Where `negligible` is given, effects within it of zero are too
-    small to matter: that range is tinted. `marks` are places with a dashed line and a word. `span` is the
-    range of the axis, if not that of the rows. The points of a row are small rings below its estimate. `table` holds the
-    numbers, if not those of the rows.
+    small to matter: that range is tinted. `marks` are places with a dashed line and a word. `span` is
+    the range of the axis, if not that of the rows. The points of a row are small rings below its estimate. `table`
+    holds the numbers, if not those of the rows.
     """
     lines = [[*textwrap.wrap(label(row.name, 80), 26), _interval_text(row, signed=signed)] for row in rows]
     gap = 12.0
@@ -197,7 +197,7 @@ def intervals(
             axes.plot([row.low, row.high], [place, place], color=SERIES[0], linewidth=2.4, solid_capstyle="butt")
         inside = SERIES[0] if apart else LIGHT["paper"]
         axes.plot([row.estimate], [place], "o", markersize=8, color=SERIES[0], markerfacecolor=inside)
-        told = ", ".join(text for text in (_interval_text(row, signed=signed), row.detail) if text)
+        told = row.detail if row.text else ", ".join(filter(None, (_interval_text(row, signed=signed), row.detail)))
         ends = [row.low, row.estimate, row.high] if has_interval else [row.estimate]
         drawing.points(axes, row.name, ends, [place] * len(ends), [""] * len(ends), [told] * len(ends))
         if row.points:
