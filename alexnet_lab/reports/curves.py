@@ -53,7 +53,7 @@ class Interval:
     low: float
     high: float
     detail: str = ""  # such as "6 pairs"
-    text: str = ""  # stands under the name in place of the numbers, and is told on hovering
+    text: str = ""  # stands under the name in place of the numbers; hovering tells the detail alone then
     points: Sequence[tuple[str, float, str]] = ()  # what the estimate is the mean of: label, place, text
 
 
@@ -197,7 +197,7 @@ def intervals(
             axes.plot([row.low, row.high], [place, place], color=SERIES[0], linewidth=2.4, solid_capstyle="butt")
         inside = SERIES[0] if apart else LIGHT["paper"]
         axes.plot([row.estimate], [place], "o", markersize=8, color=SERIES[0], markerfacecolor=inside)
-        told = ", ".join(text for text in (_interval_text(row, signed=signed), row.detail) if text)
+        told = row.detail if row.text else ", ".join(filter(None, (_interval_text(row, signed=signed), row.detail)))
         ends = [row.low, row.estimate, row.high] if has_interval else [row.estimate]
         drawing.points(axes, row.name, ends, [place] * len(ends), [""] * len(ends), [told] * len(ends))
         if row.points:

@@ -22,10 +22,10 @@ def study(tmp_path_factory, write_run):
         state = "diverged" if at == 3 else "ok"
         write_run(path, epochs=2, state=state, classes=(EVIL, "</b>", "c", "d"), filters=False, fall=0.5 + at / 10)
         (path / "recipe.json").write_text(run.recipe.to_json())
+        verdict = run.folder.verdict()
         if state == "ok":
-            verdict = run.folder.verdict()
             verdict["result"]["test"]["accuracy"] = 0.9 + 0.004 * (at * 7 % 11)
-            run.folder.end("ok", result=verdict["result"])
+        run.folder.end(state, verdict["why"], verdict["result"])  # with the digests of what is there now
     page = made.runs()[0].folder.path / "report" / "index.html"
     page.parent.mkdir()
     page.write_text("<title>the run</title>")

@@ -58,7 +58,7 @@ def _row(conclusion: Conclusion) -> Interval:
         conclusion.inference.mean,
         shown.low if shown else math.nan,
         shown.high if shown else math.nan,
-        detail=conclusion.verdict,
+        detail=f"{_in_words(conclusion, outcome.unit)}: {conclusion.verdict}",
         text=_in_words(conclusion),
         points=[(f"seed {seed}", value, typeset(effect(outcome, value))) for seed, value in conclusion.values.items()]
         if several
@@ -196,10 +196,10 @@ def _widest(conclusions: Sequence[Conclusion]) -> list[Conclusion]:
     return [item for item in conclusions if id(item) in kept]
 
 
-def _in_words(conclusion: Conclusion) -> str:
+def _in_words(conclusion: Conclusion, unit: str = "") -> str:
     if not conclusion.n:
         return "no pair"
-    told = conclusion.outcome.show_effect(conclusion.inference.mean)
+    told = f"{conclusion.outcome.show_effect(conclusion.inference.mean)} {unit}".strip()
     between = f" {interval_text(conclusion.outcome, conclusion.shown)}" if conclusion.shown else ""
     return typeset(f"{told}{between}, n={conclusion.n}")
 

@@ -24,10 +24,8 @@ def verdicts_section(context: ReportContext) -> Section:
     missing = verdicts.unfinished(context.results)
     if missing:
         text = f"{missing}. What follows rests on these; the command that began the study goes on with what is missing."
-        blocks.append(Callout("warning", "This study is not finished", text))
-    damages = verdicts.damage(context.results)
-    if damages:
-        blocks.append(Callout("warning", "Damaged records", damages))
+        damages = verdicts.damage(context.results)
+        blocks.append(Callout("warning", "This study is not finished", f"{text} {damages}".strip()))
     headline = context.conclusions.headline
     alone = _settled_first([item for item in headline if item.contrast.kind == "effect"])
     together = _settled_first([item for item in headline if item.contrast.kind == "interaction"])

@@ -98,9 +98,8 @@ def lead(study: Study, results: pd.DataFrame, conclusions: Conclusions) -> str:
         sentences.append(f"Shown to be too small to matter{where}: {_names(equal)}.")
     if rest:
         where = "" if different or equal else f" in {measured}"
-        sentences.append(f"Undecided{where}: {_spans(rest)}.")
-    average = averaging_note([item.contrast for item in headline])
-    return what + " ".join(filter(None, (*sentences, average)))
+        sentences.append(f"Undecided{where}: {_names(rest) if different or equal else _spans(rest)}.")
+    return what + " ".join(sentences)
 
 
 def _without_intervals(headline: Sequence[Conclusion], measured: str) -> str:
