@@ -7,6 +7,7 @@ import pytest
 from stand_ins import WELL, Listener, make, states_of, study_in, use
 
 from alexnet_ablations.declare.history import read_history
+from alexnet_ablations.declare.status import standings
 from alexnet_ablations.run import coordinator as execution
 from alexnet_ablations.run.coordinator import run_all
 from alexnet_ablations.run.executors import local
@@ -267,3 +268,35 @@ def test_runs_are_placed_by_the_executor_of_that_name(tmp_path, monkeypatch):
     assert states_of(study) == ["ok", "ok"]
     with pytest.raises(ValueError, match="unknown executor 'recordin'. Did you mean 'recording'"):
         make(study, executor="recordin")
+
+
+def test_what_a_run_left_that_was_killed_after_its_verdict_is_removed(tmp_path, monkeypatch):
+    use(monkeypatch, WELL)
+    study = study_in(tmp_path)
+    make(study)
+    checkpoints = study.runs()[0].folder.path / "checkpoints"
+    checkpoints.mkdir(exist_ok=True)
+    for name in ("step-0000010.json", "step-0000010.safetensors", "best.json"):
+        (checkpoints / name).write_text("{}")
+    make(study, runs=[])
+    assert [path.name for path in checkpoints.iterdir()] == ["best.json"]
+
+
+@pytest.mark.parametrize("damage", ["cut", "gone", "verdict"])
+def test_a_run_whose_records_changed_after_it_ended_is_damaged_and_made_again(damage, tmp_path, monkeypatch):
+    use(monkeypatch, WELL)
+    study = study_in(tmp_path)
+    make(study)
+    folder = study.runs()[1].folder
+    if damage == "cut":
+        (folder.path / "metrics.jsonl").write_text("")
+    elif damage == "gone":
+        (folder.path / "metrics.jsonl").unlink()
+    else:
+        text = (folder.path / "state.json").read_text()
+        (folder.path / "state.json").write_text(text.replace("0.5", "0.6"))
+    assert [run.is_done for run in study.runs()] == [True, False, True, True]
+    assert [status.state for status in standings(study.runs())] == ["ok", "damaged", "ok", "ok"]
+    heard = make(study, runs=[run for run in study.runs() if not run.is_done])
+    assert heard.of("ok") == [("norm=bn", 0)]
+    assert all(run.is_done for run in study.runs())

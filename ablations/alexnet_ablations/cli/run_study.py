@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from alexnet_ablations.run.forecast import Forecast
     from alexnet_ablations.run.trackers import Sink
 
+MOST_DAMAGED = 10  # runs with changed records that are named
 MOST_LEVELS = 20  # of one factor that a plan lists
 
 
@@ -40,6 +41,7 @@ def plan_run_conclude(console: Console, study: "Study", how: StudyOptions) -> No
         save_study(console, asked, how.save, silent=how.is_silent)
     if not how.is_silent:
         print_plan(console, study, asked, len(missing))
+        say_damages(console, missing)
     if missing:
         prepare_data(console, study, silent=how.is_silent)
     predicted = predict(study, missing, how.jobs, plan=how.plan)
@@ -71,6 +73,16 @@ def missing_runs(study: "Study", most: int) -> "list[PlannedRun]":
             f"--design one-at-a-time, or allow them with --yes {len(missing)}"
         )
     return missing
+
+
+def say_damages(console: Console, missing: "Sequence[PlannedRun]") -> None:
+    """Name the runs whose records changed after they ended, and which are therefore made again."""
+    damaged = {f"{run.cell.name} seed {run.seed}": damages for run in missing if (damages := run.folder.damages())}
+    for name, damages in list(damaged.items())[:MOST_DAMAGED]:
+        text = f"{name} is made again: {', '.join(damages)} changed after it ended"
+        console.print(text, style="yellow", markup=False, highlight=False)
+    if len(damaged) > MOST_DAMAGED:
+        console.print(f"and {len(damaged) - MOST_DAMAGED} more runs with changed records", style="yellow", markup=False)
 
 
 def make(

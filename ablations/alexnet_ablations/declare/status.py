@@ -49,6 +49,8 @@ def standing_of(folder: RunFolder, cell: str, seed: int) -> Standing:
         return Standing(cell, seed, "running" if holder else "damaged", str(error), holder=holder, history=history)
     if holder:
         state, why = "running", ""
+    elif verdict is not None and (damages := folder.damages()):
+        state, why = "damaged", f"{', '.join(damages)} changed after it ended; the same command makes it again"
     elif verdict is not None:
         state, why = str(verdict.get("state", "damaged")), str(verdict.get("why", ""))
     elif began:

@@ -42,17 +42,21 @@ class PlannedRun:
 
     @property
     def is_done(self) -> bool:
-        """Return whether this recipe has ended here, well or diverged: a divergence is a result too."""
-        verdict = self.folder.verdict()
-        return verdict is not None and verdict["state"] in ("ok", "diverged") and self._is_recorded
+        """Return whether this recipe has ended here, well or diverged, and its records are as the run wrote them."""
+        try:
+            verdict = self.folder.verdict()
+        except ValueError:  # a damaged verdict is none
+            return False
+        is_final = verdict is not None and verdict["state"] in ("ok", "diverged")
+        return is_final and self._is_recorded and not self.folder.damages()
 
     @property
     def _is_recorded(self) -> bool:
         """Compare recipes as they are read: a field that is younger than the run has its default there."""
-        recorded = self.folder.recipe()
         try:
+            recorded = self.folder.recipe()
             return recorded is not None and read_recipe(recorded) == self.recipe
-        except ValueError:  # written by another version, with fields or levels unknown to this one
+        except ValueError:  # damaged, or written by another version, with fields or levels unknown to this one
             return False
 
 

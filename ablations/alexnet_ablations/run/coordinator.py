@@ -11,7 +11,7 @@ end, and the same call continues, with the numbers of an undisturbed study to th
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -92,9 +92,15 @@ def run_all(
     if executor not in EXECUTORS:
         raise unknown_choice("executor", executor, EXECUTORS)
     if not runs:
+        with suppress(OSError):  # a study that is complete may be read-only
+            lock = Lock(study / COORDINATOR_LOCK)
+            if study.exists() and lock.take():
+                _clear_leftovers(study)
+                lock.release()
         return
     lock = _take(study)
     try:
+        _clear_leftovers(study)
         with _signals_as_interrupts():
             _Coordinator(study, runs, jobs, watcher or Watcher(), timeout, repeat, EXECUTORS[executor]).work()
     finally:
@@ -120,6 +126,16 @@ def _take(study: Path) -> Lock:
         raise ValueError(f"{study} must be a folder that can be written ({error.strerror}); choose another") from None
     refuse_if_coordinated(study)
     raise ValueError(f"{study} was in use by another process a moment ago; try again")
+
+
+def _clear_leftovers(study: Path) -> None:
+    """Remove what runs left that were killed after their verdict, such as checkpoints nobody continues from."""
+    for _, _, folder in found_runs(study):
+        if folder.leftovers():
+            lock = Lock(folder.lock)
+            if lock.take(patience=0.0):  # else the run is about to remove them itself
+                folder.clear_leftovers()
+                lock.release()
 
 
 class _Coordinator:
