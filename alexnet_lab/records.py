@@ -95,7 +95,7 @@ class RunFolder:
         write_atomically(self.path / "split.json", split)
         write_atomically(self.path / "provenance.json", json.dumps(provenance, indent=2))
 
-    def go_on_after(self, epoch: int) -> None:
+    def resume_after(self, epoch: int) -> None:
         """Continue an interrupted run: drop the verdict, and the records of epochs that will be repeated."""
         (self.path / "state.json").unlink(missing_ok=True)
         write_atomically(self.path / "metrics.jsonl", self._metrics_until(epoch))

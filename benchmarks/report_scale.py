@@ -46,26 +46,26 @@ def layout(activation: str) -> Layout:
     return Layout(tuple(parameters), tuple(sites), every=10, window=4, probe="validation images")
 
 
-def columns(epoch: int, fall: float, silent: float, luck: np.random.Generator) -> dict[str, dict[str, np.ndarray]]:
+def columns(epoch: int, fall: float, silent: float, rng: np.random.Generator) -> dict[str, dict[str, np.ndarray]]:
     """Return one epoch's tables; gradients fall by `fall` powers of two a layer, units are silent as often as said."""
     steps = np.repeat(np.arange(1, 5, dtype=np.int32) * 8 + (epoch - 1) * STEPS, 2 * len(SHAPES))
     parameter = np.tile(np.arange(2 * len(SHAPES), dtype=np.int16), 4)
     depth = len(SHAPES) - 1 - parameter // 2
     elements = np.array([np.prod(shape) for shape in SHAPES.values()])[parameter // 2]
-    noise = np.exp(luck.normal(0, 0.2, len(steps)))
+    noise = np.exp(rng.normal(0, 0.2, len(steps)))
     windows, counts = [], []
     for kind in range(len(KINDS)):
         for subject in range(len(SHAPES) if kind < 2 else len(SHAPES) - 1):
             windows.append((kind, 2 * subject if kind < 2 else subject))
             middle = -6 - (fall * (len(SHAPES) - 1 - subject) if kind in (1, 3) else 0)
-            powers = np.clip(np.round(luck.normal(middle, 2.5, 4000)), -126, 127).astype(int) + 128
+            powers = np.clip(np.round(rng.normal(middle, 2.5, 4000)), -126, 127).astype(int) + 128
             counts.append(np.stack([np.bincount(powers[half::2], minlength=258) for half in (0, 1)]))
     kinds, subjects = np.array(windows).T
     counts_of_units = [shape[0] for shape in SHAPES.values()][:-1]
     units = [(at, one, half) for half in (0, 1) for at, count in enumerate(counts_of_units) for one in range(count)]
     site, unit, split = np.array(units).T
     inputs = np.where(split == 0, 1056, 359)
-    off = np.round(inputs * luck.beta(8 * silent, 8 * (1 - silent), len(units))).astype(np.int64)
+    off = np.round(inputs * rng.beta(8 * silent, 8 * (1 - silent), len(units))).astype(np.int64)
     return {
         "steps": {
             "step": steps,
@@ -101,12 +101,12 @@ def columns(epoch: int, fall: float, silent: float, luck: np.random.Generator) -
 
 def write_run(run: PlannedRun, patterns: dict[str, Path]) -> None:
     """Write everything that a run leaves; its instruments' epochs are copies of those of its pattern."""
-    luck = np.random.default_rng([run.seed, 7])  # the seed's, shared by all cells
+    rng = np.random.default_rng([run.seed, 7])  # the seed's, shared by all cells
     own = np.random.default_rng([run.seed, *map(ord, run.cell.name)])
     recipe, path = run.recipe, run.folder.path
     gain = {"bn": 0.02, "none": -0.04}.get(recipe.norm or "", 0.0) + (0.004 if recipe.act else 0.0)
     gain -= 0.01 if recipe.norm == "bn" and recipe.act else 0.0
-    best = min(0.94 + gain + luck.normal(0, 0.01) + own.normal(0, 0.004), 0.999)
+    best = min(0.94 + gain + rng.normal(0, 0.01) + own.normal(0, 0.004), 0.999)
     run.folder.begin(recipe.to_json(), {
         "identity": "0", "data_fingerprint": "18278abd", "classes": DIGITS, "notes": [], "alexnet_lab": "0.1.0",
         "torch": "2.13.0", "python": "3.12", "machine": "made up", "device": "cpu", "started": "2026-01-01T00:00:00Z",
@@ -136,13 +136,13 @@ def write_run(run: PlannedRun, patterns: dict[str, Path]) -> None:
 
 def write_pattern(folder: Path, norm: str | None, act: str | None, seed: int, epochs: int) -> Path:
     """Write one set of instruments' records, for many runs to share."""
-    luck = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
     fall = {"bn": 0.2, "none": 1.1}.get(norm or "", 0.7)
     path = folder / f"{norm}-{act}-{seed}"
     writer = FlowWriter(path)
     writer.begin(layout("LeakyReLU" if act else "ReLU"))
     for epoch in range(1, epochs + 1):
-        writer.write_epoch(epoch, columns(epoch, fall, 0.75 if norm == "none" else 0.5, luck))
+        writer.write_epoch(epoch, columns(epoch, fall, 0.75 if norm == "none" else 0.5, rng))
     return path
 
 

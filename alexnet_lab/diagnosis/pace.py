@@ -137,7 +137,7 @@ def wrong_scale(evidence: Evidence) -> list[Finding]:
     # Weights that grow within the window enlarge the signal too, and that is no matter of the inputs.
     if low.value <= size.rms <= high.value * growth:
         return []
-    cautions = [note for note in evidence.provenance.get("notes", ()) if "init" in note]
+    warnings = [note for note in evidence.provenance.get("notes", ()) if "init" in note]
     last = evidence.level("activation", len(evidence.sites) - 1, epoch, first_window=True)
     learned = not _is_slow(evidence) and evidence.verdict.get("state") != "diverged"
     small = size.rms < low.value
@@ -166,7 +166,7 @@ def wrong_scale(evidence: Evidence) -> list[Finding]:
             ),
             evidence=f"Root mean square of what {evidence.sites[0].fed_by} puts out {written(size.rms, 2)}, in the "
             f"first window of epoch {epoch} ({size.values} values). "
-            + (f"The recipe was cautioned: {'; '.join(cautions)}." if cautions else "No caution stood in the recipe."),
+            + (f"The recipe was cautioned: {'; '.join(warnings)}." if warnings else "No caution stood in the recipe."),
             threshold=str(low if small else high),
             contrary=contrary,
             remedy="Pair them: init he with input_scale unit, or init published with input_scale mean-image or pixels "

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from alexnet_lab.data.feed import Feed
+from alexnet_lab.training.errors import DivergedError, first_bad_layer
 from alexnet_lab.training.metrics import classification_metrics
-from alexnet_lab.training.troubles import DivergedError, first_bad_layer
 
 
 @torch.no_grad()

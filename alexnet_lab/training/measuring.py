@@ -20,9 +20,9 @@ from alexnet_lab.instruments.flow import Columns, FlowWriter
 from alexnet_lab.instruments.panel import Panel
 from alexnet_lab.instruments.schedule import schedule_of
 from alexnet_lab.records import RunFolder
+from alexnet_lab.training.errors import DivergedError
 from alexnet_lab.training.parallel import Ranks
 from alexnet_lab.training.recipe import Recipe
-from alexnet_lab.training.troubles import DivergedError
 
 PREFIX = "panel."  # of its tensors in a checkpoint
 PROBE = "validation images, in the order of the split, in eval mode, after the last step of each epoch"

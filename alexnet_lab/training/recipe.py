@@ -6,10 +6,8 @@ which every level learns in seconds on a processor; docs/architecture.md says ho
 
 import hashlib
 import json
-import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, fields
-from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
@@ -189,7 +187,7 @@ class Recipe:
         text = json.dumps(values, sort_keys=True) + data_fingerprint
         return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
-    def cautions(self) -> list[str]:
+    def warnings(self) -> list[str]:
         """Return warnings about settings that do not work well together, with the reason."""
         init: str = self.init
         if init == "published":
@@ -279,18 +277,6 @@ def named_recipe(name: str) -> dict[str, Any]:
     if name not in NAMED:
         raise unknown_choice("recipe", name, NAMED)
     return dict(NAMED[name])
-
-
-def read_recipe_file(path: Path) -> dict[str, Any]:
-    """Return the fields that a TOML file sets; a field `recipe` names the starting point."""
-    try:
-        values = tomllib.loads(path.read_text())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not TOML: {error}") from None
-    except RecursionError:
-        raise ValueError(f"{path} is nested too deeply for a recipe, which is a list of fields") from None
-    start = named_recipe(str(values.pop("recipe", "laptop")))
-    return {**start, **values}
 
 
 def read_recipe(values: Mapping[str, Any]) -> Recipe:

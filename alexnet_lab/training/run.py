@@ -21,17 +21,17 @@ import alexnet_lab
 from alexnet_lab.data.audit import LIST
 from alexnet_lab.data.feed import Feed, open_feed
 from alexnet_lab.records import RunFolder, State, write_atomically
-from alexnet_lab.training.parallel import Ranks, joined
-from alexnet_lab.training.process import is_first_process, run_folder
-from alexnet_lab.training.recipe import Recipe
-from alexnet_lab.training.trainer import Report, Trainer, network_of
-from alexnet_lab.training.troubles import (
+from alexnet_lab.training.errors import (
     DivergedError,
     InterruptedRunError,
     OutOfMemoryError,
     is_out_of_memory,
     largest_fitting,
 )
+from alexnet_lab.training.parallel import Ranks, joined
+from alexnet_lab.training.process import is_first_process, run_folder
+from alexnet_lab.training.recipe import Recipe
+from alexnet_lab.training.trainer import Report, Trainer, network_of
 
 
 def train(recipe: Recipe, folder: RunFolder, report: Report = lambda _kind, _facts: None) -> dict[str, Any]:
@@ -42,7 +42,7 @@ def train(recipe: Recipe, folder: RunFolder, report: Report = lambda _kind, _fac
     with joined(recipe.device) as ranks:
         speak = report if ranks.is_first else lambda _kind, _facts: None
         feed = open_feed_of(recipe, speak)
-        for text in (*recipe.cautions(), *feed.notes):
+        for text in (*recipe.warnings(), *feed.notes):
             speak("note", {"text": text})
         trainer = Trainer(recipe, folder, feed, ranks, speak)
         if ranks.is_first:
@@ -141,7 +141,7 @@ def _provenance(recipe: Recipe, feed: Feed) -> dict[str, Any]:
         "identity": recipe.identity(feed.fingerprint),
         "data_fingerprint": feed.fingerprint,
         "classes": list(feed.classes),
-        "notes": [*recipe.cautions(), *feed.notes],
+        "notes": [*recipe.warnings(), *feed.notes],
         "alexnet_lab": alexnet_lab.__version__,
         "torch": torch.__version__,
         "python": platform.python_version(),

@@ -24,13 +24,13 @@ from alexnet_lab.networks.parts import Dropout
 from alexnet_lab.randomness import derived_seed
 from alexnet_lab.records import RunFolder
 from alexnet_lab.training import checkpoint
+from alexnet_lab.training.errors import DivergedError, InterruptedRunError, first_bad_layer
 from alexnet_lab.training.evaluation import evaluate
 from alexnet_lab.training.measuring import Measuring, peak_memory
 from alexnet_lab.training.metrics import is_better
 from alexnet_lab.training.optim import build_optimiser, scheduled_rate, set_rate
 from alexnet_lab.training.parallel import Ranks
 from alexnet_lab.training.recipe import Recipe
-from alexnet_lab.training.troubles import DivergedError, InterruptedRunError, first_bad_layer
 
 Report = Callable[[str, dict[str, Any]], None]  # "begin" | "note" | "step" | "epoch", and its facts
 
@@ -106,7 +106,7 @@ class Trainer:
         self.scaler.load_state_dict(facts["scaler"])
         self.measuring.restore(found.tensors, facts["panel"], self.epoch)
         if self.ranks.is_first:
-            self.folder.go_on_after(self.epoch - 1)
+            self.folder.resume_after(self.epoch - 1)
         self.report("note", {"text": f"going on at epoch {self.epoch}, step {self.step_in_epoch}"})
         return True
 

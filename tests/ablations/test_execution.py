@@ -7,7 +7,7 @@ import pytest
 from stand_ins import WELL, Listener, make, states_of, study_in, use
 
 from alexnet_ablations.declare.history import read_history
-from alexnet_ablations.declare.status import standings
+from alexnet_ablations.declare.status import statuses
 from alexnet_ablations.run import coordinator as execution
 from alexnet_ablations.run.coordinator import run_all
 from alexnet_ablations.run.executors import local
@@ -296,7 +296,7 @@ def test_a_run_whose_records_changed_after_it_ended_is_damaged_and_made_again(da
         text = (folder.path / "state.json").read_text()
         (folder.path / "state.json").write_text(text.replace("0.5", "0.6"))
     assert [run.is_done for run in study.runs()] == [True, False, True, True]
-    assert [status.state for status in standings(study.runs())] == ["ok", "damaged", "ok", "ok"]
+    assert [status.state for status in statuses(study.runs())] == ["ok", "damaged", "ok", "ok"]
     heard = make(study, runs=[run for run in study.runs() if not run.is_done])
     assert heard.of("ok") == [("norm=bn", 0)]
     assert all(run.is_done for run in study.runs())

@@ -122,7 +122,7 @@ def test_identical_cells_are_told_apart_in_one_study_of_twenty_and_of_families_n
     studies = 2000
     single = family = 0
     for _ in range(studies):
-        cells = generator.normal(size=(6, 5)) + generator.normal(size=5)  # five seeds, whose luck is shared
+        cells = generator.normal(size=(6, 5)) + generator.normal(size=5)  # five seeds, shared by the cells
         p_values = [t_p_value(cell - cells[0]) for cell in cells[1:]]
         single += p_values[0] <= 0.05
         family += min(holm(p_values)) <= 0.05

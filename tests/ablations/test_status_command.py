@@ -16,7 +16,7 @@ from alexnet_ablations.cli import run_study
 from alexnet_ablations.cli.application import application
 from alexnet_ablations.declare.design import Factor
 from alexnet_ablations.declare.history import FILE, note_end, note_start
-from alexnet_ablations.declare.status import standings, time_left
+from alexnet_ablations.declare.status import statuses, time_left
 from alexnet_ablations.declare.study import Study
 from alexnet_ablations.run.coordinator import run_all
 from alexnet_lab.locks import Lock
@@ -171,7 +171,7 @@ def test_retry_makes_those_in_the_named_states_again_and_no_others(study, monkey
     )
     shown = call("retry", study.folder, "--state", "oom,diverged", "--jobs", 1)
     assert "2 of 6 runs again" in shown
-    assert [standing.state for standing in standings(study.runs())] == ["ok", "ok", "ok", "lost", "lost", "waiting"]
+    assert [run_status.state for run_status in statuses(study.runs())] == ["ok", "ok", "ok", "lost", "lost", "waiting"]
     assert "nothing to retry: no run is oom" in call("retry", study.folder, "--state", "oom")
 
 

@@ -18,7 +18,7 @@ import torch
 
 from alexnet_ablations.declare.design import Factor
 from alexnet_ablations.declare.history import read_history
-from alexnet_ablations.declare.status import standings
+from alexnet_ablations.declare.status import statuses
 from alexnet_ablations.declare.study import Study
 from alexnet_lab.training.recipe import Recipe
 
@@ -91,13 +91,13 @@ def assert_same_arrays(one, other):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("luck", [0, 1])
-def test_kill_9_at_any_moment_loses_nothing_repeats_nothing_and_changes_nothing(luck, tmp_path):
+@pytest.mark.parametrize("seed", [0, 1])
+def test_kill_9_at_any_moment_loses_nothing_repeats_nothing_and_changes_nothing(seed, tmp_path):
     whole, broken = study_in(tmp_path / "whole"), study_in(tmp_path / "broken")
     process = coordinate(whole.folder)
     assert process.wait(timeout=300) == 0, (whole.folder / "stderr.txt").read_text()
 
-    moments = random.Random(luck)  # noqa: S311  # moments to kill at, not secrets
+    moments = random.Random(seed)  # noqa: S311  # moments to kill at, not secrets
     stamps, kills = {}, Counter()
     for _ in range(60):
         process = coordinate(broken.folder)
@@ -145,6 +145,6 @@ def test_kill_9_at_any_moment_loses_nothing_repeats_nothing_and_changes_nothing(
         }
         for path in (one.folder.path / "flow").glob("*.npz"):
             assert_same_arrays(path, other.folder.path / "flow" / path.name)
-    assert {standing.state for standing in standings(broken.runs())} == {"ok"}
+    assert {run_status.state for run_status in statuses(broken.runs())} == {"ok"}
     assert {read_history(run.folder.path).state for run in broken.runs()} == {"ok"}
     assert not runs_at_work(broken.folder)

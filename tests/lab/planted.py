@@ -13,14 +13,14 @@ from alexnet_lab.records import RunFolder
 
 
 def pictures(count, seed, shuffled=False):
-    luck = torch.Generator().manual_seed(seed)
+    rng = torch.Generator().manual_seed(seed)
     labels = torch.arange(count) % 4
-    x = torch.randn(count, 1, 8, 8, generator=luck)
+    x = torch.randn(count, 1, 8, 8, generator=rng)
     for label in range(4):
         down, right = divmod(label, 2)
         x[labels == label, :, 4 * down : 4 * down + 4, 4 * right : 4 * right + 4] += 2
     x = (x - x.mean()) / x.std()
-    return x, labels[torch.randperm(count, generator=luck)] if shuffled else labels
+    return x, labels[torch.randperm(count, generator=rng)] if shuffled else labels
 
 
 def small_network(act=nn.ReLU, norm=False, seed=0):

@@ -99,7 +99,7 @@ class TestOneEntry:
         assert read_recipe({"network": "plainnet", "preset": "bare"}).preset == "bare"
         with pytest.raises(ValueError, match="unknown preset 'bear'. Did you mean 'bare'"):
             read_recipe({"network": "plainnet", "preset": "bear"})
-        (caution,) = Recipe(network="plainnet", init="published", input_scale="pixels").cautions()
+        (caution,) = Recipe(network="plainnet", init="published", input_scale="pixels").warnings()
         assert "may overflow" in caution
 
     def test_gives_its_published_levels(self):

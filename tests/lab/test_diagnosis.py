@@ -14,7 +14,7 @@ from alexnet_lab.diagnosis.thresholds import limit, limits
 from alexnet_lab.instruments.flow import FlowWriter, Layout, Parameter, Site
 from alexnet_lab.records import RunFolder
 
-ROOM = Path(alexnet_lab.diagnosis.__file__).parent
+DIAGNOSIS = Path(alexnet_lab.diagnosis.__file__).parent
 
 
 def row(epoch, train_loss, train_accuracy, validation_accuracy, validation_loss=None, **more):
@@ -352,7 +352,7 @@ def test_the_size_of_values_from_a_histogram_is_their_root_mean_square_to_a_fact
 
 
 def test_every_limit_has_a_value_a_unit_a_reason_and_a_source_and_is_used_by_a_rule():
-    code = "".join(path.read_text() for path in ROOM.glob("*.py"))
+    code = "".join(path.read_text() for path in DIAGNOSIS.glob("*.py"))
     for name, found in limits().items():
         assert isinstance(found.value, float)
         assert found.unit
@@ -368,7 +368,7 @@ def test_an_unknown_limit_is_answered_with_the_nearest():
 
 def test_every_finding_that_the_rules_can_make_and_every_limit_stands_in_the_documentation():
     text = (Path(__file__).parents[2] / "docs" / "diagnosis.md").read_text()
-    code = "".join(path.read_text() for path in ROOM.glob("*.py"))
+    code = "".join(path.read_text() for path in DIAGNOSIS.glob("*.py"))
     slugs = set(re.findall(r'name="([a-z-]+)"', code))
     assert len(slugs) > 10
     for name in slugs:

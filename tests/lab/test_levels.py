@@ -119,7 +119,7 @@ class TestOneEntry:
             read_recipe({"norm": "im"})
         with pytest.raises(ValueError, match="in level 'in:eps=0', eps must be above 0, got '0'"):
             read_recipe({"norm": "in:eps=0"})
-        assert Recipe(norm="in", init="torch").cautions() == []
+        assert Recipe(norm="in", init="torch").warnings() == []
 
     @pytest.mark.parametrize(
         ("network", "preset"), [(name, preset) for name in CATALOGUE for preset in (CATALOGUE[name].presets or [None])]

@@ -29,8 +29,8 @@ def trajectory(optimiser_class, rates, gradients, **settings_):
     st.integers(0, 2**32),
 )
 @settings(max_examples=50, deadline=None)
-def test_the_2012_rule_is_the_loop_of_its_formula(rates, momentum, decay, luck):
-    gradients = torch.randn(len(rates), generator=torch.Generator().manual_seed(luck), dtype=torch.float64).tolist()
+def test_the_2012_rule_is_the_loop_of_its_formula(rates, momentum, decay, seed):
+    gradients = torch.randn(len(rates), generator=torch.Generator().manual_seed(seed), dtype=torch.float64).tolist()
     expected = []
     for start in (1.0, -2.0):
         w, v = start, 0.0

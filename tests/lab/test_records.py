@@ -58,7 +58,7 @@ def test_a_run_taken_up_again_drops_the_epochs_it_will_repeat(tmp_path):
     for epoch in (1, 2, 3):
         folder.log({"epoch": epoch})
     folder.end("error", "power cut")
-    folder.go_on_after(1)
+    folder.resume_after(1)
     assert list(folder.metrics()) == [{"epoch": 1}]
     assert folder.verdict() is None
 
@@ -231,7 +231,7 @@ def test_a_restart_never_makes_the_metrics_vanish(tmp_path, monkeypatch):
         monkeypatch.setattr(Path, name, watched(getattr(Path, name)))
     folder.begin("{}", {}, "{}")
     folder.log({"epoch": 1})
-    folder.go_on_after(0)
+    folder.resume_after(0)
     assert len(seen) > 5
     assert all(seen)
 

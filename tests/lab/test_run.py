@@ -17,11 +17,11 @@ from alexnet_lab.data.feed import open_feed
 from alexnet_lab.networks import build_network
 from alexnet_lab.records import RunFolder
 from alexnet_lab.training import trainer
+from alexnet_lab.training.errors import DivergedError
 from alexnet_lab.training.evaluation import evaluate
 from alexnet_lab.training.parallel import Ranks
 from alexnet_lab.training.recipe import Recipe
 from alexnet_lab.training.run import configure_torch, main, train, train_with_verdict
-from alexnet_lab.training.troubles import DivergedError
 
 QUICK = Recipe(norm="bn", width=1 / 16, epochs=2, seed=1)
 LAST_BIT = ("train_loss", "train_accuracy", "validation_loss", "validation_auroc", "learning_rate")
@@ -108,11 +108,11 @@ def test_dropout_masks_depend_on_seed_and_step_not_on_the_other_slots(tmp_path, 
 
     listen(QUICK, "bn")
     listen(replace(QUICK, norm="none", act="leaky"), "none")
-    listen(replace(QUICK, seed=2), "other luck")
+    listen(replace(QUICK, seed=2), "another seed")
     assert len(masks["bn"]) == 4  # two layers, two steps
     assert all(torch.equal(a, b) for a, b in zip(masks["bn"], masks["none"], strict=True))
     assert not any(torch.equal(a, b) for a, b in itertools.combinations(masks["bn"], 2))
-    assert not torch.equal(masks["bn"][0], masks["other luck"][0])
+    assert not torch.equal(masks["bn"][0], masks["another seed"][0])
 
 
 @pytest.mark.parametrize(

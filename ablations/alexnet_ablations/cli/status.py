@@ -20,7 +20,7 @@ from alexnet_ablations.cli.terminal import open_console
 from alexnet_lab.choices import unknown_choice
 
 if TYPE_CHECKING:
-    from alexnet_ablations.declare.status import Standing
+    from alexnet_ablations.declare.status import RunStatus
 
 COLOURS = {"ok": "green", "diverged": "yellow", "running": "cyan", "waiting": "dim"}
 # So many groups of failures, and runs in progress, are listed before the rest is only counted.
@@ -69,7 +69,7 @@ def retry(
     again, with the same numbers, unless the code has changed.
     """
     from alexnet_ablations.cli.run_study import make
-    from alexnet_ablations.declare.status import RETRIED, standings
+    from alexnet_ablations.declare.status import RETRIED, statuses
     from alexnet_ablations.declare.study import read_study
     from alexnet_ablations.run.coordinator import refuse_if_coordinated
 
@@ -87,11 +87,13 @@ def retry(
     refuse_if_coordinated(folder)
     study = read_study(folder / "study.toml", folder)
     runs = study.runs()
-    found = standings(runs)
-    again = [run for run, standing in zip(runs, found, strict=True) if standing.state in chosen]
+    run_statuses = statuses(runs)
+    again = [run for run, run_status in zip(runs, run_statuses, strict=True) if run_status.state in chosen]
     if not again:
         if not quiet and not as_json:
-            console.print(f"nothing to retry: no run is {' or '.join(chosen)} ({_counts(found)})", highlight=False)
+            console.print(
+                f"nothing to retry: no run is {' or '.join(chosen)} ({_counts(run_statuses)})", highlight=False
+            )
         return
     if not quiet and not as_json:
         console.print(f"{len(again)} of {len(runs)} runs again: those that are {', '.join(chosen)}", highlight=False)
@@ -101,11 +103,11 @@ def retry(
 def _show_study(console: Console, folder: Path, as_json: bool) -> None:
     from alexnet_ablations.declare.status import coordinator_of
 
-    complaint, found, epochs = _read(folder)
+    complaint, run_statuses, epochs = _read(folder)
     coordinator = coordinator_of(folder)
-    left = _left(found, epochs) if coordinator else None
+    left = _left(run_statuses, epochs) if coordinator else None
     if as_json:
-        rows = [_facts(standing) for standing in found]
+        rows = [_facts(run_status) for run_status in run_statuses]
         facts = {"folder": str(folder), "coordinator": coordinator, "seconds_left": left, "runs": rows}
         print(json.dumps({**facts, "complaint": complaint}))  # noqa: T201  # standard output is the interface
         return
@@ -113,9 +115,11 @@ def _show_study(console: Console, folder: Path, as_json: bool) -> None:
         told = f"{complaint}; what follows is read from the run folders"
         console.print(told, style="red", markup=False, highlight=False, soft_wrap=True)
     console.print(
-        f"[bold]{escape(str(folder))}[/]: {len(found)} runs, {_counts(found)}", highlight=False, soft_wrap=True
+        f"[bold]{escape(str(folder))}[/]: {len(run_statuses)} runs, {_counts(run_statuses)}",
+        highlight=False,
+        soft_wrap=True,
     )
-    unfinished = sum(standing.state in ("waiting", "lost") for standing in found)
+    unfinished = sum(run_status.state in ("waiting", "lost") for run_status in run_statuses)
     if coordinator:
         console.print(f"at work: {coordinator}{about_left(left)}", markup=False, highlight=False, soft_wrap=True)
     elif unfinished:
@@ -126,68 +130,68 @@ def _show_study(console: Console, folder: Path, as_json: bool) -> None:
             highlight=False,
             soft_wrap=True,
         )
-    if found:
-        console.print(_table(found))
-    _list_running(console, found, epochs)
-    _list_failures(console, found)
+    if run_statuses:
+        console.print(_table(run_statuses))
+    _list_running(console, run_statuses, epochs)
+    _list_failures(console, run_statuses)
 
 
-def _read(folder: Path) -> tuple[str, "list[Standing]", int]:
+def _read(folder: Path) -> tuple[str, "list[RunStatus]", int]:
     """Read all planned runs, or, where the declaration cannot be read, those that are there."""
-    from alexnet_ablations.declare.status import found_runs, standing_of, standings
+    from alexnet_ablations.declare.status import found_runs, status_of, statuses
     from alexnet_ablations.declare.study import read_study
 
     try:
         study = read_study(folder / "study.toml", folder)
     except (ValueError, OSError) as error:
-        found = [standing_of(run, cell, seed) for cell, seed, run in found_runs(folder)]
-        return str(error), found, 0
-    return "", standings(study.runs()), study.start.epochs
+        run_statuses = [status_of(run, cell, seed) for cell, seed, run in found_runs(folder)]
+        return str(error), run_statuses, 0
+    return "", statuses(study.runs()), study.start.epochs
 
 
-def _table(found: "Sequence[Standing]") -> Table:
+def _table(run_statuses: "Sequence[RunStatus]") -> Table:
     from alexnet_ablations.declare.status import STATES
 
-    states = [state for state in STATES if any(standing.state == state for standing in found)]
+    states = [state for state in STATES if any(run_status.state == state for run_status in run_statuses)]
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("cell", overflow="fold")
     for state in states:
         table.add_column(state, justify="right", header_style=COLOURS.get(state, "red"))
     of_cell: dict[str, Counter[str]] = defaultdict(Counter)
-    for standing in found:
-        of_cell[standing.cell][standing.state] += 1
+    for run_status in run_statuses:
+        of_cell[run_status.cell][run_status.state] += 1
     for cell, counts in of_cell.items():
         table.add_row(escape(cell), *(str(counts[state] or "") for state in states))
     return table
 
 
-def _list_running(console: Console, found: "Sequence[Standing]", epochs: int) -> None:
+def _list_running(console: Console, run_statuses: "Sequence[RunStatus]", epochs: int) -> None:
     from alexnet_ablations.declare.status import share_done
 
-    running = [standing for standing in found if standing.state == "running"]
-    for standing in running[:LISTED]:
-        total = standing.progress.get("epochs", epochs)
-        accuracy = f", validation accuracy {standing.accuracy:.1%}" if standing.accuracy is not None else ""
-        at = f"after epoch {standing.epochs} of {total}" if total else f"after epoch {standing.epochs}"
-        if standing.progress.get("steps"):
-            at = f"{share_done(standing.progress, 0, 1):.0%}, {at}"
+    running = [run_status for run_status in run_statuses if run_status.state == "running"]
+    for run_status in running[:LISTED]:
+        total = run_status.progress.get("epochs", epochs)
+        accuracy = f", validation accuracy {run_status.accuracy:.1%}" if run_status.accuracy is not None else ""
+        at = f"after epoch {run_status.epochs} of {total}" if total else f"after epoch {run_status.epochs}"
+        if run_status.progress.get("steps"):
+            at = f"{share_done(run_status.progress, 0, 1):.0%}, {at}"
         console.print(
-            f"  {standing.cell} seed {standing.seed}: {at}{accuracy}", markup=False, highlight=False, soft_wrap=True
+            f"  {run_status.cell} seed {run_status.seed}: {at}{accuracy}", markup=False, highlight=False, soft_wrap=True
         )
     if len(running) > LISTED:
         console.print(f"  and {len(running) - LISTED} more at work")
 
 
-def _list_failures(console: Console, found: "Sequence[Standing]") -> None:
+def _list_failures(console: Console, run_statuses: "Sequence[RunStatus]") -> None:
     """List what did not end well, runs that say the same together."""
-    groups: dict[tuple[str, str], list[Standing]] = defaultdict(list)
-    for standing in found:
-        if standing.why and standing.state not in ("ok", "running", "waiting"):
+    groups: dict[tuple[str, str], list[RunStatus]] = defaultdict(list)
+    for run_status in run_statuses:
+        if run_status.why and run_status.state not in ("ok", "running", "waiting"):
             # A path of its own would make every failure one of a kind.
-            own = rf"\S*{re.escape(f'{standing.cell}/seed-{standing.seed}')}\b"
-            groups[standing.state, re.sub(own, "its folder", standing.why)].append(standing)
+            own = rf"\S*{re.escape(f'{run_status.cell}/seed-{run_status.seed}')}\b"
+            groups[run_status.state, re.sub(own, "its folder", run_status.why)].append(run_status)
     for (state, why), members in list(groups.items())[:LISTED]:
-        names = ", ".join(f"{standing.cell} seed {standing.seed}" for standing in members[:3])
+        names = ", ".join(f"{run_status.cell} seed {run_status.seed}" for run_status in members[:3])
         more = f" and {len(members) - 3} more" if len(members) > 3 else ""
         attempts = members[0].history.attempts
         tries = f", {attempts} attempts" if attempts > 1 and len(members) == 1 else ""
@@ -201,61 +205,65 @@ def _list_failures(console: Console, found: "Sequence[Standing]") -> None:
 
 
 def _show_run(console: Console, folder: Path, as_json: bool) -> None:
-    from alexnet_ablations.declare.status import standing_of
+    from alexnet_ablations.declare.status import status_of
     from alexnet_lab.records import RunFolder
 
     run = RunFolder(folder)
-    standing = standing_of(run, folder.name, 0)
+    run_status = status_of(run, folder.name, 0)
     if as_json:
-        print(json.dumps({"folder": str(folder), **_facts(standing)}))  # noqa: T201  # the interface
+        print(json.dumps({"folder": str(folder), **_facts(run_status)}))  # noqa: T201  # the interface
         return
     try:
         recipe = run.recipe() or {}
     except ValueError:
         recipe = {}
-    colour = COLOURS.get(standing.state, "red")
+    colour = COLOURS.get(run_status.state, "red")
     what = f"{recipe.get('network', '?')} on {recipe.get('data', '?')}, seed {recipe.get('seed', '?')}"
     console.print(f"[bold]{escape(str(folder))}[/]: a run, {escape(what)}", highlight=False, soft_wrap=True)
-    console.print(f"[{colour}]{standing.state}[/]{escape(f': {standing.why}') if standing.why else ''}", soft_wrap=True)
-    if standing.holder:
-        console.print(f"at work: {standing.holder}", markup=False, highlight=False)
-    accuracy = f", validation accuracy {standing.accuracy:.1%}" if standing.accuracy is not None else ""
-    console.print(f"after epoch {standing.epochs} of {recipe.get('epochs', '?')}{accuracy}", highlight=False)
+    console.print(
+        f"[{colour}]{run_status.state}[/]{escape(f': {run_status.why}') if run_status.why else ''}", soft_wrap=True
+    )
+    if run_status.holder:
+        console.print(f"at work: {run_status.holder}", markup=False, highlight=False)
+    accuracy = f", validation accuracy {run_status.accuracy:.1%}" if run_status.accuracy is not None else ""
+    console.print(f"after epoch {run_status.epochs} of {recipe.get('epochs', '?')}{accuracy}", highlight=False)
 
 
-def _left(found: "Sequence[Standing]", epochs: int) -> float | None:
+def _left(run_statuses: "Sequence[RunStatus]", epochs: int) -> float | None:
     from alexnet_ablations.declare.status import share_done, time_left
 
     ended, running, waiting = [], [], []
-    for standing in found:
-        history = standing.history
-        if standing.state == "ok":
-            ended.append((standing.cell, history.seconds or standing.seconds or 0.0))
-        elif standing.state == "running":
-            seconds = max(time.time() - history.started, 0.0) if history.started else standing.seconds or 0.0
-            running.append((standing.cell, seconds, share_done(standing.progress, standing.epochs, max(epochs, 1))))
-        elif standing.state in ("waiting", "lost"):
-            waiting.append(standing.cell)
+    for run_status in run_statuses:
+        history = run_status.history
+        if run_status.state == "ok":
+            ended.append((run_status.cell, history.seconds or run_status.seconds or 0.0))
+        elif run_status.state == "running":
+            seconds = max(time.time() - history.started, 0.0) if history.started else run_status.seconds or 0.0
+            running.append(
+                (run_status.cell, seconds, share_done(run_status.progress, run_status.epochs, max(epochs, 1)))
+            )
+        elif run_status.state in ("waiting", "lost"):
+            waiting.append(run_status.cell)
     return time_left(ended, running, waiting, len(running))
 
 
-def _counts(found: "Sequence[Standing]") -> str:
+def _counts(run_statuses: "Sequence[RunStatus]") -> str:
     from alexnet_ablations.declare.status import STATES
 
-    counts = Counter(standing.state for standing in found)
+    counts = Counter(run_status.state for run_status in run_statuses)
     return ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state]) or "none yet"
 
 
-def _facts(standing: "Standing") -> dict[str, object]:
+def _facts(run_status: "RunStatus") -> dict[str, object]:
     return {
-        "cell": standing.cell,
-        "seed": standing.seed,
-        "state": standing.state,
-        "why": standing.why,
-        "epochs": standing.epochs,
-        "validation_accuracy": standing.accuracy,
-        "attempts": standing.history.attempts or None,
-        "seconds": standing.history.seconds or standing.seconds,
-        "slot": standing.history.slot,
-        "holder": standing.holder,
+        "cell": run_status.cell,
+        "seed": run_status.seed,
+        "state": run_status.state,
+        "why": run_status.why,
+        "epochs": run_status.epochs,
+        "validation_accuracy": run_status.accuracy,
+        "attempts": run_status.history.attempts or None,
+        "seconds": run_status.history.seconds or run_status.seconds,
+        "slot": run_status.history.slot,
+        "holder": run_status.holder,
     }

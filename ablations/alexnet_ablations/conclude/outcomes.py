@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from alexnet_ablations.declare.design import level_text
-from alexnet_ablations.declare.status import standing_of
+from alexnet_ablations.declare.status import status_of
 from alexnet_ablations.declare.study import PlannedRun
 from alexnet_lab.diagnosis.health import health_of
 from alexnet_lab.records import write_atomically
@@ -217,8 +217,8 @@ def _state(run: PlannedRun) -> tuple[str, str, dict[str, Any]]:
         return "damaged", ", ".join(damages), {}
     if verdict is not None:
         return str(verdict["state"]), str(verdict.get("why", "")), verdict
-    standing = standing_of(run.folder, run.cell.name, run.seed)
-    return standing.state, standing.why, {}
+    run_status = status_of(run.folder, run.cell.name, run.seed)
+    return run_status.state, run_status.why, {}
 
 
 def _images_tested(facts: Mapping[str, Any]) -> int | None:

@@ -1,4 +1,4 @@
-"""How a study stands, read from its folders alone: which runs ended and how, which are at work, which wait.
+"""The status of a study, read from its folders alone: which runs ended and how, which are in progress, which wait.
 
 Nothing here writes. What a folder says counts, and its lock says whether a process works in it.
 """
@@ -24,8 +24,8 @@ COORDINATOR_LOCK = "coordinator.lock"
 
 
 @dataclass(frozen=True)
-class Standing:
-    """How one run stands."""
+class RunStatus:
+    """The state of one run."""
 
     cell: str
     seed: int
@@ -39,14 +39,14 @@ class Standing:
     history: History = field(default_factory=History)
 
 
-def standing_of(folder: RunFolder, cell: str, seed: int) -> Standing:
-    """Read how a run stands from its folder, whatever the folder is like."""
+def status_of(folder: RunFolder, cell: str, seed: int) -> RunStatus:
+    """Read the state of a run from its folder, whatever the folder is like."""
     holder, history = Lock(folder.lock).holder(), read_history(folder.path)
     try:
         rows = list(folder.metrics())
         verdict, began = folder.verdict(), folder.recipe() is not None
     except ValueError as error:
-        return Standing(cell, seed, "running" if holder else "damaged", str(error), holder=holder, history=history)
+        return RunStatus(cell, seed, "running" if holder else "damaged", str(error), holder=holder, history=history)
     if holder:
         state, why = "running", ""
     elif verdict is not None and (damages := folder.damages()):
@@ -57,7 +57,7 @@ def standing_of(folder: RunFolder, cell: str, seed: int) -> Standing:
         state, why = "lost", "it was cut off before it ended; the same command goes on with it"
     else:
         state, why = "waiting", ""
-    return Standing(
+    return RunStatus(
         cell,
         seed,
         state if state in STATES else "damaged",
@@ -71,9 +71,9 @@ def standing_of(folder: RunFolder, cell: str, seed: int) -> Standing:
     )
 
 
-def standings(runs: Sequence[PlannedRun]) -> list[Standing]:
-    """Read how every planned run stands."""
-    return [standing_of(run.folder, run.cell.name, run.seed) for run in runs]
+def statuses(runs: Sequence[PlannedRun]) -> list[RunStatus]:
+    """Read the state of every planned run."""
+    return [status_of(run.folder, run.cell.name, run.seed) for run in runs]
 
 
 def found_runs(study: Path) -> list[tuple[str, int, RunFolder]]:

@@ -113,7 +113,7 @@ class Study:
         recipes = {cell.name: cell.recipe(self.start, 0) for cell in cells}
         concerned: dict[str, list[str]] = {}
         for name, recipe in recipes.items():
-            for warning in recipe.cautions():
+            for warning in recipe.warnings():
                 concerned.setdefault(warning, []).append(name)
         warnings = [
             warning if len(names) == len(cells) else f"in {_some(names)}: {warning}"

@@ -223,9 +223,9 @@ def measure(recipe: Recipe, start_seconds: float | None = None) -> Pace:
 def _seconds_per_step_of_a_run(recipe: Recipe, feed: "Feed") -> float | None:
     """Time the first steps of a real run, instruments included; None where it has fewer than two."""
     from alexnet_lab.records import RunFolder
+    from alexnet_lab.training.errors import DivergedError, InterruptedRunError
     from alexnet_lab.training.parallel import joined
     from alexnet_lab.training.trainer import Trainer
-    from alexnet_lab.training.troubles import DivergedError, InterruptedRunError
 
     seen: list[tuple[int, float]] = []  # steps taken, and when
 

@@ -1,4 +1,4 @@
-"""The same luck: what two networks have in common starts, and stays, the same."""
+"""Common random numbers: what two networks share starts, and stays, the same."""
 
 import pytest
 import torch
@@ -40,8 +40,8 @@ def test_networks_that_differ_in_slots_start_alike_wherever_they_share_a_name(pr
 
 
 def test_without_a_seed_the_values_follow_torch_manual_seed():
-    def values(luck):
-        torch.manual_seed(luck)
+    def values(seed):
+        torch.manual_seed(seed)
         return build_network("alexnet", **SMALL).conv3.weight
 
     assert torch.equal(values(1), values(1))

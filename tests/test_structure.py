@@ -1,4 +1,4 @@
-"""The house stands as its plan says: one way down, every room on the map, every dependency in use."""
+"""The structure of the project: one direction of imports, no circles, a complete list of files, used dependencies."""
 
 import ast
 import re
@@ -15,7 +15,7 @@ PACKAGES = {
     "alexnet_ablations": ROOT / "ablations" / "alexnet_ablations",
 }
 SOURCES = [path for folder in PACKAGES.values() for path in folder.rglob("*.py")]
-TOOLS = ("test", "dev")  # extras for those who work on this house; the others are for its users
+TOOLS = ("test", "dev")  # extras for developers; the others are for users
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 # Modules and subpackages of each package, lowest first; a file imports from its own level or below.

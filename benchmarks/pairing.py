@@ -1,7 +1,7 @@
-"""What the same luck is worth: how many seeds unpaired cells need for the interval that paired cells give.
+"""What pairing by seed is worth: how many seeds unpaired cells need for the interval that paired cells give.
 
-    alexnet-lab ablate --norm bn,none --act leaky --seeds 20 --out runs/luck
-    python benchmarks/same_luck.py runs/luck
+    alexnet-lab ablate --norm bn,none --act leaky --seeds 20 --out runs/pairing
+    python benchmarks/pairing.py runs/pairing
 
 Two cells under one seed share every weight, batch and mask that they have in common. Taken as pairs, their difference
 varies by var(a - b); had each had seeds of its own, by var(a) + var(b). The quotient is the factor in seeds, since the
