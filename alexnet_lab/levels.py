@@ -48,7 +48,7 @@ class Argument:
             value = self.kind(text)
         except ValueError:
             raise ValueError(f"must be {'a whole' if self.kind is int else 'a'} number, got {text!r}") from None
-        if not math.isfinite(value):
+        if isinstance(value, float) and not math.isfinite(value):
             raise ValueError(f"must be a finite number, got {text!r}")
         if self.above is not None and value <= self.above:
             raise ValueError(f"must be above {self.above:g}, got {text!r}")
@@ -60,8 +60,8 @@ class Argument:
 
 
 @dataclass(frozen=True)
-class Activation:
-    """An activation. The constructor, "package.module:name" or what it names, takes the arguments by keyword.
+class Entry:
+    """What a level builds. The constructor, "package.module:name" or what it names, takes the arguments by keyword.
 
     The first argument needs no name in a level's text: leaky:0.2 is leaky:slope=0.2.
     """
@@ -71,8 +71,8 @@ class Activation:
 
 
 @dataclass(frozen=True)
-class Norm(Activation):
-    """A norm, whose constructor takes the number of channels first.
+class Norm(Entry):
+    """A norm. Its constructor takes the number of channels first.
 
     placement   one of PLACEMENTS, where the level's text names none
     layers      the convolutions that it follows, where the text names none; a norm of no layer takes neither
@@ -115,21 +115,21 @@ NORMS: dict[str, Norm] = {
     "none": Norm("torch.nn:Identity", layers=()),
 }
 
-ACTIVATIONS: dict[str, Activation] = {
-    "relu": Activation("torch.nn:ReLU"),
-    "leaky": Activation("torch.nn:LeakyReLU", {"slope": Argument(float, keyword="negative_slope")}),
-    "prelu": Activation("torch.nn:PReLU", {"start": Argument(float, keyword="init")}),
-    "elu": Activation("torch.nn:ELU", {"alpha": Argument(float)}),
-    "gelu": Activation("torch.nn:GELU"),
-    "silu": Activation("torch.nn:SiLU"),
-    "tanh": Activation("torch.nn:Tanh"),
-    "sigmoid": Activation("torch.nn:Sigmoid"),
-    "relu6": Activation("torch.nn:ReLU6"),
-    "hardswish": Activation("torch.nn:Hardswish"),
-    "none": Activation("torch.nn:Identity"),
+ACTIVATIONS: dict[str, Entry] = {
+    "relu": Entry("torch.nn:ReLU"),
+    "leaky": Entry("torch.nn:LeakyReLU", {"slope": Argument(float, keyword="negative_slope")}),
+    "prelu": Entry("torch.nn:PReLU", {"start": Argument(float, keyword="init")}),
+    "elu": Entry("torch.nn:ELU", {"alpha": Argument(float)}),
+    "gelu": Entry("torch.nn:GELU"),
+    "silu": Entry("torch.nn:SiLU"),
+    "tanh": Entry("torch.nn:Tanh"),
+    "sigmoid": Entry("torch.nn:Sigmoid"),
+    "relu6": Entry("torch.nn:ReLU6"),
+    "hardswish": Entry("torch.nn:Hardswish"),
+    "none": Entry("torch.nn:Identity"),
 }
 
-LEVELS: Mapping[Slot, Mapping[str, Activation]] = {"norm": NORMS, "act": ACTIVATIONS}
+LEVELS: Mapping[Slot, Mapping[str, Entry]] = {"norm": NORMS, "act": ACTIVATIONS}
 
 
 @dataclass(frozen=True)
@@ -190,7 +190,7 @@ def split_levels(text: str) -> list[str]:
     return levels
 
 
-def _read_value(entry: Activation, key: str, text: str) -> int | float | str | Layers:
+def _read_value(entry: Entry, key: str, text: str) -> int | float | str | Layers:
     if key in entry.arguments:
         return entry.arguments[key].read(text)
     if key == "placement" or text == "all":
@@ -199,7 +199,7 @@ def _read_value(entry: Activation, key: str, text: str) -> int | float | str | L
     return tuple(sorted({int(number.read(part)) for part in text.split("+")}))
 
 
-def _written_choices(entry: Activation, can_be_placed: bool) -> list[str]:
+def _written_choices(entry: Entry, can_be_placed: bool) -> list[str]:
     choices = [f"{key}=..." for key in entry.arguments]
     if can_be_placed:
         choices += [*PLACEMENTS, "layers=1+2", "layers=all"]

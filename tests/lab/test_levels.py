@@ -21,8 +21,8 @@ from alexnet_lab.levels import (
     ACTIVATIONS,
     NORMS,
     PLACEMENTS,
-    Activation,
     Argument,
+    Entry,
     Level,
     Norm,
     parse_level,
@@ -159,7 +159,7 @@ class TestOneEntry:
 
 
 def test_an_entry_takes_a_constructor_in_place_of_a_path(monkeypatch):
-    monkeypatch.setitem(ACTIVATIONS, "mish", Activation(nn.Mish))
+    monkeypatch.setitem(ACTIVATIONS, "mish", Entry(nn.Mish))
     assert isinstance(AlexNet(3, act="mish", width=1 / 8, image_size=67).act3, nn.Mish)
 
 
@@ -241,6 +241,7 @@ def test_a_list_splits_at_levels_not_at_their_arguments(text, levels):
         ("norm", "lrn:alpha=-1", "alpha must be at least 0, got '-1'"),
         ("norm", "lrn:window=meen", "in level 'lrn:window=meen', window must be one of mean, sum, got 'meen'"),
         ("norm", "lrn:size=1" + 30 * "0", "size must be at most 10000, got '1000"),
+        ("norm", "gn:groups=1" + 400 * "0", "groups must be at most 3.4e+38, got '1000"),
         ("norm", "bn:momentum=2", "momentum must be at most 1, got '2'"),
         ("norm", "bn:eps=0", "eps must be above 0, got '0'"),
         ("norm", "bn:nan", "in level 'bn:nan', eps must be a finite number, got 'nan'"),
