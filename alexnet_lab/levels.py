@@ -38,24 +38,25 @@ class Argument:
     above: float | None = None
     keyword: str = ""  # the constructor's name for it, if that differs
 
-    def read(self, text: str) -> int | float | str:
-        """Read a value; raise ValueError with what it must be."""
+    def read(self, name: str, text: str) -> int | float | str:
+        """Read the value of the argument of that name; raise ValueError with what it must be."""
         if isinstance(self.kind, tuple):
             if text not in self.kind:
-                raise ValueError(f"must be one of {', '.join(self.kind)}, got {text!r}")
+                raise unknown_choice(name, text, self.kind)
             return text
         try:
             value = self.kind(text)
         except ValueError:
-            raise ValueError(f"must be {'a whole' if self.kind is int else 'a'} number, got {text!r}") from None
+            wanted = "a whole number" if self.kind is int else "a number"
+            raise ValueError(f"{name} must be {wanted}, got {text!r}") from None
         if isinstance(value, float) and not math.isfinite(value):
-            raise ValueError(f"must be a finite number, got {text!r}")
+            raise ValueError(f"{name} must be a finite number, got {text!r}")
         if self.above is not None and value <= self.above:
-            raise ValueError(f"must be above {self.above:g}, got {text!r}")
+            raise ValueError(f"{name} must be above {self.above:g}, got {text!r}")
         if value < self.at_least:
-            raise ValueError(f"must be at least {self.at_least:g}, got {text!r}")
+            raise ValueError(f"{name} must be at least {self.at_least:g}, got {text!r}")
         if value > self.at_most:
-            raise ValueError(f"must be at most {self.at_most:g}, got {text!r}")
+            raise ValueError(f"{name} must be at most {self.at_most:g}, got {text!r}")
         return value
 
 
@@ -162,16 +163,21 @@ def parse_level(slot: Slot, text: str) -> Level:
         key, equals, value = piece.partition("=")
         if not equals and can_be_placed and piece in PLACEMENTS:
             key, value = "placement", piece
-        elif not equals and not values and entry.arguments and _looks_like_number(piece):
+        elif (
+            not equals
+            and entry.arguments
+            and not (entry.arguments.keys() & values.keys())
+            and _looks_like_number(piece)
+        ):
             key, value = next(iter(entry.arguments)), piece
         elif not equals or key not in (*entry.arguments, *(["layers"] if can_be_placed else [])):
             raise unknown_choice(f"argument of {slot} level {name!r}", key, _written_choices(entry, can_be_placed))
         if key in values:
-            raise ValueError(f"in level {text!r}, {key} is given twice")
+            raise ValueError(f"in level {text!r}: {key} is given twice")
         try:
             values[key] = _read_value(entry, key, value)
         except ValueError as error:
-            raise ValueError(f"in level {text!r}, {key} {error}") from None
+            raise ValueError(f"in level {text!r}: {error}") from None
     # In one order, so that two spellings of a level are equal.
     arguments = tuple((key, values[key]) for key in entry.arguments if key in values)
     return Level(name, arguments, values.get("placement"), values.get("layers"))
@@ -192,11 +198,11 @@ def split_levels(text: str) -> list[str]:
 
 def _read_value(entry: Entry, key: str, text: str) -> int | float | str | Layers:
     if key in entry.arguments:
-        return entry.arguments[key].read(text)
+        return entry.arguments[key].read(key, text)
     if key == "placement" or text == "all":
         return text
     number = Argument(int, at_least=1)
-    return tuple(sorted({int(number.read(part)) for part in text.split("+")}))
+    return tuple(sorted({int(number.read(key, part)) for part in text.split("+")}))
 
 
 def _written_choices(entry: Entry, can_be_placed: bool) -> list[str]:
