@@ -36,6 +36,17 @@ def test_it_prints_where_the_page_is(study):
     assert "+10.0 points under one seed" in (study.folder / "report" / "index.html").read_text()
 
 
+def test_it_names_the_runs_with_damaged_records(study):
+    (study.runs()[1].folder.path / "metrics.jsonl").unlink()
+    result = report(study.folder)
+    assert result.exit_code == 0, result.output
+    assert "1 run has damaged records: norm=bn under seed 0 (metrics.jsonl); the same command makes it again" in (
+        " ".join(result.output.split())
+    )
+    rows = (study.folder / "report" / "results.csv").read_text().splitlines()
+    assert rows[2].startswith("norm=bn,bn,0,damaged,metrics.jsonl,")
+
+
 def test_a_second_report_is_the_same_page(study):
     report(study.folder)
     first = (study.folder / "report" / "index.html").read_bytes()
