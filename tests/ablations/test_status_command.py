@@ -118,7 +118,7 @@ def test_status_reads_a_study_whose_files_are_damaged(study):
     assert "study.toml is not TOML" in shown
     assert "what follows is read from the run folders" in shown
     assert "5 runs, 1 ok, 1 diverged, 1 oom, 1 lost, 1 damaged" in shown
-    assert "state.json is damaged" in shown
+    assert ": state.json is damaged" in shown
     with pytest.raises(ValueError, match="study.toml is not TOML"):
         call("retry", study.folder)
 

@@ -189,7 +189,8 @@ def _list_failures(console: Console, run_statuses: "Sequence[RunStatus]") -> Non
         if run_status.why and run_status.state not in ("ok", "running", "waiting"):
             # A path of its own would make every failure one of a kind.
             own = rf"\S*{re.escape(f'{run_status.cell}/seed-{run_status.seed}')}\b"
-            groups[run_status.state, re.sub(own, "its folder", run_status.why)].append(run_status)
+            why = re.sub(own, "its folder", re.sub(rf"{own}/(?=\S)", "", run_status.why))
+            groups[run_status.state, why].append(run_status)
     for (state, why), members in list(groups.items())[:LISTED]:
         names = ", ".join(f"{run_status.cell} seed {run_status.seed}" for run_status in members[:3])
         more = f" and {len(members) - 3} more" if len(members) > 3 else ""
