@@ -205,7 +205,9 @@ def _feed(
     notes = [*images.notes, *split.notes]
     if images.unreadable:
         listed = in_brief(list(images.unreadable.values()))
-        notes.append(f"{len(images.unreadable)} images cannot be read and were left out: {listed}")
+        left_out = "1 image" if len(images.unreadable) == 1 else f"{len(images.unreadable)} images"
+        was = "was" if len(images.unreadable) == 1 else "were"
+        notes.append(f"{left_out} cannot be read and {was} left out: {listed}")
     for part in ("validation", "test"):
         present = np.unique(images.labels[getattr(split, part)])
         absent = [images.classes[number] for number in np.setdiff1d(np.arange(len(images.classes)), present)]

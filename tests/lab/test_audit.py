@@ -59,8 +59,11 @@ def test_copies_on_one_side_and_files_that_cannot_be_read_are_no_matter(tmp_path
     for part in ("train", "test"):
         (root / part / "dog/torn.png").write_bytes(b"\x89PNG torn")
     notes = open_feed(str(root), image_size=16, skip_bad=True).notes
-    assert any("2 images cannot be read" in note for note in notes)
+    assert any(note.startswith("2 images cannot be read and were left out: ") for note in notes)
     assert not any("copies.json" in note for note in notes)
+    (root / "test/dog/torn.png").unlink()
+    notes = open_feed(str(root), image_size=16, skip_bad=True).notes
+    assert any(note.startswith("1 image cannot be read and was left out: train/dog/torn.png") for note in notes)
 
 
 def test_train_says_it_before_the_first_step(tmp_path):
