@@ -38,30 +38,31 @@ class Argument:
     above: float | None = None
     keyword: str = ""  # the constructor's name for it, if that differs
 
-    def read(self, text: str) -> int | float | str:
-        """Read a value; raise ValueError with what it must be."""
+    def read(self, name: str, text: str) -> int | float | str:
+        """Read the value of the argument of that name; raise ValueError with what it must be."""
         if isinstance(self.kind, tuple):
             if text not in self.kind:
-                raise ValueError(f"must be one of {', '.join(self.kind)}, got {text!r}")
+                raise unknown_choice(name, text, self.kind)
             return text
         try:
             value = self.kind(text)
         except ValueError:
-            raise ValueError(f"must be {'a whole' if self.kind is int else 'a'} number, got {text!r}") from None
-        if not math.isfinite(value):
-            raise ValueError(f"must be a finite number, got {text!r}")
+            wanted = "a whole number" if self.kind is int else "a number"
+            raise ValueError(f"{name} must be {wanted}, got {text!r}") from None
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{name} must be a finite number, got {text!r}")
         if self.above is not None and value <= self.above:
-            raise ValueError(f"must be above {self.above:g}, got {text!r}")
+            raise ValueError(f"{name} must be above {self.above:g}, got {text!r}")
         if value < self.at_least:
-            raise ValueError(f"must be at least {self.at_least:g}, got {text!r}")
+            raise ValueError(f"{name} must be at least {self.at_least:g}, got {text!r}")
         if value > self.at_most:
-            raise ValueError(f"must be at most {self.at_most:g}, got {text!r}")
+            raise ValueError(f"{name} must be at most {self.at_most:g}, got {text!r}")
         return value
 
 
 @dataclass(frozen=True)
-class Activation:
-    """An activation. The constructor, "package.module:name" or what it names, takes the arguments by keyword.
+class Entry:
+    """What a level builds. The constructor, "package.module:name" or what it names, takes the arguments by keyword.
 
     The first argument needs no name in a level's text: leaky:0.2 is leaky:slope=0.2.
     """
@@ -71,8 +72,8 @@ class Activation:
 
 
 @dataclass(frozen=True)
-class Norm(Activation):
-    """A norm, whose constructor takes the number of channels first.
+class Norm(Entry):
+    """A norm. Its constructor takes the number of channels first.
 
     placement   one of PLACEMENTS, where the level's text names none
     layers      the convolutions that it follows, where the text names none; a norm of no layer takes neither
@@ -115,21 +116,21 @@ NORMS: dict[str, Norm] = {
     "none": Norm("torch.nn:Identity", layers=()),
 }
 
-ACTIVATIONS: dict[str, Activation] = {
-    "relu": Activation("torch.nn:ReLU"),
-    "leaky": Activation("torch.nn:LeakyReLU", {"slope": Argument(float, keyword="negative_slope")}),
-    "prelu": Activation("torch.nn:PReLU", {"start": Argument(float, keyword="init")}),
-    "elu": Activation("torch.nn:ELU", {"alpha": Argument(float)}),
-    "gelu": Activation("torch.nn:GELU"),
-    "silu": Activation("torch.nn:SiLU"),
-    "tanh": Activation("torch.nn:Tanh"),
-    "sigmoid": Activation("torch.nn:Sigmoid"),
-    "relu6": Activation("torch.nn:ReLU6"),
-    "hardswish": Activation("torch.nn:Hardswish"),
-    "none": Activation("torch.nn:Identity"),
+ACTIVATIONS: dict[str, Entry] = {
+    "relu": Entry("torch.nn:ReLU"),
+    "leaky": Entry("torch.nn:LeakyReLU", {"slope": Argument(float, keyword="negative_slope")}),
+    "prelu": Entry("torch.nn:PReLU", {"start": Argument(float, keyword="init")}),
+    "elu": Entry("torch.nn:ELU", {"alpha": Argument(float)}),
+    "gelu": Entry("torch.nn:GELU"),
+    "silu": Entry("torch.nn:SiLU"),
+    "tanh": Entry("torch.nn:Tanh"),
+    "sigmoid": Entry("torch.nn:Sigmoid"),
+    "relu6": Entry("torch.nn:ReLU6"),
+    "hardswish": Entry("torch.nn:Hardswish"),
+    "none": Entry("torch.nn:Identity"),
 }
 
-LEVELS: Mapping[Slot, Mapping[str, Activation]] = {"norm": NORMS, "act": ACTIVATIONS}
+LEVELS: Mapping[Slot, Mapping[str, Entry]] = {"norm": NORMS, "act": ACTIVATIONS}
 
 
 @dataclass(frozen=True)
@@ -162,16 +163,21 @@ def parse_level(slot: Slot, text: str) -> Level:
         key, equals, value = piece.partition("=")
         if not equals and can_be_placed and piece in PLACEMENTS:
             key, value = "placement", piece
-        elif not equals and not values and entry.arguments and _looks_like_number(piece):
+        elif (
+            not equals
+            and entry.arguments
+            and not (entry.arguments.keys() & values.keys())
+            and _looks_like_number(piece)
+        ):
             key, value = next(iter(entry.arguments)), piece
         elif not equals or key not in (*entry.arguments, *(["layers"] if can_be_placed else [])):
             raise unknown_choice(f"argument of {slot} level {name!r}", key, _written_choices(entry, can_be_placed))
         if key in values:
-            raise ValueError(f"in level {text!r}, {key} is given twice")
+            raise ValueError(f"in level {text!r}: {key} is given twice")
         try:
             values[key] = _read_value(entry, key, value)
         except ValueError as error:
-            raise ValueError(f"in level {text!r}, {key} {error}") from None
+            raise ValueError(f"in level {text!r}: {error}") from None
     # In one order, so that two spellings of a level are equal.
     arguments = tuple((key, values[key]) for key in entry.arguments if key in values)
     return Level(name, arguments, values.get("placement"), values.get("layers"))
@@ -190,16 +196,16 @@ def split_levels(text: str) -> list[str]:
     return levels
 
 
-def _read_value(entry: Activation, key: str, text: str) -> int | float | str | Layers:
+def _read_value(entry: Entry, key: str, text: str) -> int | float | str | Layers:
     if key in entry.arguments:
-        return entry.arguments[key].read(text)
+        return entry.arguments[key].read(key, text)
     if key == "placement" or text == "all":
         return text
     number = Argument(int, at_least=1)
-    return tuple(sorted({int(number.read(part)) for part in text.split("+")}))
+    return tuple(sorted({int(number.read(key, part)) for part in text.split("+")}))
 
 
-def _written_choices(entry: Activation, can_be_placed: bool) -> list[str]:
+def _written_choices(entry: Entry, can_be_placed: bool) -> list[str]:
     choices = [f"{key}=..." for key in entry.arguments]
     if can_be_placed:
         choices += [*PLACEMENTS, "layers=1+2", "layers=all"]

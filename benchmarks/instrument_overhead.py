@@ -1,4 +1,4 @@
-"""What looking costs: a full AlexNet training step with instruments, as a ratio to the same step without.
+"""What instruments cost: a full AlexNet training step with instruments, as a ratio to the same step without.
 
     python benchmarks/instrument_overhead.py [--scale 227,laptop] [--rounds 20] [--threads 1] [--device cpu] [--csv F]
 
@@ -72,12 +72,12 @@ class Contender:
         F.cross_entropy(self.network(self.x), self.y).backward()
 
     def step(self) -> None:
-        """Take one step, watched by nobody."""
+        """Take one step without instruments."""
         self.backward()
         self.optimiser.step()
 
     def end(self) -> None:
-        """Let go of what watched."""
+        """End the contender; nothing watches this one."""
 
 
 class Watched(Contender):
@@ -178,9 +178,9 @@ def measure(scale: str, device: str, rounds: int, log: str) -> tuple[dict[str, l
     order = list(contenders)
     for turn in range(rounds + 1):
         for name in order:
-            found = timed(contenders[name], TURN[scale], device) / TURN[scale]
+            taken = timed(contenders[name], TURN[scale], device) / TURN[scale]
             if turn:  # the first round warms caches and allocators
-                seconds[name].append(found)
+                seconds[name].append(taken)
         order = order[1:] + order[:1]
     for contender in contenders.values():
         contender.end()
@@ -194,10 +194,10 @@ def _on_schedule(ratios: dict[str, list[float]]) -> dict[str, list[float]]:
     every, window = DEFAULT_EVERY, LEAST_PER_WINDOW
     period = every * window
     of_kinds = zip(ratios["units"], ratios["norms"], ratios["everything"], strict=True)
-    found = {"default": [((period - window) * u + (window - 1) * n + e) / period for u, n, e in of_kinds]}
+    scheduled = {"default": [((period - window) * u + (window - 1) * n + e) / period for u, n, e in of_kinds]}
     if "TensorBoard" in ratios:
-        found["TensorBoard on schedule"] = [(every - 1 + ratio) / every for ratio in ratios["TensorBoard"]]
-    return found
+        scheduled["TensorBoard on schedule"] = [(every - 1 + ratio) / every for ratio in ratios["TensorBoard"]]
+    return scheduled
 
 
 def rows_of(scale: str, device: str, rounds: int) -> tuple[list[list[Any]], bool]:
@@ -207,12 +207,12 @@ def rows_of(scale: str, device: str, rounds: int) -> tuple[list[list[Any]], bool
         ratios, bare = measure(scale, device, rounds, log)
     print(f"{scale}: a bare step takes {bare * 1e3:.1f} ms; the watched network learned the same, to the last bit")
     rows, missed = [], False
-    for name, found in ratios.items():
-        low, *_, high = statistics.quantiles(found, n=5) if len(found) > 1 else (found[0], found[0])
-        median, limit = statistics.median(found), LIMITS[device].get((scale, name))
+    for name, values in ratios.items():
+        low, *_, high = statistics.quantiles(values, n=5) if len(values) > 1 else (values[0], values[0])
+        median, limit = statistics.median(values), LIMITS[device].get((scale, name))
         missed |= limit is not None and median > limit
         print(f"  {name:26} {median:6.3f}  [{low:.3f}, {high:.3f}]" + (f"  at most {limit}" if limit else ""))
-        rows.append([scale, name, median, low, high, len(found), bare])
+        rows.append([scale, name, median, low, high, len(values), bare])
     return rows, missed
 
 
@@ -226,12 +226,12 @@ def main() -> int:
     parser.add_argument("--csv", type=Path, help="append one row per ratio")
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
-    found, any_missed = [], False
+    measured, any_missed = [], False
     for scale in asked.scale.split(","):
         if scale not in SCALES:
             parser.error(f"--scale takes 227 or laptop, got {scale!r}")
         rows, missed = rows_of(scale, asked.device, asked.rounds)
-        found += rows
+        measured += rows
         any_missed |= missed
     if asked.csv:
         machine = torch.cuda.get_device_name() if asked.device == "cuda" else f"{platform.machine()} cpu"
@@ -242,7 +242,7 @@ def main() -> int:
                 head = ["scale", "instruments", "median", "q20", "q80", "rounds", "bare_seconds"]
                 writer.writerow([*head, "threads", "machine", "torch", "date"])
             end = [asked.threads, machine, torch.__version__, time.strftime("%Y-%m-%d")]
-            writer.writerows([*row, *end] for row in found)
+            writer.writerows([*row, *end] for row in measured)
     return int(any_missed)
 
 

@@ -9,7 +9,7 @@ Dead over a set of N inputs: off on each. With 95% confidence, such a unit fires
 Shapes: N inputs, C units.
 """
 
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from alexnet_kernels import off_counts
+from alexnet_lab.instruments.flow import SPLITS, Columns, Site
 
 ROW = 4  # off inputs, elements <= 0, inputs, elements
 
@@ -62,13 +63,6 @@ class UnitCounts:
         self.inputs, self.elements = 0, 0
 
 
-def by_unit(x: Tensor, units_last: bool) -> Tensor:
-    """Return x as (N, C, *): a sequence of vectors, as a Linear gives it, has its units last."""
-    if x.dim() < 2:
-        x = x.reshape(1, -1)
-    return x.movedim(-1, 1) if units_last and x.dim() > 2 else x
-
-
 def off_rate(off: NDArray[np.int64], inputs: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return the share of inputs on which a unit was off; NaN where none was counted."""
     return np.where(inputs > 0, off / np.maximum(inputs, 1), np.nan)
@@ -76,8 +70,8 @@ def off_rate(off: NDArray[np.int64], inputs: NDArray[np.int64]) -> NDArray[np.fl
 
 def is_dead(off: NDArray[np.int64], inputs: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Say which units were off on every input that was counted."""
-    found: NDArray[np.bool_] = (off == inputs) & (inputs > 0)
-    return found
+    dead: NDArray[np.bool_] = (off == inputs) & (inputs > 0)
+    return dead
 
 
 def largest_firing_rate(inputs: int) -> float:
@@ -100,7 +94,7 @@ def dead_since(dead: NDArray[np.bool_]) -> NDArray[np.int64]:
     return since
 
 
-def columns_of(drained: list[tuple[int, int, NDArray[np.int64]]]) -> dict[str, NDArray[Any]]:
+def columns_of(drained: list[tuple[int, int, NDArray[np.int64]]]) -> Columns:
     """Lay out drained counts, given as (site, split, (ROW, C)), as the records' table of units."""
     rows = [(site, split, counts) for site, split, counts in drained if counts.shape[1] and counts[2, 0]]
     sizes = [counts.shape[1] for *_, counts in rows]
@@ -116,3 +110,18 @@ def columns_of(drained: list[tuple[int, int, NDArray[np.int64]]]) -> dict[str, N
         "elements": elements,
         "elements_off": elements_off,
     }
+
+
+def units_as_text(epoch: int, units: Columns, sites: Sequence[Site]) -> str:
+    """Write an epoch's table of units as one line per site and split: how many were dead, how often units were off."""
+    lines = [f"epoch {epoch}: {'site':24} {'split':9} {'units':>6} {'dead':>5} {'off-rate':>9} {'N':>8}  word"]
+    for at, site in enumerate(sites):
+        for split, name in enumerate(SPLITS):
+            rows = (units["site"] == at) & (units["split"] == split)
+            if not rows.any():
+                continue
+            off, inputs = units["off"][rows], units["inputs"][rows]
+            dead, rate = is_dead(off, inputs).sum(), off_rate(off, inputs).mean()
+            facts = f"{rows.sum():6} {dead:5} {rate:9.3f} {inputs[0]:8}  {site.word}"
+            lines.append(f"{'':9}{site.name:24} {name:9} {facts}")
+    return "\n".join(lines)

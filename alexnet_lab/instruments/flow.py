@@ -114,13 +114,13 @@ class FlowWriter:
         self.write_layout(layout)
 
     def write_layout(self, layout: Layout) -> None:
-        """Describe the columns; what stands there already is kept."""
+        """Describe the columns; other files of the folder are kept."""
         self.folder.mkdir(parents=True, exist_ok=True)
         write_atomically(self.folder / "layout.json", json.dumps(asdict(layout), indent=2))
 
     def write_epoch(self, epoch: int, tables: Mapping[str, Columns]) -> None:
-        """Write the columns of one epoch; written again, they replace what stood there."""
-        columns = {f"{table}.{name}": values for table, found in tables.items() for name, values in found.items()}
+        """Write the columns of one epoch; written again, they replace the earlier ones."""
+        columns = {f"{table}.{name}": values for table, part in tables.items() for name, values in part.items()}
         self._write(f"epoch-{epoch:04}.npz", columns)
 
     def write_filters(self, **filters: NDArray[np.float32]) -> None:
@@ -157,13 +157,13 @@ class Flow:
 
     def table(self, name: str) -> Columns:
         """Return one table's columns over all epochs; empty arrays where nothing was measured yet."""
-        found: dict[str, list[NDArray[Any]]] = {}
+        parts: dict[str, list[NDArray[Any]]] = {}
         for epoch, columns in self.epochs.items():
             mine = {key.partition(".")[2]: values for key, values in columns.items() if key.startswith(name + ".")}
             length = len(next(iter(mine.values()))) if mine else 0
             for column, values in {**mine, "epoch": np.full(length, epoch, np.int32)}.items():
-                found.setdefault(column, []).append(values)
-        return {column: np.concatenate(parts) for column, parts in found.items()}
+                parts.setdefault(column, []).append(values)
+        return {column: np.concatenate(of_epochs) for column, of_epochs in parts.items()}
 
 
 def read_layout(path: Path) -> Layout:
@@ -176,9 +176,9 @@ def read_layout(path: Path) -> Layout:
         values = json.loads(path.read_text())
         if values["version"] == VERSION:
             parameters = tuple(
-                Parameter(**{**each, "shape": tuple(each["shape"])}) for each in values.pop("parameters")
+                Parameter(**{**entry, "shape": tuple(entry["shape"])}) for entry in values.pop("parameters")
             )
-            sites = tuple(Site(**each) for each in values.pop("sites"))
+            sites = tuple(Site(**entry) for entry in values.pop("sites"))
             return Layout(parameters, sites, **values)
     except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is damaged; move {path.parent} away to read the run without it ({error})") from None

@@ -70,13 +70,14 @@ class ParameterMeter:
         gradients = self.gradients()
         norms = torch.full((2, len(weights)), math.nan, dtype=torch.float64, device=self.device)
         norms[0] = exact_norms(weights).to(self.device)
-        there = [i for i, g in enumerate(gradients) if g is not None]
-        if there:
-            norms[1, there] = exact_norms([g for g in gradients if g is not None]).to(self.device)
+        given = [i for i, g in enumerate(gradients) if g is not None]
+        if given:
+            norms[1, given] = exact_norms([g for g in gradients if g is not None]).to(self.device)
         self.open_step = norms
         if len(self.before) != len(weights):
             self.before = [torch.empty_like(w) for w in weights]
-        torch._foreach_copy_(self.before, weights)
+        if weights:
+            torch._foreach_copy_(self.before, weights)
         self._add_noise([gradients[i] for i in self.noisy])
 
     @torch.no_grad()
@@ -85,16 +86,17 @@ class ParameterMeter:
         if self.open_step is None:
             raise RuntimeError("a step is finished once, after it was read; call read() before the update")
         if update_is_known:
-            torch._foreach_sub_(self.before, [p.detach() for p in self.parameters])
+            if self.before:
+                torch._foreach_sub_(self.before, [p.detach() for p in self.parameters])
             update = exact_norms(self.before).to(self.device)
         else:
             update = torch.full_like(self.open_step[0], math.nan)
-        found = torch.cat([self.open_step, update[None]])
+        norms = torch.cat([self.open_step, update[None]])
         self.open_step = None
-        return found
+        return norms
 
     def gradients(self) -> list[Tensor | None]:
-        """Return the gradients as they stand, dense."""
+        """Return the gradients, dense."""
         return [
             None if p.grad is None else (p.grad.to_dense() if p.grad.is_sparse else p.grad.detach())
             for p in self.parameters
@@ -112,8 +114,8 @@ class ParameterMeter:
         nothing = torch.zeros((), dtype=torch.float64, device=self.device)
         self.sums.add_(torch.where(finite, torch.cat(samples).double(), nothing))
         self.energy.add_(torch.where(finite, energy, nothing))
-        there = [g is not None for g in gradients]
-        present = finite if all(there) else finite & torch.tensor(there, device=self.device)
+        given = [g is not None for g in gradients]
+        present = finite if all(given) else finite & torch.tensor(given, device=self.device)
         self.counted.add_(present.double())
 
     def close_window(self) -> Tensor:

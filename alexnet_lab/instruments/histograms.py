@@ -137,12 +137,13 @@ class Histograms:
         keys = [(row.kind, row.subject, row.stride) for row in rows]
         device = rows[0].counts.device if rows else torch.device("cpu")
         own = torch.tensor([row.tensors for row in rows], dtype=torch.int64, device=device)
-        nothing = torch.zeros(0, device=device)
+        ratio = torch.zeros(0, device=device) if ratio is None else ratio
         if not rows:
-            return ClosedWindow(first_step, last_step, keys, own, nothing.long().view(0, 2, 0), nothing)
+            columns = histogram_columns(torch.float64 if self.wide else torch.float32)
+            return ClosedWindow(first_step, last_step, keys, own, own.new_zeros(0, 2, columns), ratio)
         tensors = own + torch.stack([row.compiled_tensors.to(device) for row in rows])
         counts = torch.stack([row.counts.to(device) for row in rows])
-        return ClosedWindow(first_step, last_step, keys, tensors, counts, nothing if ratio is None else ratio)
+        return ClosedWindow(first_step, last_step, keys, tensors, counts, ratio)
 
     def close_window(self, first_step: int, last_step: int, ratio: Tensor) -> None:
         """Keep the open window as it is, with the signal-to-noise ratios that go with it, and start the next."""
@@ -187,7 +188,7 @@ def columns_of(
 
     `noisy` names the parameters that the signal-to-noise ratios belong to.
     """
-    found: dict[str, list[NDArray[Any]]] = {name: [] for name in _DTYPES}
+    parts: dict[str, list[NDArray[Any]]] = {name: [] for name in _DTYPES}
     histograms = []
     for window in windows:
         tensors = window.tensors.cpu().numpy()
@@ -211,10 +212,10 @@ def columns_of(
             ],
         }
         for name, column in values.items():
-            found[name].append(np.asarray(column))
+            parts[name].append(np.asarray(column))
         histograms.append(counts)
     columns = {
-        name: np.concatenate(found[name]).astype(dtype) if windows else np.zeros(0, dtype)
+        name: np.concatenate(parts[name]).astype(dtype) if windows else np.zeros(0, dtype)
         for name, dtype in _DTYPES.items()
     }
     bins = histogram_columns(torch.float64 if origin < -126 else torch.float32)

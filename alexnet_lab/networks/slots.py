@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from alexnet_lab.levels import ACTIVATIONS, NORMS, Activation, Level, Norm, parse_level
+from alexnet_lab.levels import ACTIVATIONS, NORMS, Entry, Level, Norm, parse_level
 from alexnet_lab.networks.catalogue import resolve
 from alexnet_lab.networks.parts import LocalResponseNorm, PartSequence
 
@@ -35,7 +35,7 @@ def lrn(channels: int, groups: int = 1, **constants: Any) -> nn.Module:
     return LocalResponseNorm(groups=groups, **constants)
 
 
-def build_level(entry: Activation, level: Level, *channels: int) -> nn.Module:
+def build_level(entry: Entry, level: Level, *channels: int) -> nn.Module:
     """Build the module of a level; the channels are those of a norm."""
     arguments = {entry.arguments[name].keyword or name: value for name, value in level.arguments}
     module: nn.Module = resolve(entry.constructor)(*channels, **arguments)

@@ -11,12 +11,11 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from alexnet_lab.instruments.flow import Columns, FlowWriter
+from alexnet_lab.instruments.flow import read_columns
 from alexnet_lab.instruments.panel import Panel
 from alexnet_lab.instruments.schedule import schedule_of
 from alexnet_lab.records import RunFolder
@@ -41,7 +40,7 @@ class Measuring:
         ranks: Ranks,
         steps_per_epoch: int,
     ) -> None:
-        self.folder, self.ranks, self.writer = folder, ranks, FlowWriter(folder.path)
+        self.folder, self.ranks = folder, ranks
         self.panel: Panel | None = None
         schedule = schedule_of(recipe.instruments, steps_per_epoch)
         if schedule is not None:
@@ -51,6 +50,7 @@ class Measuring:
                 every=schedule.every,
                 window=schedule.window,
                 each=schedule.each,
+                folder=folder.path,
                 precision=recipe.precision,
                 scaler=scaler,
                 processes=ranks,
@@ -66,20 +66,16 @@ class Measuring:
             return
         with panel:
             panel.survey(example)
-            if self.ranks.is_first:
-                fresh = panel.steps_taken == 0
-                (self.writer.begin if fresh else self.writer.write_layout)(panel.layout())
-                if fresh:
-                    self._keep_filters(panel, "start")
+            if panel.steps_taken == 0:
+                self._keep_filters(panel, "start")
             try:
                 yield
             except DivergedError:  # every process raises it at the same step
-                self.end_epoch(panel.epoch)
+                self.end_epoch()
                 raise
             finally:
                 panel.abandon_epoch()
-            if self.ranks.is_first:
-                self._keep_filters(panel, "end")
+            self._keep_filters(panel, "end")
 
     def gradients_ready(self) -> None:
         """Say that gradients are whole and unscaled, and not yet clipped."""
@@ -95,47 +91,40 @@ class Measuring:
         """Count what passes in here as the probe set's."""
         return nullcontext() if self.panel is None else self.panel.probing(network)
 
-    def end_epoch(self, epoch: int) -> None:
-        """Write the columns of an epoch, or of its part that was; every process must come here."""
-        if self.panel is None or not self.panel.step_in_epoch:
-            return
-        tables = self.panel.end_epoch()
-        self.panel.tables.clear()  # they stand on the disk
-        if self.ranks.is_first:
-            self.writer.write_epoch(epoch, tables)
+    def end_epoch(self) -> None:
+        """Write the columns of an epoch, or of the part of it that was measured; every process must come here."""
+        if self.panel is not None and self.panel.step_in_epoch:
+            self.panel.end_epoch()
 
     def saved(self) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
         """Return what a checkpoint keeps of the epoch under way; every process must ask."""
         if self.panel is None:
             return {}, None
-        tensors, facts = self.panel.saved()
+        tensors, facts = self.panel.save()
         return {PREFIX + name: value for name, value in tensors.items()}, facts
 
     def restore(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any] | None, epoch: int) -> None:
-        """Go on from what was saved."""
+        """Go on within that epoch from what was saved."""
         if self.panel is not None and facts is not None:
             own = {name.removeprefix(PREFIX): value for name, value in tensors.items() if name.startswith(PREFIX)}
-            self.panel.restore(own, facts)
-            self.panel.epoch = epoch
+            self.panel.restore(own, facts, epoch)
 
     def share(self) -> float | None:
         """Return the share of the run's time that went into the instruments, over all epochs on record."""
-        return None if self.panel is None else measuring_share(self.writer.folder)
+        return None if self.panel is None else measuring_share(self.folder.path / "flow")
 
     def _keep_filters(self, panel: Panel, name: str) -> None:
-        first = next((p for p in panel.order.parameters()[0] if p.dim() > 1), None)
-        if first is not None:
-            self.writer.write_filters(**{name: first.detach().float().cpu().numpy()})
+        first = next((p for p in panel.counters.meter.parameters if p.dim() > 1), None)
+        if first is not None and panel.writer is not None and self.ranks.is_first:
+            panel.writer.write_filters(**{name: first.detach().float().cpu().numpy()})
 
 
 def measuring_share(flow: Path) -> float | None:
     """Return seconds inside the instruments over all seconds, of the epochs in a run's flow folder."""
-    costs: list[Columns] = []
-    for path in sorted(flow.glob("epoch-*.npz")):
-        with np.load(path, allow_pickle=False) as found:
-            costs.append({name: found[f"cost.{name}"] for name in ("measuring_seconds", "total_seconds")})
-    total = sum(float(cost["total_seconds"].sum()) for cost in costs)
-    return sum(float(cost["measuring_seconds"].sum()) for cost in costs) / total if total else None
+    names = ("cost.measuring_seconds", "cost.total_seconds")
+    costs = [read_columns(path, names) for path in sorted(flow.glob("epoch-*.npz"))]
+    measuring, total = (sum(float(cost[name].sum()) for cost in costs) for name in names)
+    return measuring / total if total else None
 
 
 def peak_memory(device: str) -> int:

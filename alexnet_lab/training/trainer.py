@@ -240,7 +240,7 @@ class Trainer:
         judged = self.averaged if self.averaged is not None else self.network
         with self.measuring.probing(judged):
             found = self._evaluate(judged, self.feed.split.validation, f"validation after epoch {self.epoch}")
-        self.measuring.end_epoch(self.epoch)
+        self.measuring.end_epoch()
         self.train_seconds += seconds
         self.final_loss = self.loss_sum / self.steps_per_epoch
         scalars = {f"validation_{k}": v for k, v in found.items() if not isinstance(v, list | dict) and k != "images"}

@@ -1,7 +1,6 @@
 """What flows in a network, measured with plain hooks and numpy, and written as a run's records.
 
-Independent of the instruments; so that the diagnosis is tested on its own, and the instruments have somebody to be
-compared with.
+Independent of the instruments, so that the diagnosis is tested without them, and they are compared with it.
 """
 
 import numpy as np
@@ -28,7 +27,7 @@ def exponents_of(values):
 
 
 class Measurer:
-    """Watches any sequential network with plain hooks; step() stands where optimiser.step() would."""
+    """Watches any sequential network with plain hooks; call step() in place of optimiser.step()."""
 
     def __init__(self, model, optimiser, folder, lose_below=0.0, hold_below=np.inf):
         self.model, self.optimiser, self.bounds = model, optimiser, (lose_below, hold_below)
@@ -37,7 +36,7 @@ class Measurer:
         self.activations = [(name, module) for name, module in modules if isinstance(module, ACTIVATIONS)]
         sites = []
         for name, module in self.activations:
-            at = [each for each, _ in modules].index(name)
+            at = [module_name for module_name, _ in modules].index(name)
             fed_by = next(before for before in reversed(modules[:at]) if isinstance(before[1], nn.Linear | nn.Conv2d))
             conv = isinstance(fed_by[1], nn.Conv2d)
             units = fed_by[1].out_channels if conv else fed_by[1].out_features

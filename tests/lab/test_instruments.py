@@ -106,18 +106,20 @@ class Functional(nn.Module):
         return self.head(F.relu(self.conv(x), inplace=True).mean((2, 3)))
 
 
-def test_a_network_without_activation_modules_is_watched_at_its_layers_outputs():
+def test_an_activation_called_as_a_function_is_a_site_behind_its_layer():
     network = Functional()
+    x = batch()[0]
     with Panel(network, every=1) as panel:
-        network(batch()[0]).sum().backward()
+        network(x).sum().backward()
         panel.step()
-    sites = panel.layout().sites
-    assert (sites[0].name, sites[0].activation) == ("conv", "none known, the output of Conv2d")
+    (site,) = panel.layout().sites
+    assert (site.name, site.fed_by, site.activation, site.word) == ("relu(conv)", "conv", "ReLU", "off")
     units = panel.tables[1]["units"]
-    conv = network.conv(batch()[0]).detach().numpy() <= 0
-    assert np.array_equal(units["elements_off"][units["site"] == 0], conv.sum((0, 2, 3)))
+    conv = network.conv(x).detach().numpy() <= 0
+    assert np.array_equal(units["elements_off"], conv.sum((0, 2, 3)))
     assert np.isnan(panel.tables[1]["steps"]["update_norm"]).all()  # no optimiser, nobody told: not known, not zero
     assert "updates unknown" in panel.layout().read_at
+    assert "no activation was seen: head" in panel.summary()
 
 
 def test_records_are_written_at_each_epochs_end_and_read_back(tmp_path):

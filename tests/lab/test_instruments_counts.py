@@ -52,9 +52,9 @@ def test_activations_and_their_gradients_are_those_before_the_activation(inplace
     F.cross_entropy(network[2:](first.relu()), y).backward()
     with Panel(network, every=1) as panel:
         train(network, panel)
-    found = panel.tables[1]
-    assert np.array_equal(histogram(found, ACTIVATION, 0), numpy_histogram(first.detach()))
-    assert np.array_equal(histogram(found, ACTIVATION_GRADIENT, 0), numpy_histogram(first.grad))
+    recorded = panel.tables[1]
+    assert np.array_equal(histogram(recorded, ACTIVATION, 0), numpy_histogram(first.detach()))
+    assert np.array_equal(histogram(recorded, ACTIVATION_GRADIENT, 0), numpy_histogram(first.grad))
 
 
 @pytest.mark.parametrize("planted", [{0: [], 2: [], 5: []}, {0: [1, 4], 2: [3], 5: [0, 2, 9]}])
@@ -99,9 +99,9 @@ def test_shares_out_of_range_are_of_the_runs_precision(precision, under, over):
     with Panel(layer, every=1, precision=precision) as panel:
         values = [0.0, 1e-40, 2.0**-30, -(2.0**-25), 1.9 * 2.0**-25, 2.0**-24, 1.0, 65504.0, 65536.0, -1e30, math.inf]
         give(layer, panel, torch.tensor([*values, math.nan]))
-    found = panel.tables[1]["windows"]
-    row = found["kind"] == GRADIENT
-    assert (found["underflow"][row], found["overflow"][row]) == (pytest.approx([under]), pytest.approx([over]))
+    recorded = panel.tables[1]["windows"]
+    row = recorded["kind"] == GRADIENT
+    assert (recorded["underflow"][row], recorded["overflow"][row]) == (pytest.approx([under]), pytest.approx([over]))
 
 
 @given(st.lists(st.integers(1, 4000), min_size=1, max_size=4))
@@ -118,11 +118,13 @@ def test_large_tensors_are_counted_every_so_many_elements_in_memory_order():
     layer = nn.Linear(1100, 1000, bias=False)
     with Panel(layer, every=1) as panel:
         give(layer, panel, torch.randn(1000, 1100))
-    found = panel.tables[1]
-    stride = int(found["windows"]["stride"][found["windows"]["kind"] == GRADIENT][0])
+    recorded = panel.tables[1]
+    stride = int(recorded["windows"]["stride"][recorded["windows"]["kind"] == GRADIENT][0])
     assert stride == stride_through((1000, 1100))
     assert stride > 1
-    assert np.array_equal(histogram(found, GRADIENT, 0), numpy_histogram(layer.weight.grad.numpy().ravel()[::stride]))
+    assert np.array_equal(
+        histogram(recorded, GRADIENT, 0), numpy_histogram(layer.weight.grad.numpy().ravel()[::stride])
+    )
     image = torch.arange(24.0).view(1, 2, 3, 4).to(memory_format=torch.channels_last)
     assert sorted(in_memory_order(image).tolist()) == list(range(24))
     assert in_memory_order(image).data_ptr() == image.data_ptr()

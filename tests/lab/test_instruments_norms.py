@@ -34,8 +34,8 @@ def test_norms_are_over_all_elements_and_the_update_is_the_one_applied():
     steps = panel.tables[1]["steps"]
     assert list(steps["step"]) == [1] * 8 + [3] * 8
     assert list(steps["parameter"]) == [*range(8)] * 2
-    found = np.stack([steps[name] for name in ("weight_norm", "gradient_norm", "update_norm")], 1)
-    np.testing.assert_allclose(found, rows, rtol=2e-6)
+    recorded = np.stack([steps[name] for name in ("weight_norm", "gradient_norm", "update_norm")], 1)
+    np.testing.assert_allclose(recorded, rows, rtol=2e-6)
     assert "before clipping" in panel.layout().read_at
 
 
@@ -50,17 +50,17 @@ def test_norms_keep_their_digits_at_any_size_and_scale(scale):
 
 
 def test_the_loss_scale_of_fp16_changes_no_number():
-    found = []
+    recorded = []
     for scale in (1.0, 2.0**10):
         network = small_network()
         scaler = torch.amp.GradScaler("cpu", init_scale=scale, growth_interval=3)
         optimiser = torch.optim.SGD(network.parameters(), 0.1)
         with Panel(network, optimiser, every=1, scaler=scaler, precision="fp16") as panel:
             train(network, panel, 5, optimiser, scaler=scaler)
-        found.append(panel.tables[1])
+        recorded.append(panel.tables[1])
     for table in ("steps", "windows", "histograms", "units"):
-        for name, values in found[0][table].items():
-            np.testing.assert_array_equal(values, found[1][table][name], err_msg=f"{table}.{name}")
+        for name, values in recorded[0][table].items():
+            np.testing.assert_array_equal(values, recorded[1][table][name], err_msg=f"{table}.{name}")
 
 
 def test_a_step_that_the_scaler_skips_updates_nothing():
@@ -86,7 +86,7 @@ def test_a_step_that_the_scaler_skips_updates_nothing():
 
 
 def test_a_batch_in_parts_counts_as_the_batch_whole():
-    found = []
+    recorded = []
     for parts in (1, 4):
         network = small_network()
         optimiser = torch.optim.SGD(network.parameters(), 0.1)
@@ -97,8 +97,8 @@ def test_a_batch_in_parts_counts_as_the_batch_whole():
             panel.gradients_ready()
             optimiser.step()
             panel.step()
-        found.append(panel.tables[1])
-    whole, split = found
+        recorded.append(panel.tables[1])
+    whole, split = recorded
     for name in ("off", "inputs", "elements", "elements_off"):
         assert np.array_equal(whole["units"][name], split["units"][name])
     assert np.array_equal(histogram(whole, ACTIVATION, 0), histogram(split, ACTIVATION, 0))
@@ -119,17 +119,17 @@ def test_signal_to_noise_is_the_documented_ratio():
         give(layer, panel, *torch.tensor(gradients))
     variance = gradients.var(0, ddof=1).sum()
     signal = (gradients.mean(0) ** 2).sum() - variance / 6
-    found = panel.tables[1]["windows"]
-    ratio = found["signal_to_noise"][found["kind"] == GRADIENT]
+    recorded = panel.tables[1]["windows"]
+    ratio = recorded["signal_to_noise"][recorded["kind"] == GRADIENT]
     assert ratio == pytest.approx([math.sqrt(signal / variance)], rel=1e-5)
     assert ratio == pytest.approx([0.5], rel=0.1)  # mean .5, spread 1
-    assert np.isnan(found["signal_to_noise"][found["kind"] == WEIGHT]).all()
+    assert np.isnan(recorded["signal_to_noise"][recorded["kind"] == WEIGHT]).all()
 
 
 def test_a_gradient_that_is_not_finite_does_not_spoil_the_windows_noise():
     layer = nn.Linear(3, 2, bias=False)
     with Panel(layer, every=1, window=3) as panel:
         give(layer, panel, *(torch.full((2, 3), value) for value in (1.0, math.inf, 2.0)))
-    found = panel.tables[1]["windows"]
+    recorded = panel.tables[1]["windows"]
     # Twice: mean 1.5, variance .5, so (2.25 - .25) / .5 = 4.
-    assert found["signal_to_noise"][found["kind"] == GRADIENT] == pytest.approx([2.0])
+    assert recorded["signal_to_noise"][recorded["kind"] == GRADIENT] == pytest.approx([2.0])

@@ -21,8 +21,8 @@ from alexnet_lab.levels import (
     ACTIVATIONS,
     NORMS,
     PLACEMENTS,
-    Activation,
     Argument,
+    Entry,
     Level,
     Norm,
     parse_level,
@@ -117,7 +117,7 @@ class TestOneEntry:
         assert read_recipe({"norm": "in:1e-3,after"}).norm == "in:eps=0.001,after"
         with pytest.raises(ValueError, match=r"unknown norm level 'im'. Did you mean 'in'\? Choices: .*, in"):
             read_recipe({"norm": "im"})
-        with pytest.raises(ValueError, match="in level 'in:eps=0', eps must be above 0, got '0'"):
+        with pytest.raises(ValueError, match="in level 'in:eps=0': eps must be above 0, got '0'"):
             read_recipe({"norm": "in:eps=0"})
         assert Recipe(norm="in", init="torch").warnings() == []
 
@@ -159,7 +159,7 @@ class TestOneEntry:
 
 
 def test_an_entry_takes_a_constructor_in_place_of_a_path(monkeypatch):
-    monkeypatch.setitem(ACTIVATIONS, "mish", Activation(nn.Mish))
+    monkeypatch.setitem(ACTIVATIONS, "mish", Entry(nn.Mish))
     assert isinstance(AlexNet(3, act="mish", width=1 / 8, image_size=67).act3, nn.Mish)
 
 
@@ -181,6 +181,7 @@ def test_levels_need_no_torch():
         ("norm", " gn:groups=32 ", Level("gn", (("groups", 32),))),
         ("norm", "gn:32", Level("gn", (("groups", 32),))),
         ("norm", "lrn:pooled,layers=2+1+1", Level("lrn", (), "pooled", (1, 2))),
+        ("norm", "bn:after,1e-3", Level("bn", (("eps", 1e-3),), "after")),
         ("norm", "bn:layers=all", Level("bn", layers="all")),
         ("act", "leaky:0.2", Level("leaky", (("slope", 0.2),))),
         ("act", "elu:alpha=.5", Level("elu", (("alpha", 0.5),))),
@@ -239,19 +240,24 @@ def test_a_list_splits_at_levels_not_at_their_arguments(text, levels):
         ("norm", "gn:groups=0", "groups must be at least 1, got '0'"),
         ("norm", "lrn:k=0", "k must be above 0, got '0'"),
         ("norm", "lrn:alpha=-1", "alpha must be at least 0, got '-1'"),
-        ("norm", "lrn:window=meen", "in level 'lrn:window=meen', window must be one of mean, sum, got 'meen'"),
+        (
+            "norm",
+            "lrn:window=meen",
+            "in level 'lrn:window=meen': unknown window 'meen'. Did you mean 'mean'? Choices: mean, sum.",
+        ),
         ("norm", "lrn:size=1" + 30 * "0", "size must be at most 10000, got '1000"),
+        ("norm", "gn:groups=1" + 400 * "0", "groups must be at most 3.4e+38, got '1000"),
         ("norm", "bn:momentum=2", "momentum must be at most 1, got '2'"),
         ("norm", "bn:eps=0", "eps must be above 0, got '0'"),
-        ("norm", "bn:nan", "in level 'bn:nan', eps must be a finite number, got 'nan'"),
+        ("norm", "bn:nan", "in level 'bn:nan': eps must be a finite number, got 'nan'"),
         ("norm", "lrn:k=1e300", "k must be at most 3.4e+38, got '1e300'"),
-        ("norm", "lrn:k=1,k=2", "in level 'lrn:k=1,k=2', k is given twice"),
-        ("norm", "bn:after,before", "in level 'bn:after,before', placement is given twice"),
+        ("norm", "lrn:k=1,k=2", "in level 'lrn:k=1,k=2': k is given twice"),
+        ("norm", "bn:after,before", "in level 'bn:after,before': placement is given twice"),
         ("norm", "bn:layers=1,layers=2", "layers is given twice"),
         ("norm", "bn:layers=1+0", "layers must be at least 1, got '0'"),
         ("norm", "bn:layers=", "layers must be a whole number, got ''"),
         ("norm", "none:after", "it takes no argument"),
-        ("act", "leaky:1e400", "in level 'leaky:1e400', slope must be a finite number, got '1e400'"),
+        ("act", "leaky:1e400", "in level 'leaky:1e400': slope must be a finite number, got '1e400'"),
         ("act", "leaky:-1e39", "slope must be at least -3.4e+38, got '-1e39'"),
         ("act", "relu:0.1", "it takes no argument"),
         ("act", "relu:after", "it takes no argument"),

@@ -33,7 +33,7 @@ def test_the_instruments_and_the_measurer_write_the_same_records(tmp_path, act):
 
     def steps(flow):
         table, name = flow.table("steps"), [parameter.name for parameter in flow.layout.parameters]
-        columns = (table[each] for each in ("weight_norm", "gradient_norm", "update_norm"))
+        columns = (table[column] for column in ("weight_norm", "gradient_norm", "update_norm"))
         return {
             (name[at], int(step)): numbers
             for at, step, *numbers in zip(table["parameter"], table["step"], *columns, strict=True)
