@@ -2,20 +2,17 @@
 
 For each kernel in the table of kernels/README.md, on one architecture (--sm 90): registers, instructions for each value
 of the input, and how many loads of a thread are in flight, on average, when a value is first used. Needs Linux and
-pip install ".[test]"; the kernels and the ways to measure are those of tests/kernels/test_triton.py.
+Triton; tests/kernels/test_triton.py holds the same kernels to limits.
 """
 
 import argparse
 import re
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "kernels"))
-
-import test_triton as measured
+import machine_code
 import triton
 
 POOLED = {1: (55 / 53) ** 2, 2: (55 / 27) ** 2}  # values of conv1 for each pooled one, by stride
@@ -52,10 +49,10 @@ def main() -> None:
         f"{'registers':>9} {'instructions':>12} {'in flight':>9}"
     )
     with tempfile.TemporaryDirectory() as scratch:
-        for module, name, constants, _budget in measured.BUDGETS:
+        for module, name, constants, _budget in machine_code.BUDGETS:
             if module == "_triton_statistics":
                 continue
-            binary = measured.compiled(module, name, constants, architecture)
+            binary = machine_code.compiled(module, name, constants, architecture)
             pools = "pool" in name
             values = constants["CHUNK"] if "CHUNK" in constants else constants["PIXELS"] * constants["WIDTH"] / 128
             each = instructions(binary, Path(scratch), constants["POOL"] ** 2 if pools else 1) / values
@@ -64,8 +61,8 @@ def main() -> None:
             pool = constants["POOL"] if pools or "backward" in name else 0
             stride = constants["STRIDE"] if pool else 0
             extent = "constant" if "pixels" in constants else "any"
-            registers = measured.resources(binary, Path(scratch))["REG"]
-            flying = measured.loads_in_flight(binary, Path(scratch))
+            registers = machine_code.resources(binary, Path(scratch))["REG"]
+            flying = machine_code.loads_in_flight(binary, Path(scratch))
             print(f"{name:22} {window:6} {pool:4} {stride:6} {extent:9} {registers:9} {each:12.1f} {flying:9.1f}")
 
 

@@ -16,10 +16,8 @@ First it checks that the watched network learns exactly what the bare one does. 
 """
 
 import argparse
-import csv
 import importlib.util
 import os
-import platform
 import statistics
 import sys
 import tempfile
@@ -30,6 +28,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from timing import MACHINE, SPREAD, append_rows, machine, spread
 from torch import nn
 
 from alexnet_lab.instruments.panel import Panel
@@ -208,11 +207,10 @@ def rows_of(scale: str, device: str, rounds: int) -> tuple[list[list[Any]], bool
     print(f"{scale}: a bare step takes {bare * 1e3:.1f} ms; the watched network learned the same, to the last bit")
     rows, missed = [], False
     for name, values in ratios.items():
-        low, *_, high = statistics.quantiles(values, n=5) if len(values) > 1 else (values[0], values[0])
-        median, limit = statistics.median(values), LIMITS[device].get((scale, name))
-        missed |= limit is not None and median > limit
-        print(f"  {name:26} {median:6.3f}  [{low:.3f}, {high:.3f}]" + (f"  at most {limit}" if limit else ""))
-        rows.append([scale, name, median, low, high, len(values), bare])
+        ratio, limit = spread(values), LIMITS[device].get((scale, name))
+        missed |= limit is not None and ratio.median > limit
+        print(f"  {name:26} {ratio.text(3)}" + (f"  at most {limit}" if limit else ""))
+        rows.append([scale, name, *ratio, bare])
     return rows, missed
 
 
@@ -234,15 +232,8 @@ def main() -> int:
         measured += rows
         any_missed |= missed
     if asked.csv:
-        machine = torch.cuda.get_device_name() if asked.device == "cuda" else f"{platform.machine()} cpu"
-        new = not asked.csv.exists()
-        with asked.csv.open("a", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            if new:
-                head = ["scale", "instruments", "median", "q20", "q80", "rounds", "bare_seconds"]
-                writer.writerow([*head, "threads", "machine", "torch", "date"])
-            end = [asked.threads, machine, torch.__version__, time.strftime("%Y-%m-%d")]
-            writer.writerows([*row, *end] for row in measured)
+        header = ["scale", "instruments", *SPREAD, "bare_seconds", "threads", *MACHINE]
+        append_rows(asked.csv, header, [[*row, asked.threads, *machine(asked.device)] for row in measured])
     return int(any_missed)
 
 

@@ -1,6 +1,8 @@
 """Ablation studies: declare them, run them, conclude from them, report.
 
-    from alexnet_ablations import conclude, declare, run_study, sentence_of
+    from alexnet_ablations import run_study, sentence_of
+    from alexnet_ablations.conclude.conclusions import conclude
+    from alexnet_ablations.declare.study import declare
 
     study = declare({"norm": "bn"}, {"data": "digits"}, Path("runs/norm"), seeds=6)
     results = run_study(study, jobs=2)
@@ -8,24 +10,22 @@
         print(sentence_of(conclusion))
 
 The names below are imported when they are first used, so that `alexnet-lab --help` needs neither pandas nor torch.
+`conclude` and `declare` are not among them: here they name the subpackages.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from alexnet_ablations.conclude.conclusions import conclude
     from alexnet_ablations.conclude.outcomes import read_results
     from alexnet_ablations.conclude.sentences import sentence_of
-    from alexnet_ablations.declare.study import Study, declare, read_study
+    from alexnet_ablations.declare.study import Study, read_study
     from alexnet_ablations.run.study import run_study
 
-__all__ = ["Study", "conclude", "declare", "read_results", "read_study", "run_study", "sentence_of"]
+__all__ = ["Study", "read_results", "read_study", "run_study", "sentence_of"]
 
 _HOMES = {
     "Study": "declare.study",
-    "conclude": "conclude.conclusions",
-    "declare": "declare.study",
     "read_results": "conclude.outcomes",
     "read_study": "declare.study",
     "run_study": "run.study",

@@ -2,7 +2,7 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import chain, islice
@@ -52,42 +52,7 @@ def audit_copies(images: Images, split: Split) -> Audit:
     """Return which held-out images are in another part too, and which images have more than one class."""
     if images.contents is None:
         return Audit()
-    contents = images.contents  # of an image: its number for what it shows, the same for equal bytes
-    near: dict[int, set[int]] = defaultdict(set)
-    if images.near_copies is not None:
-        for one, other in contents[images.near_copies].tolist():
-            near[one].add(other)
-            near[other].add(one)
-    used = np.sort(np.concatenate([getattr(split, part) for part in PARTS]))
-    present, counts = np.unique(contents[used], return_counts=True)
-    repeated = np.union1d(present[counts > 1], np.array(list(near), np.int64))
-    part_of = {index: part for part in PARTS for index in _among(getattr(split, part), contents, repeated)}
-    parts: dict[str, dict[int, list[int]]] = {part: defaultdict(list) for part in PARTS}
-    classes: dict[int, dict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
-    for index in _among(used, contents, repeated):
-        classes[int(contents[index])][int(images.labels[index])].append(index)
-        parts[part_of[index]][int(contents[index])].append(index)
-
-    def in_part(part: str, _index: int, content: int) -> Iterable[int]:
-        return parts[part].get(content, ())
-
-    def of_other_class(index: int, content: int) -> Iterator[int]:
-        own = images.labels[index]
-        return chain.from_iterable(same for label, same in classes.get(content, {}).items() if label != own)
-
-    def copies_among(held: Indices, twins: Callable[[int, int], Iterable[int]], why: str) -> list[Copy]:
-        copies = []
-        for index in _among(held, contents, repeated):
-            own = int(contents[index])
-            equal = list(islice(twins(index, own), MOST_TWINS))
-            similar = (twin for content in sorted(near.get(own, ())) for twin in twins(index, content))
-            of = equal or list(islice(similar, MOST_TWINS))
-            if of:
-                name, *others = (_name(images, number) for number in (index, *of))
-                label = images.classes[images.labels[index]]
-                copies.append(Copy(name, part_of[index], label, why, BYTES if equal else PICTURE, tuple(others)))
-        return copies
-
+    search = _Search(images, images.contents, split)
     remarks, every = [], []
     for part, other, effect in (
         ("validation", "train", "A network can have learned them by heart"),
@@ -95,7 +60,7 @@ def audit_copies(images: Images, split: Split) -> Audit:
         ("test", "validation", "The best epoch is chosen by images that are tested"),
     ):
         held = getattr(split, part)
-        copies = copies_among(held, partial(in_part, other), f"in {other} too")
+        copies = search.copies_among(held, partial(search.twins_in, other), f"in {other} too")
         every += copies
         if copies:
             name = "training" if other == "train" else other
@@ -103,7 +68,7 @@ def audit_copies(images: Images, split: Split) -> Audit:
                 f"{len(copies)} of {len(held)} {part} images are {name} images too: {_counted(copies)}. {effect}: take "
                 f"them out of one part; {LIST} in the run's folder lists all"
             )
-    copies = copies_among(used, of_other_class, "under another class too")
+    copies = search.copies_among(search.used, search.twins_of_another_class, "under another class too")
     every += copies
     if copies:
         remarks.append(
@@ -111,6 +76,54 @@ def audit_copies(images: Images, split: Split) -> Audit:
             f"them: leave them out; {LIST} in the run's folder lists all"
         )
     return Audit(tuple(remarks), tuple(every))
+
+
+class _Search:
+    """The images of a split by what they show, so that the copies of each are found at once.
+
+    `contents` holds for each image a number for what it shows, the same for equal bytes.
+    """
+
+    def __init__(self, images: Images, contents: Indices, split: Split) -> None:
+        self.images, self.contents = images, contents
+        self.near: dict[int, set[int]] = defaultdict(set)
+        if images.near_copies is not None:
+            for one, other in contents[images.near_copies].tolist():
+                self.near[one].add(other)
+                self.near[other].add(one)
+        self.used = np.sort(np.concatenate([getattr(split, part) for part in PARTS]))
+        present, counts = np.unique(contents[self.used], return_counts=True)
+        self.repeated = np.union1d(present[counts > 1], np.array(list(self.near), np.int64))
+        self.part_of = {i: part for part in PARTS for i in _among(getattr(split, part), contents, self.repeated)}
+        self.parts: dict[str, dict[int, list[int]]] = {part: defaultdict(list) for part in PARTS}
+        self.classes: dict[int, dict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
+        for index in _among(self.used, contents, self.repeated):
+            self.classes[int(contents[index])][int(images.labels[index])].append(index)
+            self.parts[self.part_of[index]][int(contents[index])].append(index)
+
+    def twins_in(self, part: str, _index: int, content: int) -> Iterable[int]:
+        """Return the images of a part that show a content."""
+        return self.parts[part].get(content, ())
+
+    def twins_of_another_class(self, index: int, content: int) -> Iterable[int]:
+        """Return the images that show a content under another class than that of `index`."""
+        own = self.images.labels[index]
+        return chain.from_iterable(same for label, same in self.classes.get(content, {}).items() if label != own)
+
+    def copies_among(self, held: Indices, twins: Callable[[int, int], Iterable[int]], why: str) -> list[Copy]:
+        """Return the held images that `twins` has others for: of equal bytes, or else near copies."""
+        copies = []
+        for index in _among(held, self.contents, self.repeated):
+            own = int(self.contents[index])
+            equal = list(islice(twins(index, own), MOST_TWINS))
+            similar = (twin for content in sorted(self.near.get(own, ())) for twin in twins(index, content))
+            of = equal or list(islice(similar, MOST_TWINS))
+            if of:
+                name, *others = (_name(self.images, number) for number in (index, *of))
+                label = self.images.classes[self.images.labels[index]]
+                kind = BYTES if equal else PICTURE
+                copies.append(Copy(name, self.part_of[index], label, why, kind, tuple(others)))
+        return copies
 
 
 def _among(indices: Indices, contents: Indices, repeated: Indices) -> list[int]:

@@ -21,7 +21,7 @@ OUTCOMES = {
 
 
 def health_of(run: RunFolder) -> dict[str, float | None]:
-    """Return the outcomes that OUTCOMES names; raises ValueError where a record is damaged.
+    """Return the outcomes that OUTCOMES names, all of them None where a record of the instruments is damaged.
 
     dead_share counts ReLU and ReLU6 only and is None for a network without them: a leaky unit cannot die.
     negative_side_rate is the same counter for any activation, so that ReLU and LeakyReLU cells can be compared.

@@ -191,20 +191,7 @@ def intervals(
         axes.axvline(mark, color=LIGHT["muted"], linewidth=1, linestyle=(0, (4, 3)))
         drawing.points(axes, label(word), [mark], [-sum(heights) / 2], [""], [written(mark, 3)])
     for row, place in zip(rows, places, strict=True):
-        has_interval = math.isfinite(row.low) and math.isfinite(row.high)
-        apart = has_interval and not (signed and row.low <= zero <= row.high)
-        if has_interval:
-            axes.plot([row.low, row.high], [place, place], color=SERIES[0], linewidth=2.4, solid_capstyle="butt")
-        inside = SERIES[0] if apart else LIGHT["paper"]
-        axes.plot([row.estimate], [place], "o", markersize=8, color=SERIES[0], markerfacecolor=inside)
-        told = row.detail if row.text else ", ".join(filter(None, (_interval_text(row, signed=signed), row.detail)))
-        ends = [row.low, row.estimate, row.high] if has_interval else [row.estimate]
-        drawing.points(axes, row.name, ends, [place] * len(ends), [""] * len(ends), [told] * len(ends))
-        if row.points:
-            labels, values, texts = zip(*row.points, strict=True)
-            below = [place - RINGS_BELOW] * len(values)
-            axes.plot(values, below, "o", markersize=3.6, color=LIGHT["muted"], markerfacecolor="none", mew=1)
-            drawing.points(axes, row.name, values, below, labels, texts)
+        _draw_interval(drawing, axes, row, place, zero if signed else None)
     axes.set_yticks(places, ["\n".join(text) for text in lines])
     axes.tick_params(axis="y", length=0)
     axes.tick_params(axis="y", labelcolor=LIGHT["ink"])
@@ -224,6 +211,25 @@ def intervals(
     columns = ["change", f"effect, {unit}", "low", "high", "from"] if signed else ["", unit, "low", "high", "from"]
     numbers = [[row.name, row.estimate, row.low, row.high, row.detail] for row in rows]
     return drawing.finish(name, title, reading, Table(columns, numbers))
+
+
+def _draw_interval(drawing: Drawing, axes: Axes, row: Interval, place: float, zero: float | None) -> None:
+    """Draw one row at height `place`; the dot is hollow where the interval holds `zero`."""
+    has_interval = math.isfinite(row.low) and math.isfinite(row.high)
+    is_apart = has_interval and not (zero is not None and row.low <= zero <= row.high)
+    if has_interval:
+        axes.plot([row.low, row.high], [place, place], color=SERIES[0], linewidth=2.4, solid_capstyle="butt")
+    filling = SERIES[0] if is_apart else LIGHT["paper"]
+    axes.plot([row.estimate], [place], "o", markersize=8, color=SERIES[0], markerfacecolor=filling)
+    text = _interval_text(row, signed=zero is not None)
+    told = row.detail if row.text else ", ".join(filter(None, (text, row.detail)))
+    ends = [row.low, row.estimate, row.high] if has_interval else [row.estimate]
+    drawing.points(axes, row.name, ends, [place] * len(ends), [""] * len(ends), [told] * len(ends))
+    if row.points:
+        labels, values, texts = zip(*row.points, strict=True)
+        below = [place - RINGS_BELOW] * len(values)
+        axes.plot(values, below, "o", markersize=3.6, color=LIGHT["muted"], markerfacecolor="none", mew=1)
+        drawing.points(axes, row.name, values, below, labels, texts)
 
 
 def power_of_ten(value: float, _place: object = None) -> str:

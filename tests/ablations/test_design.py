@@ -96,6 +96,7 @@ def test_every_field_of_the_recipe_is_a_factor_or_is_said_to_be_the_same_for_all
 
 
 OTHER_LEVELS = {
+    "tf32": "true",
     "network": "resnet18",
     "preset": "caffe",
     "norm": "lrn:k=1,alpha=2",

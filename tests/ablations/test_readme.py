@@ -1,16 +1,123 @@
-"""What ablations/README.md shows is what works."""
+"""What README.md and ablations/README.md show is what works."""
 
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
+import alexnet_ablations
 from alexnet_ablations.declare.design import DESIGNS
 from alexnet_ablations.declare.study import read_study
+from alexnet_lab.data.published import PUBLISHED
 
-README = (Path(__file__).parents[2] / "ablations" / "README.md").read_text()
+ROOT = Path(__file__).parents[2]
+FIRST = (ROOT / "README.md").read_text()
+README = (ROOT / "ablations" / "README.md").read_text()
+PROGRAMS = re.findall(r"```python\n(.*?)```", FIRST, re.DOTALL)
+COMMANDS = re.findall(r"(?m)^    ((?:pip|alexnet-lab|python|torchrun) .*?)(?:\s{2,}#.*)?$", FIRST)
+TESTS = 'pip install ".[test]" && pytest'  # .ci/run reads this line, and runs it
+XRAYS = {"normal": 60, "pneumonia": 160}  # classes, and how bright their images are
+
+
+def in_shell(command, folder):
+    """Run a command in bash, where the programs of this interpreter come first."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "ALEXNET_LAB_CACHE": str(folder / "cache"), "COLUMNS": "120"}
+    return subprocess.run(
+        ["/bin/bash", "-c", command],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=500,
+    )
+
+
+def short(command):
+    """Return a command of README.md with less to train: few seeds, one epoch; no installation and no download."""
+    command = command.removeprefix("pip install . && ")
+    command = command.replace("--data cifar10", "--data synthetic:classes=3,side=16,count=90")
+    command = command.replace("torchrun ", "python -m torch.distributed.run ")
+    command = re.sub(r"--seeds \d", "--seeds 1", command)
+    if re.search(r"alexnet-lab (train|ablate|study \w+)", command):
+        command += " --epochs 1 --threads 1"
+    if re.search(r"alexnet-lab (ablate|study \w+)", command) and "--seeds" not in command:
+        command += " --seeds 1"
+    return command
+
+
+def words_of(text):
+    return " ".join(text.split())
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder with what README.md assumes: X-rays in a folder for each class, and a recipe."""
+    generator = np.random.default_rng(5)
+    for name, brightness in XRAYS.items():
+        (tmp_path / "xrays" / name).mkdir(parents=True)
+        for number in range(40):
+            pixels = generator.normal(brightness, 20, (32, 32)).clip(0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "xrays" / name / f"{number}.png")
+    (tmp_path / "mine.toml").write_text('norm = "bn"\nwidth = 0.125\n')
+    return tmp_path
+
+
+@pytest.mark.long
+def test_every_command_of_the_first_readme_runs(folder):
+    assert TESTS in COMMANDS
+    assert "cifar10" in PUBLISHED
+    printed = {}
+    for command in COMMANDS:
+        if command != TESTS:
+            done = in_shell(short(command), folder)
+            assert done.returncode == 0, f"{short(command)}\n{done.stdout}\n{done.stderr}"
+            printed[command] = done.stdout
+    shown = re.search(r"and prints\n\n(.*?)\n\n\S", FIRST, re.DOTALL)[1].splitlines()
+    first = words_of(printed["pip install . && alexnet-lab ablate --norm bn --act leaky"])
+    for line in shown:
+        if "varied" in line or "set for all cells" in line or "n pairs" in line or "ended well" in line:
+            assert words_of(line) in first
+
+
+@pytest.mark.parametrize("number", range(len(PROGRAMS)))
+def test_the_python_of_the_first_readme_runs(number, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAMS[number]], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=100
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_links_and_pictures_of_the_documents_lead_somewhere():
+    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *ROOT.glob("*/README.md")):
+        targets = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text())
+        assert [target for target in targets if not (page.parent / target).exists()] == [], page
+
+
+@pytest.mark.long
+def test_the_picture_of_the_first_readme_is_made_by_a_command(tmp_path):
+    pytest.importorskip("playwright.sync_api", reason="needs chromium, and playwright to drive it")
+    script, kept, picture = (
+        ROOT / "benchmarks" / "readme_picture.py",
+        ROOT / "docs" / "report.png",
+        tmp_path / "new.png",
+    )
+    command = f"python {script} --to {picture} --seeds 1 --epochs 1 --threads 1"
+    done = in_shell(command, tmp_path)
+    if "needs chromium" in done.stderr:
+        pytest.skip("needs chromium: apt-get install chromium")
+    assert done.returncode == 0, done.stderr
+    with Image.open(picture) as made, Image.open(kept) as shown:
+        assert made.width == shown.width
+        assert made.height > 1000
+        assert len(np.unique(np.asarray(made.convert("L")))) > 10
+    assert kept.stat().st_size < 300_000
 
 
 def test_the_study_file_of_the_readme_is_read_as_it_says(tmp_path):
@@ -19,6 +126,12 @@ def test_the_study_file_of_the_readme_is_read_as_it_says(tmp_path):
     study = read_study(path, tmp_path)
     assert [factor.levels for factor in study.factors] == [("lrn", "bn", "none"), (32, 16, 64)]
     assert (study.design, study.seeds, study.start.epochs) == ("factorial", 6, 5)
+
+
+def test_no_name_of_the_package_is_that_of_a_subpackage():
+    package = Path(alexnet_ablations.__file__).parent
+    assert [name for name in alexnet_ablations.__all__ if (package / name).exists()] == []
+    assert all(callable(getattr(alexnet_ablations, name)) for name in alexnet_ablations.__all__)
 
 
 def test_the_table_of_designs_names_them_all():

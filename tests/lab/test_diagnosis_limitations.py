@@ -136,8 +136,7 @@ def test_health_is_not_taken_from_an_earlier_epoch_when_the_last_is_damaged(tmp_
     last = tmp_path / "flow" / "epoch-0002.npz"
     last.rename(tmp_path / "flow" / "epoch-0001.npz")
     last.write_bytes(b"")
-    with pytest.raises(ValueError, match=r"epoch-0002.npz is damaged"):
-        health_of(run)
+    assert set(health_of(run).values()) == {None}
 
 
 def test_numbers_in_findings_are_written_as_people_write_them():

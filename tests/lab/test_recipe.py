@@ -28,9 +28,9 @@ from alexnet_lab.training.recipe import NAMED, Recipe, named_recipe, read_recipe
         ({"image_size": 10**30}, "image_size: must be less than or equal to 16384"),
         ({"threads": 10**9}, "threads: must be less than or equal to 1024"),
         ({"seed": 2**63}, "seed: must be less than 9223372036854775808"),
-        ({"act": "leaky:1e400"}, "act: in level 'leaky:1e400', slope is out of range"),
-        ({"act": "prelu:nan"}, "act: in level 'prelu:nan', start is out of range"),
-        ({"norm": "lrn:size=9999999999999999999999"}, "size is out of range"),
+        ({"act": "leaky:1e400"}, "act: in level 'leaky:1e400': slope must be a finite number, got '1e400'"),
+        ({"act": "prelu:nan"}, "act: in level 'prelu:nan': start must be a finite number, got 'nan'"),
+        ({"norm": "lrn:size=9999999999999999999999"}, "size must be"),
         ({"schedule": "step:-3+5"}, "step takes epochs after which the rate falls"),
     ],
 )

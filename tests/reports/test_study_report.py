@@ -183,7 +183,12 @@ DAMAGED = {
 }
 
 
-@pytest.mark.parametrize("name", DAMAGED)
+# Each takes seconds: these are in the default suite, the others in the long step.
+QUICK = ("flow/epoch-0002.npz", "split.json", "state.json")
+BY_DAMAGE = [name if name in QUICK else pytest.param(name, marks=pytest.mark.long) for name in DAMAGED]
+
+
+@pytest.mark.parametrize("name", BY_DAMAGE)
 def test_a_run_with_a_damaged_record_keeps_its_rows_and_is_named_while_the_others_are_reported(name, make_study):
     study = make_study(planted)
     path = study.runs()[0].folder.path / name
@@ -207,7 +212,15 @@ def without_digests(run):
     (run.folder.path / "state.json").write_text(json.dumps(old))
 
 
-@pytest.mark.parametrize("name", ["flow/epoch-0002.npz", "flow/epoch-0003.npz", "flow/layout.json", "split.json"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "flow/epoch-0002.npz",
+        pytest.param("flow/epoch-0003.npz", marks=pytest.mark.long),
+        pytest.param("flow/layout.json", marks=pytest.mark.long),
+        "split.json",
+    ],
+)
 def test_of_a_run_without_digests_a_damaged_record_costs_that_record_and_is_named(name, make_study):
     study = make_study(planted)
     run = study.runs()[0]
