@@ -45,9 +45,10 @@ class Predictions:
         import pandas as pd
 
         columns = [f"probability of {name}" for name in self.classes]
-        table = pd.DataFrame(self.probabilities, columns=columns)
-        table.insert(0, "file", list(self.files))
-        table.insert(1, "predicted", list(self.most_probable))
+        # As objects: names of files need not be UTF-8, which pandas' own strings must be.
+        table = pd.DataFrame(self.probabilities, columns=pd.Index(columns, dtype=object))
+        table.insert(0, "file", pd.Series(self.files, dtype=object))
+        table.insert(1, "predicted", pd.Series(self.most_probable, dtype=object))
         return table
 
 

@@ -86,7 +86,7 @@ class Run:
                     raise ValueError(f"the network of {self.path} cannot predict: {error}") from None
                 names += batch_names
                 progress(len(names) + len(decoder.unreadable), len(files))
-        notes = ()
+        notes: tuple[str, ...] = ()
         if decoder.greyed:
             count = f"{decoder.greyed} of {len(names)} images {'is' if decoder.greyed == 1 else 'are'} coloured"
             notes = (f"{count}, those of the run were grey: brightness was used",)

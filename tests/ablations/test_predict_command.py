@@ -82,10 +82,10 @@ def test_names_of_any_bytes_are_written(way, place, tmp_path):
     strange = bytes(tmp_path) + b"/\xff[bold] .png"
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "plain.png")
     (tmp_path / "plain.png").rename(strange.decode("utf-8", "surrogateescape"))
-    done = command("predict", "RUN", tmp_path, *way, cwd=place)
+    done = command("predict", place / "RUN", ".", *way, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     if not way:
-        assert "\\xff[bold] .png" in "".join(done.stdout.split("\n")).replace("  ", "")
+        assert "\\xff[bold] .png" in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_names_of_any_bytes_are_written(way, place, tmp_path):
         (["RUN", "scans", "--json", "--csv", "out.csv"], "give one of them"),
         (["RUN", "scans", "--csv", "nowhere/out.csv"], "--csv must name a file in a folder that exists"),
         (["RUN", "scans", "--device", "tpu"], "device must be cpu or cuda, got 'tpu'"),
-        (["RUN"], "missing argument 'images...'"),
+        (["RUN"], "missing argument 'images'"),
     ],
 )
 def test_a_mistake_ends_as_one_clear_line(words, message, place):

@@ -47,7 +47,12 @@ def predict(
         _print_json(found)
     elif csv is not None:
         found.table().to_csv(csv, index=False, errors="surrogateescape")
-        console.print(f"{len(found.files)} images: {csv}", style="dim", markup=False, soft_wrap=True)
+        console.print(
+            f"{csv}: {len(found.files)} of {len(found.files) + len(found.unreadable)} images",
+            style="dim",
+            markup=False,
+            soft_wrap=True,
+        )
     elif found.files:
         _print_table(console, found)
     for note in found.notes:
