@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from alexnet_lab.data.augment import Augmentation
 from alexnet_lab.data.decoding import bits_for, decode, look_at
@@ -21,12 +20,10 @@ from alexnet_lab.data.scaling import Scaling
 from alexnet_lab.data.splits import Split
 from alexnet_lab.data.views import Geometry
 
-PREFIX = "preprocessing."  # of tensors in a checkpoint
-
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What a run's evaluation does to an image. `facts` and `tensors` hold all of it; `restored` reads them."""
+    """What a run's evaluation does to an image. `facts` hold all of it; `restored` reads them."""
 
     geometry: Geometry
     stored_channels: int  # 1 where all images of the run were grey
@@ -34,9 +31,9 @@ class Preprocessing:
     deep_bits: int
     scaling: Scaling
 
-    def facts(self) -> dict[str, int]:
-        """Return what is no tensor, for JSON."""
-        geometry = self.geometry
+    def facts(self) -> dict[str, Any]:
+        """Return numbers and lists for JSON, which keeps them to the last bit."""
+        geometry, scaling = self.geometry, self.scaling
         return {
             "seen": geometry.seen,
             "stored": geometry.stored,
@@ -44,13 +41,10 @@ class Preprocessing:
             "stored_channels": self.stored_channels,
             "channels": self.channels,
             "deep_bits": self.deep_bits,
+            "mean": scaling.mean.tolist(),
+            "spread": scaling.spread.tolist(),
+            "colours": scaling.colours.tolist(),
         }
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Return the statistics of the training images by name."""
-        scaling = self.scaling
-        colours = torch.from_numpy(scaling.colours)
-        return {PREFIX + "mean": scaling.mean, PREFIX + "spread": scaling.spread, PREFIX + "colours": colours}
 
     def decoded(self, content: bytes, fit: str) -> tuple[NDArray[np.uint8], bool]:
         """Return an image as the run's own were stored, C T T, and whether it lost its colours by that.
@@ -96,13 +90,13 @@ def preprocessing_of(feed: Feed) -> Preprocessing:
     return Preprocessing(feed.geometry, feed.stored.shape[1], feed.channels, feed.deep_bits, feed.scaling.to("cpu"))
 
 
-def restored(facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Preprocessing:
-    """Return what `facts` and `tensors` of a preprocessing say."""
-    mean, spread, colours = (tensors[PREFIX + name] for name in ("mean", "spread", "colours"))
+def restored(facts: Mapping[str, Any]) -> Preprocessing:
+    """Return the preprocessing with these facts."""
+    mean, spread = (torch.tensor(facts[name], dtype=torch.float32) for name in ("mean", "spread"))
     return Preprocessing(
         Geometry(facts["seen"], facts["stored"], facts["whole"]),
         facts["stored_channels"],
         facts["channels"],
         facts["deep_bits"],
-        Scaling(mean, spread, colours.numpy()),
+        Scaling(mean, spread, np.array(facts["colours"])),
     )

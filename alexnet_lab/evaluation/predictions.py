@@ -72,7 +72,7 @@ def image_files(places: Place | Sequence[Place]) -> Iterator[list[ImageFile]]:
         raise ValueError("predictions are of at least one image, got none; name image files, a folder or a .zip")
     files: list[ImageFile] = []
     with ExitStack() as held:
-        for place in map(Path, listed):
+        for place in (Path(place).expanduser() for place in listed):
             if place.is_dir() or (place.suffix.lower() == ".zip" and place.is_file()):
                 paths = image_paths(place)
                 read = held.enter_context(open_reader(place))

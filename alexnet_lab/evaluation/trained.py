@@ -114,10 +114,7 @@ def load_run(folder: Place) -> Run:
     recipe = read_recipe(fields)
     weights = checkpoint.load_checkpoint(path / "checkpoints", checkpoint.BEST)
     facts = weights.facts.get("preprocessing")
-    if facts is None:
-        images = _measured_again(path, recipe, provenance["data_fingerprint"])
-    else:
-        images = restored(facts, weights.tensors)
+    images = _measured_again(path, recipe, provenance["data_fingerprint"]) if facts is None else restored(facts)
     return Run(path, recipe, tuple(provenance["classes"]), images, weights)
 
 

@@ -329,15 +329,13 @@ class Trainer:
 
     def _save_best(self, network: nn.Module) -> None:
         if self.ranks.is_first:
-            images = preprocessing_of(self.feed)
             facts = {
                 "epoch": self.epoch,
                 "metric": self.recipe.best_by,
                 "value": self.best,
-                "preprocessing": images.facts(),
+                "preprocessing": preprocessing_of(self.feed).facts(),
             }
-            tensors = checkpoint.network_tensors(network) | images.tensors()
-            checkpoint.save_best(self.folder.path / "checkpoints", tensors, facts)
+            checkpoint.save_best(self.folder.path / "checkpoints", checkpoint.network_tensors(network), facts)
 
     def _save_best_unless_there(self) -> None:
         """Where the metric was never defined, such as AUROC of one class, the last weights are those to test."""

@@ -243,8 +243,7 @@ def without_statistics(run, data="digits"):
     """Take from the weights what version 0.1.0 did not record, and name the data."""
     folder = run / "checkpoints"
     best = checkpoint.load_checkpoint(folder, checkpoint.BEST)
-    tensors = {name: value for name, value in best.tensors.items() if name.startswith("network.")}
-    checkpoint.save_best(folder, tensors, {"epoch": best.facts["epoch"]})
+    checkpoint.save_best(folder, best.tensors, {"epoch": best.facts["epoch"]})
     (run / "recipe.json").write_text(replace(TINY, data=str(data)).to_json())
     RunFolder(run).end("ok", result=RunFolder(run).verdict()["result"])
     return run
