@@ -1,3 +1,38 @@
-"""One run of AlexNet, whole: the network and its slots, the data, the training, and what stands in its records."""
+"""One run of AlexNet, whole: the network and its slots, the data, the training, and what stands in its records.
 
-__version__ = "0.1.0"
+    from alexnet_lab import AlexNet, Panel, load_run, predict
+
+    run = load_run("runs/digits-alexnet-1f0c")
+    run.predict("scans/").table()
+
+The names below are imported when they are first used, so that `alexnet-lab --help` does not need torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from alexnet_lab.version import __version__
+
+if TYPE_CHECKING:
+    from alexnet_lab.evaluation.trained import load_run, predict
+    from alexnet_lab.instruments.panel import Panel
+    from alexnet_lab.networks.alexnet import AlexNet
+
+__all__ = ["AlexNet", "Panel", "__version__", "load_run", "predict"]
+
+_HOMES = {
+    "AlexNet": "networks.alexnet",
+    "Panel": "instruments.panel",
+    "load_run": "evaluation.trained",
+    "predict": "evaluation.trained",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

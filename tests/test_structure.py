@@ -21,6 +21,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 # Modules and subpackages of each package, lowest first; a file imports from its own level or below.
 LEVELS = {
     "alexnet_lab": [
+        "version",
         "choices",
         "randomness",
         "locks",
@@ -30,6 +31,7 @@ LEVELS = {
         "data",
         "instruments",
         "training",
+        "evaluation",
         "diagnosis",
         "reports",
     ],

@@ -36,7 +36,7 @@ from numpy.typing import NDArray
 from alexnet_lab.data.images import Images
 from alexnet_lab.locks import lock_file
 
-FORMAT = 3  # of an entry; increased when the meaning of its contents changes
+FORMAT = 4  # of an entry; increased when the meaning of its contents changes
 WHERE_KNOWN = ("parts", "groups", "names", "contents", "near_copies")
 BLOCK = 2**20  # bytes with a digest of their own
 SAMPLED = 16  # blocks of each file that are checked when an entry is opened
@@ -171,6 +171,7 @@ def _write(folder: Path, images: Images) -> None:
         "notes": images.notes,
         "unreadable": {str(index): why for index, why in images.unreadable.items()},
         "digest": images.fingerprint,
+        "deep_bits": images.deep_bits,
         "blocks": {file.name: [block for _, block in _digests(file)] for file in sorted(folder.glob("*.npy"))},
     }
     (folder / "about.json").write_text(json.dumps({"content": content, "digest": _digest_of_text(content)}, indent=1))
@@ -264,6 +265,7 @@ def _read_whole(place: Path) -> Images:
         notes=tuple(content["notes"]),
         unreadable={int(index): why for index, why in content["unreadable"].items()},
         digest=content["digest"],
+        deep_bits=content["deep_bits"],
     )
     return replace(images, **arrays)
 

@@ -60,6 +60,7 @@ class Feed:
     stored: NDArray[np.uint8] = field(repr=False)  # N C T T, in memory or on disk
     resident: Tensor | None = field(default=None, repr=False)  # the same on the device, if they fit
     audit: Audit = field(default_factory=Audit, repr=False)  # copies that the split has on both sides
+    deep_bits: int = 8  # of the brightest pixel in the files; the upper 8 are stored
 
     def training_batches(self, batch_size: int, seed: int, epoch: int, start: int = 0) -> Batches:
         """Yield the training images in an order that depends on (seed, epoch) alone; a short last batch is left out.
@@ -233,6 +234,7 @@ def _feed(
         stored=images.pixels,
         resident=_resident(images.pixels, device),
         audit=audit,
+        deep_bits=images.deep_bits,
     )
 
 

@@ -24,6 +24,7 @@ class Images:
     unreadable: Mapping[int, str] = field(default_factory=dict)  # images whose pixels are blank, and why
     digest: str = ""  # a fingerprint taken where the images were read; empty: taken of the pixels
     near_copies: NDArray[np.int64] | None = None  # M 2: pairs of the same picture in other bytes, the smaller first
+    deep_bits: int = 8  # of the brightest pixel; the upper 8 were kept
 
     @property
     def fingerprint(self) -> str:

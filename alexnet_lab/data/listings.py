@@ -55,17 +55,25 @@ class Listing:
 
         It raises one of UNREADABLE for a path that is no regular file or larger than MOST_BYTES.
         """
-        if self.root.is_dir():
-            yield self._read_file
-        else:
-            with zipfile.ZipFile(self.root) as archive:
-                yield lambda path: _read_member(archive, path)
+        with open_reader(self.root) as read:
+            yield read
 
-    @contextmanager
-    def _read_file(self, path: str) -> Iterator[bytes]:
-        place = self.root / path
-        with IN_MEMORY.hold(min(place.stat().st_size, MOST_BYTES)):
-            yield read_regular(place, MOST_BYTES)
+
+@contextmanager
+def open_reader(root: Path) -> Iterator[Callable[[str], AbstractContextManager[bytes]]]:
+    """Give a function that opens a path below a folder or in a .zip, as `Listing.reader` does."""
+    if root.is_dir():
+        yield lambda path: read_file(root / path)
+    else:
+        with zipfile.ZipFile(root) as archive:
+            yield lambda path: _read_member(archive, path)
+
+
+@contextmanager
+def read_file(place: Path) -> Iterator[bytes]:
+    """Open a regular file of at most MOST_BYTES as its bytes."""
+    with IN_MEMORY.hold(min(place.stat().st_size, MOST_BYTES)):
+        yield read_regular(place, MOST_BYTES)
 
 
 @contextmanager
@@ -80,6 +88,25 @@ def _read_member(archive: zipfile.ZipFile, path: str) -> Iterator[bytes]:
 
 def list_folder(root: Path) -> Listing:
     """List a folder of class folders; its state is every file's size and time of change, so no file is read."""
+    entries, folders = _walked(root)
+    return _listed(root, entries, folders, state=str(root.resolve()))
+
+
+def image_paths(root: Path) -> tuple[str, ...]:
+    """Return the paths of all image files below a folder or in a .zip, in any folder, in order; refuse to find none."""
+    entries = _walked(root)[0] if root.is_dir() else [m.filename for m in _members_of(root) if not m.is_dir()]
+    paths = _images_among(path for path in entries if not _is_clutter(path))
+    if not paths:
+        raise ValueError(f"{root} holds no images; expected files such as .png, .jpg or .tif")
+    return tuple(paths)
+
+
+def _images_among(paths: Iterable[str]) -> list[str]:
+    return sorted(path for path in paths if PurePosixPath(path).suffix.lower() in SUFFIXES)
+
+
+def _walked(root: Path) -> tuple[dict[str, str], set[str]]:
+    """Return the state of every file below a folder, by its path, and the folders."""
     entries: dict[str, str] = {}
     folders: set[str] = set()
     visits: Counter[tuple[int, int]] = Counter()
@@ -97,7 +124,7 @@ def list_folder(root: Path) -> Listing:
             folders.add(base)
         for name in names:
             entries[name if base == "." else f"{base}/{name}"] = _state_of(Path(folder) / name)
-    return _listed(root, entries, folders, state=str(root.resolve()))
+    return entries, folders
 
 
 def _raise(error: OSError) -> None:
@@ -107,6 +134,13 @@ def _raise(error: OSError) -> None:
 
 def list_archive(root: Path) -> Listing:
     """List a .zip of class folders; its state is the sizes and checksums in its directory."""
+    members = _members_of(root)
+    entries = {m.filename: f"{m.file_size},{m.CRC:08x}" for m in members if not m.is_dir()}
+    folders = {m.filename.rstrip("/") for m in members if m.is_dir()}
+    return _listed(root, entries, folders, state="")
+
+
+def _members_of(root: Path) -> list[zipfile.ZipInfo]:
     try:
         with zipfile.ZipFile(root) as archive:
             members = archive.infolist()
@@ -117,9 +151,7 @@ def list_archive(root: Path) -> Listing:
             check_member(member)
         except ValueError as error:
             raise ValueError(f"{root} cannot be read: {error}") from None
-    entries = {m.filename: f"{m.file_size},{m.CRC:08x}" for m in members if not m.is_dir()}
-    folders = {m.filename.rstrip("/") for m in members if m.is_dir()}
-    return _listed(root, entries, folders, state="")
+    return members
 
 
 def list_table(path: Path) -> Listing:
@@ -178,7 +210,7 @@ def _is_file(path: Path) -> bool:
 def _listed(root: Path, entries: Mapping[str, str], folders: set[str], state: str) -> Listing:
     """Tell from the paths which folder is a part and which is a class."""
     seen = {path: file_state for path, file_state in entries.items() if not _is_clutter(path)}
-    images = sorted(path for path in seen if PurePosixPath(path).suffix.lower() in SUFFIXES)
+    images = _images_among(seen)
     others = Counter(PurePosixPath(path).suffix.lower() or "no suffix" for path in seen.keys() - set(images))
     if not images:
         raise ValueError(f"{root} holds no images; expected class folders with files such as .png, .jpg or .tif")

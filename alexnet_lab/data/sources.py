@@ -211,6 +211,7 @@ def _decode_all(listing: Listing, side: int, fit: str, allocate: Allocate, progr
         dict(sorted(unreadable.items())),
         _content_digest(listing, digests),
         near_copies(pixels, different, lambda done, total: progress("looking for copies", done, total)),
+        deep_bits=bits,
     )
 
 

@@ -2,7 +2,7 @@
 
     checkpoints/step-00000120.safetensors   weights, optimiser, averaged weights, counters of the instruments
     checkpoints/step-00000120.json          where in the run, and a digest of these facts and the tensors
-    checkpoints/best.safetensors, .json     the weights to be tested
+    checkpoints/best.safetensors, .json     the weights to be tested, and in the JSON what scales their images
 
 The two newest steps are kept, so that a damaged one has one before it. No state of any generator is stored: every draw
 has a name.

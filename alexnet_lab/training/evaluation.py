@@ -16,13 +16,26 @@ from alexnet_lab.training.errors import DivergedError, first_bad_layer
 from alexnet_lab.training.metrics import classification_metrics
 
 
-@torch.no_grad()
 def evaluate(
     network: nn.Module, feed: Feed, indices: NDArray[np.int64], batch_size: int, ten_views: bool = False
 ) -> dict[str, Any]:
-    """Return the metrics of a network in eval mode; with ten views, of the mean of their softmaxes (paper, 4.1).
+    """Return the metrics of a network in eval mode on those images of a feed.
 
-    A network whose output is infinite or NaN for any image has no metrics: DivergedError names the layer.
+    Raises DivergedError where `probabilities_of` does.
+    """
+    probabilities = probabilities_of(network, feed, indices, batch_size, ten_views)
+    return classification_metrics(probabilities, feed.labels.cpu().numpy()[indices])
+
+
+@torch.no_grad()
+def probabilities_of(
+    network: nn.Module, feed: Feed, indices: NDArray[np.int64], batch_size: int, ten_views: bool = False
+) -> NDArray[np.float64]:
+    """Return the probability of every class, N K, in eval mode.
+
+    With ten views it is the mean of their softmaxes (paper, 4.1).
+
+    A network whose output is infinite or NaN for any image has none: DivergedError names the layer.
     """
     if not len(indices):
         raise ValueError("metrics are of at least one image, got none; name the images to evaluate on")
@@ -30,7 +43,7 @@ def evaluate(
     network.eval()
     parts: list[Tensor] = []  # B K each
     finite: list[Tensor] = []  # B each; read from the device once, after all
-    batch = max(1, batch_size // 10) if ten_views else batch_size
+    batch = images_at_once(batch_size, ten_views)
     for pixels in _pixels_of(feed, indices, batch, ten_views):  # B V C S S
         scores = network(pixels.flatten(0, 1)).float()  # BV K
         softmaxes = scores.softmax(1)
@@ -45,7 +58,18 @@ def evaluate(
     network.train(was_training)
     probabilities = torch.cat(parts).double().cpu()
     probabilities /= probabilities.sum(1, keepdim=True)  # float32 sums miss 1 by more than scikit-learn accepts
-    return classification_metrics(probabilities.numpy(), feed.labels.cpu().numpy()[indices])
+    array: NDArray[np.float64] = probabilities.numpy()
+    return array
+
+
+def evaluation_batch(batch_size: int, parts: int) -> int:
+    """Return the batch of an evaluation: four times a training part fits wherever that does, without gradients."""
+    return 4 * (batch_size // parts)
+
+
+def images_at_once(batch_size: int, ten_views: bool) -> int:
+    """Return how many images make a batch of that size."""
+    return max(1, batch_size // 10) if ten_views else batch_size
 
 
 def _pixels_of(feed: Feed, indices: NDArray[np.int64], batch_size: int, ten_views: bool) -> Iterator[Tensor]:

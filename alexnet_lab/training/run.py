@@ -17,7 +17,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-import alexnet_lab
 from alexnet_lab.data.audit import LIST
 from alexnet_lab.data.feed import Feed, open_feed
 from alexnet_lab.records import RunFolder, State, write_atomically
@@ -32,6 +31,7 @@ from alexnet_lab.training.parallel import Ranks, joined
 from alexnet_lab.training.process import is_first_process, run_folder
 from alexnet_lab.training.recipe import Recipe
 from alexnet_lab.training.trainer import Report, Trainer, network_of
+from alexnet_lab.version import __version__
 
 
 def train(recipe: Recipe, folder: RunFolder, report: Report = lambda _kind, _facts: None) -> dict[str, Any]:
@@ -142,7 +142,7 @@ def _provenance(recipe: Recipe, feed: Feed) -> dict[str, Any]:
         "data_fingerprint": feed.fingerprint,
         "classes": list(feed.classes),
         "notes": [*recipe.warnings(), *feed.notes],
-        "alexnet_lab": alexnet_lab.__version__,
+        "alexnet_lab": __version__,
         "torch": torch.__version__,
         "python": platform.python_version(),
         "machine": f"{platform.machine()}, {platform.system()} {platform.release()}",
@@ -175,7 +175,7 @@ def _advice_on_memory(recipe: Recipe, feed: Feed, ranks: Ranks) -> str:
     """Find a batch that fits, by trying."""
 
     def attempt(size: int) -> None:
-        network = network_of(recipe, feed).to(recipe.device)
+        network = network_of(recipe, len(feed.classes), feed.channels).to(recipe.device)
         x = torch.zeros(size, feed.channels, recipe.image_size, recipe.image_size, device=recipe.device)
         F.cross_entropy(network(x), torch.zeros(size, dtype=torch.long, device=recipe.device)).backward()  # type: ignore[no-untyped-call]
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from alexnet_lab.data.feed import Feed
+from alexnet_lab.data.preprocessing import preprocessing_of
 from alexnet_lab.instruments.flow import read_columns
 from alexnet_lab.networks import build_network, load_pretrained
 from alexnet_lab.networks.parts import Dropout
@@ -25,7 +26,7 @@ from alexnet_lab.randomness import derived_seed
 from alexnet_lab.records import RunFolder
 from alexnet_lab.training import checkpoint
 from alexnet_lab.training.errors import DivergedError, InterruptedRunError, first_bad_layer
-from alexnet_lab.training.evaluation import evaluate
+from alexnet_lab.training.evaluation import evaluate, evaluation_batch
 from alexnet_lab.training.measuring import Measuring, peak_memory
 from alexnet_lab.training.metrics import is_better
 from alexnet_lab.training.optim import build_optimiser, scheduled_rate, set_rate
@@ -296,9 +297,8 @@ class Trainer:
         self, network: nn.Module, indices: NDArray[np.int64], what: str, ten_views: bool = False
     ) -> dict[str, Any]:
         """Return the metrics; an output that is not finite is a divergence, as a loss in training is."""
-        # No gradients are kept, so four times a training part fits wherever that does.
-        batch = 4 * (self.recipe.batch_size // self.parts)
         try:
+            batch = evaluation_batch(self.recipe.batch_size, self.parts)
             return evaluate(network, self.feed, indices, batch, ten_views)
         except DivergedError as finding:
             raise DivergedError(f"in {what}, {finding}") from None
@@ -329,7 +329,12 @@ class Trainer:
 
     def _save_best(self, network: nn.Module) -> None:
         if self.ranks.is_first:
-            facts = {"epoch": self.epoch, "metric": self.recipe.best_by, "value": self.best}
+            facts = {
+                "epoch": self.epoch,
+                "metric": self.recipe.best_by,
+                "value": self.best,
+                "preprocessing": preprocessing_of(self.feed).facts(),
+            }
             checkpoint.save_best(self.folder.path / "checkpoints", checkpoint.network_tensors(network), facts)
 
     def _save_best_unless_there(self) -> None:
@@ -341,7 +346,7 @@ class Trainer:
 
     def _build_network(self) -> nn.Module:
         recipe = self.recipe
-        network = network_of(recipe, self.feed)
+        network = network_of(recipe, len(self.feed.classes), self.feed.channels)
         if recipe.weights:
             fresh = load_pretrained(network, recipe.weights)
             if fresh:
@@ -352,18 +357,18 @@ class Trainer:
         return network
 
 
-def network_of(recipe: Recipe, feed: Feed) -> nn.Module:
-    """Build the network that a recipe describes for the classes and channels of its data."""
+def network_of(recipe: Recipe, classes: int, channels: int) -> nn.Module:
+    """Build the network that a recipe describes, for so many classes and image channels."""
     network: nn.Module = build_network(
         recipe.network,
-        len(feed.classes),
+        classes,
         preset=recipe.preset,
         norm=recipe.norm,
         act=recipe.act,
         dropout=recipe.dropout,
         width=recipe.width,
         image_size=recipe.image_size,
-        in_channels=feed.channels,
+        in_channels=channels,
         init=recipe.init,
         seed=recipe.seed,
     )

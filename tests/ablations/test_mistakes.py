@@ -374,8 +374,9 @@ def test_weights_that_cannot_be_taken_are_told_by_the_option(told, tmp_path, con
 
 @pytest.mark.long
 def test_a_network_that_no_memory_holds_is_one_sentence(told, tmp_path):
-    line = told("train", "--image-size", "100000000", "--quiet", "--threads", "1", "--out", "run")
-    assert line == "a network for 100000000 pixels, width 0.25, does not fit in memory; take less"
+    sizes = ("--image-size", "16384", "--width", "1")
+    line = told("train", *sizes, "--quiet", "--threads", "1", "--out", "run")
+    assert line == "a network for 16384 pixels, width 1, does not fit in memory; take less"
     assert list(tmp_path.iterdir()) == []
 
 

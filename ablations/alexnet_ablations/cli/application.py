@@ -16,6 +16,7 @@ from alexnet_ablations.cli.errors import EXPECTED, refuse_repeated, sentence_of
 from alexnet_ablations.cli.export import export
 from alexnet_ablations.cli.inspect import inspect
 from alexnet_ablations.cli.networks import networks
+from alexnet_ablations.cli.predict import predict
 from alexnet_ablations.cli.report import report
 from alexnet_ablations.cli.status import retry, status
 from alexnet_ablations.cli.study import study
@@ -45,6 +46,7 @@ application.command()(report)
 application.command()(inspect)
 application.command()(compare)
 application.command()(export)
+application.command()(predict)
 application.add_typer(bench, name="bench")
 
 

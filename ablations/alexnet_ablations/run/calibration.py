@@ -168,7 +168,7 @@ def measure(recipe: Recipe, start_seconds: float | None = None) -> Pace:
     began = time.perf_counter()
     feed = open_feed_of(recipe, lambda _kind, _facts: None)
     opening = time.perf_counter() - began
-    network = network_of(recipe, feed)
+    network = network_of(recipe, len(feed.classes), feed.channels)
     if recipe.weights:  # not worth timing, but a missing or unfit file is refused here
         load_pretrained(network, recipe.weights)
     network.to(recipe.device)

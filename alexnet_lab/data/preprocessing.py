@@ -1,0 +1,102 @@
+"""From an image file to the input of a trained network: the steps of its run's evaluation, with the same numbers.
+
+Decoding depends on the set that the run was trained on: its images were stored with one side, one or three channels,
+and the upper 8 of as many bits as its brightest pixel needed. A new image is brought to the same form. Then follow the
+scale, with the mean and spread of the training images, and the window that evaluation sees, both in feed.py.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from alexnet_lab.data.augment import Augmentation
+from alexnet_lab.data.decoding import bits_for, decode, look_at
+from alexnet_lab.data.feed import Feed
+from alexnet_lab.data.scaling import Scaling
+from alexnet_lab.data.splits import Split
+from alexnet_lab.data.views import Geometry
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What a run's evaluation does to an image. `facts` hold all of it; `restored` reads them."""
+
+    geometry: Geometry
+    stored_channels: int  # 1 where all images of the run were grey
+    channels: int  # that the network sees
+    deep_bits: int
+    scaling: Scaling
+
+    def facts(self) -> dict[str, Any]:
+        """Return numbers and lists for JSON, which keeps them to the last bit."""
+        geometry, scaling = self.geometry, self.scaling
+        return {
+            "seen": geometry.seen,
+            "stored": geometry.stored,
+            "whole": geometry.whole,
+            "stored_channels": self.stored_channels,
+            "channels": self.channels,
+            "deep_bits": self.deep_bits,
+            "mean": scaling.mean.tolist(),
+            "spread": scaling.spread.tolist(),
+            "colours": scaling.colours.tolist(),
+        }
+
+    def decoded(self, content: bytes, fit: str) -> tuple[NDArray[np.uint8], bool]:
+        """Return an image as the run's own were stored, C T T, and whether it lost its colours by that.
+
+        Raises one of decoding.UNREADABLE.
+        """
+        bits = bits_for(look_at(content).brightest)
+        if bits > self.deep_bits:
+            raise ValueError(
+                f"its brightest pixel needs {bits} bits, and the images of the run had {self.deep_bits}; save it with "
+                f"{self.deep_bits}"
+            )
+        pixels = decode(content, self.geometry.stored, fit, grey=False, deep_bits=self.deep_bits)
+        if self.stored_channels == 3:
+            return pixels, False
+        if (pixels == pixels[:1]).all():
+            return pixels[:1], False
+        return decode(content, self.geometry.stored, fit, grey=True, deep_bits=self.deep_bits), True
+
+    def feed_of(self, pixels: NDArray[np.uint8], classes: tuple[str, ...], device: str) -> Feed:
+        """Return decoded images, N C T T, as a feed without labels: every label is 0, and no part has an image."""
+        none = np.empty(0, np.int64)
+        return Feed(
+            classes=classes,
+            channels=self.channels,
+            labels=torch.zeros(len(pixels), dtype=torch.long, device=device),
+            split=Split(none, none, none),
+            fingerprint="",
+            notes=(),
+            names=None,
+            groups=None,
+            augmentation=Augmentation(),
+            geometry=self.geometry,
+            scaling=self.scaling.to(device),
+            device=device,
+            stored=pixels,
+            deep_bits=self.deep_bits,
+        )
+
+
+def preprocessing_of(feed: Feed) -> Preprocessing:
+    """Return what the evaluation of a feed does to an image."""
+    return Preprocessing(feed.geometry, feed.stored.shape[1], feed.channels, feed.deep_bits, feed.scaling.to("cpu"))
+
+
+def restored(facts: Mapping[str, Any]) -> Preprocessing:
+    """Return the preprocessing with these facts."""
+    mean, spread = (torch.tensor(facts[name], dtype=torch.float32) for name in ("mean", "spread"))
+    return Preprocessing(
+        Geometry(facts["seen"], facts["stored"], facts["whole"]),
+        facts["stored_channels"],
+        facts["channels"],
+        facts["deep_bits"],
+        Scaling(mean, spread, np.array(facts["colours"])),
+    )

@@ -1,0 +1,166 @@
+"""A finished run: its network, its metrics, and its predictions for new images.
+
+run = load_run("runs/digits-alexnet-1f0c")
+run.network()                            the trained module, in eval mode
+run.predict(["scan.png", "more/"]).table()
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import nn
+
+from alexnet_lab.data.preprocessing import Preprocessing, preprocessing_of, restored
+from alexnet_lab.evaluation.predictions import Decoder, Place, Predictions, Progress, image_files
+from alexnet_lab.records import RunFolder
+from alexnet_lab.training import checkpoint
+from alexnet_lab.training.checkpoint import Checkpoint
+from alexnet_lab.training.errors import DivergedError
+from alexnet_lab.training.evaluation import evaluation_batch, images_at_once, probabilities_of
+from alexnet_lab.training.recipe import Recipe, read_recipe
+from alexnet_lab.training.run import configure_torch, open_feed_of
+from alexnet_lab.training.trainer import network_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# Files without which there is no network, or a wrong one.
+NEEDED = ("state.json", "recipe.json", "provenance.json", "checkpoints/best.json", "checkpoints/best.safetensors")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that ended well; `load_run` returns it."""
+
+    path: Path
+    recipe: Recipe
+    classes: tuple[str, ...]
+    preprocessing: Preprocessing = field(repr=False)
+    weights: Checkpoint = field(repr=False)  # the best epoch's, which were tested
+
+    def network(self, device: str = "cpu") -> nn.Module:
+        """Return a new copy of the trained network in eval mode; its output is scores, B K, before softmax."""
+        _check_device(device)
+        network = network_of(self.recipe, len(self.classes), self.preprocessing.channels)
+        checkpoint.restore_network(network, self.weights.tensors)
+        network.to(device)
+        if self.recipe.channels_last:
+            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stub
+        return network.eval()
+
+    def metrics(self) -> "pd.DataFrame":
+        """Return a row per epoch: losses, validation metrics, learning rate, seconds."""
+        import pandas as pd
+
+        folder = RunFolder(self.path)
+        if "metrics.jsonl" in folder.damages():
+            raise ValueError(_changed(self.path, "metrics.jsonl"))
+        return pd.DataFrame(list(folder.metrics()))
+
+    def predict(
+        self, images: Place | Sequence[Place], device: str = "cpu", progress: Progress = lambda _done, _total: None
+    ) -> Predictions:
+        """Return the probabilities of every class for image files, and for those in folders and .zip archives.
+
+        Images go through the steps of the run's own test: decoding, size, scale, and ten views if the recipe says so.
+        The test's images, on its device and in its order, have the test's probabilities to the last bit; in other
+        batches the network's sums may differ in it. Images that cannot be read are named in `unreadable`.
+        """
+        network = self.network(device)
+        recipe, decoder = self.recipe, Decoder(self.preprocessing, self.recipe.fit)
+        batch = evaluation_batch(recipe.batch_size, recipe.accumulate)
+        at_once = images_at_once(batch, recipe.ten_views)
+        names: list[str] = []
+        rows = [np.empty((0, len(self.classes)))]
+        with image_files(images) as files, _torch_set_as_in(recipe):
+            for batch_names, pixels in decoder.batches(files, at_once):
+                feed = self.preprocessing.feed_of(pixels, self.classes, device)
+                try:
+                    rows.append(probabilities_of(network, feed, np.arange(len(pixels)), batch, recipe.ten_views))
+                except DivergedError as error:
+                    raise ValueError(f"the network of {self.path} cannot predict: {error}") from None
+                names += batch_names
+                progress(len(names) + len(decoder.unreadable), len(files))
+        notes: tuple[str, ...] = ()
+        if decoder.greyed:
+            count = f"{decoder.greyed} of {len(names)} images {'is' if decoder.greyed == 1 else 'are'} coloured"
+            notes = (f"{count}, those of the run were grey: brightness was used",)
+        return Predictions(tuple(names), self.classes, np.concatenate(rows), decoder.unreadable, notes)
+
+
+def load_run(folder: Place) -> Run:
+    """Return the finished run of a folder.
+
+    Raises ValueError for a folder without a run, a run that has not ended with `ok`, and damaged files.
+    """
+    path = Path(folder).expanduser()
+    records = RunFolder(path)
+    damaged = [name for name in records.damages(weights=True) if name in NEEDED]
+    if damaged:
+        raise ValueError(_changed(path, ", ".join(damaged)))
+    fields, provenance, verdict = records.recipe(), records.provenance(), records.verdict()
+    if fields is None:
+        raise ValueError(f"{path} holds no run: it has no recipe.json; give a folder that alexnet-lab train wrote")
+    if verdict is None or provenance is None:
+        raise ValueError(f"the run in {path} has not finished; the command that started it continues it")
+    if verdict["state"] != "ok":
+        why = f" ({verdict['why']})" if verdict["why"] else ""
+        raise ValueError(f"the run in {path} ended as {verdict['state']}{why}; only one that ended as ok has a network")
+    recipe = read_recipe(fields)
+    weights = checkpoint.load_checkpoint(path / "checkpoints", checkpoint.BEST)
+    facts = weights.facts.get("preprocessing")
+    images = _measured_again(path, recipe, provenance["data_fingerprint"]) if facts is None else restored(facts)
+    return Run(path, recipe, tuple(provenance["classes"]), images, weights)
+
+
+def predict(run: Place, images: Place | Sequence[Place], device: str = "cpu") -> Predictions:
+    """Return the probabilities that the run of a folder gives to image files: `load_run(run).predict(images)`."""
+    return load_run(run).predict(images, device)
+
+
+def _measured_again(path: Path, recipe: Recipe, fingerprint: str) -> Preprocessing:
+    """Return the preprocessing of a run that recorded none, as version 0.1.0 did, measured on its data."""
+    missing = f"the run in {path} did not record the mean and spread of its training images"
+    with _torch_set_as_in(recipe):
+        try:
+            feed = open_feed_of(recipe, lambda _kind, _facts: None)
+        except (ValueError, OSError) as error:
+            why = str(error).partition("\n")[0]
+            raise ValueError(
+                f"{missing}, and its data cannot be opened to measure them ({why}); make {recipe.data} available "
+                "where the run found it, or train again"
+            ) from None
+    if feed.fingerprint != fingerprint:
+        raise ValueError(f"{missing}, and {recipe.data} has changed since; restore it, or train again")
+    return preprocessing_of(feed)
+
+
+def _changed(path: Path, names: str) -> str:
+    return f"{names} in {path} changed after the run ended; the command that made the run makes it again"
+
+
+def _check_device(device: str) -> None:
+    if device.partition(":")[0] not in ("cpu", "cuda"):
+        raise ValueError(f"device must be cpu or cuda, got {device!r}")
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError("device cuda was asked for, and torch sees no GPU here; take device cpu")
+
+
+@contextmanager
+def _torch_set_as_in(recipe: Recipe) -> Iterator[None]:
+    """Set torch's global settings as the run had them, and give back those of the process."""
+    threads, is_deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    tf32, precision = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
+    configure_torch(recipe)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(is_deterministic)
+        torch.backends.cudnn.allow_tf32 = tf32
+        torch.set_float32_matmul_precision(precision)

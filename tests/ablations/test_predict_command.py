@@ -1,0 +1,129 @@
+"""alexnet-lab predict as a user meets it."""
+
+import csv
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from alexnet_lab import load_run
+from alexnet_lab.data.sources import load_images
+from alexnet_lab.records import RunFolder
+
+
+def command(*words, cwd):
+    return subprocess.run(
+        [sys.executable, "-c", "from alexnet_ablations.cli import main; main()", *map(str, words)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        check=False,
+        timeout=300,
+    )
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with a run on digits in RUN and five of its images in scans."""
+    root = tmp_path_factory.mktemp("place")
+    words = ("train", "--out", "RUN", "--width", "0.0625", "--norm", "bn", "--epochs", "1", "--threads", "1", "--quiet")
+    done = command(*words, cwd=root)
+    assert done.returncode == 0, done.stderr
+    (root / "scans").mkdir()
+    for number, pixels in enumerate(load_images("digits").pixels[:5, 0]):
+        Image.fromarray(pixels).save(root / "scans" / f"{number}.png")
+    return root
+
+
+def test_the_table_shows_each_file_and_its_most_probable_classes(place):
+    done = command("predict", "RUN", "scans", cwd=place)
+    assert done.returncode == 0, done.stderr
+    predictions = load_run(place / "RUN").predict(place / "scans")
+    for number, (best, row) in enumerate(zip(predictions.most_probable, predictions.probabilities, strict=True)):
+        line = next(line for line in done.stdout.splitlines() if f"scans/{number}.png" in line)
+        assert line.split()[1:3] == [best, f"{row.max():.4f}"]
+
+
+def test_json_and_csv_hold_every_probability_in_full(place, tmp_path):
+    predictions = load_run(place / "RUN").predict(place / "scans")
+    lines = command("predict", "RUN", "scans", "--json", cwd=place).stdout.splitlines()
+    for number, line in enumerate(map(json.loads, lines)):
+        assert line["file"] == f"scans/{number}.png"
+        assert line["predicted"] == predictions.most_probable[number]
+        assert list(line["probabilities"].values()) == predictions.probabilities[number].tolist()
+    done = command("predict", "RUN", "scans", "--csv", tmp_path / "out.csv", cwd=place)
+    assert done.returncode == 0, done.stderr
+    with (tmp_path / "out.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["file"] for row in rows] == [f"scans/{number}.png" for number in range(5)]
+    assert [
+        [float(row[f"probability of {k}"]) for k in range(10)] for row in rows
+    ] == predictions.probabilities.tolist()
+
+
+def test_an_image_that_cannot_be_read_is_named_and_the_others_are_predicted(place, tmp_path):
+    bad = tmp_path / "torn\x1b[31m.png"
+    bad.write_bytes(b"no image")
+    done = command("predict", "RUN", "scans/0.png", bad, "absent.png", cwd=place)
+    assert done.returncode == 1
+    assert "scans/0.png" in done.stdout
+    assert "torn\\x1b[31m.png: it is no image" in done.stderr
+    assert "absent.png: there is no such file" in done.stderr
+    assert "\x1b" not in done.stdout + done.stderr
+    lines = command("predict", "RUN", "scans/0.png", bad, "--json", cwd=place).stdout.splitlines()
+    assert [json.loads(line).get("error", "")[:14] for line in lines] == ["", "it is no image"]
+
+
+@pytest.mark.parametrize("way", [(), ("--json",), ("--csv", "strange.csv")])
+def test_names_of_any_bytes_are_written(way, place, tmp_path):
+    strange = bytes(tmp_path) + b"/\xff[bold] .png"
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "plain.png")
+    (tmp_path / "plain.png").rename(strange.decode("utf-8", "surrogateescape"))
+    done = command("predict", place / "RUN", ".", *way, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    if not way:
+        assert "\\xff[bold] .png" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["scans", "RUN"], "scans holds no run"),
+        (["RUN", "empty"], "empty holds no images; expected files such as .png"),
+        (["RUN", "scans", "--json", "--csv", "out.csv"], "give one of them"),
+        (["RUN", "scans", "--csv", "nowhere/out.csv"], "--csv must name a file in a folder that exists"),
+        (["RUN", "scans", "--device", "tpu"], "device must be cpu or cuda, got 'tpu'"),
+        (["RUN"], "missing argument 'images'"),
+    ],
+)
+def test_a_mistake_ends_as_one_clear_line(words, message, place):
+    (place / "empty").mkdir(exist_ok=True)
+    done = command("predict", *words, cwd=place)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_run_that_never_finished_and_damaged_weights_are_refused(place, tmp_path):
+    RunFolder(tmp_path / "begun").begin("{}", {}, "{}")
+    done = command("predict", tmp_path / "begun", "scans", cwd=place)
+    assert done.returncode == 2
+    assert "has not finished" in done.stderr
+    weights = place / "RUN" / "checkpoints" / "best.safetensors"
+    content = weights.read_bytes()
+    try:
+        weights.write_bytes(content[:-1])
+        done = command("predict", "RUN", "scans", cwd=place)
+    finally:
+        weights.write_bytes(content)
+    assert done.returncode == 2
+    assert "checkpoints/best.safetensors in RUN changed after the run ended" in done.stderr
+
+
+def test_help_shows_examples(place):
+    text = command("predict", "--help", cwd=place).stdout
+    assert "alexnet-lab predict RUN scans/ more.zip --csv predictions.csv" in text
