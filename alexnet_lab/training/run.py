@@ -7,6 +7,7 @@ the same recipe and data, if there is one. A run is a process of its own, so tha
 """
 
 import errno
+import os
 import platform
 import signal
 import sys
@@ -71,6 +72,8 @@ def configure_torch(recipe: Recipe) -> None:
     """
     torch.set_num_threads(recipe.threads)
     if recipe.deterministic:
+        # cuBLAS reads it at its first product; torch refuses deterministic products without it.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.allow_tf32 = recipe.tf32
     torch.set_float32_matmul_precision("high" if recipe.tf32 else "highest")

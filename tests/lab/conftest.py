@@ -7,8 +7,30 @@ import threading
 from pathlib import Path
 
 import pytest
+import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
+
+
+NEEDS_A_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=NEEDS_A_GPU)])
+def device(request):
+    """Run a test on the processor and, where there is one, on a GPU; `pytest -k cuda` selects the latter."""
+    return request.param
+
+
+@pytest.fixture
+def torch_settings():
+    """Give back what a run sets for its whole process."""
+    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    cudnn, products = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
+    yield
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(deterministic)
+    torch.backends.cudnn.allow_tf32 = cudnn
+    torch.set_float32_matmul_precision(products)
 
 
 @pytest.fixture

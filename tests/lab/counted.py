@@ -22,8 +22,9 @@ def batch(seed=0, count=8):
 def train(network, panel, steps=1, optimiser=None, forward=None, scaler=None):
     """Take steps as a user would."""
     optimiser = optimiser or torch.optim.SGD(network.parameters(), 0.1)
+    device = next(network.parameters()).device
     for step in range(steps):
-        x, y = batch(step)
+        x, y = (values.to(device) for values in batch(step))
         optimiser.zero_grad()
         loss = F.cross_entropy((forward or network)(x), y)
         if scaler is None:

@@ -126,23 +126,23 @@ def test_weights_of_version_0_1_0_are_read(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["sgd", "krizhevsky", "adamw"])
-def test_an_optimiser_goes_on_as_if_it_had_never_stopped(name):
+def test_an_optimiser_goes_on_as_if_it_had_never_stopped(name, device):
     def steps(network, optimiser, count, first=0):
         for step in range(first, first + count):
             set_rate(optimiser, 0.1 / (1 + step))
             optimiser.zero_grad()
-            network(torch.full((2, 3), float(step + 1))).square().sum().backward()
+            network(torch.full((2, 3), float(step + 1), device=device)).square().sum().backward()
             optimiser.step()
 
     torch.manual_seed(0)
-    straight = nn.Linear(3, 2)
-    resumed = nn.Linear(3, 2)
+    straight = nn.Linear(3, 2).to(device)
+    resumed = nn.Linear(3, 2).to(device)
     resumed.load_state_dict(straight.state_dict())
     recipe = Recipe(optimiser=name)
     whole, half = build_optimiser(recipe, straight), build_optimiser(recipe, resumed)
     steps(straight, whole, 6)
     steps(resumed, half, 3)
-    tensors = {key: value.clone() for key, value in checkpoint.optimiser_tensors(half).items()}
+    tensors = {key: value.detach().cpu().clone() for key, value in checkpoint.optimiser_tensors(half).items()}
     fresh = build_optimiser(recipe, resumed)
     checkpoint.restore_optimiser(fresh, tensors)
     steps(resumed, fresh, 3, first=3)

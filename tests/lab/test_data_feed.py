@@ -70,8 +70,8 @@ def shown(feed, batch_size=10, seed=0, epoch=1, start=0):
 
 
 @pytest.mark.parametrize("augment", ["none", "flip", "paper", "xray", "crop,flip,colour,rotate,scale"])
-def test_what_a_network_is_shown_depends_on_seed_epoch_and_image_alone(augment):
-    feed = open_feed(SMALL, image_size=21, augment=augment)
+def test_what_a_network_is_shown_depends_on_seed_epoch_and_image_alone(augment, device):
+    feed = open_feed(SMALL, image_size=21, augment=augment, device=device)
     pixels, labels = shown(feed)
     assert pixels.shape == (70, 3, 21, 21)
     assert pixels.dtype == torch.float32
@@ -96,10 +96,10 @@ def test_an_image_is_augmented_anew_each_epoch_and_never_in_evaluation():
     assert len(torch.unique(feed.images, dim=0)) == 1
 
 
-def test_a_trainers_low_precision_stays_out_of_the_images():
-    feed = open_feed(SMALL, image_size=21, augment="paper,rotate")
+def test_a_trainers_low_precision_stays_out_of_the_images(device):
+    feed = open_feed(SMALL, image_size=21, augment="paper,rotate", device=device)
     outside = next(feed.training_batches(10, 0, 1))[0], next(feed.batches_of(feed.split.test))[0]
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(device, torch.bfloat16):
         inside = next(feed.training_batches(10, 0, 1))[0], next(feed.batches_of(feed.split.test))[0]
     assert all(torch.equal(a, b) for a, b in zip(outside, inside, strict=True))
 
@@ -118,17 +118,17 @@ def test_starting_late_reads_nothing_of_what_is_left_out(monkeypatch):
     assert not list(feed.training_batches(10, 0, 1, start=7))
 
 
-def test_evaluation_shows_all_images_in_order():
-    feed = open_feed(SMALL, image_size=16, scale="pixels")
+def test_evaluation_shows_all_images_in_order(device):
+    feed = open_feed(SMALL, image_size=16, scale="pixels", device=device)
     labels = torch.cat([labels for _, labels in feed.batches_of(feed.split.test, batch_size=7)])
     assert labels.tolist() == feed.labels[feed.split.test].tolist()
     pixels = torch.cat([pixels for pixels, _ in feed.batches_of(feed.split.test, batch_size=7)])
-    raw = torch.from_numpy(load_images(SMALL).pixels[feed.split.test]).float()
+    raw = torch.from_numpy(load_images(SMALL).pixels[feed.split.test]).float().to(device)
     torch.testing.assert_close(pixels, raw - feed.scaling.mean)
 
 
-def test_ten_views_average_what_evaluation_and_its_neighbours_show():
-    feed = open_feed(SMALL, image_size=14, augment="crop")
+def test_ten_views_average_what_evaluation_and_its_neighbours_show(device):
+    feed = open_feed(SMALL, image_size=14, augment="crop", device=device)
     indices = feed.split.test[:5]
     ((ten, labels),) = feed.ten_views_of(indices, batch_size=8)
     assert ten.shape == (5, 10, 3, 14, 14)
@@ -136,7 +136,7 @@ def test_ten_views_average_what_evaluation_and_its_neighbours_show():
     torch.testing.assert_close(ten[:, 4], middle)
     torch.testing.assert_close(ten[:, 9], middle.flip(-1))
     assert labels.tolist() == feed.labels[indices].tolist()
-    plain = open_feed(SMALL, image_size=14)
+    plain = open_feed(SMALL, image_size=14, device=device)
     ((ten, _),) = plain.ten_views_of(indices)
     assert ten.shape == (5, 10, 3, 14, 14)
 
@@ -236,11 +236,13 @@ def test_a_network_smaller_than_the_images_sees_them_without_moire():
     assert feed.fingerprint == images.fingerprint
 
 
-def test_pixels_that_live_on_the_device_give_the_same_batches():
-    feed = open_feed(SMALL, image_size=21, augment="paper")
-    resident = replace(feed, resident=torch.from_numpy(feed.stored), stored=np.empty((0, 3, 16, 16), np.uint8))
-    assert torch.equal(shown(resident)[0], shown(feed)[0])
-    assert torch.equal(resident.images, feed.images)
+def test_pixels_that_live_on_the_device_give_the_same_batches(device):
+    feed = open_feed(SMALL, image_size=21, augment="paper", device=device)
+    elsewhere = replace(feed, resident=None)
+    pixels = torch.from_numpy(feed.stored).to(device)
+    resident = replace(feed, resident=pixels, stored=np.empty((0, 3, 16, 16), np.uint8))
+    assert torch.equal(shown(resident)[0], shown(elsewhere)[0])
+    assert torch.equal(resident.images, elsewhere.images)
 
 
 def test_the_fingerprint_is_of_the_data_not_of_how_it_is_shown():

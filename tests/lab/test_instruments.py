@@ -18,8 +18,8 @@ from alexnet_lab.instruments.panel import Panel
 from alexnet_lab.instruments.schedule import Schedule, parse_instruments, schedule_of
 
 
-def test_hooks_are_gone_after_the_panel_whatever_happened():
-    network = small_network()
+def test_hooks_are_gone_after_the_panel_whatever_happened(device):
+    network = small_network().to(device)
     optimiser = torch.optim.SGD(network.parameters(), 0.1)
 
     def hooks():
@@ -34,22 +34,22 @@ def test_hooks_are_gone_after_the_panel_whatever_happened():
     assert hooks() == 0
     assert panel.tables[1]["units"]["inputs"][0] == 16  # what was measured until then
     with pytest.raises(RuntimeError, match="conv2d"), Panel(network, optimiser):
-        network(torch.zeros(2, 7))
+        network(torch.zeros(2, 7, device=device))
     assert hooks() == 0
 
 
-def test_copies_evaluation_and_bare_passes_are_not_counted():
-    network = small_network()
+def test_copies_evaluation_and_bare_passes_are_not_counted(device):
+    network = small_network().to(device)
     with Panel(network, every=1) as panel:
         train(network, panel)
         twin = copy.deepcopy(network)
-        twin(batch(1)[0]).sum().backward()
+        twin(batch(1)[0].to(device)).sum().backward()
         with torch.no_grad():
-            network(batch(2)[0])
-            network.eval()(batch(3)[0])
+            network(batch(2)[0].to(device))
+            network.eval()(batch(3)[0].to(device))
         with panel.probing(twin):
-            twin.eval()(batch(4, 5)[0])
-            network.train()(batch(4, 7)[0])  # not the one that is probed
+            twin.eval()(batch(4, 5)[0].to(device))
+            network.train()(batch(4, 7)[0].to(device))  # not the one that is probed
     units = panel.tables[1]["units"]
     assert set(units["inputs"][units["split"] == 0]) == {8}
     assert set(units["inputs"][units["split"] == 1]) == {5}
@@ -67,13 +67,13 @@ class Reusing(nn.Module):
         return self.head(self.act(input=self.second(self.act(self.first(x)))).mean(1))
 
 
-def test_a_module_used_twice_is_two_sites_and_order_is_that_of_the_pass():
-    network = Reusing()
+def test_a_module_used_twice_is_two_sites_and_order_is_that_of_the_pass(device):
+    network = Reusing().to(device)
     network.first.weight.requires_grad_(False)
     optimiser = torch.optim.SGD([p for p in network.parameters() if p.requires_grad], 0.1)
     with Panel(network, optimiser, every=1) as panel:
         for _ in range(2):
-            network(torch.randn(7, 9, 4)).sum().backward()
+            network(torch.randn(7, 9, 4, device=device)).sum().backward()
             optimiser.step()
             panel.step()
             optimiser.zero_grad()
@@ -106,24 +106,24 @@ class Functional(nn.Module):
         return self.head(F.relu(self.conv(x), inplace=True).mean((2, 3)))
 
 
-def test_an_activation_called_as_a_function_is_a_site_behind_its_layer():
-    network = Functional()
-    x = batch()[0]
+def test_an_activation_called_as_a_function_is_a_site_behind_its_layer(device):
+    network = Functional().to(device)
+    x = batch()[0].to(device)
     with Panel(network, every=1) as panel:
         network(x).sum().backward()
         panel.step()
     (site,) = panel.layout().sites
     assert (site.name, site.fed_by, site.activation, site.word) == ("relu(conv)", "conv", "ReLU", "off")
     units = panel.tables[1]["units"]
-    conv = network.conv(x).detach().numpy() <= 0
+    conv = network.conv(x).detach().cpu().numpy() <= 0
     assert np.array_equal(units["elements_off"], conv.sum((0, 2, 3)))
     assert np.isnan(panel.tables[1]["steps"]["update_norm"]).all()  # no optimiser, nobody told: not known, not zero
     assert "updates unknown" in panel.layout().read_at
     assert "no activation was seen: head" in panel.summary()
 
 
-def test_records_are_written_at_each_epochs_end_and_read_back(tmp_path):
-    network = small_network(nn.Tanh)
+def test_records_are_written_at_each_epochs_end_and_read_back(tmp_path, device):
+    network = small_network(nn.Tanh).to(device)
     with Panel(network, every=2, window=2, folder=tmp_path) as panel:
         for _ in range(2):
             train(network, panel, 5)

@@ -24,12 +24,14 @@ QUICK = Recipe(width=1 / 16, epochs=1, seed=1, batch_size=128, norm="bn")  # 8 s
 COSTS = ("train_seconds", "images_per_second", "peak_memory_bytes", "measuring_share")
 
 
-@pytest.fixture(autouse=True)
-def threads():
-    """Give back the thread count that a run sets for its process."""
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("torch_settings")
+
+
+@pytest.fixture
+def quick(device, monkeypatch):
+    """The quick recipe on a device; a GPU repeats to the bit where it is asked to, and reports every step."""
+    monkeypatch.setitem(trainer.STEPS_BETWEEN_READS, "cuda", 1)
+    return replace(QUICK, device=device, deterministic=device == "cuda")
 
 
 def run_in(path, recipe, report=lambda _kind, _facts: None):
@@ -71,9 +73,9 @@ def assert_same_flow(one, other):
         pytest.param({"network": "resnet18", "channels_last": True, "batch_size": 512}, marks=pytest.mark.long),
     ],
 )
-def test_a_run_with_instruments_has_the_numbers_of_one_without(change, tmp_path):
+def test_a_run_with_instruments_has_the_numbers_of_one_without(change, tmp_path, quick):
     for level in ("off", "default", "all"):
-        assert run_in(tmp_path / level, replace(QUICK, instruments=level, **change)) == 0
+        assert run_in(tmp_path / level, replace(quick, instruments=level, **change)) == 0
     bare = numbers_of(tmp_path / "off")
     assert numbers_of(tmp_path / "default") == bare
     assert numbers_of(tmp_path / "all") == bare
@@ -137,8 +139,10 @@ class PowerCutError(BaseException):
         pytest.param({"instruments": "all", "ema": 0.9, "precision": "fp16"}, marks=pytest.mark.long),
     ],
 )
-def test_a_run_cut_off_at_any_step_ends_with_the_records_of_an_undisturbed_one(cut_at, change, tmp_path, monkeypatch):
-    recipe = replace(QUICK, epochs=2, **change)
+def test_a_run_cut_off_at_any_step_ends_with_the_records_of_an_undisturbed_one(
+    cut_at, change, tmp_path, monkeypatch, quick
+):
+    recipe = replace(quick, epochs=2, **change)
     run_in(tmp_path / "whole", recipe)
     monkeypatch.setattr(trainer, "WITHIN_EPOCH", -1.0)
     monkeypatch.setattr(trainer, "BETWEEN_EPOCHS", -1.0)
@@ -179,8 +183,8 @@ def test_a_run_that_went_on_counts_its_earlier_time_and_not_the_pause(tmp_path, 
     assert RunFolder(tmp_path / "run").verdict()["result"]["train_seconds"] == pytest.approx(70, abs=1)
 
 
-def test_a_run_that_diverges_keeps_what_was_measured_and_a_new_one_starts_clean(tmp_path):
-    wild = replace(QUICK, norm="none", learning_rate=1e4, epochs=3, instruments="all")
+def test_a_run_that_diverges_keeps_what_was_measured_and_a_new_one_starts_clean(tmp_path, quick):
+    wild = replace(quick, norm="none", learning_rate=1e4, epochs=3, instruments="all")
     assert run_in(tmp_path, wild) == 0
     assert RunFolder(tmp_path).verdict()["state"] == "diverged"
     flow = Flow.read(tmp_path)
@@ -189,7 +193,7 @@ def test_a_run_that_diverges_keeps_what_was_measured_and_a_new_one_starts_clean(
     assert steps["step"].max() >= 1
     assert (tmp_path / "flow" / f"epoch-{last:04}.npz").exists()
     assert not np.isfinite(steps["weight_norm"]).all() or not np.isfinite(steps["gradient_norm"]).all()
-    run_in(tmp_path, replace(QUICK, instruments="off"))
+    run_in(tmp_path, replace(quick, instruments="off"))
     assert Flow.read(tmp_path) is None
     assert not list((tmp_path / "flow").glob("*.npz"))
 

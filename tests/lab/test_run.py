@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import re
 import signal
 import subprocess
@@ -27,12 +28,14 @@ QUICK = Recipe(norm="bn", width=1 / 16, epochs=2, seed=1)
 LAST_BIT = ("train_loss", "train_accuracy", "validation_loss", "validation_auroc", "learning_rate")
 
 
-@pytest.fixture(autouse=True)
-def threads():
-    """Give back the thread count that a run sets for its process."""
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("torch_settings")
+
+
+@pytest.fixture
+def quick(device, monkeypatch):
+    """The quick recipe on a device; a GPU repeats to the bit where it is asked to, and reports every step."""
+    monkeypatch.setitem(trainer.STEPS_BETWEEN_READS, "cuda", 1)
+    return replace(QUICK, device=device, deterministic=device == "cuda")
 
 
 def weights_of(path):
@@ -60,8 +63,8 @@ def run_in(path, recipe, report=lambda _kind, _facts: None):
     return train_with_verdict(recipe, RunFolder(path), report)
 
 
-def test_a_run_learns_writes_its_folder_and_repeats_to_the_bit(tmp_path):
-    assert run_in(tmp_path / "one", QUICK) == run_in(tmp_path / "two", QUICK) == 0
+def test_a_run_learns_writes_its_folder_and_repeats_to_the_bit(tmp_path, quick):
+    assert run_in(tmp_path / "one", quick) == run_in(tmp_path / "two", quick) == 0
     assert_same_run(tmp_path / "one", tmp_path / "two")
     folder = RunFolder(tmp_path / "one")
     result = folder.verdict()["result"]
@@ -74,12 +77,12 @@ def test_a_run_learns_writes_its_folder_and_repeats_to_the_bit(tmp_path):
     split = json.loads((tmp_path / "one" / "split.json").read_text())
     assert len(split["test"]) == 359
     feed = open_feed("digits", image_size=67)
-    assert folder.provenance()["identity"] == QUICK.identity(feed.fingerprint)
+    assert folder.provenance()["identity"] == quick.identity(feed.fingerprint)
     assert sorted(p.name for p in (tmp_path / "one/checkpoints").iterdir()) == ["best.json", "best.safetensors"]
 
 
-def test_the_best_weights_are_the_ones_that_were_tested(tmp_path):
-    run_in(tmp_path, QUICK)
+def test_the_best_weights_are_the_ones_that_were_tested(tmp_path, quick):
+    run_in(tmp_path, quick)
     result = RunFolder(tmp_path).verdict()["result"]
     network = build_network("alexnet", 10, norm="bn", width=1 / 16, image_size=67, in_channels=1).eval()
     tensors = {name.removeprefix("network."): value for name, value in weights_of(tmp_path).items()}
@@ -123,13 +126,13 @@ def test_dropout_masks_depend_on_seed_and_step_not_on_the_other_slots(tmp_path, 
         {"label_smoothing": 0.1, "warmup_epochs": 1.0, "channels_last": True, "ten_views": True},
     ],
 )
-def test_every_way_of_training_learns(change, tmp_path):
-    assert run_in(tmp_path, replace(QUICK, epochs=3, batch_size=16, **change)) == 0
+def test_every_way_of_training_learns(change, tmp_path, quick):
+    assert run_in(tmp_path, replace(quick, epochs=3, batch_size=16, **change)) == 0
     assert RunFolder(tmp_path).verdict()["result"]["test"]["accuracy"] > 0.3
 
 
-def test_a_batch_in_parts_is_the_batch_whole(tmp_path):
-    plain = replace(QUICK, norm="lrn", dropout=0.5, epochs=1)
+def test_a_batch_in_parts_is_the_batch_whole(tmp_path, quick):
+    plain = replace(quick, norm="lrn", dropout=0.5, epochs=1)
     run_in(tmp_path / "whole", plain)
     run_in(tmp_path / "parts", replace(plain, accumulate=4))
     whole, parts = (next(RunFolder(tmp_path / name).metrics()) for name in ("whole", "parts"))
@@ -139,9 +142,9 @@ def test_a_batch_in_parts_is_the_batch_whole(tmp_path):
     assert "does not split into 5 equal parts" in RunFolder(tmp_path / "uneven").verdict()["why"]
 
 
-def test_patience_stops_a_run_that_no_longer_improves(tmp_path):
+def test_patience_stops_a_run_that_no_longer_improves(tmp_path, quick):
     # A rate too small to move anything: the first epoch stays the best.
-    assert run_in(tmp_path, replace(QUICK, learning_rate=1e-12, norm="none", epochs=9, patience=2)) == 0
+    assert run_in(tmp_path, replace(quick, learning_rate=1e-12, norm="none", epochs=9, patience=2)) == 0
     result = RunFolder(tmp_path).verdict()["result"]
     assert (result["tested_epoch"], result["epochs"]) == (1, 3)
 
@@ -152,8 +155,10 @@ class PowerCutError(BaseException):
 
 @pytest.mark.parametrize("cut_at", [1, 5, 8, 9, 15])
 @pytest.mark.parametrize("change", [{"ema": 0.9, "optimiser": "adamw"}, {"precision": "fp16", "norm": "lrn"}])
-def test_a_run_cut_off_at_any_step_ends_with_the_numbers_of_an_undisturbed_one(cut_at, change, tmp_path, monkeypatch):
-    recipe = replace(QUICK, batch_size=128, **change)  # 8 steps in each of two epochs
+def test_a_run_cut_off_at_any_step_ends_with_the_numbers_of_an_undisturbed_one(
+    cut_at, change, tmp_path, monkeypatch, quick
+):
+    recipe = replace(quick, batch_size=128, **change)  # 8 steps in each of two epochs
     run_in(tmp_path / "whole", recipe)
     # A checkpoint after every step, so that the cut can come between any two.
     monkeypatch.setattr(trainer, "WITHIN_EPOCH", -1.0)
@@ -258,9 +263,9 @@ def test_two_processes_have_the_numbers_of_one_up_to_rounding(tmp_path, run_in_t
         assert two["validation_loss"] == pytest.approx(one["validation_loss"], rel=1e-3)
 
 
-def test_a_run_that_diverges_says_where_and_keeps_what_it_logged(tmp_path):
+def test_a_run_that_diverges_says_where_and_keeps_what_it_logged(tmp_path, quick):
     (tmp_path / "run").mkdir()
-    wild = replace(QUICK, norm="none", learning_rate=1e4, epochs=3)
+    wild = replace(quick, norm="none", learning_rate=1e4, epochs=3)
     (tmp_path / "run" / "recipe.json").write_text(wild.to_json())
     assert main([str(tmp_path / "run")]) == 0
     verdict = RunFolder(tmp_path / "run").verdict()
@@ -327,8 +332,8 @@ def overflowing(network, *_):
 
 
 @pytest.mark.parametrize("change", [{}, {"ema": 0.9}, {"precision": "bf16"}, {"instruments": "off"}])
-def test_a_bad_number_of_the_last_update_of_an_epoch_is_a_divergence(tmp_path, change):
-    one_step = replace(QUICK, norm="none", batch_size=1079, learning_rate=1e30, **change)
+def test_a_bad_number_of_the_last_update_of_an_epoch_is_a_divergence(tmp_path, change, quick):
+    one_step = replace(quick, norm="none", batch_size=1079, learning_rate=1e30, **change)
     assert run_in(tmp_path, one_step) == 0
     verdict = RunFolder(tmp_path).verdict()
     assert verdict["state"] == "diverged"
@@ -343,7 +348,7 @@ def test_a_bad_number_of_the_last_update_of_an_epoch_is_a_divergence(tmp_path, c
 
 @pytest.mark.parametrize("ten_views", [False, True])
 @pytest.mark.parametrize("part", ["validation", "test"])
-def test_tested_weights_whose_output_overflows_are_a_divergence(tmp_path, monkeypatch, part, ten_views):
+def test_tested_weights_whose_output_overflows_are_a_divergence(tmp_path, monkeypatch, part, ten_views, quick):
     original, seen = trainer.evaluate, []
 
     def evaluate(network, feed, indices, *rest):
@@ -353,15 +358,15 @@ def test_tested_weights_whose_output_overflows_are_a_divergence(tmp_path, monkey
         return original(overflowing(network) if bad else network, feed, indices, *rest)
 
     monkeypatch.setattr(trainer, "evaluate", evaluate)
-    assert run_in(tmp_path, replace(QUICK, epochs=1, batch_size=256, ten_views=ten_views, norm="none")) == 0
+    assert run_in(tmp_path, replace(quick, epochs=1, batch_size=256, ten_views=ten_views, norm="none")) == 0
     verdict = RunFolder(tmp_path).verdict()
     assert verdict["state"] == "diverged"
     assert verdict["why"].startswith(f"in {part}, weights of epoch 1, the output for 359 of 359 images was infinite")
 
 
-def test_one_bad_image_among_many_is_found_and_its_layer_named():
-    feed = open_feed("digits", image_size=67)
-    network = build_network("alexnet", 10, norm="none", width=1 / 16, image_size=67, in_channels=1)
+def test_one_bad_image_among_many_is_found_and_its_layer_named(device):
+    feed = open_feed("digits", image_size=67, device=device)
+    network = build_network("alexnet", 10, norm="none", width=1 / 16, image_size=67, in_channels=1).to(device)
     indices = feed.split.test[:40]
     pixels = next(feed.batches_of(indices, 40))[0]
 
@@ -473,14 +478,20 @@ def test_what_a_kill_left_half_written_is_cleared_at_the_next_start(tmp_path, mo
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["best.json", "best.safetensors"]
 
 
+def test_a_deterministic_run_gives_cublas_the_workspace_that_torch_asks_for(monkeypatch):
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
+    configure_torch(replace(QUICK, deterministic=True))
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"  # a user's own choice stays
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+    configure_torch(QUICK)
+    assert "CUBLAS_WORKSPACE_CONFIG" not in os.environ
+    configure_torch(replace(QUICK, deterministic=True))
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+
+
 def test_fp32_is_fp32_unless_tf32_is_asked_for(tmp_path):
-    before = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
-    try:
-        for asked in (True, False):
-            configure_torch(replace(QUICK, tf32=asked))
-            assert torch.backends.cudnn.allow_tf32 == torch.backends.cuda.matmul.allow_tf32 == asked
-    finally:
-        torch.backends.cudnn.allow_tf32 = before[0]
-        torch.set_float32_matmul_precision(before[1])
+    for asked in (True, False):
+        configure_torch(replace(QUICK, tf32=asked))
+        assert torch.backends.cudnn.allow_tf32 == torch.backends.cuda.matmul.allow_tf32 == asked
     run_in(tmp_path, replace(QUICK, epochs=1, batch_size=512))
     assert RunFolder(tmp_path).provenance()["fp32_products"] == "fp32"
