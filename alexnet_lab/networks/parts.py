@@ -67,7 +67,7 @@ class Dropout(nn.Module):
     inverted=True scales by 1/(1-p) in training, as is usual today; inverted=False scales by (1-p) at test, as in 2012.
     Masks come from `generator`, or from torch's default one if it is None. `part` = (index, count) declares the batch
     to be that part of a larger one: the mask of the larger batch is drawn and cut, so that a batch computed in parts
-    gets the masks of the whole.
+    gets the masks of the whole. An index that is a tensor of one element may change without compiling again.
     """
 
     def __init__(self, p: float, inverted: bool = True) -> None:
@@ -76,15 +76,15 @@ class Dropout(nn.Module):
             raise ValueError(f"dropout must be at least 0 and below 1, got {p}")
         self.p, self.inverted = p, inverted
         self.generator: Generator | None = None
-        self.part = (0, 1)
+        self.part: tuple[int | Tensor, int] = (0, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Set every value to 0 with probability p in training."""
         if not self.training:
             return x if self.inverted else x * (1 - self.p)
         index, count = self.part
-        whole = torch.empty(len(x) * count, *x.shape[1:], dtype=x.dtype, device=x.device)
-        keep = whole.bernoulli_(1 - self.p, generator=self.generator)[index * len(x) : (index + 1) * len(x)]
+        whole = torch.empty(count, *x.shape, dtype=x.dtype, device=x.device)
+        keep = whole.bernoulli_(1 - self.p, generator=self.generator)[index].view(x.shape)
         return x * keep.div_(1 - self.p) if self.inverted else x * keep
 
     def extra_repr(self) -> str:

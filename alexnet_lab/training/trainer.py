@@ -63,6 +63,7 @@ class Trainer:
             recipe, folder, self.network, self.optimiser, self.scaler, ranks, self.steps_per_epoch
         )
         self.dropouts = {name: layer for name, layer in self.network.named_modules() if isinstance(layer, Dropout)}
+        self.part_index = torch.zeros(1, dtype=torch.long, device=recipe.device)  # what compiled dropout reads
         if not recipe.compile:
             for layer in self.dropouts.values():
                 layer.generator = torch.Generator(recipe.device)
@@ -275,8 +276,9 @@ class Trainer:
 
     def _seed_masks(self, part: int) -> None:
         """Give each dropout layer the stream of (seed, layer, step), whatever other layers the network has."""
+        self.part_index.fill_(part)
         for name, layer in self.dropouts.items():
-            layer.part = (part, self.parts)
+            layer.part = (self.part_index if self.recipe.compile else part, self.parts)
             if layer.generator is not None:
                 layer.generator.manual_seed(derived_seed(self.recipe.seed, "dropout", name, self.step))
         if self.recipe.compile:  # compiled code draws from the global generator only

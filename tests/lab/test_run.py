@@ -1,5 +1,6 @@
 """One run: what goes in, what comes out, and that the same recipe gives the same numbers, whatever interrupts it."""
 
+import functools
 import itertools
 import json
 import os
@@ -140,6 +141,23 @@ def test_a_batch_in_parts_is_the_batch_whole(tmp_path, quick):
     assert parts["validation_loss"] == pytest.approx(whole["validation_loss"], rel=1e-4)
     run_in(tmp_path / "uneven", replace(plain, accumulate=5))
     assert "does not split into 5 equal parts" in RunFolder(tmp_path / "uneven").verdict()["why"]
+
+
+# Remarks of torch's own compiler on itself.
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:The .grad attribute:UserWarning")
+@pytest.mark.long
+@pytest.mark.parametrize("instruments", ["off", "every:3"])
+def test_a_compiled_batch_in_parts_compiles_no_more_graphs_than_a_whole_one(tmp_path, monkeypatch, instruments):
+    # What is compiled again is decided before the backend; one that generates no code saves the time.
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
+    recipe = replace(QUICK, epochs=1, batch_size=96, norm="none", dropout=0.5, compile=True, instruments=instruments)
+    graphs = {}
+    for accumulate in (1, 4, 12):
+        torch._dynamo.reset()
+        torch._dynamo.utils.counters.clear()
+        assert run_in(tmp_path / str(accumulate), replace(recipe, accumulate=accumulate)) == 0
+        graphs[accumulate] = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    assert graphs == dict.fromkeys(graphs, graphs[1])
 
 
 def test_patience_stops_a_run_that_no_longer_improves(tmp_path, quick):
