@@ -34,11 +34,13 @@ from alexnet_lab.training.recipe import Recipe
 from alexnet_lab.training.trainer import Report, Trainer, network_of
 from alexnet_lab.version import __version__
 
+BF16_CAPABILITY = (8, 0)  # Ampere; older GPUs emulate bf16, slower than fp32
+
 
 def train(recipe: Recipe, folder: RunFolder, report: Report = lambda _kind, _facts: None) -> dict[str, Any]:
     """Train by the recipe in this process and return the result; the folder gets everything but the verdict."""
-    if recipe.device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device cuda was asked for, and torch sees no GPU here; take device cpu")
+    if recipe.device == "cuda":
+        check_gpu(recipe)
     configure_torch(recipe)
     with joined(recipe.device) as ranks:
         speak = report if ranks.is_first else lambda _kind, _facts: None
@@ -62,6 +64,25 @@ def train(recipe: Recipe, folder: RunFolder, report: Report = lambda _kind, _fac
                 if not is_out_of_memory(error):
                     raise
                 raise OutOfMemoryError(_advice_on_memory(recipe, feed, ranks)) from error
+
+
+def check_gpu(recipe: Recipe) -> None:
+    """Refuse a recipe for a GPU that is not there, or that lacks what the recipe asks for."""
+    if not torch.cuda.is_available():
+        raise ValueError("device cuda was asked for, and torch sees no GPU here; take device cpu")
+    index, count = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if index >= count:
+        raise ValueError(
+            f"each process needs a GPU of its own, and process {index + 1} of this machine has none of its {count}; "
+            f"start torchrun with --nproc-per-node {count}"
+        )
+    capability = torch.cuda.get_device_capability(index)
+    if recipe.precision == "bf16" and capability < BF16_CAPABILITY:
+        wanted, has = (f"{major}.{minor}" for major, minor in (BF16_CAPABILITY, capability))
+        raise ValueError(
+            f"precision bf16 needs a GPU of compute capability {wanted} or higher, and "
+            f"{torch.cuda.get_device_name(index)} has {has}; take precision fp16 or fp32"
+        )
 
 
 def configure_torch(recipe: Recipe) -> None:
@@ -114,7 +135,8 @@ def train_with_verdict(recipe: Recipe, folder: RunFolder, report: Report = lambd
         mistake = isinstance(error, ValueError | FileNotFoundError | ConnectionError)
         why = str(error) if mistake else f"{type(error).__name__}: {error}"
         if is_out_of_memory(error):  # of a batch there would be advice; this is before the first
-            why = f"a network for {recipe.image_size} pixels, width {recipe.width:g}, does not fit in memory; take less"
+            size = f"{recipe.image_size} pixels, width {recipe.width:g}"
+            why = f"a network for {size}, does not fit in memory; take a smaller image_size or width"
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             why = f"no space left on the disk of {folder.path}; what was saved is whole: free some and run it again"
             print(why, file=sys.stderr)  # noqa: T201  # the verdict may not find room either

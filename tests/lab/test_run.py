@@ -23,7 +23,7 @@ from alexnet_lab.training.errors import DivergedError
 from alexnet_lab.training.evaluation import evaluate
 from alexnet_lab.training.parallel import Ranks
 from alexnet_lab.training.recipe import Recipe
-from alexnet_lab.training.run import configure_torch, main, train, train_with_verdict
+from alexnet_lab.training.run import check_gpu, configure_torch, main, train, train_with_verdict
 
 QUICK = Recipe(norm="bn", width=1 / 16, epochs=2, seed=1)
 LAST_BIT = ("train_loss", "train_accuracy", "validation_loss", "validation_auroc", "learning_rate")
@@ -298,6 +298,47 @@ def test_a_run_that_fails_leaves_its_reason(tmp_path):
     assert "the smallest that works is 52" in verdict["why"]
     assert "Traceback" in verdict["result"]["traceback"]
     assert run_in(tmp_path, replace(QUICK, device="cuda")) == (0 if torch.cuda.is_available() else 1)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "capability", "local_rank", "message"),
+    [
+        (0, None, 0, "device cuda was asked for, and torch sees no GPU here; take device cpu"),
+        (
+            2,
+            (9, 0),
+            2,
+            "each process needs a GPU of its own, and process 3 of this machine has none of its 2; "
+            "start torchrun with --nproc-per-node 2",
+        ),
+        (
+            1,
+            (7, 5),
+            0,
+            "precision bf16 needs a GPU of compute capability 8.0 or higher, and Old GPU has 7.5; "
+            "take precision fp16 or fp32",
+        ),
+    ],
+)
+def test_a_gpu_that_cannot_do_what_is_asked_is_refused_in_one_sentence(
+    tmp_path, monkeypatch, gpus, capability, local_rank, message
+):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _index: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _index: "Old GPU")
+    monkeypatch.setenv("LOCAL_RANK", str(local_rank))
+    assert run_in(tmp_path, replace(QUICK, device="cuda", precision="bf16")) == 1
+    verdict = RunFolder(tmp_path).verdict()
+    assert (verdict["state"], verdict["why"]) == ("error", message)
+
+
+@pytest.mark.parametrize(("capability", "precision"), [((8, 0), "bf16"), ((7, 0), "fp16"), ((6, 1), "fp32")])
+def test_a_gpu_that_can_do_what_is_asked_is_taken(monkeypatch, capability, precision):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _index: capability)
+    check_gpu(replace(QUICK, device="cuda", precision=precision))
 
 
 def test_a_full_disk_is_said_plainly(tmp_path, monkeypatch, capsys):
