@@ -1,4 +1,4 @@
-"""What can go wrong with a run, and what there is to say about it: divergence, memory, interruption."""
+"""The errors that end a run: divergence, lack of memory, interruption; and what to say about each."""
 
 from collections.abc import Callable
 
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class DivergedError(Exception):
-    """The loss is no longer a number: a finding, not a mistake of the program."""
+    """The loss or an output is infinite or NaN: a result of the run, not an error of the program."""
 
 
 class OutOfMemoryError(Exception):
@@ -15,11 +15,11 @@ class OutOfMemoryError(Exception):
 
 
 class InterruptedRunError(Exception):
-    """Somebody asked the run to stop; it can go on from its checkpoint."""
+    """The run was asked to stop; it can continue from its checkpoint."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Say whether an error means that memory ran out, on a GPU or a processor (where torch raises a RuntimeError)."""
+    """Return whether an error means that memory ran out, on a GPU or a CPU (where torch raises RuntimeError)."""
     words = ("can't allocate memory", "not enough memory", "out of memory")
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
         isinstance(error, RuntimeError) and any(word in str(error) for word in words)
@@ -45,7 +45,7 @@ def largest_fitting(batch_size: int, attempt: Callable[[int], None]) -> int:
 
 @torch.no_grad()
 def first_bad_layer(network: nn.Module, pixels: Tensor) -> str:
-    """Say where numbers end: in whose weights after the last update, else in whose output for this batch."""
+    """Name the first layer that is not finite: by its weights after the last update, else by its output for this batch."""
     broken = [name for name, value in network.named_parameters() if not bool(torch.isfinite(value).all())]
     if broken:
         # Backward runs from the last layer to the first, so the last broken one is where the gradient broke first.

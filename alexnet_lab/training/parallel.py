@@ -1,10 +1,10 @@
-"""One run over several processes, as torchrun starts them: who am I among how many, and what do we all know.
+"""One run over several processes, as torchrun starts them: rank, sums over all, barriers.
 
 Every process takes its part of each batch; gradients are averaged over all of them. Under
 
     torchrun --nproc-per-node 2 --no-python alexnet-lab train --data cifar10 --out runs/two
 
-the run has the numbers of a single process up to rounding, as long as no batch normalisation looks at the parts.
+the run has the numbers of a single process up to rounding, unless batch normalisation sees the parts.
 """
 
 import os
@@ -27,7 +27,7 @@ class Ranks:
 
     @property
     def is_first(self) -> bool:
-        """Say whether this process writes and prints."""
+        """Return whether this is the process that writes and prints."""
         return self.rank == 0
 
     def sum(self, values: Tensor) -> Tensor:
@@ -37,7 +37,7 @@ class Ranks:
         return values
 
     def any(self, wanted: bool, device: str) -> bool:
-        """Say whether any process wants something, the same in every one of them."""
+        """Return whether `wanted` is true in any process; the same in all of them."""
         return wanted if self.count == 1 else bool(self.sum(torch.tensor(float(wanted), device=device)) > 0)
 
     def wait(self) -> None:
