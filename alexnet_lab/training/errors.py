@@ -45,7 +45,7 @@ def largest_fitting(batch_size: int, attempt: Callable[[int], None]) -> int:
 
 @torch.no_grad()
 def first_bad_layer(network: nn.Module, pixels: Tensor) -> str:
-    """Name the first layer that is not finite: by its weights after the last update, else by its output for this batch."""
+    """Name the first layer that is not finite, by its weights after the last update or its output for this batch."""
     broken = [name for name, value in network.named_parameters() if not bool(torch.isfinite(value).all())]
     if broken:
         # Backward runs from the last layer to the first, so the last broken one is where the gradient broke first.
