@@ -382,7 +382,7 @@ def test_weights_that_cannot_be_taken_are_told_by_the_option(told, tmp_path, con
 def test_a_network_that_no_memory_holds_is_one_sentence(told, tmp_path):
     sizes = ("--image-size", "16384", "--width", "1")
     line = told("train", *sizes, "--quiet", "--threads", "1", "--out", "run")
-    assert line == "a network for 16384 pixels, width 1, does not fit in memory; take less"
+    assert line == "a network for 16384 pixels, width 1, does not fit in memory; take a smaller image_size or width"
     assert list(tmp_path.iterdir()) == []
 
 
