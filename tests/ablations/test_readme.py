@@ -49,9 +49,7 @@ def short(command):
     command = command.removeprefix("pip install . && ")
     command = command.replace("--data cifar10", "--data synthetic:classes=3,side=16,count=90")
     command = command.replace("torchrun ", "python -m torch.distributed.run ")
-    command = command.replace(
-        "alexnet_kernels.bench --quick", "alexnet_kernels.bench --help"
-    )  # minutes; has its own tests
+    command = command.replace("alexnet_kernels.bench --quick", "alexnet_kernels.bench --help")  # which takes minutes
     command = re.sub(r"--seeds \d", "--seeds 1", command)
     if re.search(r"alexnet-lab (train|ablate|study \w+)", command):
         command += " --epochs 1"
