@@ -29,7 +29,7 @@ from alexnet_lab.training.errors import (
     largest_fitting,
 )
 from alexnet_lab.training.parallel import Ranks, joined
-from alexnet_lab.training.process import is_first_process, run_folder
+from alexnet_lab.training.process import is_first_process, leave, run_folder
 from alexnet_lab.training.recipe import Recipe
 from alexnet_lab.training.trainer import Report, Trainer, network_of
 from alexnet_lab.version import __version__
@@ -220,4 +220,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    leave(main(sys.argv[1:]))
