@@ -162,7 +162,9 @@ if seed == 0:
     run_all(study.folder, study.runs(), 2, listener)
     assert states_of(study) == ["ok"] * 4
     assert [isinstance(process, ForkedProcess) for process in listener.processes] == [True, True, False, False]
-    assert listener.notes == ["the process that forks runs has died; each run is started by itself, some seconds slower"]
+    assert listener.notes == [
+        "the process that forks runs has died; each run is started by itself, some seconds slower"
+    ]
 
 
 def test_a_run_that_dies_after_the_process_that_forked_it_is_told_so(tmp_path, monkeypatch):
