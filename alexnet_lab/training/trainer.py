@@ -22,13 +22,14 @@ from alexnet_lab.data.preprocessing import preprocessing_of
 from alexnet_lab.instruments.flow import read_columns
 from alexnet_lab.networks import build_network, load_pretrained
 from alexnet_lab.networks.parts import Dropout
+from alexnet_lab.predictions_file import FILE, PartPredictions, write_predictions
 from alexnet_lab.randomness import derived_seed
 from alexnet_lab.records import RunFolder
 from alexnet_lab.training import checkpoint
 from alexnet_lab.training.errors import DivergedError, InterruptedRunError, first_bad_layer
-from alexnet_lab.training.evaluation import evaluate, evaluation_batch
+from alexnet_lab.training.evaluation import evaluation_batch, probabilities_of
 from alexnet_lab.training.measuring import Measuring, peak_memory
-from alexnet_lab.training.metrics import is_better
+from alexnet_lab.training.metrics import classification_metrics, is_better
 from alexnet_lab.training.optim import build_optimiser, scheduled_rate, set_rate
 from alexnet_lab.training.parallel import Ranks
 from alexnet_lab.training.recipe import Recipe
@@ -46,6 +47,7 @@ class Trainer:
 
     def __init__(self, recipe: Recipe, folder: RunFolder, feed: Feed, ranks: Ranks, report: Report) -> None:
         self.recipe, self.folder, self.feed, self.ranks, self.report = recipe, folder, feed, ranks, report
+        self._labels = feed.labels.cpu().numpy()
         self.steps_per_epoch = feed.steps_per_epoch(recipe.batch_size)
         self.parts = ranks.count * recipe.accumulate
         if recipe.batch_size % self.parts:
@@ -147,8 +149,11 @@ class Trainer:
         checkpoint.restore_network(tested, best.tensors)
         self.report("note", {"text": f"testing the weights of epoch {best.facts['epoch']}"})
         split, of = self.feed.split, f"validation, weights of epoch {best.facts['epoch']}"
-        validation = self._evaluate(tested, split.validation, of)
-        test = self._evaluate(tested, split.test, of.replace("validation", "test"), recipe.ten_views)
+        predicted = {
+            "validation": self._predict(tested, split.validation, of),
+            "test": self._predict(tested, split.test, of.replace("validation", "test"), recipe.ten_views),
+        }
+        self._keep_predictions(predicted)
         return {
             "tested_epoch": best.facts["epoch"],
             "epochs": self.epoch - 1,
@@ -158,8 +163,7 @@ class Trainer:
             "images_per_second": self.step * recipe.batch_size / self.train_seconds,
             "peak_memory_bytes": max(self.peak_memory, peak_memory(recipe.device)),
             "measuring_share": self.measuring.share(),
-            "validation": validation,
-            "test": test,
+            **{part: self._metrics(probabilities, getattr(split, part)) for part, probabilities in predicted.items()},
         }
 
     def _train_epoch(self) -> None:
@@ -295,15 +299,32 @@ class Trainer:
         dtype = torch.float16 if self.recipe.precision == "fp16" else torch.bfloat16
         return torch.autocast(self.recipe.device, dtype, enabled=self.recipe.precision != "fp32")
 
-    def _evaluate(
+    def _evaluate(self, network: nn.Module, indices: NDArray[np.int64], what: str) -> dict[str, Any]:
+        return self._metrics(self._predict(network, indices, what), indices)
+
+    def _predict(
         self, network: nn.Module, indices: NDArray[np.int64], what: str, ten_views: bool = False
-    ) -> dict[str, Any]:
-        """Return the metrics; an output that is not finite is a divergence, as a loss in training is."""
+    ) -> NDArray[np.float64]:
+        """Return the probabilities; an output that is not finite is a divergence, as a loss in training is."""
         try:
             batch = evaluation_batch(self.recipe.batch_size, self.parts)
-            return evaluate(network, self.feed, indices, batch, ten_views)
+            return probabilities_of(network, self.feed, indices, batch, ten_views)
         except DivergedError as finding:
             raise DivergedError(f"in {what}, {finding}") from None
+
+    def _metrics(self, probabilities: NDArray[np.float64], indices: NDArray[np.int64]) -> dict[str, Any]:
+        return classification_metrics(probabilities, self._labels[indices])
+
+    def _keep_predictions(self, predicted: dict[str, NDArray[np.float64]]) -> None:
+        if not self.ranks.is_first:
+            return
+        groups = self.feed.groups
+        parts = {}
+        for part, probabilities in predicted.items():
+            ids = getattr(self.feed.split, part)
+            owners = None if groups is None else groups[ids]
+            parts[part] = PartPredictions(ids, self._labels[ids], probabilities, owners)
+        write_predictions(self.folder.path / FILE, parts, self.feed.classes)
 
     def _save(self) -> None:
         counted, panel = self.measuring.saved()

@@ -408,15 +408,15 @@ def test_a_bad_number_of_the_last_update_of_an_epoch_is_a_divergence(tmp_path, c
 @pytest.mark.parametrize("ten_views", [False, True])
 @pytest.mark.parametrize("part", ["validation", "test"])
 def test_tested_weights_whose_output_overflows_are_a_divergence(tmp_path, monkeypatch, part, ten_views, quick):
-    original, seen = trainer.evaluate, []
+    original, seen = trainer.probabilities_of, []
 
-    def evaluate(network, feed, indices, *rest):
+    def probabilities_of(network, feed, indices, *rest):
         seen.append(len(indices))
         # One epoch's validation first, then validation and test of the tested weights.
         bad = len(seen) == {"validation": 2, "test": 3}[part]
         return original(overflowing(network) if bad else network, feed, indices, *rest)
 
-    monkeypatch.setattr(trainer, "evaluate", evaluate)
+    monkeypatch.setattr(trainer, "probabilities_of", probabilities_of)
     assert run_in(tmp_path, replace(quick, epochs=1, batch_size=256, ten_views=ten_views, norm="none")) == 0
     verdict = RunFolder(tmp_path).verdict()
     assert verdict["state"] == "diverged"
