@@ -145,7 +145,7 @@ class Feed:
             for read in read_ahead(partial(self._read, batch, pinned=True) for batch in _cut(order, size)):
                 yield read.to(self.device, non_blocking=True)
             return
-        for batch, batch_on_device in zip(_cut(order, size), on_device.split(size), strict=True):
+        for batch, batch_on_device in zip(_cut(order, size), torch.split(on_device, size), strict=True):
             yield self._raw(batch, batch_on_device)
 
     def _read(self, indices: Indices, pinned: bool = False) -> Tensor:
