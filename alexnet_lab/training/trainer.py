@@ -26,7 +26,7 @@ from alexnet_lab.predictions_file import FILE, PartPredictions, write_prediction
 from alexnet_lab.randomness import derived_seed
 from alexnet_lab.records import RunFolder
 from alexnet_lab.training import checkpoint
-from alexnet_lab.training.errors import DivergedError, InterruptedRunError, first_bad_layer
+from alexnet_lab.training.errors import DivergedError, InterruptedRunError, first_bad_layer, largest_weights
 from alexnet_lab.training.evaluation import evaluation_batch, probabilities_of
 from alexnet_lab.training.measuring import Measuring, peak_memory
 from alexnet_lab.training.metrics import classification_metrics, is_better
@@ -73,6 +73,8 @@ class Trainer:
         self.epoch, self.step_in_epoch = 1, 0
         self.loss_sum, self.hits = 0.0, 0.0
         self.pending: list[Tensor] = []
+        self.read_every = STEPS_BETWEEN_READS[recipe.device]
+        self.largest: list[Tensor] = []  # after each pending step, of each parameter; where losses are read late
         self.best: float | None = None
         self.best_epoch = 0
         self.stop_asked = False
@@ -170,13 +172,14 @@ class Trainer:
         recipe, first = self.recipe, self.step_in_epoch
         began = self._went_on_at = time.perf_counter()
         self.network.train()
-        read_every = STEPS_BETWEEN_READS[recipe.device]
-        batches = self.feed.training_batches(recipe.batch_size, recipe.seed, self.epoch, start=first)
+        batches = self.feed.training_batches(
+            recipe.batch_size, recipe.seed, self.epoch, start=first, share=(self.ranks.rank, self.ranks.count)
+        )
         for pixels, labels in batches:
             set_rate(self.optimiser, scheduled_rate(recipe, self.step, self.steps_per_epoch))
             self.pending.append(self._take_step(pixels, labels))
             self.step_in_epoch += 1
-            if len(self.pending) >= read_every or self.step_in_epoch == self.steps_per_epoch:
+            if len(self.pending) >= self.read_every or self.step_in_epoch == self.steps_per_epoch:
                 self._read_pending(pixels)
                 rate = (self.step_in_epoch - first) * recipe.batch_size / (time.perf_counter() - began)
                 seen = self.step_in_epoch * recipe.batch_size
@@ -185,14 +188,14 @@ class Trainer:
         self._end_epoch()
 
     def _take_step(self, pixels: Tensor, labels: Tensor) -> Tensor:
-        """Take one step over this process's parts of the batch; return its loss and hits, still on the device."""
+        """Take one step on this process's share of the batch; return its loss and hits, still on the device."""
         recipe, accumulate = self.recipe, self.recipe.accumulate
         self.optimiser.zero_grad(set_to_none=True)
         outcome = torch.zeros(2, device=pixels.device)
         for micro in range(accumulate):
             part = self.ranks.rank * accumulate + micro
             size = recipe.batch_size // self.parts
-            x, y = pixels[part * size : (part + 1) * size], labels[part * size : (part + 1) * size]
+            x, y = pixels[micro * size : (micro + 1) * size], labels[micro * size : (micro + 1) * size]
             if recipe.channels_last:
                 x = x.contiguous(memory_format=torch.channels_last)
             self._seed_masks(part)
@@ -212,6 +215,8 @@ class Trainer:
         self.scaler.step(self.optimiser)
         self.scaler.update()
         self.measuring.step()
+        if self.read_every > 1:
+            self.largest.append(largest_weights(self.network))
         if self.averaged is not None:
             self._average_weights(self.averaged)
         return outcome
@@ -228,10 +233,12 @@ class Trainer:
         read = self.ranks.sum(torch.cat([torch.stack(self.pending).flatten(), asked])).cpu()
         outcomes, (stop, due) = read[:-2].view(-1, 2), (read[-2:] > 0).tolist()
         first = self.step - len(self.pending) + 1
-        self.pending.clear()
+        largest = self.largest
+        self.pending, self.largest = [], []
         for offset, (loss, hits) in enumerate((outcomes / torch.tensor([self.ranks.count, 1])).tolist()):
             if not math.isfinite(loss):
-                where = first_bad_layer(self.network, pixels)
+                # Later updates have made every weight NaN since, so what counts is how the bad step left them.
+                where = first_bad_layer(self.network, pixels, largest[offset] if largest else None)
                 raise DivergedError(f"the loss was {loss} at step {first + offset}, epoch {self.epoch}: {where}")
             self.loss_sum += loss
             self.hits += hits
