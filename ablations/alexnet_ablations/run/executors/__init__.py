@@ -1,8 +1,8 @@
 """Where runs are placed: an executor starts a run, notices its end, and stops it.
 
 The coordinator decides which run is next, whether it is tried again, and what its end means. An executor knows one kind
-The coordinator decides which run is next, whether it is tried again, and what its end means. An executor knows one kind
-a value whose fields are the user's options, and the executor that it opens for one study.
+of place: this machine, a Slurm cluster, a Ray cluster. Each has a file of its own with two classes: the engine, a value
+whose fields are the user's options, and the executor that it opens for one study.
 """
 
 import threading
