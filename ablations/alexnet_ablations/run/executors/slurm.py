@@ -301,10 +301,15 @@ class SlurmExecutor:
                 shutil.rmtree(wave, ignore_errors=True)
 
 
+def command_of_node() -> list[str]:
+    """Return the command that does a task on the machine that a job got."""
+    return python_command("alexnet_ablations.run.node")
+
+
 def _script(wave: Path) -> str:
     path = child_environment().get("PYTHONPATH", "")
     environment = f"export PYTHONSAFEPATH=1 PYTHONPATH={quote(path)}" if path else "export PYTHONSAFEPATH=1"
-    command = " ".join(map(quote, python_command("alexnet_ablations.run.node")))
+    command = " ".join(map(quote, command_of_node()))
     return SCRIPT.format(environment=environment, command=command, tasks=quote(str(wave)))
 
 
