@@ -51,10 +51,11 @@ def train(recipe: Recipe, folder: RunFolder, report: Report = lambda _kind, _fac
         if ranks.is_first:
             folder.clear_leftovers()
         ranks.wait()
-        resumed = _is_same_run(recipe, folder, feed, speak) and trainer.resume()
+        identity = recipe.identity(feed.fingerprint, trainer.weights.digest if trainer.weights else "")
+        resumed = _is_same_run(folder, identity, speak) and trainer.resume()
         ranks.wait()  # until every process has read the checkpoint
         if not resumed and ranks.is_first:
-            folder.begin(recipe.to_json(), _provenance(recipe, feed), feed.split.to_json())
+            folder.begin(recipe.to_json(), _provenance(trainer, identity), feed.split.to_json())
             write_atomically(folder.path / LIST, feed.audit.to_json())
         ranks.wait()
         with _stopped_by_signals(trainer):
@@ -151,28 +152,30 @@ def train_with_verdict(recipe: Recipe, folder: RunFolder, report: Report = lambd
     return 0
 
 
-def _is_same_run(recipe: Recipe, folder: RunFolder, feed: Feed, report: Report) -> bool:
+def _is_same_run(folder: RunFolder, identity: str, report: Report) -> bool:
     try:
         provenance = folder.provenance()
     except ValueError as error:
         report("note", {"text": f"{str(error).partition(';')[0]}; the run starts again"})
         return False
-    return provenance is not None and provenance.get("identity") == recipe.identity(feed.fingerprint)
+    return provenance is not None and provenance.get("identity") == identity
 
 
-def _provenance(recipe: Recipe, feed: Feed) -> dict[str, Any]:
+def _provenance(trainer: Trainer, identity: str) -> dict[str, Any]:
+    recipe, feed, weights = trainer.recipe, trainer.feed, trainer.weights
     device = torch.cuda.get_device_name() if recipe.device == "cuda" else "cpu"
     return {
-        "identity": recipe.identity(feed.fingerprint),
+        "identity": identity,
         "data_fingerprint": feed.fingerprint,
         "classes": list(feed.classes),
-        "notes": [*recipe.warnings(), *feed.notes],
+        "notes": [*recipe.warnings(), *feed.notes, *trainer.notes],
         "alexnet_lab": __version__,
         "torch": torch.__version__,
         "python": platform.python_version(),
         "machine": f"{platform.machine()}, {platform.system()} {platform.release()}",
         "device": device,
         "fp32_products": "tf32" if recipe.device == "cuda" and recipe.tf32 else "fp32",
+        **({} if weights is None else {"weights": weights.description, "weights_digest": weights.digest}),
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
 

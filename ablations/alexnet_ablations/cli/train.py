@@ -24,6 +24,7 @@ from alexnet_lab.locks import Lock
 from alexnet_lab.records import RunFolder
 from alexnet_lab.training.process import hold, is_first_process
 from alexnet_lab.training.recipe import NAMED, Recipe, read_recipe
+from alexnet_lab.training.weight_sources import find_weights
 
 SHOWN = ("accuracy", "balanced_accuracy", "auroc", "top5_accuracy", "calibration_error", "loss")
 
@@ -102,7 +103,8 @@ def _remove_if_empty(folder: RunFolder, *, with_parent: bool) -> None:
 
 def _name_of(recipe: Recipe) -> str:
     data = Path(recipe.data.partition(":")[0]).stem or "data"
-    return f"{data}-{recipe.network}-{recipe.identity('')}"
+    weights = find_weights(recipe)
+    return f"{data}-{recipe.network}-{recipe.identity('', weights.digest if weights else '')}"
 
 
 def _is_same(folder: RunFolder, recipe: Recipe, *, is_named: bool) -> bool:
