@@ -24,7 +24,7 @@ def load_weights(network: nn.Module, source: WeightSource, recipe: Recipe, feed:
     """
     if source.run is None or source.recipe is None:
         fresh = load_pretrained(network, source.text if source.file is None else source.file)
-        return [f"from {source.text}; as initialised: {', '.join(fresh)}"] if fresh else []
+        return [f"weights from {source.text}; as initialised: {', '.join(fresh)}"] if fresh else []
     try:
         tensors = checkpoint.load_checkpoint(source.run / "checkpoints", checkpoint.BEST).tensors
     except ValueError as error:
@@ -34,7 +34,7 @@ def load_weights(network: nn.Module, source: WeightSource, recipe: Recipe, feed:
         fresh = load_own(network, own, keep_head=source.classes == feed.classes)
     except ValueError as error:
         raise ValueError(f"weights: {_refusal(source.run, source.recipe, recipe, error)}") from None
-    notes = [f"from {source.description}; as initialised: {', '.join(fresh) or 'nothing'}"]
+    notes = [f"weights from {source.description}; as initialised: {', '.join(fresh) or 'nothing'}"]
     differing = differences(recipe, source.recipe, TOLD)
     if differing:
         theirs, ours = values_of(source.recipe, differing), values_of(recipe, differing)

@@ -35,13 +35,15 @@ class WeightSource:
     run: Path | None = None  # the folder of the run that trained them
     recipe: Recipe | None = None  # of that run
     classes: tuple[str, ...] = ()  # of that run
+    accuracy: float | None = None  # of that run on its test images
 
     @property
     def description(self) -> str:
         """Say in a few words what the weights are."""
         if self.run is None or self.recipe is None:
             return self.text
-        return f"{self.run} ({self.recipe.network} trained on {self.recipe.data})"
+        reached = "" if self.accuracy is None else f", test accuracy {self.accuracy:.1%}"
+        return f"{self.run} ({self.recipe.network} trained on {self.recipe.data}{reached})"
 
 
 def find_weights(recipe: Recipe) -> WeightSource | None:
@@ -71,6 +73,26 @@ def find_weights(recipe: Recipe) -> WeightSource | None:
         raise ValueError(f"weights: {text} cannot be read ({(error.strerror or str(error)).lower()})") from None
     except ValueError as error:
         raise ValueError(f"weights: {error}") from None
+
+
+def settings_of(weights: str) -> dict[str, Any]:
+    """Return how the networks were built whose runs `weights` names: those settings in which they agree.
+
+    Files and published weights have none.
+    """
+    path = Path(weights).expanduser()
+    if path.parts[-2:] == BEST.parts:
+        path = path.parents[1]
+    if not path.is_dir():
+        return {}
+    fields = RunFolder(path).recipe()
+    runs = list(_recipes_in(path).values()) if fields is None else [read_recipe(fields)]
+    settings = {}
+    for name in BUILT_BY[1:]:
+        values = {getattr(run, name) for run in runs if name != "preset" or find_entry(run.network).presets}
+        if len(values) == 1:
+            settings[name] = values.pop()
+    return settings
 
 
 def differences(recipe: Recipe, other: Recipe, fields: tuple[str, ...]) -> list[str]:
@@ -113,7 +135,9 @@ def _source_of_run(recipe: Recipe, folder: Path) -> WeightSource:
         raise ValueError(f"{folder} has no {BEST}; the command that made the run makes it again")
     # Runs of version 0.1.0 recorded no digests.
     digest = verdict.get("files", {}).get(BEST.as_posix()) or _sha256_of(file)
-    return WeightSource(recipe.weights, file, digest, folder, trained, tuple(provenance.get("classes", ())))
+    accuracy = (verdict["result"].get("test") or {}).get("accuracy")
+    classes = tuple(provenance.get("classes", ()))
+    return WeightSource(recipe.weights, file, digest, folder, trained, classes, accuracy)
 
 
 def _run_for(recipe: Recipe, folder: Path) -> Path:

@@ -26,7 +26,9 @@ def feed_of(counts, side=8):
     labels = np.repeat(np.arange(len(counts)), counts)
     pixels = np.broadcast_to(np.arange(len(labels))[:, None, None, None], (len(labels), 1, side, side))
     images = Images("made", pixels.astype(np.uint8), labels, tuple("abcdef"[: len(counts)]))
-    return prepare(images, split_images(labels, images.classes, None, None, np.arange(len(labels)), 0, ""), side, "unit")
+    return prepare(
+        images, split_images(labels, images.classes, None, None, np.arange(len(labels)), 0, ""), side, "unit"
+    )
 
 
 def shown(feed, epoch, sampling, batch_size=8, seed=3, start=0):

@@ -43,6 +43,7 @@ def train(
     [bold]alexnet-lab train --norm bn --act leaky:0.1 --epochs 5[/]
     [bold]alexnet-lab train --data xrays.zip --recipe modern --width 0.5[/]
     [bold]alexnet-lab train --data cifar10 --recipe paper --device cuda[/]
+    [bold]alexnet-lab train --data xrays.zip --weights runs/cifar10 --freeze features[/]
 
     A recipe in TOML has the same fields (learning_rate = 0.02), and recipe =
     "paper" in it names what it starts from. Options override the recipe. The

@@ -68,8 +68,8 @@ class PlannedRun:
         """
         if not self.recipe.weights:
             return True
-        recorded = (self.folder.provenance() or {}).get("weights_digest")
         try:
+            recorded = (self.folder.provenance() or {}).get("weights_digest")
             source = find_weights(self.recipe)
         except (ValueError, OSError):
             return True
@@ -273,6 +273,12 @@ def declare(
     design = design or default_design(chosen)
     check_design(design, chosen)
     return Study(recipe, chosen, seeds, folder, design, about, margin, level)
+
+
+def refuse_unfit_weights(runs: Sequence[PlannedRun]) -> None:
+    """Raise the error of the first run whose weights are missing, unfinished or of another network."""
+    for run in runs:
+        find_weights(run.recipe)
 
 
 def as_published(recipe: Recipe) -> Recipe:
