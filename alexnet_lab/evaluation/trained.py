@@ -22,9 +22,10 @@ from alexnet_lab.training import checkpoint
 from alexnet_lab.training.checkpoint import Checkpoint
 from alexnet_lab.training.errors import DivergedError
 from alexnet_lab.training.evaluation import evaluation_batch, images_at_once, probabilities_of
-from alexnet_lab.training.recipe import Recipe, read_recipe
+from alexnet_lab.training.recipe import Recipe
 from alexnet_lab.training.run import configure_torch, open_feed_of
 from alexnet_lab.training.trainer import network_of
+from alexnet_lab.training.weight_sources import finished_run
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -103,15 +104,7 @@ def load_run(folder: Place) -> Run:
     damaged = [name for name in records.damages(weights=True) if name in NEEDED]
     if damaged:
         raise ValueError(_changed(path, ", ".join(damaged)))
-    fields, provenance, verdict = records.recipe(), records.provenance(), records.verdict()
-    if fields is None:
-        raise ValueError(f"{path} holds no run: it has no recipe.json; give a folder that alexnet-lab train wrote")
-    if verdict is None or provenance is None:
-        raise ValueError(f"the run in {path} has not finished; the command that started it continues it")
-    if verdict["state"] != "ok":
-        why = f" ({verdict['why']})" if verdict["why"] else ""
-        raise ValueError(f"the run in {path} ended as {verdict['state']}{why}; only one that ended as ok has a network")
-    recipe = read_recipe(fields)
+    recipe, provenance, _ = finished_run(path)
     weights = checkpoint.load_checkpoint(path / "checkpoints", checkpoint.BEST)
     facts = weights.facts.get("preprocessing")
     images = _measured_again(path, recipe, provenance["data_fingerprint"]) if facts is None else restored(facts)

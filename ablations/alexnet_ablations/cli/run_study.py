@@ -72,13 +72,16 @@ def plan_run_conclude(
 
 
 def missing_runs(study: "Study", most: int) -> "list[PlannedRun]":
-    """Return the runs that are not done, refused where they are more than a user meant."""
+    """Return the runs that are not done, refused where they are more than a user meant or their weights are missing."""
+    from alexnet_ablations.declare.study import refuse_unfit_weights
+
     missing = [run for run in study.runs() if not run.is_done]
     if len(missing) > most:
         raise ValueError(
             f"this study makes {len(missing)} runs, more than {most}; name fewer levels or seeds, take "
             f"--design one-at-a-time, or allow them with --yes {len(missing)}"
         )
+    refuse_unfit_weights(missing)
     return missing
 
 

@@ -113,6 +113,14 @@ OUTCOMES: tuple[Outcome, ...] = (
     ),
     Outcome("auroc", "AUROC", ("test", "auroc"), "", better="more", digits=4, margin=0.005, largest=1.0),
     _points("validation_accuracy", "validation accuracy", "validation", "accuracy", better="more", margin=0.5),
+    _points(
+        "first_epoch_accuracy",
+        "validation accuracy after one epoch",
+        "validation",
+        "first_epoch_accuracy",
+        better="more",
+        margin=0.5,
+    ),
     _factor("final_train_loss", "final training loss", "final_train_loss", better="less", margin=1.1),
     Outcome("epochs_to_level", "epochs to the level", (), "epochs", better="less", margin=1.0),
     _points("calibration_error", "calibration error", "test", "calibration_error", better="less", margin=0.5),
@@ -209,6 +217,8 @@ def _read_run(run: PlannedRun, health: Mapping[tuple[str, int], Health] | None) 
     facts = dict(verdict.get("result") or {})
     if lines:
         facts.setdefault("final_train_loss", lines[-1].get("train_loss"))  # runs of before it stood in the verdict
+        first = {"first_epoch_accuracy": lines[0].get("validation_accuracy")}
+        facts["validation"] = {**(facts.get("validation") or {}), **first}
     if isinstance(facts.get("peak_memory_bytes"), int | float):
         facts["peak_memory_mb"] = facts["peak_memory_bytes"] / 2**20
     if (run.folder.path / "flow").exists():

@@ -57,6 +57,10 @@ EXAMPLES: Mapping[str, str] = {
     "learning_rate": "0.003",
     "augment": '"flip,crop;"',
     "ten_views": "true",
+    "weights": "runs/cifar10",
+    "freeze": "features",
+    "sampling": "balanced",
+    "class_weights": "balanced",
 }
 
 Words = str | Sequence[Any]  # levels as a flag has them, or as a list in a file

@@ -27,6 +27,7 @@ from alexnet_ablations.declare.toml import toml_value
 from alexnet_lab.networks.catalogue import published_level
 from alexnet_lab.records import RunFolder, write_atomically
 from alexnet_lab.training.recipe import Recipe, read_recipe
+from alexnet_lab.training.weight_sources import find_weights
 
 SAID = ("margin", "level")
 
@@ -48,7 +49,7 @@ class PlannedRun:
         except ValueError:  # a damaged verdict is none
             return False
         is_final = verdict is not None and verdict["state"] in ("ok", "diverged")
-        return is_final and self._is_recorded and not self.folder.damages()
+        return is_final and self._is_recorded and self._has_its_weights and not self.folder.damages()
 
     @property
     def _is_recorded(self) -> bool:
@@ -58,6 +59,21 @@ class PlannedRun:
             return recorded is not None and read_recipe(recorded) == self.recipe
         except ValueError:  # damaged, or written by another version, with fields or levels unknown to this one
             return False
+
+    @property
+    def _has_its_weights(self) -> bool:
+        """Return whether the weights that the run began with are those that its recipe names today.
+
+        Weights that are gone change nothing: what was made with them stays.
+        """
+        if not self.recipe.weights:
+            return True
+        try:
+            recorded = (self.folder.provenance() or {}).get("weights_digest")
+            source = find_weights(self.recipe)
+        except (ValueError, OSError):
+            return True
+        return recorded is None or source is None or recorded == source.digest
 
 
 @dataclass(frozen=True)
@@ -268,6 +284,12 @@ def declare(
     design = design or default_design(chosen)
     check_design(design, chosen)
     return Study(recipe, chosen, seeds, folder, design, about, margin, level, tuple(looks))
+
+
+def refuse_unfit_weights(runs: Sequence[PlannedRun]) -> None:
+    """Raise the error of the first run whose weights are missing, unfinished or of another network."""
+    for run in runs:
+        find_weights(run.recipe)
 
 
 def as_published(recipe: Recipe) -> Recipe:
