@@ -17,6 +17,7 @@ Floats = NDArray[np.float64]
 Labels = NDArray[np.int64]
 
 BINS = 10
+LEAST_IN_BIN = 15  # images; of fewer, a share says little
 TEMPERATURES = (0.05, 20.0)  # the search stays between; a set without mistakes would have 0
 SMALLEST = 1e-12  # probability whose logarithm is taken
 
@@ -45,10 +46,11 @@ def loss_of_each(probabilities: Floats, labels: Labels) -> Floats:
     return losses
 
 
-def calibration_curve(scores: Floats, positive: NDArray[np.bool_], bins: int = BINS) -> list[Bin]:
-    """Return images in bins of equal count, in order of their probability; equal probabilities share a bin."""
+def calibration_curve(scores: Floats, positive: NDArray[np.bool_]) -> list[Bin]:
+    """Return images in up to ten bins of equal count, by their probability; equal probabilities share a bin."""
     order = np.argsort(scores, kind="stable")
-    cuts = np.linspace(0, len(scores), min(bins, len(scores)) + 1).round().astype(int)[1:-1]
+    bins = max(1, min(BINS, len(scores) // LEAST_IN_BIN))
+    cuts = np.linspace(0, len(scores), bins + 1).round().astype(int)[1:-1]
     ranked = scores[order]
     # A cut inside a run of equal probabilities moves to the run's beginning.
     starts = np.unique(np.concatenate([[0], np.searchsorted(ranked, ranked[cuts], "left")]))

@@ -103,7 +103,7 @@ def decision_figure(name: str, found: ClassAssessment) -> Figure:
     axes.plot(THRESHOLDS, everyone, color=SERIES[1], linestyle=DASHES[1], label="on everyone")
     axes.axhline(0, color=LIGHT["muted"], linewidth=1, label="on nobody")
     top = max(0.05, float(np.nanmax([benefit.max(), everyone[0], *high[np.isfinite(high)]])))
-    axes.set_ylim(-0.25 * top, 1.15 * top)
+    axes.set_ylim(-0.25 * top, 1.6 * top)  # room for the words
     axes.set_xlim(0, 1)
     axes.set_xlabel("threshold probability")
     axes.set_ylabel("net benefit")

@@ -32,8 +32,7 @@ OF_A_CELL = 6
 
 COLUMNS = ("figure", "class", "estimate", "95% interval", "interval by", "95% interval, DeLong over images")
 WIDE = (
-    "class", "images", "threshold", "AUROC", "by DeLong", "sensitivity", "specificity", "positive predictive value",
-    "negative predictive value", "Brier",
+    "class", "images", "threshold", "AUROC", "by DeLong", "sensitivity", "specificity", "PPV", "NPV", "Brier",
 )  # fmt: skip
 SENTENCE_OF = {
     "youden": "the highest sensitivity + specificity",
@@ -199,8 +198,8 @@ def _performance(evaluation: Evaluation) -> list[Block]:
     for assessment in evaluation.assessments:
         found = evaluation.sets[assessment.part]
         blocks += [
-            *(Callout("warning", f"About the {assessment.part} set", note) for note in assessment.notes),
-            *(Callout("note", f"About the {assessment.part} set", note) for note in found.notes),
+            *(Callout("warning", f"About the {assessment.part} set", _sentence(note)) for note in assessment.notes),
+            *(Callout("note", f"About the {assessment.part} set", _sentence(note)) for note in found.notes),
             Table(COLUMNS, overall_rows(assessment), f"{_titled(assessment)}: all classes together"),
             Table(WIDE, wide_rows(assessment), f"{_titled(assessment)}: each class against the others"),
             Paragraph(_legend(assessment)),
@@ -212,12 +211,16 @@ def _performance(evaluation: Evaluation) -> list[Block]:
     return blocks
 
 
+def _sentence(note: str) -> str:
+    return f"{note[:1].upper()}{note[1:]}."
+
+
 def overall_rows(assessment: Assessment) -> list[list[object]]:
     """Return the figures of all classes together, as COLUMNS."""
     delong = {"auroc": assessment.macro_auroc_delong}
     rows: list[list[object]] = [
         [
-            f"macro {name}" if name == "auroc" else name,
+            "macro AUROC" if name == "auroc" else name,
             "all",
             _cell(found),
             _interval(found),
@@ -252,8 +255,9 @@ def _with_interval(estimate: Estimate) -> str:
 
 def _legend(assessment: Assessment) -> str:
     return (
-        f"In brackets: 95% intervals, by the bootstrap over {assessment.unit}; DeLong's over images. ʷ: Wilson's, where "
-        f"every replicate is alike. Predictive values are those at the share of each class in this set."
+        f"In brackets: 95% intervals, by the bootstrap over {assessment.unit}; DeLong's over images. ʷ: Wilson's, "
+        "where every replicate is alike. PPV and NPV: positive and negative predictive value, at the share of each class in "
+        "this set."
     )
 
 
