@@ -27,6 +27,7 @@ LEVELS = {
         "locks",
         "levels",
         "records",
+        "predictions_file",
         "networks",
         "data",
         "instruments",

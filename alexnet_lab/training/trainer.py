@@ -22,13 +22,14 @@ from alexnet_lab.data.preprocessing import preprocessing_of
 from alexnet_lab.instruments.flow import read_columns
 from alexnet_lab.networks import build_network, load_pretrained
 from alexnet_lab.networks.parts import Dropout
+from alexnet_lab.predictions_file import FILE, PartPredictions, write_predictions
 from alexnet_lab.randomness import derived_seed
 from alexnet_lab.records import RunFolder
 from alexnet_lab.training import checkpoint
-from alexnet_lab.training.errors import DivergedError, InterruptedRunError, first_bad_layer
-from alexnet_lab.training.evaluation import evaluate, evaluation_batch
+from alexnet_lab.training.errors import DivergedError, InterruptedRunError, first_bad_layer, largest_weights
+from alexnet_lab.training.evaluation import evaluation_batch, probabilities_of
 from alexnet_lab.training.measuring import Measuring, peak_memory
-from alexnet_lab.training.metrics import is_better
+from alexnet_lab.training.metrics import classification_metrics, is_better
 from alexnet_lab.training.optim import build_optimiser, scheduled_rate, set_rate
 from alexnet_lab.training.parallel import Ranks
 from alexnet_lab.training.recipe import Recipe
@@ -46,6 +47,7 @@ class Trainer:
 
     def __init__(self, recipe: Recipe, folder: RunFolder, feed: Feed, ranks: Ranks, report: Report) -> None:
         self.recipe, self.folder, self.feed, self.ranks, self.report = recipe, folder, feed, ranks, report
+        self._labels = feed.labels.cpu().numpy()
         self.steps_per_epoch = feed.steps_per_epoch(recipe.batch_size)
         self.parts = ranks.count * recipe.accumulate
         if recipe.batch_size % self.parts:
@@ -71,6 +73,8 @@ class Trainer:
         self.epoch, self.step_in_epoch = 1, 0
         self.loss_sum, self.hits = 0.0, 0.0
         self.pending: list[Tensor] = []
+        self.read_every = STEPS_BETWEEN_READS[recipe.device]
+        self.largest: list[Tensor] = []  # after each pending step, of each parameter; where losses are read late
         self.best: float | None = None
         self.best_epoch = 0
         self.stop_asked = False
@@ -147,8 +151,11 @@ class Trainer:
         checkpoint.restore_network(tested, best.tensors)
         self.report("note", {"text": f"testing the weights of epoch {best.facts['epoch']}"})
         split, of = self.feed.split, f"validation, weights of epoch {best.facts['epoch']}"
-        validation = self._evaluate(tested, split.validation, of)
-        test = self._evaluate(tested, split.test, of.replace("validation", "test"), recipe.ten_views)
+        predicted = {
+            "validation": self._predict(tested, split.validation, of),
+            "test": self._predict(tested, split.test, of.replace("validation", "test"), recipe.ten_views),
+        }
+        self._keep_predictions(predicted)
         return {
             "tested_epoch": best.facts["epoch"],
             "epochs": self.epoch - 1,
@@ -158,21 +165,21 @@ class Trainer:
             "images_per_second": self.step * recipe.batch_size / self.train_seconds,
             "peak_memory_bytes": max(self.peak_memory, peak_memory(recipe.device)),
             "measuring_share": self.measuring.share(),
-            "validation": validation,
-            "test": test,
+            **{part: self._metrics(probabilities, getattr(split, part)) for part, probabilities in predicted.items()},
         }
 
     def _train_epoch(self) -> None:
         recipe, first = self.recipe, self.step_in_epoch
         began = self._went_on_at = time.perf_counter()
         self.network.train()
-        read_every = STEPS_BETWEEN_READS[recipe.device]
-        batches = self.feed.training_batches(recipe.batch_size, recipe.seed, self.epoch, start=first)
+        batches = self.feed.training_batches(
+            recipe.batch_size, recipe.seed, self.epoch, start=first, share=(self.ranks.rank, self.ranks.count)
+        )
         for pixels, labels in batches:
             set_rate(self.optimiser, scheduled_rate(recipe, self.step, self.steps_per_epoch))
             self.pending.append(self._take_step(pixels, labels))
             self.step_in_epoch += 1
-            if len(self.pending) >= read_every or self.step_in_epoch == self.steps_per_epoch:
+            if len(self.pending) >= self.read_every or self.step_in_epoch == self.steps_per_epoch:
                 self._read_pending(pixels)
                 rate = (self.step_in_epoch - first) * recipe.batch_size / (time.perf_counter() - began)
                 seen = self.step_in_epoch * recipe.batch_size
@@ -181,14 +188,14 @@ class Trainer:
         self._end_epoch()
 
     def _take_step(self, pixels: Tensor, labels: Tensor) -> Tensor:
-        """Take one step over this process's parts of the batch; return its loss and hits, still on the device."""
+        """Take one step on this process's share of the batch; return its loss and hits, still on the device."""
         recipe, accumulate = self.recipe, self.recipe.accumulate
         self.optimiser.zero_grad(set_to_none=True)
         outcome = torch.zeros(2, device=pixels.device)
         for micro in range(accumulate):
             part = self.ranks.rank * accumulate + micro
             size = recipe.batch_size // self.parts
-            x, y = pixels[part * size : (part + 1) * size], labels[part * size : (part + 1) * size]
+            x, y = pixels[micro * size : (micro + 1) * size], labels[micro * size : (micro + 1) * size]
             if recipe.channels_last:
                 x = x.contiguous(memory_format=torch.channels_last)
             self._seed_masks(part)
@@ -208,6 +215,8 @@ class Trainer:
         self.scaler.step(self.optimiser)
         self.scaler.update()
         self.measuring.step()
+        if self.read_every > 1:
+            self.largest.append(largest_weights(self.network))
         if self.averaged is not None:
             self._average_weights(self.averaged)
         return outcome
@@ -224,10 +233,12 @@ class Trainer:
         read = self.ranks.sum(torch.cat([torch.stack(self.pending).flatten(), asked])).cpu()
         outcomes, (stop, due) = read[:-2].view(-1, 2), (read[-2:] > 0).tolist()
         first = self.step - len(self.pending) + 1
-        self.pending.clear()
+        largest = self.largest
+        self.pending, self.largest = [], []
         for offset, (loss, hits) in enumerate((outcomes / torch.tensor([self.ranks.count, 1])).tolist()):
             if not math.isfinite(loss):
-                where = first_bad_layer(self.network, pixels)
+                # Later updates have made every weight NaN since, so what counts is how the bad step left them.
+                where = first_bad_layer(self.network, pixels, largest[offset] if largest else None)
                 raise DivergedError(f"the loss was {loss} at step {first + offset}, epoch {self.epoch}: {where}")
             self.loss_sum += loss
             self.hits += hits
@@ -295,15 +306,32 @@ class Trainer:
         dtype = torch.float16 if self.recipe.precision == "fp16" else torch.bfloat16
         return torch.autocast(self.recipe.device, dtype, enabled=self.recipe.precision != "fp32")
 
-    def _evaluate(
+    def _evaluate(self, network: nn.Module, indices: NDArray[np.int64], what: str) -> dict[str, Any]:
+        return self._metrics(self._predict(network, indices, what), indices)
+
+    def _predict(
         self, network: nn.Module, indices: NDArray[np.int64], what: str, ten_views: bool = False
-    ) -> dict[str, Any]:
-        """Return the metrics; an output that is not finite is a divergence, as a loss in training is."""
+    ) -> NDArray[np.float64]:
+        """Return the probabilities; an output that is not finite is a divergence, as a loss in training is."""
         try:
             batch = evaluation_batch(self.recipe.batch_size, self.parts)
-            return evaluate(network, self.feed, indices, batch, ten_views)
+            return probabilities_of(network, self.feed, indices, batch, ten_views)
         except DivergedError as finding:
             raise DivergedError(f"in {what}, {finding}") from None
+
+    def _metrics(self, probabilities: NDArray[np.float64], indices: NDArray[np.int64]) -> dict[str, Any]:
+        return classification_metrics(probabilities, self._labels[indices])
+
+    def _keep_predictions(self, predicted: dict[str, NDArray[np.float64]]) -> None:
+        if not self.ranks.is_first:
+            return
+        groups = self.feed.groups
+        parts = {}
+        for part, probabilities in predicted.items():
+            ids = getattr(self.feed.split, part)
+            owners = None if groups is None else groups[ids]
+            parts[part] = PartPredictions(ids, self._labels[ids], probabilities, owners)
+        write_predictions(self.folder.path / FILE, parts, self.feed.classes)
 
     def _save(self) -> None:
         counted, panel = self.measuring.saved()

@@ -291,6 +291,33 @@ def test_a_run_that_diverges_says_where_and_keeps_what_it_logged(tmp_path, quick
     assert re.search(r"at step \d+, epoch 1: the last update made (conv|fc)\d\.\w+ infinite or NaN", verdict["why"])
 
 
+def test_losses_that_are_read_late_name_the_same_step_and_layer(tmp_path, monkeypatch, quick):
+    built, cross_entropy = [], torch.nn.functional.cross_entropy
+    network_of = trainer.network_of
+
+    def capture(*arguments):
+        built.append(network_of(*arguments))
+        return built[-1]
+
+    def planted(scores, labels, **options):
+        """Step 3 breaks conv2 alone; step 4 then breaks every layer."""
+        loss = cross_entropy(scores, labels, **options)
+        if built[-1].training:
+            steps.append(loss)
+            if len(steps) == 3:
+                loss = loss + torch.nan * built[-1].get_parameter("conv2.weight").sum()
+        return loss
+
+    monkeypatch.setattr(trainer, "network_of", capture)
+    monkeypatch.setattr(trainer.F, "cross_entropy", planted)
+    for every in (1, 20):
+        steps = []
+        monkeypatch.setitem(trainer.STEPS_BETWEEN_READS, quick.device, every)
+        assert run_in(tmp_path / str(every), quick) == 0
+        why = RunFolder(tmp_path / str(every)).verdict()["why"]
+        assert why == "the loss was nan at step 3, epoch 1: the last update made conv2.weight infinite or NaN"
+
+
 def test_a_run_that_fails_leaves_its_reason(tmp_path):
     assert run_in(tmp_path, replace(QUICK, image_size=20)) == 1
     verdict = RunFolder(tmp_path).verdict()
@@ -408,15 +435,15 @@ def test_a_bad_number_of_the_last_update_of_an_epoch_is_a_divergence(tmp_path, c
 @pytest.mark.parametrize("ten_views", [False, True])
 @pytest.mark.parametrize("part", ["validation", "test"])
 def test_tested_weights_whose_output_overflows_are_a_divergence(tmp_path, monkeypatch, part, ten_views, quick):
-    original, seen = trainer.evaluate, []
+    original, seen = trainer.probabilities_of, []
 
-    def evaluate(network, feed, indices, *rest):
+    def probabilities_of(network, feed, indices, *rest):
         seen.append(len(indices))
         # One epoch's validation first, then validation and test of the tested weights.
         bad = len(seen) == {"validation": 2, "test": 3}[part]
         return original(overflowing(network) if bad else network, feed, indices, *rest)
 
-    monkeypatch.setattr(trainer, "evaluate", evaluate)
+    monkeypatch.setattr(trainer, "probabilities_of", probabilities_of)
     assert run_in(tmp_path, replace(quick, epochs=1, batch_size=256, ten_views=ten_views, norm="none")) == 0
     verdict = RunFolder(tmp_path).verdict()
     assert verdict["state"] == "diverged"
