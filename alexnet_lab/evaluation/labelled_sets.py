@@ -20,12 +20,12 @@ from alexnet_lab.data.sources import list_images, load_images
 from alexnet_lab.evaluation.assessment import Predicted
 from alexnet_lab.evaluation.predictions import ImageFile
 from alexnet_lab.evaluation.trained import Run, torch_set_as_in
+from alexnet_lab.predictions_file import FILE, PARTS, PartPredictions, read_predictions
 from alexnet_lab.records import RunFolder
 from alexnet_lab.training.evaluation import evaluation_batch, probabilities_of
 from alexnet_lab.training.run import open_feed_of
 
 Told = Callable[[str, int, int], None]  # what, done, total
-PARTS = ("validation", "test")
 
 
 @dataclass(frozen=True)
@@ -42,17 +42,32 @@ def own_sets(run: Run, device: str, told: Told) -> dict[str, LabelledSet]:
 
     Without its data a run that recorded its predictions has numbers for names, and no pixels.
     """
+    feed, why = None, ""
     try:
-        feed: Feed | None = _feed_of(run, device, told)
-        why = ""
+        feed = _feed_of(run, device, told)
     except (ValueError, OSError) as error:
-        feed, why = None, str(error).partition("\n")[0]
+        why = str(error).partition("\n")[0]
+    kept = run.path / FILE
+    if kept.exists():
+        if FILE in RunFolder(run.path).damages():
+            raise ValueError(f"{kept} changed after the run ended; the command that made the run makes it again")
+        return {part: _recorded(found, feed, why) for part, found in read_predictions(kept, PARTS).items()}
     if feed is None:
         raise ValueError(
             f"the run in {run.path} kept no predictions, and they cannot be computed from its data ({why}); make "
             f"{run.recipe.data} available where the run found it, or train again"
         )
     return _computed(run, feed, device, told)
+
+
+def _recorded(found: PartPredictions, feed: Feed | None, why: str) -> LabelledSet:
+    probabilities = found.probabilities.astype(np.float64)
+    probabilities /= probabilities.sum(1, keepdims=True)  # stored in float32
+    if feed is not None:
+        return _set_of(feed, found.ids, probabilities)
+    names = tuple(f"image {index}" for index in found.ids)
+    note = f"the data of the run is not here ({why}): images have numbers for names, and pictures are not shown"
+    return LabelledSet(Predicted(names, found.labels, probabilities, found.groups), None, (note,))
 
 
 def external_set(run: Run, data: str, device: str, told: Told) -> LabelledSet:
