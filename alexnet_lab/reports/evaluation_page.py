@@ -256,8 +256,8 @@ def _with_interval(estimate: Estimate) -> str:
 def _legend(assessment: Assessment) -> str:
     return (
         f"In brackets: 95% intervals, by the bootstrap over {assessment.unit}; DeLong's over images. ʷ: Wilson's, "
-        "where every replicate is alike. PPV and NPV: positive and negative predictive value, at the share of each class "
-        "in this set."
+        "where every replicate is alike. PPV and NPV: positive and negative predictive value, at the share of each "
+        "class in this set."
     )
 
 
