@@ -30,6 +30,7 @@ from alexnet_lab.data.preprocessing import Preprocessing
 from alexnet_lab.data.scaling import with_channels
 from alexnet_lab.data.views import middle_weights, ten_view_weights
 from alexnet_lab.evaluation.evaluating import Evaluation, evaluate_run
+from alexnet_lab.evaluation.resampling import REPLICATES
 from alexnet_lab.evaluation.trained import Run, load_run, torch_set_as_in
 from alexnet_lab.records import RunFolder, write_atomically
 from alexnet_lab.training.evaluation import probabilities_of
@@ -78,7 +79,7 @@ class FromPixels(nn.Module):
         return softmaxes.reshape(-1, self.views, softmaxes.shape[1]).mean(1)  # type: ignore[no-any-return]
 
 
-def export_onnx(folder: Path, out: Path) -> list[Path]:
+def export_onnx(folder: Path, out: Path, replicates: int = REPLICATES) -> list[Path]:
     """Write model.onnx and card.json; return their paths.
 
     Raises ValueError where the packages are missing, and where the file does not give the run's probabilities.
@@ -94,7 +95,7 @@ def export_onnx(folder: Path, out: Path) -> list[Path]:
         ) from None
     run = load_run(folder)
     try:
-        evaluation: Evaluation | None = evaluate_run(folder)
+        evaluation: Evaluation | None = evaluate_run(folder, replicates=replicates)
         why = ""
     except ValueError as error:  # no predictions and no data: the card says so
         evaluation, why = None, str(error)

@@ -12,6 +12,7 @@ from pictures import write
 from alexnet_lab import load_run
 from alexnet_lab.data.sources import load_images
 from alexnet_lab.evaluation import onnx_model
+from alexnet_lab.evaluation.onnx_model import export_onnx
 from alexnet_lab.predictions_file import read_predictions
 from alexnet_lab.records import RunFolder
 from alexnet_lab.reports.export import export
@@ -39,22 +40,30 @@ def probabilities(path, pixels):
     return runtime.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, {"pixels": pixels})[0]
 
 
-def test_the_file_gives_what_training_recorded_and_predict_says_with_lrn_as_its_operator(tmp_path):
-    assert train_with_verdict(TINY, RunFolder(tmp_path / "run")) == 0
-    model, card = export(tmp_path / "run", "onnx", tmp_path / "out")
-    test = read_predictions(tmp_path / "run" / "predictions.npz")["test"]
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    path = tmp_path_factory.mktemp("onnx") / "run"
+    before = torch.get_num_threads()
+    assert train_with_verdict(TINY, RunFolder(path)) == 0
+    torch.set_num_threads(before)
+    return path
+
+
+def test_the_file_gives_what_training_recorded_and_predict_says_with_lrn_as_its_operator(run, tmp_path):
+    model, card = export_onnx(run, tmp_path / "out", replicates=200)
+    test = read_predictions(run / "predictions.npz")["test"]
     pixels = load_images("digits").pixels[test.ids]
     got = probabilities(model, pixels)
     np.testing.assert_allclose(got, test.probabilities, atol=1e-5)
     files = [write(tmp_path / "files" / f"{at}.png", image[0]) for at, image in enumerate(pixels[:9])]
-    np.testing.assert_allclose(got[:9], load_run(tmp_path / "run").predict(files).probabilities, atol=1e-5)
+    np.testing.assert_allclose(got[:9], load_run(run).predict(files).probabilities, atol=1e-5)
     assert [node.op_type for node in onnx.load(model).graph.node].count("LRN") == 2
     facts = json.loads(card.read_text())
     assert facts["classes"] == list("0123456789")
     assert facts["input"]["shape"] == ["images", 1, 8, 8]
     assert facts["checked"]["largest_difference"] <= 1e-5
     assert facts["intended_use"] == "NOT FILLED"
-    accuracy = RunFolder(tmp_path / "run").verdict()["result"]["test"]["accuracy"]
+    accuracy = RunFolder(run).verdict()["result"]["test"]["accuracy"]
     assert facts["test"]["figures"]["accuracy"]["value"] == accuracy
 
 
@@ -73,14 +82,13 @@ def test_preprocessing_of_every_kind_is_inside(changes, tmp_path):
     data = coloured(tmp_path / "data") if changes["data"] == "files" else "digits"
     recipe = replace(TINY, **{**changes, "data": data})
     assert train_with_verdict(recipe, RunFolder(tmp_path / "run")) == 0
-    model, _ = export(tmp_path / "run", "onnx", tmp_path / "out")
+    model, _ = export_onnx(tmp_path / "run", tmp_path / "out", replicates=200)
     images = load_images(data, load_run(tmp_path / "run").preprocessing.geometry.stored)
     test = read_predictions(tmp_path / "run" / "predictions.npz")["test"]
     np.testing.assert_allclose(probabilities(model, images.pixels[test.ids]), test.probabilities, atol=1e-5)
 
 
-def test_a_file_that_differs_from_the_run_is_not_written(tmp_path, monkeypatch):
-    assert train_with_verdict(replace(TINY, norm="none"), RunFolder(tmp_path / "run")) == 0
+def test_a_file_that_differs_from_the_run_is_not_written(run, tmp_path, monkeypatch):
 
     class Blurred(onnx_model.FromPixels):
         def forward(self, pixels):
@@ -88,11 +96,11 @@ def test_a_file_that_differs_from_the_run_is_not_written(tmp_path, monkeypatch):
 
     monkeypatch.setattr(onnx_model, "FromPixels", Blurred)
     with pytest.raises(ValueError, match="must give the run's probabilities to 1e-05, and differs by"):
-        export(tmp_path / "run", "onnx", tmp_path / "out")
+        export_onnx(run, tmp_path / "out", replicates=200)
     assert list((tmp_path / "out").iterdir()) == []
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(ValueError, match=r'onnxruntime is missing: pip install "alexnet-lab\[medical\]"'):
-        export(tmp_path / "run", "onnx", tmp_path / "out")
+        export(run, "onnx", tmp_path / "out")
 
 
 def test_ten_views_by_products_are_those_of_the_feed():
