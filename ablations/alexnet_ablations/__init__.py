@@ -20,11 +20,15 @@ if TYPE_CHECKING:
     from alexnet_ablations.conclude.outcomes import read_results
     from alexnet_ablations.conclude.sentences import sentence_of
     from alexnet_ablations.declare.study import Study, read_study
+    from alexnet_ablations.run.executors.ray import Ray
+    from alexnet_ablations.run.executors.slurm import Slurm
     from alexnet_ablations.run.study import run_study
 
-__all__ = ["Study", "read_results", "read_study", "run_study", "sentence_of"]
+__all__ = ["Ray", "Slurm", "Study", "read_results", "read_study", "run_study", "sentence_of"]
 
 _HOMES = {
+    "Ray": "run.executors.ray",
+    "Slurm": "run.executors.slurm",
     "Study": "declare.study",
     "read_results": "conclude.outcomes",
     "read_study": "declare.study",

@@ -137,8 +137,8 @@ def _legend() -> list[Block]:
         "of the training images. By random maps: the most it loses when a map of an untrained network chooses the "
         "pixels. Of random networks: the most that an untrained network loses by its own map. A map is better only if "
         "its fall is larger than both.",
-        "Moved: Spearman's correlation with the maps of untrained networks, their mean. Near 1 the map hardly depends on "
-        "what was learned; near 0 it moved all the way.",
+        "Moved: Spearman's correlation with the maps of untrained networks, their mean. Near 1 the map hardly depends "
+        "on what was learned; near 0 it moved all the way.",
         f"Heat at border: the share of the heat in the outer {BORDER:.0%} of the side, beside the share of the pixels "
         "there. Much more heat than area speaks for tokens, tubes or edges of the film.",
         "Other seeds: Spearman's correlation with the maps of the other runs that were given, their mean.",

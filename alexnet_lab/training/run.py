@@ -28,8 +28,9 @@ from alexnet_lab.training.errors import (
     is_out_of_memory,
     largest_fitting,
 )
+from alexnet_lab.training.handover import others_further, take_over
 from alexnet_lab.training.parallel import Ranks, joined
-from alexnet_lab.training.process import is_first_process, run_folder
+from alexnet_lab.training.process import is_first_process, leave, run_folder
 from alexnet_lab.training.recipe import Recipe
 from alexnet_lab.training.trainer import Report, Trainer, network_of
 from alexnet_lab.version import __version__
@@ -50,6 +51,7 @@ def train(recipe: Recipe, folder: RunFolder, report: Report = lambda _kind, _fac
         trainer = Trainer(recipe, folder, feed, ranks, speak)
         if ranks.is_first:
             folder.clear_leftovers()
+            _take_over_further(recipe, folder, trainer, speak)
         ranks.wait()
         resumed = _is_same_run(recipe, folder, feed, speak) and trainer.resume()
         ranks.wait()  # until every process has read the checkpoint
@@ -151,6 +153,16 @@ def train_with_verdict(recipe: Recipe, folder: RunFolder, report: Report = lambd
     return 0
 
 
+def _take_over_further(recipe: Recipe, folder: RunFolder, trainer: Trainer, report: Report) -> None:
+    """Copy the furthest checkpoint of another attempt at this run, if it is later than those in the folder."""
+    for path in others_further(folder.path):
+        other = RunFolder(path)
+        if _is_same_run(recipe, other, trainer.feed, report) and trainer.can_resume_from(other):
+            report("note", {"text": f"from the checkpoints of {path.name}"})
+            take_over(path, folder.path)
+            return
+
+
 def _is_same_run(recipe: Recipe, folder: RunFolder, feed: Feed, report: Report) -> bool:
     try:
         provenance = folder.provenance()
@@ -178,14 +190,17 @@ def _provenance(recipe: Recipe, feed: Feed) -> dict[str, Any]:
 
 
 class _stopped_by_signals:  # noqa: N801  # a context manager reads as one
-    """Let Ctrl-C and a polite kill end the run at the next step, saved; a second Ctrl-C ends it at once."""
+    """Let Ctrl-C and a polite kill end the run at the next step, saved; a second Ctrl-C ends it at once.
+
+    A second SIGTERM changes nothing: a scheduler sends it to every process of a job, and a parent passes it on.
+    """
 
     def __init__(self, trainer: Trainer) -> None:
         self.trainer = trainer
 
     def __enter__(self) -> None:
-        def ask(_number: int, _frame: object) -> None:
-            if self.trainer.stop_asked:
+        def ask(number: int, _frame: object) -> None:
+            if self.trainer.stop_asked and number == signal.SIGINT:
                 raise KeyboardInterrupt
             self.trainer.stop_asked = True
 
@@ -220,4 +235,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    leave(main(sys.argv[1:]))

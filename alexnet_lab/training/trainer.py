@@ -91,7 +91,9 @@ class Trainer:
 
     def resume(self) -> bool:
         """Continue from the newest checkpoint that can be used, if there is one."""
-        found, passed_over = checkpoint.load_latest(self.folder.path / "checkpoints", self._check)
+        found, passed_over = checkpoint.load_latest(
+            self.folder.path / "checkpoints", lambda one: self._check(one, self.folder)
+        )
         for complaint in passed_over:
             self.report("note", {"text": f"{complaint}; the one before it is used" if found else complaint})
         if found is None:
@@ -116,21 +118,26 @@ class Trainer:
         self.report("note", {"text": f"going on at epoch {self.epoch}, step {self.step_in_epoch}"})
         return True
 
-    def _check(self, found: checkpoint.Checkpoint) -> None:
+    def can_resume_from(self, folder: RunFolder) -> bool:
+        """Say whether a checkpoint in this folder can be used; it may be of another attempt at the same run."""
+        found, _ = checkpoint.load_latest(folder.path / "checkpoints", lambda one: self._check(one, folder))
+        return found is not None
+
+    def _check(self, found: checkpoint.Checkpoint, folder: RunFolder) -> None:
         """Raise ValueError for a checkpoint that does not fit what stands beside it in the folder."""
         facts = found.facts
         if "history" not in facts:
             raise ValueError("an earlier version of alexnet-lab wrote it")
-        now = self.folder.history(facts["epoch"] - 1)
+        now = folder.history(facts["epoch"] - 1)
         changed = [name for name, digest in facts["history"].items() if now.get(name) != digest]
         if changed:
             raise ValueError(f"{', '.join(changed)} changed after it was written")
         if facts["best_epoch"]:
-            best = checkpoint.load_checkpoint(self.folder.path / "checkpoints", checkpoint.BEST)
+            best = checkpoint.load_checkpoint(folder.path / "checkpoints", checkpoint.BEST)
             if best.facts["epoch"] < facts["best_epoch"]:
                 raise ValueError(f"the best weights are of epoch {best.facts['epoch']}, not {facts['best_epoch']}")
-        if facts["panel"] is not None and self.folder.path.joinpath("flow", "filters.npz").exists():
-            read_columns(self.folder.path / "flow" / "filters.npz")
+        if facts["panel"] is not None and folder.path.joinpath("flow", "filters.npz").exists():
+            read_columns(folder.path / "flow" / "filters.npz")
 
     def run(self) -> dict[str, Any]:
         """Train to the end of the recipe, test the best checkpoint, and return the result that the verdict carries."""

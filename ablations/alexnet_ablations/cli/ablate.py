@@ -52,6 +52,7 @@ def ablate(
     [bold]alexnet-lab ablate --dropout 0.3 --data xrays.zip --plan[/]
     [bold]alexnet-lab ablate --norm bn --track tensorboard:tb[/]
     [bold]alexnet-lab ablate --norm bn --margin 1 --level 0.9[/]
+    [bold]alexnet-lab ablate --norm bn --executor slurm --partition gpu --time 4h[/]
 
     An option that takes LEVELS, one or several with commas between, is varied:
     each level is compared with the published value, or with what the recipe or

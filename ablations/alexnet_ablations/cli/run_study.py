@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from alexnet_ablations.cli.folders import refuse_place
 from alexnet_ablations.cli.progress import PlainLines
 from alexnet_ablations.cli.study_options import StudyOptions, open_sinks
 from alexnet_ablations.declare.design import level_text
+from alexnet_ablations.run.executors import Engine
 from alexnet_lab.training.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -27,12 +28,18 @@ MOST_DAMAGED = 10  # runs with changed records that are named
 MOST_LEVELS = 20  # of one factor that a plan lists
 
 
-def plan_run_conclude(console: Console, study: "Study", how: StudyOptions) -> None:
-    """Make the missing runs of a study and print what it shows; mistakes are refused before the first run."""
+def plan_run_conclude(
+    console: Console, study: "Study", how: StudyOptions, table: Mapping[str, Any] | None = None
+) -> None:
+    """Make the missing runs of a study and print what it shows; mistakes are refused before the first run.
+
+    `table` is what a study file says of where to make them, unless flags say otherwise.
+    """
     from alexnet_ablations.run.coordinator import refuse_if_coordinated
 
     refuse_place(study.folder, "study")
     sinks = open_sinks(how.track)
+    engine = how.where.engine(table)
     asked, study = study, study.grown_from_folder()
     if not how.plan:
         refuse_if_coordinated(study.folder)
@@ -44,7 +51,7 @@ def plan_run_conclude(console: Console, study: "Study", how: StudyOptions) -> No
         say_damages(console, missing)
     if missing:
         prepare_data(console, study, silent=how.is_silent)
-    predicted = predict(study, missing, how.jobs, plan=how.plan)
+    predicted = predict(study, missing, how.jobs, engine, plan=how.plan)
     if not how.is_silent:
         for sentence in predicted.sentences():
             console.print(sentence, markup=False, highlight=False)
@@ -61,6 +68,7 @@ def plan_run_conclude(console: Console, study: "Study", how: StudyOptions) -> No
         quiet=how.quiet,
         as_json=how.as_json,
         sinks=sinks,
+        engine=engine,
     )
 
 
@@ -96,13 +104,23 @@ def make(
     quiet: bool = False,
     as_json: bool = False,
     sinks: "Sequence[Sink]" = (),
+    engine: Engine | None = None,
 ) -> None:
     """Make these runs of a study, whose folder is open, and print what the study shows; exit 1 if any failed."""
     from alexnet_ablations.cli.study_progress import run_with_live_table
 
     started = time.monotonic()
     run_with_live_table(
-        console, study, runs, jobs, timeout=timeout, repeat=repeat, quiet=quiet, as_json=as_json, sinks=sinks
+        console,
+        study,
+        runs,
+        jobs,
+        timeout=timeout,
+        repeat=repeat,
+        quiet=quiet,
+        as_json=as_json,
+        sinks=sinks,
+        engine=engine,
     )
     results = conclude_and_print(console, study, silent=quiet or as_json)
     if not quiet and not as_json:
@@ -228,11 +246,18 @@ def prepare_data(console: Console, study: "Study", *, silent: bool) -> None:
             lines("note", {"text": text})
 
 
-def predict(study: "Study", missing: "Sequence[PlannedRun]", jobs: int | None, *, plan: bool) -> "Forecast":
-    """Return what the study costs and can show; refuse it where the disk has not enough space for it."""
+def predict(
+    study: "Study", missing: "Sequence[PlannedRun]", jobs: int | None, engine: Engine, *, plan: bool
+) -> "Forecast":
+    """Return what the study costs and can show; refuse it where the disk has not enough space for it.
+
+    What runs cost is measured on this machine, so only where they are made on it.
+    """
     from alexnet_ablations.run.forecast import forecast
     from alexnet_ablations.run.slots import find_slots
 
+    if not engine.is_here:
+        return forecast(study, jobs or max(len(missing), 1), measured=None)
     slots = find_slots(study.start.threads, study.start.device, jobs).count
     return forecast(study, min(slots, max(len(missing), 1)), measured=plan)
 

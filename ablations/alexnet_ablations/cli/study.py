@@ -59,6 +59,10 @@ def study(
       \\[recipe]
       data = "xrays.zip"
       epochs = 20
+      \\[executor]
+      name = "slurm"
+      partition = "gpu"
+      time = "4h"
     """
     from alexnet_ablations.declare.study import declare, read_study
 
@@ -84,7 +88,7 @@ def study(
     )
     if chosen.about and not how.is_silent:
         console.print(chosen.about, style="bold", markup=False, highlight=False)
-    plan_run_conclude(console, chosen, how)
+    plan_run_conclude(console, chosen, how, words.get("executor"))
 
 
 def print_studies(console: Console) -> None:

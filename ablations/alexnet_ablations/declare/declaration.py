@@ -28,7 +28,7 @@ KINDS: Mapping[str, type] = {
     "design": str,
     "seeds": int,
     **dict.fromkeys(("margin", "level"), float),
-    **dict.fromkeys(TABLES, dict),
+    **dict.fromkeys((*TABLES, "executor"), dict),
 }
 # Fields with one value for all cells, and why.
 SHARED: Mapping[str, str] = {
@@ -174,7 +174,7 @@ def find_study(source: str) -> Path:
 
 
 def read_study_file(path: Path) -> dict[str, Any]:
-    """Return what a study file says: about, design, seeds, margin, level; tables recipe, baseline and factors."""
+    """Return what a study file says, by the names of KINDS, with a starting recipe's fields in the table recipe."""
     words = read_toml(path)
     try:
         _check_kinds(words)

@@ -92,13 +92,16 @@ class Forecast:
         return {**asdict(self), "power": {**power, "detectable": found}}
 
 
-def forecast(study: Study, slots: int, *, measured: bool) -> Forecast:
-    """Return what a study will cost and can show; some training steps are timed if `measured` or it is not small."""
+def forecast(study: Study, slots: int, *, measured: bool | None) -> Forecast:
+    """Return what a study will cost and can show; some training steps are timed if `measured` or it is not small.
+
+    None: nothing is timed, since the runs are made on other machines.
+    """
     runs = study.runs()
     missing = [run for run in runs if not run.is_done]
     seconds, needed = None, None
     free = shutil.disk_usage(_existing(study.folder)).free
-    if missing and (measured or not is_small(missing)):
+    if missing and measured is not None and (measured or not is_small(missing)):
         recipes = [run.recipe for run in missing]
         try:
             paces = calibrate(recipes, min(slots, len(missing)), study.folder / CALIBRATION)
