@@ -39,7 +39,8 @@ def write_explanations(run: str, explained: Sequence[Explained], out: Path) -> P
     maps.mkdir(parents=True, exist_ok=True)
     sections, facts = [], []
     for number, one in enumerate(explained, 1):
-        stem = f"{number:03}-{re.sub(r'[^A-Za-z0-9._-]+', '-', PurePath(one.name).stem)[:60] or 'image'}"
+        plain = re.sub(r"[^A-Za-z0-9._-]+", "-", PurePath(one.name).stem)[:60].strip("-")
+        stem = f"{number:03}-{plain or 'image'}"
         pictures = pictures_of(one)
         for suffix, picture in pictures:
             write_atomically(maps / f"{stem}{suffix}.png", picture.content)

@@ -139,8 +139,8 @@ def test_a_coordinator_that_comes_back_follows_the_jobs_there_are(cluster, tmp_p
         "import sys; from pathlib import Path; from alexnet_ablations.run import node\n"
         "node.command_of = lambda folder: [sys.executable, '-c', 'import sys, time; from pathlib import Path;"
         "from alexnet_lab.records import RunFolder\\nfolder = RunFolder(Path(sys.argv[1]))\\n"
-        "while not Path(sys.argv[1]).parents[2].joinpath(\"go\").exists(): time.sleep(.05)\\n"
-        "folder.end(\"ok\", result={\"test\": {\"accuracy\": 0.5}})', str(folder)]\n"
+        'while not Path(sys.argv[1]).parents[2].joinpath("go").exists(): time.sleep(.05)\\n'
+        'folder.end("ok", result={"test": {"accuracy": 0.5}})\', str(folder)]\n'
         "sys.exit(node.main(sys.argv[1:]))"
     )
     monkeypatch.setattr(slurm, "command_of_node", lambda: [sys.executable, "-c", program])

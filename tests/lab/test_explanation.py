@@ -233,11 +233,5 @@ def test_the_page_labels_the_maps_that_are_no_better(tmp_path):
     assert f"occlusion: {LABEL}" not in page
     facts = json.loads((tmp_path / "out" / "explanation.json").read_text())
     assert [one["no_better_than_random_weights"] for one in facts["images"][0]["maps"]] == [True, False]
-    names = sorted(path.name for path in (tmp_path / "out" / "maps").iterdir())
-    assert names == [
-        "001-scan-1-.png",
-        "001-scan-1--grad-cam-random.png",
-        "001-scan-1--grad-cam.png",
-        "001-scan-1--occlusion-random.png",
-        "001-scan-1--occlusion.png",
-    ] or set(names) == {path.name for path in (tmp_path / "out" / "maps").glob("001-*")}
+    endings = ("", "-grad-cam", "-grad-cam-random", "-occlusion", "-occlusion-random")
+    assert {path.name for path in (tmp_path / "out" / "maps").iterdir()} == {f"001-scan-1{end}.png" for end in endings}
