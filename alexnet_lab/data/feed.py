@@ -114,9 +114,7 @@ class Feed:
 
     def ten_views_of(self, indices: Indices, batch_size: int = 32) -> Batches:
         """Yield ten views of each image, B 10 C S S: corners and middle, then mirrored (paper, 4.1)."""
-        geometry = self.geometry
-        if geometry.whole == geometry.seen:
-            geometry = replace(geometry, whole=geometry.seen + round(geometry.seen * TEN_VIEW_MARGIN))
+        geometry = ten_view_geometry(self.geometry)
         for batch in _cut(indices, batch_size):
             on_device = torch.from_numpy(batch).to(self.device)
             with _full_precision(self.device):
@@ -214,6 +212,13 @@ class Feed:
             if not placing:
                 return middle_view(pixels, self.geometry).contiguous()
             return view(pixels, self.geometry, **placing)
+
+
+def ten_view_geometry(geometry: Geometry) -> Geometry:
+    """Return the geometry of ten views: where evaluation sees all of an image, they are cut from an enlarged one."""
+    if geometry.whole > geometry.seen:
+        return geometry
+    return replace(geometry, whole=geometry.seen + round(geometry.seen * TEN_VIEW_MARGIN))
 
 
 def open_feed(

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from alexnet_lab.data.preprocessing import Preprocessing, preprocessing_of, restored
-from alexnet_lab.evaluation.predictions import Decoder, Place, Predictions, Progress, image_files
+from alexnet_lab.evaluation.predictions import Decoder, ImageFile, Place, Predictions, Progress, image_files
 from alexnet_lab.records import RunFolder
 from alexnet_lab.training import checkpoint
 from alexnet_lab.training.checkpoint import Checkpoint
@@ -72,13 +72,20 @@ class Run:
         The test's images, on its device and in its order, have the test's probabilities to the last bit; in other
         batches the network's sums may differ in it. Images that cannot be read are named in `unreadable`.
         """
+        with image_files(images) as files:
+            return self.predict_files(files, device, progress)
+
+    def predict_files(
+        self, files: Sequence[ImageFile], device: str = "cpu", progress: Progress = lambda _done, _total: None
+    ) -> Predictions:
+        """Return the same for files that the caller has opened a source of."""
         network = self.network(device)
         recipe, decoder = self.recipe, Decoder(self.preprocessing, self.recipe.fit)
         batch = evaluation_batch(recipe.batch_size, recipe.accumulate)
         at_once = images_at_once(batch, recipe.ten_views)
         names: list[str] = []
         rows = [np.empty((0, len(self.classes)))]
-        with image_files(images) as files, _torch_set_as_in(recipe):
+        with torch_set_as_in(recipe):
             for batch_names, pixels in decoder.batches(files, at_once):
                 feed = self.preprocessing.feed_of(pixels, self.classes, device)
                 try:
@@ -119,7 +126,7 @@ def predict(run: Place, images: Place | Sequence[Place], device: str = "cpu") ->
 def _measured_again(path: Path, recipe: Recipe, fingerprint: str) -> Preprocessing:
     """Return the preprocessing of a run that recorded none, as version 0.1.0 did, measured on its data."""
     missing = f"the run in {path} did not record the mean and spread of its training images"
-    with _torch_set_as_in(recipe):
+    with torch_set_as_in(recipe):
         try:
             feed = open_feed_of(recipe, lambda _kind, _facts: None)
         except (ValueError, OSError) as error:
@@ -145,7 +152,7 @@ def _check_device(device: str) -> None:
 
 
 @contextmanager
-def _torch_set_as_in(recipe: Recipe) -> Iterator[None]:
+def torch_set_as_in(recipe: Recipe) -> Iterator[None]:
     """Set torch's global settings as the run had them, and give back those of the process."""
     threads, is_deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     tf32, precision = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
