@@ -79,7 +79,7 @@ def test_each_p_value_of_an_effect_says_its_test_and_what_holm_adjusts_stands_be
         "n pairs",
         "p, t test",
         "p, t test, Holm",
-        "90% interval",
+        "equivalence interval",
         "p, within 0.5 points, Holm",
         "p, sign flip",
         "verdict",

@@ -55,7 +55,7 @@ class Inference:
     sign_flip_p: float | None = None
     margin: float | None = None
     equivalence_p: float | None = None
-    t_90: Interval | None = None  # within the margin if and only if equivalence_p is at most 0.05
+    equivalence: Interval | None = None  # within the margin if and only if equivalence_p is at most the level
     differences: tuple[float, ...] = ()
     images: Crossed | None = None
     seeds_alone: Interval | None = None  # the 95% interval for other seeds on these images
@@ -202,8 +202,13 @@ class Conclusions:
         return self.of(HEADLINE)
 
 
-def infer(differences: Sequence[float], margin: float | None = None, images: Crossed | None = None) -> Inference:
-    """Say what paired differences, all finite, tell about their mean; with `images`, of other images too."""
+def infer(
+    differences: Sequence[float], margin: float | None = None, images: Crossed | None = None, level: float = LEVEL
+) -> Inference:
+    """Say what paired differences, all finite, tell about their mean; with `images`, of other images too.
+
+    `level` is that of the test of equivalence.
+    """
     d = np.asarray(differences, dtype=float)
     if not np.isfinite(d).all():
         raise ValueError(
@@ -220,7 +225,7 @@ def infer(differences: Sequence[float], margin: float | None = None, images: Cro
         sign_flip_p=intervals.sign_flip_p_value(d),
         margin=margin,
         equivalence_p=None if margin is None else intervals.equivalence_p_value(d, margin),
-        t_90=None if margin is None else intervals.t_interval(d, 1 - 2 * LEVEL),
+        equivalence=None if margin is None else intervals.t_interval(d, 1 - 2 * level),
         differences=tuple(d.tolist()),
     )
     if images is None:
@@ -230,7 +235,7 @@ def infer(differences: Sequence[float], margin: float | None = None, images: Cro
         t=images.interval(),
         t_p=images.p_value(),
         equivalence_p=None if margin is None else images.equivalence_p_value(margin),
-        t_90=None if margin is None else images.interval(1 - 2 * LEVEL),
+        equivalence=None if margin is None else images.interval(1 - 2 * level),
         images=images,
         seeds_alone=alone.t,
     )
@@ -296,6 +301,7 @@ def _conclude_one_family(
 ) -> list[Conclusion]:
     wide = _by_seed_and_cell(results, outcome)
     planned = int(results["seed"].nunique())
+    level = level_of_look(planned, looks)
     without = results[outcome.compared(results).isna()]
     family = []
     for declared in contrasts:
@@ -308,7 +314,7 @@ def _conclude_one_family(
                 outcome,
                 values,
                 planned=planned,
-                inference=infer(list(values.values()), margin, images),
+                inference=infer(list(values.values()), margin, images, level),
                 family=len(contrasts),
                 population=population_of(results, outcome) if images is None or answers is None else answers.population,
                 tested_on=population_of(results, outcome),
@@ -320,7 +326,6 @@ def _conclude_one_family(
         )
     different = holm([None if _is_without_verdict(item) else item.inference.t_p for item in family])
     same = holm([None if item.censored else item.inference.equivalence_p for item in family])
-    level = level_of_look(planned, looks)
     return [
         replace(item, holm_p=p, equivalence_holm_p=q, level=level)
         for item, p, q in zip(family, different, same, strict=True)
