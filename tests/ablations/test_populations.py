@@ -1,14 +1,14 @@
 """What is said of images nobody has seen: from predictions in run folders to sentences, tables and looks."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from alexnet_ablations.conclude.answers import read_answers
-from alexnet_ablations.conclude.conclusions import conclude
+from alexnet_ablations.conclude.conclusions import conclude, conclude_study
 from alexnet_ablations.conclude.looks import level_of_look, spent
-from alexnet_ablations.conclude.outcomes import ended_well, read_results
+from alexnet_ablations.conclude.outcomes import read_results
 from alexnet_ablations.conclude.paper_tables import effects_table, paper_tables
 from alexnet_ablations.conclude.sentences import lacking_sentence, look_sentence, reach_of, sentence_of
 from alexnet_ablations.declare.study import declare, read_study
@@ -52,10 +52,8 @@ def make_study(tmp_path):
     return make
 
 
-def concluded(study, **more):
-    results = read_results(study.runs())
-    answers = read_answers(study.runs(), ended_well(results))
-    return conclude(results, study.contrasts(), answers=answers, looks=study.looks, **more)
+def concluded(study, margin=None):
+    return conclude_study(replace(study, margin=margin), read_results(study.runs()))
 
 
 def test_the_headline_is_about_images_like_these_with_the_seeds_alone_beside_it(make_study):

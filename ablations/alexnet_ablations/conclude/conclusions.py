@@ -18,15 +18,16 @@ import numpy as np
 import pandas as pd
 
 from alexnet_ablations.conclude import intervals
-from alexnet_ablations.conclude.answers import Answers, image_values
+from alexnet_ablations.conclude.answers import Answers, image_values, read_answers
 from alexnet_ablations.conclude.crossed import Crossed, crossed
 from alexnet_ablations.conclude.intervals import LEVEL, Interval
 from alexnet_ablations.conclude.looks import level_of_look
 from alexnet_ablations.conclude.multiplicity import holm
-from alexnet_ablations.conclude.outcomes import HEADLINE, OUTCOMES, Outcome, population_of
+from alexnet_ablations.conclude.outcomes import HEADLINE, OUTCOMES, Outcome, ended_well, population_of
 from alexnet_ablations.conclude.sensitivity import Sensitivity, sensitivity_of
 from alexnet_ablations.conclude.survival import Survival, lost_cells, over_survivors, survivals
 from alexnet_ablations.declare.contrasts import Contrast
+from alexnet_ablations.declare.study import Study
 
 Verdict = Literal[
     "difference",  # beyond chance in its family
@@ -258,6 +259,12 @@ def _values_by_seed(by_seed_and_cell: pd.DataFrame, contrast: Contrast) -> dict[
     # Equal runs differ by exactly nothing; what rounding leaves of a weighted sum is not a difference.
     totals[np.abs(totals) <= intervals.TIE * np.abs(terms).sum(1)] = 0.0
     return {int(seed): float(total) for seed, total in zip(wide.index, totals, strict=True)}
+
+
+def conclude_study(study: Study, results: pd.DataFrame) -> Conclusions:
+    """Conclude from a study whose results were read: with the predictions of its runs, its margin and its looks."""
+    answers = read_answers(study.runs(), ended_well(results))
+    return conclude(results, study.contrasts(), margin=study.margin, answers=answers, looks=study.looks)
 
 
 def conclude(

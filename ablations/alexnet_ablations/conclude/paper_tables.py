@@ -150,8 +150,8 @@ def effects_table(conclusions: Conclusions) -> PaperTable:
     caption = (
         f"Effects on {HEADLINE.label}, paired by seed, with {interval}. "
         f"{_cut(headline)}{average}Holm: the p of the t test before it, adjusted for all {len(headline)} comparisons. "
-        f"The equivalence interval ({decisive(headline[0])}) lies within the margin where two one-sided t tests have p up "
-        f"to {headline[0].level:.2g}, before Holm's rule. "
+        f"The equivalence interval ({decisive(headline[0])}) lies within the margin where two one-sided t tests have p "
+        f"up to {headline[0].level:.2g}, before Holm's rule. "
         f"Sign flip: another test, exact, of the seeds alone, not adjusted, whose p cannot go below {smallest:.2g} "
         f"here. A verdict other than undecided needs an adjusted p of at most {headline[0].level:.2g}, what this look "
         "may spend."
@@ -196,8 +196,8 @@ def _other_effects(conclusions: Conclusions, outcomes: Sequence[Outcome]) -> Pap
     note = averaging_note([item.contrast for item in conclusions.items])
     average = f"{note} " if note else ""
     caption = (
-        f"{average}{_cut(conclusions.items)}{_populations(conclusions, outcomes)}Exploratory: Holm's rule adjusts the "
-        "t tests within each outcome and not over outcomes, so that some of many will stand out by chance. The "
+        f"{average}{_cut(conclusions.items)}{populations_note(conclusions, outcomes)}Exploratory: Holm's rule adjusts "
+        "the t tests within each outcome and not over outcomes, so that some of many will stand out by chance. The "
         "equivalence interval decides on equivalence. × is a factor; points are hundredths of a share."
     )
     header = (
@@ -214,7 +214,7 @@ def _other_effects(conclusions: Conclusions, outcomes: Sequence[Outcome]) -> Pap
     return PaperTable("other-effects", "Effects on other outcomes (exploratory)", header, rows, caption, 2)
 
 
-def _populations(conclusions: Conclusions, outcomes: Sequence[Outcome]) -> str:
+def populations_note(conclusions: Conclusions, outcomes: Sequence[Outcome]) -> str:
     """Say which outcomes' intervals are about other images too; empty where none are."""
     over_images = [
         outcome.label for outcome in outcomes if any(item.inference.images for item in conclusions.of(outcome))
