@@ -148,7 +148,9 @@ def _state(entry):
 
 
 def test_a_signal_to_the_node_lets_the_run_save(run, tmp_path):
-    program = BEGINNING + """
+    program = (
+        BEGINNING
+        + """
 def save(*_):
     (folder.path / "saved").touch()
     sys.exit(130)
@@ -156,6 +158,7 @@ signal.signal(signal.SIGTERM, save)
 (folder.path / "ready").touch()
 time.sleep(60)
 """
+    )
     starter = f"""
 import sys
 from alexnet_ablations.run import node
