@@ -6,6 +6,7 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import safetensors.torch
@@ -29,6 +30,7 @@ SMALL = replace(START, data="synthetic:classes=3,side=16,count=240")
 RUN = """
 import sys, time
 from pathlib import Path
+from types import SimpleNamespace
 from alexnet_lab.training import run, trainer
 from alexnet_lab.training.handover import run_of
 trainer.BETWEEN_EPOCHS = 0.0
@@ -150,6 +152,7 @@ def test_a_coordinator_that_comes_back_follows_the_jobs_there_are(cluster, tmp_p
     begin = f"""
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from alexnet_ablations.run.coordinator import run_all
 from alexnet_ablations.run.executors import slurm
 slurm.command_of_node = lambda: [sys.executable, "-c", {program!r}]
