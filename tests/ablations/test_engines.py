@@ -1,4 +1,4 @@
-"""Engines as flags and study files name them, and what Slurm and Ray are asked for; their programs are stand-ins here."""
+"""Engines as flags and study files name them, and what Slurm is asked for, whose programs are stand-ins here."""
 
 import json
 import os

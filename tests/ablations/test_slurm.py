@@ -1,5 +1,6 @@
 """Slurm: what is asked of it; and a cluster of two machines, of which one is lost, with a job that is queued again."""
 
+import shutil
 import subprocess
 import sys
 import threading
@@ -30,7 +31,6 @@ SMALL = replace(START, data="synthetic:classes=3,side=16,count=240")
 RUN = """
 import sys, time
 from pathlib import Path
-from types import SimpleNamespace
 from alexnet_lab.training import run, trainer
 from alexnet_lab.training.handover import run_of
 trainer.BETWEEN_EPOCHS = 0.0
@@ -107,7 +107,7 @@ def test_a_lost_machine_an_orphan_and_a_job_queued_again_change_no_number(cluste
 
     # What Slurm sends before the time limit: the run saves, and its job waits in the queue again.
     id_, node = jobs["norm=lrn"].split()[2].rstrip(":"), jobs["norm=lrn"].split()[-1]
-    signalling = subprocess.Popen(["scancel", "--signal=USR1", "--batch", id_])
+    signalling = subprocess.Popen([shutil.which("scancel"), "--signal=USR1", "--batch", id_])
     first = Path(lrn.with_suffix(".began").read_text())
     slurm_cluster.wait_for(lambda: '"ended"' in (first / "attempts.jsonl").read_text(), 60)
     signalling.kill()  # it repeats itself for a minute, to a job that has been queued again
@@ -152,7 +152,6 @@ def test_a_coordinator_that_comes_back_follows_the_jobs_there_are(cluster, tmp_p
     begin = f"""
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from alexnet_ablations.run.coordinator import run_all
 from alexnet_ablations.run.executors import slurm
 slurm.command_of_node = lambda: [sys.executable, "-c", {program!r}]
