@@ -49,9 +49,8 @@ def plan_run_conclude(
     if not how.is_silent:
         print_plan(console, study, asked, len(missing))
         say_damages(console, missing)
-    if missing:
-        prepare_data(console, study, silent=how.is_silent)
-    predicted = predict(study, missing, how.jobs, engine, plan=how.plan)
+    test_images = prepare_data(console, study, silent=how.is_silent) if missing else None
+    predicted = predict(study, missing, how.jobs, engine, plan=how.plan, test_images=test_images)
     if not how.is_silent:
         for sentence in predicted.sentences():
             console.print(sentence, markup=False, highlight=False)
@@ -73,13 +72,16 @@ def plan_run_conclude(
 
 
 def missing_runs(study: "Study", most: int) -> "list[PlannedRun]":
-    """Return the runs that are not done, refused where they are more than a user meant."""
+    """Return the runs that are not done, refused where they are more than a user meant or their weights are missing."""
+    from alexnet_ablations.declare.study import refuse_unfit_weights
+
     missing = [run for run in study.runs() if not run.is_done]
     if len(missing) > most:
         raise ValueError(
             f"this study makes {len(missing)} runs, more than {most}; name fewer levels or seeds, take "
             f"--design one-at-a-time, or allow them with --yes {len(missing)}"
         )
+    refuse_unfit_weights(missing)
     return missing
 
 
@@ -141,13 +143,15 @@ def conclude_and_print(console: Console, study: "Study", *, silent: bool = False
     Files come first: they are complete even if printing fails.
     """
     from alexnet_ablations.cli.tables import print_conclusions
+    from alexnet_ablations.conclude.answers import read_answers
     from alexnet_ablations.conclude.conclusions import conclude
-    from alexnet_ablations.conclude.outcomes import read_results, write_results
+    from alexnet_ablations.conclude.outcomes import ended_well, read_results, write_results
     from alexnet_ablations.report import write_report
 
     results = read_results(study.runs(), level=study.level)
     write_results(results, study.folder / "results.csv")
-    conclusions = conclude(results, study.contrasts(), margin=study.margin)
+    answers = read_answers(study.runs(), ended_well(results))
+    conclusions = conclude(results, study.contrasts(), margin=study.margin, answers=answers, looks=study.looks)
     page = write_report(study, results, conclusions)
     if not silent:
         print_conclusions(console, results, conclusions)
@@ -232,11 +236,14 @@ def aliases(study: "Study") -> list[str]:
     ]
 
 
-def prepare_data(console: Console, study: "Study", *, silent: bool) -> None:
-    """Read the images once, here: a mistake ends as one line, and the runs find everything decoded."""
+def prepare_data(console: Console, study: "Study", *, silent: bool) -> int:
+    """Read the images once, here: a mistake ends as one line, and the runs find everything decoded.
+
+    Return the number of test images.
+    """
     start = study.start
-    if start.data == "digits" and not start.fold:  # whole, they split for certain
-        return
+    if start.data == "digits" and not start.fold:  # whole, they split for certain, and without torch
+        return count_of_digits(start)
     from alexnet_lab.training.run import open_feed_of
 
     lines = PlainLines(console)
@@ -244,10 +251,26 @@ def prepare_data(console: Console, study: "Study", *, silent: bool) -> None:
     if not silent:
         for text in feed.notes:
             lines("note", {"text": text})
+    return len(feed.split.test)
+
+
+def count_of_digits(start: Recipe) -> int:
+    """Count the test images of the digits."""
+    from alexnet_lab.data.sources import load_images
+    from alexnet_lab.data.splits import split_images
+
+    images = load_images("digits", start.image_size, start.fit)
+    return len(split_images(images.labels, images.classes, seed=start.split_seed).test)
 
 
 def predict(
-    study: "Study", missing: "Sequence[PlannedRun]", jobs: int | None, engine: Engine, *, plan: bool
+    study: "Study",
+    missing: "Sequence[PlannedRun]",
+    jobs: int | None,
+    engine: Engine,
+    *,
+    plan: bool,
+    test_images: int | None = None,
 ) -> "Forecast":
     """Return what the study costs and can show; refuse it where the disk has not enough space for it.
 
@@ -257,9 +280,9 @@ def predict(
     from alexnet_ablations.run.slots import find_slots
 
     if not engine.is_here:
-        return forecast(study, jobs or max(len(missing), 1), measured=None)
+        return forecast(study, jobs or max(len(missing), 1), measured=None, test_images=test_images)
     slots = find_slots(study.start.threads, study.start.device, jobs).count
-    return forecast(study, min(slots, max(len(missing), 1)), measured=plan)
+    return forecast(study, min(slots, max(len(missing), 1)), measured=plan, test_images=test_images)
 
 
 def save_study(console: Console, study: "Study", path: Path, *, silent: bool = False) -> None:

@@ -11,8 +11,9 @@ from typing import Literal
 import pandas as pd
 
 import alexnet_lab
+from alexnet_ablations.conclude.answers import read_answers
 from alexnet_ablations.conclude.conclusions import Conclusions, conclude
-from alexnet_ablations.conclude.outcomes import read_results
+from alexnet_ablations.conclude.outcomes import ended_well, read_results
 from alexnet_ablations.conclude.paper_tables import write_tables
 from alexnet_ablations.declare.study import Study
 from alexnet_ablations.report import provenance, sections, verdicts
@@ -53,7 +54,8 @@ def write_report(
         health = {(cell.cell, run.seed): run.health for cell in cells for run in cell.runs}
         results = read_results(study.runs(), level=study.level, health=health)
     if conclusions is None:
-        conclusions = conclude(results, study.contrasts(), margin=study.margin)
+        answers = read_answers(study.runs(), ended_well(results))
+        conclusions = conclude(results, study.contrasts(), margin=study.margin, answers=answers, looks=study.looks)
     folder = study.folder / REPORT
     page = study_page(study, results, conclusions, cells)
     write_tables(results, conclusions, folder)
