@@ -4,9 +4,7 @@ import sys
 from dataclasses import replace
 
 import pytest
-import safetensors.torch
-import torch
-from test_survival import FACTORS, START, assert_same_arrays, learnt_in
+from test_survival import FACTORS, START, assert_same
 
 from alexnet_ablations.declare.study import Study
 from alexnet_ablations.run import node
@@ -59,14 +57,7 @@ def test_from_this_machine_to_another_and_back_to_the_last_bit(tmp_path, monkeyp
     # And here again, to its end.
     monkeypatch.undo()
     run_all(moved.folder, moved.runs(), 2)
-    for one, other in zip(whole.runs(), moved.runs(), strict=True):
-        assert "going on at epoch 4, step 0" in (other.folder.path / "output.txt").read_text()
-        assert attempts_of(other.folder.path) == []
-        a, b = (
-            safetensors.torch.load_file(run.folder.path / "checkpoints" / "best.safetensors") for run in (one, other)
-        )
-        assert all(torch.equal(a[name], b[name]) for name in a)
-        for path in (one.folder.path / "flow").glob("*.npz"):
-            assert_same_arrays(path, other.folder.path / "flow" / path.name)
-        assert_same_arrays(one.folder.path / "predictions.npz", other.folder.path / "predictions.npz")
-    assert learnt_in(moved) == learnt_in(whole)
+    for run in moved.runs():
+        assert "going on at epoch 4, step 0" in (run.folder.path / "output.txt").read_text()
+        assert attempts_of(run.folder.path) == []
+    assert_same(whole, moved)
