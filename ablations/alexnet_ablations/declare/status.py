@@ -21,6 +21,7 @@ STATES = ("ok", "diverged", "oom", "error", "timeout", "lost", "damaged", "runni
 FAILED = ("oom", "error", "timeout", "lost", "damaged")
 RETRIED = (*FAILED, "diverged")
 COORDINATOR_LOCK = "coordinator.lock"
+RUN_PLACES = ("runs", "tuned", "tuning")  # below a study's folder: see declare/study.py
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class RunStatus:
     seconds: float | None = None  # that its logged epochs took
     holder: str | None = None
     history: History = field(default_factory=History)
+    search_of: str | None = None  # the cell that this run of a search is about; None: a run of the comparison
 
 
 def status_of(folder: RunFolder, cell: str, seed: int) -> RunStatus:
@@ -79,11 +81,11 @@ def statuses(runs: Sequence[PlannedRun]) -> list[RunStatus]:
 def found_runs(study: Path) -> list[tuple[str, int, RunFolder]]:
     """List the run folders that are there, for a study whose declaration cannot be read."""
     found = []
-    for path in (study / "runs").glob("*/seed-*"):
+    for path in (path for place in RUN_PLACES for path in (study / place).glob("*/seed-*")):
         seed = re.fullmatch(r"seed-(\d+)", path.name)
         if seed and path.is_dir():
             found.append((path.parent.name, int(seed[1]), RunFolder(path)))
-    return sorted(found, key=lambda each: (each[1], each[0]))
+    return sorted(found, key=lambda each: (each[1], each[0], each[2].path))
 
 
 def coordinator_of(study: Path) -> str | None:

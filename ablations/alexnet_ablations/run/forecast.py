@@ -13,6 +13,7 @@ from alexnet_ablations.conclude.intervals import LEVEL
 from alexnet_ablations.declare.history import read_history
 from alexnet_ablations.declare.study import PlannedRun, Study
 from alexnet_ablations.run.calibration import FREE, Pace, UnfitRecipeError, calibrate, key_of
+from alexnet_ablations.tune.searches import every_run, is_search
 from alexnet_lab.training.recipe import Recipe
 
 # Standard deviation between seeds of one cell, in points, assumed (and said to be) until runs have shown it.
@@ -94,8 +95,8 @@ class Forecast:
 
 def forecast(study: Study, slots: int, *, measured: bool) -> Forecast:
     """Return what a study will cost and can show; some training steps are timed if `measured` or it is not small."""
-    runs = study.runs()
-    missing = [run for run in runs if not run.is_done]
+    every = every_run(study)
+    missing = [run for run in every if not run.is_done]
     seconds, needed = None, None
     free = shutil.disk_usage(_existing(study.folder)).free
     if missing and (measured or not is_small(missing)):
@@ -117,15 +118,17 @@ def forecast(study: Study, slots: int, *, measured: bool) -> Forecast:
                 "free some, or choose another folder with --out"
             )
     elif missing:
-        seconds = _by_runs_that_ended(study, missing, slots)
-    power = expected_power(study, runs, done=len(runs) - len(missing))
-    return Forecast(len(study.cells), len(runs), len(missing), slots, seconds, needed, free, power)
+        seconds = _by_runs_that_ended(every, missing, slots)
+    waiting = {id(run) for run in missing}
+    runs = [run for run in every if not is_search(run)]
+    power = expected_power(study, runs, done=sum(id(run) not in waiting for run in runs))
+    return Forecast(len(study.cells), len(every), len(missing), slots, seconds, needed, free, power)
 
 
-def _by_runs_that_ended(study: Study, missing: Sequence[PlannedRun], slots: int) -> float | None:
+def _by_runs_that_ended(every: Sequence[PlannedRun], missing: Sequence[PlannedRun], slots: int) -> float | None:
     """Return the seconds to expect from the finished runs of each cell, or of any; None where none ended well."""
     took: dict[str, list[float]] = {}
-    for run in study.runs():
+    for run in every:
         history = read_history(run.folder.path)
         if history.seconds and history.state == "ok":
             took.setdefault(run.cell.name, []).append(history.seconds)
