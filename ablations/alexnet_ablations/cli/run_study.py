@@ -163,7 +163,7 @@ def make_searches(
         outcomes = read_outcomes(study)
         for sentence in chosen_sentences(outcomes):
             console.print(sentence, markup=False, highlight=False)
-        for sentence in edge_sentences(outcomes, study.start):
+        for sentence in edge_sentences(study, outcomes):
             console.print(sentence, style="yellow", markup=False, highlight=False)
     # A new choice may ask for runs that were done before; a retry makes only what it was asked for.
     asked = {(run.cell.name, run.seed) for run in runs if not is_search(run)}
@@ -188,6 +188,13 @@ def conclude_and_print(console: Console, study: "Study", *, silent: bool = False
     page = write_report(study, results, conclusions)
     if not silent:
         print_conclusions(console, results, conclusions)
+        if study.tuning is not None:
+            from alexnet_ablations.conclude.budgets import beside_sentences, effects_at_budgets, read_tuning_results
+            from alexnet_ablations.tune.choice import read_outcomes
+
+            budgets = effects_at_budgets(study, read_outcomes(study), read_tuning_results(study))
+            for sentence in beside_sentences(conclusions.headline, budgets):
+                console.print(sentence, markup=False, highlight=False)
         for sentence in study.limitations:
             console.print(sentence, style="dim", markup=False, highlight=False)
         console.print(f"report: {page}", markup=False, highlight=False, soft_wrap=True)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from alexnet_ablations.declare.study import Study
-from alexnet_ablations.declare.tuning import TUNABLE
+from alexnet_ablations.declare.tuning import TUNABLE, TunedField
 from alexnet_ablations.tune.choice import Outcome
 from alexnet_ablations.tune.searches import searches_of, tuning_runs
 from alexnet_lab.training.recipe import Recipe
@@ -47,22 +47,22 @@ def chosen_sentences(outcomes: Sequence[Outcome]) -> list[str]:
     return sentences
 
 
-def edge_sentences(outcomes: Sequence[Outcome], start: Recipe) -> list[str]:
+def edge_sentences(study: Study, outcomes: Sequence[Outcome]) -> list[str]:
     """Warn of each cell whose best value is the lowest or highest that was tried, in half of its searches or more."""
     sentences = []
-    for cell in dict.fromkeys(one.cell.name for one in outcomes):
-        mine = [one for one in outcomes if one.cell.name == cell and one.is_complete]
-        for name in mine[0].tried[0].values if mine else ():
-            tried = sorted({one.values[name] for search in mine for one in search.tried})
+    fields = study.tuning.fields if study.tuning is not None else ()
+    for cell in dict.fromkeys(one.cell.name for one in outcomes if one.is_complete):
+        for field in fields:
+            name = field.field
+            tried = sorted({one.values[name] for search in outcomes for one in search.tried})
             values = chosen_values(outcomes, cell, name)
             for end, word in ((tried[0], "lowest"), (tried[-1], "highest")):
                 at = sum(value == end for value in values)
                 if 2 * at >= len(values) and len(tried) > 1:
                     share = "" if len(values) == 1 else f" in {at} of {len(values)} searches"
-                    sentences.append(
-                        f"{cell}: the best {name.replace('_', ' ')}, {end:g}, is the {word} that was tried{share}"
-                        + (_remedy(name, tried, word) if _can_go_on(name, end, word) else "")
-                    )
+                    remedy = _remedy(field, study.start, word) if _can_go_on(name, end, word) else ""
+                    best = f"the best {name.replace('_', ' ')}, {end:g}, is the {word} that was tried"
+                    sentences.append(f"{cell}: {best}{share}{remedy}")
     return sentences
 
 
@@ -81,9 +81,9 @@ def _can_go_on(name: str, end: float, word: str) -> bool:
     return not (TUNABLE[name] == "linear" and word == "lowest" and end == 0)
 
 
-def _remedy(name: str, tried: Sequence[float], word: str) -> str:
-    low, high = tried[0], tried[-1]
-    if TUNABLE[name] == "log":
+def _remedy(field: TunedField, start: Recipe, word: str) -> str:
+    low, high = field.bounds(start)
+    if TUNABLE[field.field] == "log":
         low, high = (low / WIDER, high) if word == "lowest" else (low, high * WIDER)
-        return f"; a better one may lie beyond: --tune {name}={low:.2g}..{high:.2g} in another folder"
-    return f"; a better one may lie beyond: give --tune {name} a wider range, in another folder"
+        return f"; a better one may lie beyond: --tune {field.field}={low:.3g}..{high:.3g} in another folder"
+    return f"; a better one may lie beyond: give --tune {field.field} a wider range, in another folder"
