@@ -12,7 +12,7 @@ from alexnet_ablations.declare.study import declare
 from alexnet_ablations.tune.choice import with_choices
 from alexnet_ablations.tune.searches import searches_of, tuning_runs
 
-START = {"data": "digits", "epochs": 1, "threads": 1, "device": "cpu", "instruments": "off"}
+START = {"data": "digits", "epochs": 1, "threads": 1, "device": "cpu"}
 # Log10 of the rate at which each norm is best, and the accuracy there. At the common rate of .01 lrn is ahead, and at
 # the best rate of each it is bn.
 BEST_AT = {"lrn": (-2.0, 0.90), "bn": (-1.25, 0.94)}

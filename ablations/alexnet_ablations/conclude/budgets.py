@@ -16,7 +16,7 @@ import pandas as pd
 
 from alexnet_ablations.conclude.conclusions import Conclusion, conclude
 from alexnet_ablations.conclude.outcomes import HEADLINE, read_results
-from alexnet_ablations.conclude.sentences import effect, name_of, shown_interval
+from alexnet_ablations.conclude.sentences import ALL_POSSIBLE, effect, name_of, shown_interval
 from alexnet_ablations.declare.study import Study
 from alexnet_ablations.tune.choice import Outcome, within_budget
 from alexnet_ablations.tune.searches import searches_of, tuning_runs
@@ -89,5 +89,8 @@ def size_of(conclusion: Conclusion) -> str:
     """Write an effect with its interval and n: +3.1 points [+1.2, +5.0], n=3; or why there is none."""
     if not conclusion.n:
         return "no pair"
+    size = effect(conclusion.outcome, conclusion.inference.mean)
+    if conclusion.covers_all:
+        return f"{size}, n={conclusion.n} (the interval holds {ALL_POSSIBLE})"
     between = f" {shown_interval(conclusion)}" if conclusion.shown else ""
-    return f"{effect(conclusion.outcome, conclusion.inference.mean)}{between}, n={conclusion.n}"
+    return f"{size}{between}, n={conclusion.n}"

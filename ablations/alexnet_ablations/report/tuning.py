@@ -41,9 +41,7 @@ def tuning_section(context: ReportContext) -> Section:
     total = sum(len(outcome.tried) for outcome in outcomes)
     blocks: list[Block] = [Paragraph(_method(study, tuning))]
     if ended < total:
-        text = (
-            f"{ended} of {total} runs of the searches have ended; the command that began the study goes on with them."
-        )
+        text = f"{ended} of {total} tuning runs have ended; the command that began the study goes on."
         blocks.append(Callout("warning", "The search is not finished", text))
     edges = [f"{typeset(_in_labels(text, context.labels))}." for text in edge_sentences(study, outcomes)]
     if edges:
