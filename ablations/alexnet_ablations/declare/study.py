@@ -119,7 +119,8 @@ class Study:
         if self.tuning is not None and self.tuning.once:
             limitations.append(
                 "Each cell was tuned once: intervals and tests are about other seeds at the chosen values, and another "
-                "search might choose others; without `once` every seed has a search of its own."
+                "search might choose others, so that equal cells may seem to differ; without `once` every seed has a "
+                "search of its own."
             )
         return limitations
 
