@@ -29,6 +29,7 @@ LEVELS = {
         "records",
         "networks",
         "data",
+        "audit",
         "instruments",
         "training",
         "evaluation",

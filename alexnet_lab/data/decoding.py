@@ -106,6 +106,35 @@ def _opened(content: bytes) -> Iterator[Image.Image]:
         yield image
 
 
+@dataclass(frozen=True)
+class Facts:
+    """What can be known of an image file without looking at its picture."""
+
+    width: int
+    height: int
+    mode: str
+    format: str
+    bits: int
+    tint: float  # mean distance of its highest from its lowest channel, grey levels
+
+
+def small_picture(content: bytes, side: int) -> tuple[Facts, NDArray[np.uint8]]:
+    """Return the facts of an image file and all of its picture as a grey square of that side; raises as `decode`."""
+    with _opened(content) as image, IN_PROGRESS.hold(image.width * image.height):
+        size, mode, kind = image.size, image.mode, image.format or ""
+        image.draft(None, (2 * side, 2 * side))  # a JPEG is decoded no larger than needed
+        ImageOps.exif_transpose(image, in_place=True)
+        brightest = int(np.asarray(image).max()) if mode in DEEP_MODES else 0
+        plain = _eight_bits(image, bits_for(brightest))
+        small = plain.convert("L" if plain.mode in GREY_MODES else "RGB").resize(
+            (side, side), Image.Resampling.BILINEAR
+        )
+        pixels = np.asarray(small)
+        tint = float(np.ptp(pixels, axis=2).mean()) if pixels.ndim == 3 else 0.0
+        bits = 1 if mode == "1" else 16 if mode in DEEP_MODES else 8
+        return Facts(*size, mode, kind, bits, round(tint, 2)), np.asarray(small.convert("L"))
+
+
 def reason(error: BaseException) -> str:
     """Return why an image cannot be read, on one line."""
     lines = str(error).splitlines()
