@@ -55,7 +55,8 @@ class Examination:
             found.append(
                 (
                     f"{_many(count, 'image')} with copies in another part of the split",
-                    "A network is tested on what it was trained on. Train with --drop-duplicates, or remove them.",
+                    "A network is tested on what it was trained on. Remove them, or train with --drop-duplicates, which "
+                    "finds those that are not mirrored, turned or cropped.",
                 )
             )
         if self.contradictory:
@@ -69,15 +70,15 @@ class Examination:
         if self.groups and self.groups.on_two_sides:
             found.append(
                 (
-                    f"{_many(len(self.groups.on_two_sides), 'patient')} of {self.groups.count} in two parts of the split",
+                    f"{_many(len(self.groups.on_two_sides), 'patient')} in two parts of the split",
                     "A network is tested on patients that it was trained on. Train with --group patient.",
                 )
             )
         found += [
             (
                 f"The class can be told from {shortcut.source} alone",
-                f"AUROC {shortcut.auroc:.2f} (95% interval {shortcut.low:.2f} to {shortcut.high:.2f}; chance stays below "
-                f"{shortcut.chance:.2f}). A network may learn that instead of the disease.",
+                f"AUROC {shortcut.auroc:.2f} (95% interval {shortcut.low:.2f} to {shortcut.high:.2f}; chance stays "
+                f"below {shortcut.chance:.2f}). A network may learn that instead of the disease.",
             )
             for shortcut in self.shortcuts
             if shortcut.is_accused
@@ -173,8 +174,8 @@ def examine(
         groups = examine_groups(survey.groups, survey.labels, survey.classes, parts, readable)
         if groups.single_classes:
             remarks.append(
-                f"all images of {', '.join(groups.single_classes)} are of one patient: class and patient cannot be told "
-                "apart"
+                f"all images of {', '.join(groups.single_classes)} are of one patient: class and patient cannot be "
+                "told apart"
             )
         if groups.of_two_classes:
             remarks.append(f"{_many(len(groups.of_two_classes), 'patient')} have images of more than one class")

@@ -6,7 +6,8 @@
     group       optional: the patient, the slide
 
 The case of column names does not matter, and other columns are read only where they are asked for. The same
-table gives the same rows in either format; a missing value (an empty cell, a null, a NaN) is the empty text. A CSV is UTF-8.
+table gives the same rows in either format; a missing value (an empty cell, a null, a NaN) is the empty text. A CSV is
+UTF-8.
 """
 
 import csv

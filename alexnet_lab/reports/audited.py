@@ -189,9 +189,9 @@ def _shortcuts(found: Examination) -> list[Block]:
     ]
     text = (
         "How well the class can be told from what is not the subject of the picture. AUROC is that of a ridge "
-        f"regression on images that it was not fitted on; 0.5 is guessing. Chance is the 95th percentile over {PERMUTATIONS} "
-        f"permutations of the labels. A source is a shortcut where p, adjusted by Holm's rule, is at most {LEVEL:g} and "
-        f"the AUROC at least {LEAST_AUROC:g}."
+        "regression on images that it was not fitted on; 0.5 is guessing. Chance is the 95th percentile over "
+        f"{PERMUTATIONS} permutations of the labels. A source is a shortcut where p, adjusted by Holm's rule, is at most "
+        f"{LEVEL:g} and the AUROC at least {LEAST_AUROC:g}."
     )
     columns = ["source", "AUROC", "95% interval", "chance", "adjusted p", "shortcut"]
     return [Paragraph(text), Table(columns, rows), *_kinds(found)]
@@ -221,7 +221,7 @@ def _limits() -> list[Block]:
     return [
         Paragraph(
             "Copies that were turned by much more than 5°, cropped by much more than 10%, or inverted; pictures that "
-            "are plain over most of their area, or under 24 pixels a side; shortcuts inside the picture, such as a marker, a "
-            "tube or text that is not at the border. No problem found is not a proof that there is none."
+            "are plain over most of their area, or under 24 pixels a side; shortcuts inside the picture, such as a "
+            "marker, a tube or text that is not at the border. No problem found is not a proof that there is none."
         )
     ]

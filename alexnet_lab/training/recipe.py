@@ -26,6 +26,15 @@ from alexnet_lab.instruments.schedule import parse_instruments
 from alexnet_lab.levels import NORMS, parse_level
 from alexnet_lab.networks.catalogue import find_entry, preset_descriptions, published_level
 
+# Fields that version 0.1.0 did not have, with the value at which a run is one of that version.
+YOUNGER: Mapping[str, Any] = {
+    "tf32": False,
+    "group": "",
+    "patient_from": "",
+    "drop_duplicates": False,
+    "allow_leaks": False,
+}
+_ALWAYS = object()  # equals no value
 # Far beyond what anyone trains with, and what 32-bit floats still hold after a few multiplications.
 LARGEST = 1e30
 LARGEST_COUNT = 1_000_000
@@ -106,6 +115,14 @@ class Recipe:
         int, Field(ge=-(2**63), lt=2**63, description="names the split where the data has none of its own")
     ] = 0
     skip_bad: Annotated[bool, Field(description="go on without unreadable images, and record them")] = False
+    group: Annotated[
+        str, Field(description="column that names the patient; all images of one are in one part of the split")
+    ] = ""
+    patient_from: Annotated[str, Field(description=r"where paths name the patient: 'person(\d+)'")] = ""
+    drop_duplicates: Annotated[bool, Field(description="leave out copies of images, and list them")] = False
+    allow_leaks: Annotated[
+        bool, Field(description="train although copies are in two parts of the split; reports repeat it")
+    ] = False
     fit: Annotated[Literal["crop", "pad", "stretch"], Field(description="how a picture becomes a square")] = "crop"
     channels: Annotated[Literal["auto", "grey", "rgb"], Field(description="auto: grey if every picture is")] = "auto"
     input_scale: Annotated[
@@ -181,9 +198,7 @@ class Recipe:
 
         Fields that version 0.1.0 did not have count only where they are set, so that its runs keep their names.
         """
-        values = asdict(self)
-        if not self.tf32:
-            del values["tf32"]
+        values = {name: value for name, value in asdict(self).items() if value != YOUNGER.get(name, _ALWAYS)}
         text = json.dumps(values, sort_keys=True) + data_fingerprint
         return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
