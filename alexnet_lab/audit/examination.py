@@ -55,8 +55,8 @@ class Examination:
             found.append(
                 (
                     f"{_many(count, 'image')} with copies in another part of the split",
-                    "A network is tested on what it was trained on. Remove them, or train with --drop-duplicates, which "
-                    "finds those that are not mirrored, turned or cropped.",
+                    "A network is tested on what it was trained on. Remove them, or train with --drop-duplicates, "
+                    "which finds those that are not mirrored, turned or cropped.",
                 )
             )
         if self.contradictory:

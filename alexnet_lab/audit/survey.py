@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -13,7 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from alexnet_lab.audit.candidates import SIDE
-from alexnet_lab.data.decoding import UNREADABLE, Facts, reason, small_picture
+from alexnet_lab.data.decoding import UNREADABLE, Facts, quiet_decoders, reason, small_picture
+from alexnet_lab.data.dicom import numbered, patient_of
 from alexnet_lab.data.images import Images, first_alike
 from alexnet_lab.data.listings import Listing
 
@@ -55,18 +55,19 @@ def survey_files(listing: Listing, progress: Progress) -> Survey:
     count = len(listing.paths)
     thumbs = np.zeros((count, SIDE, SIDE), np.uint8)
     digests, unreadable = [b""] * count, {}
+    patients = [b""] * count
     facts: list[Facts | None] = [None] * count
 
     def look(index: int, read: Read) -> None:
         try:
             with read(listing.paths[index]) as content:
                 facts[index], thumbs[index] = small_picture(content, SIDE)
+                patients[index] = patient_of(content)
                 digests[index] = hashlib.blake2b(content, digest_size=16).digest()
         except UNREADABLE as error:
             unreadable[index] = reason(error)
 
-    with listing.reader() as read, ThreadPoolExecutor(os.cpu_count()) as pool, warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+    with listing.reader() as read, ThreadPoolExecutor(os.cpu_count()) as pool, quiet_decoders():
         for start in range(0, count, STRETCH):  # a limited number of tasks waits at a time
             some = range(start, min(start + STRETCH, count))
             for done, _ in enumerate(pool.map(lambda index: look(index, read), some), start + 1):
@@ -81,7 +82,7 @@ def survey_files(listing: Listing, progress: Progress) -> Survey:
         smallest,
         listing.paths,
         listing.parts,
-        listing.groups,
+        numbered(patients) if listing.groups is None else listing.groups,
         facts,
         listing.columns,
         dict(sorted(unreadable.items())),

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet_lab.data.decoding import MOST_BYTES, SUFFIXES
+from alexnet_lab.data.dicom import SUFFIXES as DICOM_SUFFIXES
 from alexnet_lab.data.lists import in_brief, line_by_line
 from alexnet_lab.data.reading import Budget, check_member, read_regular, read_whole
 from alexnet_lab.data.tables import read_table
@@ -213,6 +214,8 @@ def with_patients(listing: Listing, group: str, patient_from: str) -> Listing:
         return replace(listing, groups=np.array(values), state=state)
     if group in ("patient", "group") and listing.groups is not None:
         return listing
+    if group == "patient" and any(PurePosixPath(path).suffix.lower() in DICOM_SUFFIXES for path in listing.paths):
+        return listing  # the files themselves say it
     known = in_brief([*listing.columns]) or "none"
     raise ValueError(
         f"group {group} is not known for {listing.root}: name a column of its table (it has: {known}), or find "

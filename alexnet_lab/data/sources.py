@@ -10,7 +10,6 @@ a folder, .zip, .csv, .parquet
 
 import hashlib
 import os
-import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,11 +17,21 @@ from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from alexnet_lab.choices import unknown_choice
 from alexnet_lab.data.cache import Allocate, cached_images
-from alexnet_lab.data.decoding import UNREADABLE, Look, bits_for, check_fit, decode, look_at, reason, shrink
+from alexnet_lab.data.decoding import (
+    UNREADABLE,
+    Look,
+    bits_for,
+    check_fit,
+    decode,
+    look_at,
+    quiet_decoders,
+    reason,
+    shrink,
+)
+from alexnet_lab.data.dicom import numbered, patient_of
 from alexnet_lab.data.images import Images, first_alike
 from alexnet_lab.data.listings import Listing, list_archive, list_folder, list_table, with_patients
 from alexnet_lab.data.lists import line_by_line
@@ -175,14 +184,14 @@ def _decode_all(listing: Listing, side: int, fit: str, allocate: Allocate, progr
     digests = [b""] * count
     # Pillow releases the interpreter's lock while it decodes and resizes, so threads use every core; they share one
     # open archive.
-    with listing.reader() as read, ThreadPoolExecutor(os.cpu_count()) as pool, warnings.catch_warnings():
-        # Pillow warns of images that are refused here, each with its name, for their size.
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+    patients = [b""] * count
+    with listing.reader() as read, ThreadPoolExecutor(os.cpu_count()) as pool, quiet_decoders():
 
         def look(index: int) -> Look | None:
             try:
                 with read(listing.paths[index]) as content:
                     digests[index] = hashlib.blake2b(content, digest_size=16).digest()
+                    patients[index] = patient_of(content)
                     return look_at(content)
             except UNREADABLE as error:
                 unreadable[index] = f"{listing.paths[index]}: {reason(error)}"
@@ -225,7 +234,7 @@ def _decode_all(listing: Listing, side: int, fit: str, allocate: Allocate, progr
         listing.labels,
         listing.classes,
         listing.parts,
-        listing.groups,
+        numbered(patients) if listing.groups is None else listing.groups,
         np.array(listing.paths),
         contents,
         tuple(notes),

@@ -190,8 +190,8 @@ def _shortcuts(found: Examination) -> list[Block]:
     text = (
         "How well the class can be told from what is not the subject of the picture. AUROC is that of a ridge "
         "regression on images that it was not fitted on; 0.5 is guessing. Chance is the 95th percentile over "
-        f"{PERMUTATIONS} permutations of the labels. A source is a shortcut where p, adjusted by Holm's rule, is at most "
-        f"{LEVEL:g} and the AUROC at least {LEAST_AUROC:g}."
+        f"{PERMUTATIONS} permutations of the labels. A source is a shortcut where p, adjusted by Holm's rule, is at "
+        f"most {LEVEL:g} and the AUROC at least {LEAST_AUROC:g}."
     )
     columns = ["source", "AUROC", "95% interval", "chance", "adjusted p", "shortcut"]
     return [Paragraph(text), Table(columns, rows), *_kinds(found)]
