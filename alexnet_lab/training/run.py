@@ -20,6 +20,8 @@ import torch.nn.functional as F
 
 from alexnet_lab.data.audit import LIST
 from alexnet_lab.data.feed import Feed, open_feed
+from alexnet_lab.data.leaks import LIST as DROPPED_LIST
+from alexnet_lab.data.leaks import dropped_as_json
 from alexnet_lab.records import RunFolder, State, write_atomically
 from alexnet_lab.training.errors import (
     DivergedError,
@@ -59,6 +61,8 @@ def train(recipe: Recipe, folder: RunFolder, report: Report = lambda _kind, _fac
         if not resumed and ranks.is_first:
             folder.begin(recipe.to_json(), _provenance(trainer, identity), feed.split.to_json())
             write_atomically(folder.path / LIST, feed.audit.to_json())
+            if feed.dropped:
+                write_atomically(folder.path / DROPPED_LIST, dropped_as_json(feed.dropped))
         ranks.wait()
         with _stopped_by_signals(trainer):
             try:
@@ -116,6 +120,10 @@ def open_feed_of(recipe: Recipe, report: Report) -> Feed:
         augment=recipe.augment,
         device=recipe.device,
         skip_bad=recipe.skip_bad,
+        group=recipe.group,
+        patient_from=recipe.patient_from,
+        drop_duplicates=recipe.drop_duplicates,
+        allow_leaks=recipe.allow_leaks,
         progress=lambda what, done, total: report("preparing", {"what": what, "done": done, "total": total}),
     )
 

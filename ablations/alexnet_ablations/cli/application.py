@@ -9,6 +9,7 @@ from rich.markup import escape
 
 import alexnet_lab
 from alexnet_ablations.cli.ablate import ablate
+from alexnet_ablations.cli.audit import audit
 from alexnet_ablations.cli.bench import bench
 from alexnet_ablations.cli.cache import cache
 from alexnet_ablations.cli.compare import compare
@@ -42,6 +43,7 @@ application.command()(study)
 application.command()(status)
 application.command()(retry)
 application.command()(train)
+application.command()(audit)
 application.command()(networks)
 application.command()(cache)
 application.command()(report)
