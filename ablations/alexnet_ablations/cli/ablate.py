@@ -22,7 +22,7 @@ def ablate(
     recipe: Annotated[
         str, typer.Option(help="What all cells start from: laptop, modern, paper, or a TOML file.")
     ] = "laptop",
-    seeds: Annotated[int, typer.Option(min=1, help="Seeds per cell.", rich_help_panel="Study")] = 3,
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds per cell.", rich_help_panel="Study")] = 6,
     design: Annotated[
         str | None,
         typer.Option(
@@ -44,7 +44,7 @@ def ablate(
     """Change parts of AlexNet, train all combinations, and say what changed.
 
     [bold]alexnet-lab ablate --norm bn --act leaky[/]          all four combinations
-    [bold]alexnet-lab ablate --norm bn,none --seeds 6[/]       three norms, six seeds
+    [bold]alexnet-lab ablate --norm bn,none --seeds 12[/]      three norms, twelve seeds
     [bold]alexnet-lab ablate --norm lrn:k=1,alpha=2,bn[/]      two levels: LRN, BN
     [bold]alexnet-lab ablate --augment "flip,crop;xray"[/]     two levels: ; between
     [bold]alexnet-lab ablate --norm bn --preset torchvision[/] one preset for all cells
