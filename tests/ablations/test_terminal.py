@@ -16,9 +16,9 @@ from rich.table import Table
 from rich.text import Text
 
 from alexnet_ablations.cli import main
-from alexnet_ablations.cli.progress import LiveBar, PlainLines
-from alexnet_ablations.cli.terminal import STEERING, PlainConsole, as_text, open_console
 from alexnet_ablations.declare.study import declare
+from alexnet_lab.progress import LiveBar, PlainLines
+from alexnet_lab.terminal import STEERING, PlainConsole, as_text, open_console
 
 # Sets the title, colours, clears the screen, goes back, reverses the order of writing, and would be Rich markup.
 NASTY = "\x1b]0;owned\x07\x1b[31m\x9b2J\r\x08\u202e:warning:[bold][nosuch]"

@@ -10,8 +10,8 @@ from alexnet_ablations.cli.conditions import SET_BY_ONE_VALUE, divide, folder_na
 from alexnet_ablations.cli.recipe_options import with_study_options
 from alexnet_ablations.cli.run_study import plan_run_conclude
 from alexnet_ablations.cli.study_options import StudyOptions, with_shared_options
-from alexnet_ablations.cli.terminal import open_console
 from alexnet_ablations.declare.declaration import FACTORS, read_start
+from alexnet_lab.terminal import open_console
 
 DESIGN_HELP = "factorial, one-at-a-time, leave-one-out, fractional, only."
 

@@ -14,10 +14,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from alexnet_ablations.cli.progress import about_left
 from alexnet_ablations.cli.study_options import AsJson, IsQuiet, Jobs, Timeout, Track, check, open_sinks
-from alexnet_ablations.cli.terminal import open_console
 from alexnet_lab.choices import unknown_choice
+from alexnet_lab.progress import about_left
+from alexnet_lab.terminal import open_console
 
 if TYPE_CHECKING:
     from alexnet_ablations.declare.status import RunStatus

@@ -11,8 +11,8 @@ from rich.table import Table
 from alexnet_ablations.cli.conditions import divide, on_this_machine
 from alexnet_ablations.cli.run_study import plan_run_conclude
 from alexnet_ablations.cli.study_options import StudyOptions, with_shared_options
-from alexnet_ablations.cli.terminal import open_console
 from alexnet_ablations.declare.declaration import find_study, packaged_studies, read_study_file
+from alexnet_lab.terminal import open_console
 
 
 @with_shared_options

@@ -24,6 +24,7 @@ from alexnet_ablations.declare.design import (
     level_text,
 )
 from alexnet_ablations.declare.toml import toml_value
+from alexnet_lab.display import Displayed
 from alexnet_lab.networks.catalogue import published_level
 from alexnet_lab.records import RunFolder, write_atomically
 from alexnet_lab.training.recipe import Recipe, read_recipe
@@ -61,8 +62,13 @@ class PlannedRun:
 
 
 @dataclass(frozen=True)
-class Study:
-    """Factors, a design that says which of their levels meet, and several seeds, from one starting recipe."""
+class Study(Displayed):
+    """Factors, a design that says which of their levels meet, and several seeds, from one starting recipe.
+
+    A notebook shows what the runs in its folder say.
+    """
+
+    shown_by = "alexnet_ablations.report.display:study_html"
 
     start: Recipe
     factors: tuple[Factor, ...]
