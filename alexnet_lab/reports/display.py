@@ -92,7 +92,7 @@ def picture(figure: Figure) -> str:
     width, height = figure.size
     source = base64.b64encode(figure.render("svg")).decode()
     return (
-        f'<figure style="margin:0;width:{width:g}px;max-width:100%"><figcaption style="min-height:3.2em">'
+        f'<figure style="margin:0;width:{width:g}px;max-width:100%"><figcaption style="min-height:4.6em">'
         f'<b>{escape(figure.title)}</b><br><span style="font-size:85%;opacity:.8">{escape(figure.reading)}</span>'
         f'</figcaption><img width="{width:g}" height="{height:g}" style="max-width:100%;height:auto" '
         f'alt="{escape(figure.title)}" src="data:image/svg+xml;base64,{source}"></figure>'

@@ -25,7 +25,7 @@ class PanelCallback(Callback):
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:  # noqa: D102  # Lightning's
         if trainer.is_global_zero:
             scaler = getattr(trainer.precision_plugin, "scaler", None)
-            # No optimiser: in Lightning its step begins before the backward pass, with the gradients of the step before.
+            # No optimiser: in Lightning its step begins before the backward pass, with the gradients of the last one.
             self.panel = Panel(pl_module, folder=self.folder, scaler=scaler, **self.settings)
             self.panel.__enter__()
             self._steps = trainer.global_step
