@@ -22,7 +22,7 @@ from alexnet_lab.terminal import PlainConsole, open_console
 
 NOTEBOOK_WIDTH = 110  # letters in a line of a notebook's output
 NOTEBOOK_HEIGHT = 30
-MOST_LINES = 200  # of a notebook's cell: what was printed before them is left out
+MOST_LINES = 60  # of a notebook's cell: what was printed before them is left out
 HTML = (
     '<pre style="white-space:pre-wrap;line-height:1.25;margin:0;font-family:ui-monospace,DejaVu Sans Mono,monospace">'
     "<code>{code}</code></pre>"

@@ -19,28 +19,10 @@ from alexnet_lab.reports.page import Table
 from alexnet_lab.training.run import train_with_verdict
 
 NASTY = "<script>alert(1)</script>&\"'"
-HARMLESS = set(
-    [
-        "div",
-        "p",
-        "pre",
-        "figure",
-        "figcaption",
-        "img",
-        "b",
-        "br",
-        "span",
-        "ul",
-        "li",
-        "table",
-        "caption",
-        "thead",
-        "tbody",
-        "tr",
-        "th",
-        "td",
-    ]
-)
+HARMLESS = {
+    *("div", "p", "pre", "b", "br", "span", "ul", "li", "figure", "figcaption", "img"),
+    *("table", "caption", "thead", "tbody", "tr", "th", "td"),
+}
 
 
 class Elements(HTMLParser):
