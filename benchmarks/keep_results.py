@@ -18,7 +18,7 @@ from typing import Any
 
 import pandas as pd
 
-from alexnet_ablations.conclude.conclusions import Conclusion, Conclusions, conclude
+from alexnet_ablations.conclude.conclusions import Conclusion, Conclusions, conclusions_of
 from alexnet_ablations.conclude.outcomes import HEADLINE, OUTCOMES, read_results, write_results
 from alexnet_ablations.conclude.paper_tables import markdown, paper_tables
 from alexnet_ablations.conclude.sentences import sentence_of, survival_sentences
@@ -86,8 +86,8 @@ def keep(
     if missing:
         raise ValueError(f"only a finished study is kept; {study.folder}: {missing}; give its command again")
     write_report(study)
-    conclusions = conclude(results, study.contrasts(), KEPT)
-    simple = conclude(results, at_each_level(study, *at_each), [HEADLINE]).headline if at_each else []
+    conclusions = conclusions_of(results, study.contrasts(), KEPT)
+    simple = conclusions_of(results, at_each_level(study, *at_each), [HEADLINE]).headline if at_each else []
     folder.mkdir(parents=True, exist_ok=True)
     for stale in folder.glob("*.svg"):
         stale.unlink()
@@ -103,7 +103,7 @@ def keep(
     (folder / "README.md").write_text(page)
     again = read_rows(folder / "results.csv")
     again.attrs = rows.attrs
-    if markdown(paper_tables(again, conclude(again, study.contrasts(), KEPT))) != tables:
+    if markdown(paper_tables(again, conclusions_of(again, study.contrasts(), KEPT))) != tables:
         raise ValueError(f"rows and tables of {folder} differ: the rows do not lead back to the tables")
     return conclusions
 

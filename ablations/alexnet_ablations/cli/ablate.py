@@ -67,7 +67,7 @@ def ablate(
     only the runs that are missing; more seeds or levels extend the study.
     Another --margin or --level trains nothing, and the study keeps it.
     """
-    from alexnet_ablations.declare.study import declare
+    from alexnet_ablations.declare.study import declare_study
 
     console = open_console()
     factors, shared = divide(given, baseline)
@@ -75,8 +75,10 @@ def ablate(
         raise nothing_to_vary(shared)
     start = {**read_start(recipe), **shared}
     # The name of the folder depends on the levels, so the study is declared once for its name and once for its folder.
-    folder = how.out or Path("runs") / folder_name(declare(factors, start, Path(), design="one-at-a-time", seeds=seeds))
-    study = declare(
+    folder = how.out or Path("runs") / folder_name(
+        declare_study(factors, start, Path(), design="one-at-a-time", seeds=seeds)
+    )
+    study = declare_study(
         factors,
         {**start, **on_this_machine(start, folder, how.jobs)},
         folder,

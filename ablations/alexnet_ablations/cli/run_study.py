@@ -123,13 +123,13 @@ def conclude_and_print(console: Console, study: "Study", *, silent: bool = False
     Files come first: they are complete even if printing fails.
     """
     from alexnet_ablations.cli.tables import print_conclusions
-    from alexnet_ablations.conclude.conclusions import conclude
+    from alexnet_ablations.conclude.conclusions import conclusions_of
     from alexnet_ablations.conclude.outcomes import read_results, write_results
     from alexnet_ablations.report import write_report
 
     results = read_results(study.runs(), level=study.level)
     write_results(results, study.folder / "results.csv")
-    conclusions = conclude(results, study.contrasts(), margin=study.margin)
+    conclusions = conclusions_of(results, study.contrasts(), margin=study.margin)
     page = write_report(study, results, conclusions)
     if not silent:
         print_conclusions(console, results, conclusions)

@@ -60,7 +60,7 @@ def study(
       data = "xrays.zip"
       epochs = 20
     """
-    from alexnet_ablations.declare.study import declare, read_study
+    from alexnet_ablations.declare.study import declare_study, read_study
 
     console = open_console()
     if listing or source is None:
@@ -72,7 +72,7 @@ def study(
     _, shared = divide({"data": data, "epochs": None if epochs is None else str(epochs)}, baseline)
     start = {**words["recipe"], **words["baseline"], **shared}
     folder = how.out or (path.parent if path.name == "study.toml" else Path("runs") / path.stem)
-    chosen = declare(
+    chosen = declare_study(
         words["factors"],
         {**start, **on_this_machine(start, folder, how.jobs)},
         folder,

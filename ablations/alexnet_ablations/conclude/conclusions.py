@@ -227,7 +227,7 @@ def _values_by_seed(by_seed_and_cell: pd.DataFrame, contrast: Contrast) -> dict[
     return {int(seed): float(total) for seed, total in zip(wide.index, totals, strict=True)}
 
 
-def conclude(
+def conclusions_of(
     results: pd.DataFrame,
     contrasts: Sequence[Contrast],
     outcomes: Sequence[Outcome] = OUTCOMES,

@@ -227,7 +227,7 @@ def read_study(path: Path, folder: Path) -> Study:
     """Read a study file, or the study.toml of a study's folder."""
     words = read_study_file(path)
     try:
-        return declare(
+        return declare_study(
             words["factors"],
             {**words["recipe"], **words["baseline"]},
             folder,
@@ -241,10 +241,10 @@ def read_study(path: Path, folder: Path) -> Study:
         raise ValueError(f"in {path}, {error}") from None
 
 
-def declare(
+def declare_study(
     factors: dict[str, Any],
     start: dict[str, Any],
-    folder: Path,
+    folder: str | Path,
     *,
     design: str | None = None,
     seeds: int = 3,
@@ -252,7 +252,14 @@ def declare(
     margin: float | None = None,
     level: float | None = None,
 ) -> Study:
-    """Return a study from text as flags and files have it; raise ValueError for any mistake in it."""
+    """Return a study from text as flags and files have it; raise ValueError for any mistake in it.
+
+    >>> study = declare_study({"norm": "bn,none", "dropout": [0.3]}, {"data": "digits"}, "runs/norms", seeds=6)
+
+    `factors` are levels by field of the recipe, beside the baseline's, which is what `start` says or else what is
+    published. `start` holds fields of the recipe that all cells share.
+    """
+    folder = Path(folder).expanduser()
     if seeds < 1:
         raise ValueError(f"a study needs at least one seed, got {seeds}")
     recipe = read_recipe({**start, "seed": 0})

@@ -1,6 +1,6 @@
 """A study as HTML for a notebook: its answer, the effects, every seed, and the cells; or what it will make."""
 
-from alexnet_ablations.conclude.conclusions import conclude
+from alexnet_ablations.conclude.conclusions import conclusions_of
 from alexnet_ablations.conclude.outcomes import read_results
 from alexnet_ablations.declare.design import level_text
 from alexnet_ablations.declare.study import Study
@@ -21,7 +21,7 @@ def study_html(study: Study) -> str:
     results = read_results(study.runs(), level=study.level)
     if not results["state"].isin(("ok", "diverged")).any():
         return _planned(study)
-    conclusions = conclude(results, study.contrasts(), margin=study.margin)
+    conclusions = conclusions_of(results, study.contrasts(), margin=study.margin)
     context = ReportContext(study, results, conclusions, cells, NOT_DIAGNOSED)
     drawn = [
         figure
