@@ -109,7 +109,7 @@ def check_against_conclude(accuracies: NDArray[np.float64], p_values: list[float
         same = t_p is p or (t_p is not None and p is not None and math.isclose(t_p, p, rel_tol=1e-6))
         if not same or conclusion.verdict.startswith("difference") != _is_found(q):
             raise SystemExit(
-                f"conclusions_of says {sentence_of(conclusion)!r} where p is {p} and adjusted {q}; these tables are wrong"
+                f"conclusions_of says {sentence_of(conclusion)!r} at p {p} and adjusted {q}; these tables are wrong"
             )
 
 
