@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from alexnet_ablations.declare.study import PlannedRun, Study, declare
+from alexnet_ablations.declare.study import PlannedRun, Study, declare_study
 from alexnet_lab.instruments.flow import KINDS, FlowWriter, Layout, Parameter, Site
 
 SECONDS, MEGABYTES = 20.0, 1024.0
@@ -149,7 +149,7 @@ def write_pattern(folder: Path, norm: str | None, act: str | None, seed: int, ep
 def make_study(folder: Path, seeds: int, epochs: int) -> Study:
     """Make a study with every run done."""
     factors = {"norm": ["bn", "none"], "act": ["leaky"], "dropout": [0.3]}
-    study = declare(
+    study = declare_study(
         factors, {"data": "digits", "epochs": epochs, "threads": 1}, folder, design="factorial", seeds=seeds
     )
     study = study.open_folder()

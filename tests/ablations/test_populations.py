@@ -6,12 +6,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from alexnet_ablations.conclude.conclusions import conclude, conclude_study
+from alexnet_ablations.conclude.conclusions import conclude_study, conclusions_of
 from alexnet_ablations.conclude.looks import level_of_look, spent
 from alexnet_ablations.conclude.outcomes import read_results
 from alexnet_ablations.conclude.paper_tables import effects_table, paper_tables
 from alexnet_ablations.conclude.sentences import lacking_sentence, look_sentence, reach_of, sentence_of
-from alexnet_ablations.declare.study import declare, read_study
+from alexnet_ablations.declare.study import declare_study, read_study
 from alexnet_lab.predictions_file import PartPredictions, write_predictions
 
 CLASSES = ("cat", "dog")
@@ -39,7 +39,7 @@ def make_study(tmp_path):
     """Make a study of lrn and bn whose runs err on a few images of their own, beside those that bn gains."""
 
     def make(seeds=4, gained=GAINED, wrong=0.05, **how):
-        study = declare({"norm": "bn"}, {"norm": "lrn"}, tmp_path / "study", seeds=seeds).open_folder()
+        study = declare_study({"norm": "bn"}, {"norm": "lrn"}, tmp_path / "study", seeds=seeds).open_folder()
         for run in study.runs():
             if run.is_done:
                 continue
@@ -94,7 +94,7 @@ def test_patients_take_the_place_of_images_where_the_data_names_them(make_study)
 def test_a_difference_on_a_few_test_images_is_found_there_and_not_for_others(make_study):
     study = make_study(seeds=6, gained=3, wrong=0.01)
     results = read_results(study.runs())
-    here = conclude(results, study.contrasts()).headline[0]
+    here = conclusions_of(results, study.contrasts()).headline[0]
     elsewhere = concluded(study).headline[0]
     assert here.population == "on these 80 test images"
     assert here.verdict == "difference"

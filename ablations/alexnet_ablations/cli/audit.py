@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from alexnet_ablations.cli.folders import refuse_place
-from alexnet_ablations.cli.progress import PlainLines
-from alexnet_ablations.cli.terminal import open_console
+from alexnet_lab.progress import PlainLines
+from alexnet_lab.terminal import open_console
 
 
 def audit(
