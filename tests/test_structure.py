@@ -37,7 +37,7 @@ LEVELS = {
         "diagnosis",
         "reports",
     ],
-    "alexnet_ablations": ["declare", "conclude", "run", "report", "cli"],
+    "alexnet_ablations": ["declare", "tune", "conclude", "run", "report", "cli"],
 }
 
 

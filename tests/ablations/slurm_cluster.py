@@ -76,7 +76,7 @@ class Cluster:
         self._start(
             "munged", "--foreground", "--force", f"--key-file={key}", f"--socket={self.place}/munge.socket", *options
         )
-        wait_for(lambda: (self.place / "munge.socket").exists(), 10)
+        wait_for((self.place / "munge.socket").exists, 10)
         self._start("slurmctld", "-D", "-f", str(self.file), "-i")
         for node in ("n1", "n2"):
             self.start_node(node)

@@ -1,10 +1,11 @@
 """Slurm: what is asked of it; and a cluster of two machines, of which one is lost, with a job that is queued again."""
 
-import os
+import shutil
 import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,10 +19,12 @@ from test_survival import FACTORS, START, learnt_in
 from alexnet_ablations.declare.status import statuses
 from alexnet_ablations.declare.study import Study
 from alexnet_ablations.run.coordinator import run_all
-from alexnet_ablations.run.engines import read_engine
 from alexnet_ablations.run.executors import slurm
-from alexnet_ablations.run.executors.slurm import Job, Slurm
+from alexnet_ablations.run.executors.slurm import Slurm
 from alexnet_lab.training.handover import attempts_of
+
+# Small, since what is tried here is what happens to runs, each of which starts several times.
+SMALL = replace(START, data="synthetic:classes=3,side=16,count=240")
 
 # As a user's job does, with a checkpoint after every epoch; the first attempt at a run of seed 0 waits after its second
 # epoch, so that the test decides what happens to it there.
@@ -75,21 +78,20 @@ def assert_same_weights(one, other):
 
 @pytest.mark.long
 def test_a_lost_machine_an_orphan_and_a_job_queued_again_change_no_number(cluster, tmp_path, monkeypatch):
-    whole, study = (Study(START, FACTORS, 2, tmp_path / name) for name in ("whole", "clustered"))
-    run_all(whole.folder, whole.runs(), 2)
+    whole, study = (Study(SMALL, FACTORS, 2, tmp_path / name) for name in ("whole", "clustered"))
+    run_all(whole.folder, whole.runs()[:3], 2)
 
     monkeypatch.setattr(slurm, "command_of_node", lambda: [sys.executable, "-c", NODE])
     gates = study.folder / "gates"
     gates.mkdir(parents=True)
-    runs = study.runs()
+    runs = study.runs()[:3]
     failed = []
 
     def coordinate():
         try:
             run_all(study.folder, runs, executor=Slurm(time="1h"))
-        except BaseException as error:
+        except ValueError as error:
             failed.append(error)
-            raise
 
     coordinator = threading.Thread(target=coordinate)
     coordinator.start()
@@ -99,28 +101,30 @@ def test_a_lost_machine_an_orphan_and_a_job_queued_again_change_no_number(cluste
     shown = {one.cell: one for one in statuses(runs, seen) if one.seed == 0}
     assert {one.state for one in shown.values()} == {"running"}
     assert {one.epochs for one in shown.values()} == {2}
-    assert [one.state for one in statuses(runs, seen) if one.seed == 1] == ["waiting", "waiting"]
+    assert [one.state for one in statuses(runs, seen) if one.seed == 1] == ["waiting"]
     jobs = {cell: one.scheduler for cell, one in shown.items()}
     assert all("RUNNING on n" in text for text in jobs.values()), jobs
 
     # What Slurm sends before the time limit: the run saves, and its job waits in the queue again.
     id_, node = jobs["norm=lrn"].split()[2].rstrip(":"), jobs["norm=lrn"].split()[-1]
-    cluster.ask("scancel", "--signal=USR1", "--batch", id_)
+    signalling = subprocess.Popen([shutil.which("scancel"), "--signal=USR1", "--batch", id_])
     first = Path(lrn.with_suffix(".began").read_text())
     slurm_cluster.wait_for(lambda: '"ended"' in (first / "attempts.jsonl").read_text(), 60)
+    signalling.kill()  # it repeats itself for a minute, to a job that has been queued again
+    signalling.wait()
 
     # A machine that is only thought dead: its job starts again elsewhere, and the orphan works on.
     lost = jobs["norm=bn"].split()[-1]
     assert lost != node
     cluster.kill_node(lost)
     cluster.ask("scontrol", "update", f"nodename={lost}", "state=down", "reason=test")
-    coordinator.join(200)
+    coordinator.join(500)  # on a busy machine; on a quiet one half a minute
     assert not coordinator.is_alive()
     assert not failed
     orphan = Path(bn.with_suffix(".began").read_text())
     verdict = (runs[1].folder.path / "state.json").read_bytes()
-    assert learnt_in(study) == learnt_in(whole)
-    for one, other in zip(whole.runs(), runs, strict=True):
+    assert learnt_in(SimpleNamespace(runs=lambda: runs)) == learnt_in(SimpleNamespace(runs=lambda: whole.runs()[:3]))
+    for one, other in zip(whole.runs()[:3], runs, strict=True):
         assert_same_weights(one, other)
 
     processes = [path for path in Path("/proc").glob("[0-9]*") if str(orphan) in command_line(path)]

@@ -56,6 +56,7 @@ def study(
     [bold]alexnet-lab study mine.toml --out runs/mine[/]
     [bold]alexnet-lab study runs/mine --seeds 6[/]          continues, with more seeds
     [bold]alexnet-lab study runs/mine --margin 1[/]         concludes anew, trains nothing
+    [bold]alexnet-lab study mine.toml --tune learning_rate:8[/]  each cell at its best
 
     A study file has the fields of alexnet-lab ablate, whose --save writes one:
 
@@ -71,6 +72,10 @@ def study(
       name = "slurm"
       partition = "gpu"
       time = "4h"
+
+      \\[tune]
+      learning_rate = "1e-4..1e-1"
+      points = 8
     """
     from alexnet_ablations.declare.study import declare, read_study
     from alexnet_lab.training.weight_sources import settings_of
@@ -99,6 +104,8 @@ def study(
         about=words.get("about", ""),
         margin=how.margin or words.get("margin"),
         level=how.level or words.get("level"),
+        tune=how.tune or words.get("tune"),
+        chosen=None if how.tune else words.get("chosen"),
     )
     if chosen.about and not how.is_silent:
         console.print(chosen.about, style="bold", markup=False, highlight=False)

@@ -26,7 +26,7 @@ from typing import Any
 from alexnet_ablations.declare.history import note_end, note_start
 from alexnet_lab.records import RunFolder, write_atomically
 from alexnet_lab.training.handover import new_attempt, publish
-from alexnet_lab.training.process import child_environment, python_command
+from alexnet_lab.training.process import child_environment, run_command
 
 # Seconds that a run has to save itself when its attempt is cancelled.
 GRACE = 30.0
@@ -54,7 +54,7 @@ class Task:
 
 def command_of(folder: Path) -> list[str]:
     """Return the command that makes the run of a folder that is this process's alone."""
-    return python_command("alexnet_lab.training.run", "--coordinated", str(folder))
+    return run_command(folder)
 
 
 def make_attempt(task: Task, place: str, environment: Mapping[str, str] | None = None) -> int:
