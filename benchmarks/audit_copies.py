@@ -3,8 +3,8 @@
     python benchmarks/audit_copies.py SET [--images 1000]     a folder, .zip or table of pictures
 
 Every change is made to all pictures of the set, and its copies are looked for among the originals. Speed is that of
-survey and search together on a folder of so many pictures, which repeats the set in other crops if it is smaller. Run it
-on a quiet machine.
+survey and search together on a folder of so many pictures, which repeats the set in other crops if it is smaller.
+Run it on a quiet machine.
 """
 
 import argparse
@@ -28,12 +28,14 @@ RNG = np.random.default_rng(0)
 
 
 def compressed(image: Image.Image) -> Image.Image:
+    """Return a JPEG of quality 50."""
     content = io.BytesIO()
     image.save(content, "JPEG", quality=50)
     return Image.open(content)
 
 
 def cropped(image: Image.Image, share: float = 0.9) -> Image.Image:
+    """Cut out a part of each side, anywhere."""
     width, height = round(share * image.width), round(share * image.height)
     left, top = RNG.integers(0, image.width - width + 1), RNG.integers(0, image.height - height + 1)
     return image.crop((int(left), int(top), int(left) + width, int(top) + height))
@@ -50,14 +52,17 @@ CHANGES = {
 
 
 def thumb(image: Image.Image) -> NDArray[np.uint8]:
+    """Return a picture as the audit keeps it."""
     return np.asarray(image.convert("L").resize((SIDE, SIDE), Image.Resampling.BILINEAR))
 
 
 def pairs_of(thumbs: NDArray[np.uint8]) -> set[tuple[int, int]]:
+    """Return the pairs that count as copies."""
     return {(one, other) for one, other in verified(thumbs, candidates(thumbs), least=SAME).pairs.tolist()}
 
 
 def recall(pictures: list[Image.Image]) -> None:
+    """Print what is found of planted copies."""
     base, count = np.stack([thumb(image) for image in pictures]), len(pictures)
     known = pairs_of(base)
     print(f"{count} pictures, {len(known)} pairs among them")
@@ -73,6 +78,7 @@ def recall(pictures: list[Image.Image]) -> None:
 
 
 def speed(pictures: list[Image.Image], images: int) -> None:
+    """Print how fast the audit is on so many files."""
     with tempfile.TemporaryDirectory() as place:
         for number in range(images):
             path = Path(place) / "ab"[number % 2] / f"{number}.jpg"
@@ -94,6 +100,7 @@ def speed(pictures: list[Image.Image], images: int) -> None:
 
 
 def main() -> None:
+    """Read the arguments and measure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data")
     parser.add_argument("--images", type=int, default=1000)
