@@ -19,11 +19,11 @@ from alexnet_lab.data.lists import in_brief
 from alexnet_lab.data.sources import listing_of, load_images
 from alexnet_lab.evaluation.assessment import Predicted
 from alexnet_lab.evaluation.predictions import ImageFile
-from alexnet_lab.evaluation.trained import Run, torch_set_as_in
+from alexnet_lab.evaluation.trained import Run
 from alexnet_lab.predictions_file import FILE, PARTS, PartPredictions, read_predictions
 from alexnet_lab.records import RunFolder
 from alexnet_lab.training.evaluation import evaluation_batch, probabilities_of
-from alexnet_lab.training.run import open_feed_of
+from alexnet_lab.training.run import open_feed_of, torch_set_as_in
 
 Told = Callable[[str, int, int], None]  # what, done, total
 

@@ -114,19 +114,19 @@ def _written(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> d
     return {**facts, "digest": _digest(_blake_of(path), facts)}
 
 
-def _is_signed(content: "hashlib.blake2b", facts: dict[str, Any]) -> bool:
+def _is_signed(content: Any, facts: dict[str, Any]) -> bool:
     own = {name: value for name, value in facts.items() if name != "digest"}
     # Version 0.1.0 signed the tensors alone.
     return facts.get("digest") in (_digest(content, own), content.hexdigest())
 
 
-def _digest(content: "hashlib.blake2b", facts: dict[str, Any]) -> str:
+def _digest(content: Any, facts: dict[str, Any]) -> str:
     hasher = content.copy()
     hasher.update(digest_of(facts).encode())
     return hasher.hexdigest()
 
 
-def _blake_of(path: Path) -> "hashlib.blake2b":
+def _blake_of(path: Path) -> Any:
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16))
 
