@@ -19,7 +19,7 @@ from alexnet_ablations.declare.tuning import TUNABLE, Tuning
 from alexnet_ablations.report.blocks import Heading, Sentences
 from alexnet_ablations.report.context import MOST_UNFOLDED, ReportContext
 from alexnet_ablations.report.verdicts import typeset
-from alexnet_ablations.tune.choice import LESS_IS_BETTER, Outcome, read_outcomes
+from alexnet_ablations.tune.choice import LESS_IS_BETTER, SearchResult, read_outcomes
 from alexnet_ablations.tune.sentences import chosen_values, edge_sentences, listed
 from alexnet_lab.reports.curves import DASHES, MARKERS, Series, curves
 from alexnet_lab.reports.drawing import Drawing, label
@@ -79,7 +79,7 @@ def _method(study: Study, tuning: Tuning) -> str:
     )
 
 
-def _figure(context: ReportContext, outcomes: Sequence[Outcome], name: str) -> Figure:
+def _figure(context: ReportContext, outcomes: Sequence[SearchResult], name: str) -> Figure:
     """Draw the validation metric over one field: a line or dots for each cell, rings at what was chosen."""
     study = context.study
     metric, scale = study.start.best_by, TUNABLE[name]
@@ -183,7 +183,7 @@ def _budget_figure(budgets: Sequence[AtBudget], context: ReportContext) -> Figur
     )
 
 
-def _chosen_table(context: ReportContext, outcomes: Sequence[Outcome]) -> Table:
+def _chosen_table(context: ReportContext, outcomes: Sequence[SearchResult]) -> Table:
     tuning = context.study.tuning
     names = tuning.names if tuning is not None else ()
     metric = context.study.start.best_by
