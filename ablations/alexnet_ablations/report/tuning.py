@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from alexnet_ablations.conclude.budgets import (
     AtBudget,
@@ -27,6 +27,7 @@ from alexnet_lab.reports.page import Block, Callout, Figure, FigureGrid, Paragra
 from alexnet_lab.reports.palette import LIGHT, SERIES
 
 MOST_LINES = 8  # cells that share a figure
+NARROW = 500.0  # a log axis from some value to so many times it has marks between powers of ten too
 MOST_EFFECTS = 6  # comparisons that are drawn over the budget
 
 
@@ -119,6 +120,8 @@ def _figure(context: ReportContext, outcomes: Sequence[SearchResult], name: str)
             )
     if scale == "log" and min((row[1] for row in rows if isinstance(row[1], float)), default=0.0) > 0:
         axes.set_xscale("log")
+        low, high = axes.get_xlim()
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0) if high < NARROW * low else (1.0,)))
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
