@@ -42,7 +42,8 @@ def own_sets(run: Run, device: str, told: Told) -> dict[str, LabelledSet]:
 
     Without its data a run that recorded its predictions has numbers for names, and no pixels.
     """
-    feed, why = None, ""
+    feed: Feed | None = None
+    why = ""
     try:
         feed = _feed_of(run, device, told)
     except (ValueError, OSError) as error:
