@@ -3,9 +3,9 @@
 ci:
 	.ci/run
 test:
-	pytest
+	pytest -n auto
 long:
-	pytest -m long
+	pytest -n auto -m long
 lint:
 	ruff format --check . && ruff check . && mypy
 format:

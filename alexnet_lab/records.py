@@ -4,6 +4,7 @@
     provenance.json    versions, machine, fingerprint of the data
     split.json         indices of the training, validation and test images
     metrics.jsonl      one line per epoch, appended at its end
+    predictions.npz    probabilities for validation and test images at the tested weights (predictions_file.py)
     flow/              records of the instruments (instruments/flow.py), where the recipe has any
     checkpoints/       weights and optimiser, safetensors and JSON (training/checkpoint.py)
     progress.json      how far the run is, at most twice a second; after a kill, how far it was
@@ -25,9 +26,14 @@ import hashlib
 import json
 import os
 import re
+import struct
+import tokenize
+import zlib
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, BinaryIO, Literal, get_args
+from zipfile import BadZipFile
 
 State = Literal["ok", "diverged", "oom", "error", "timeout", "lost"]
 
@@ -44,22 +50,33 @@ RECORDED = (
     "checkpoints/best.safetensors",
 )
 PARTS = ("train", "validation", "test")
+# What numpy raises for a damaged npz file: RuntimeError is zipfile's for an encryption that is none.
+UNREADABLE_NPZ = (
+    OSError, ValueError, EOFError, KeyError, TypeError, RuntimeError, OverflowError, MemoryError, BadZipFile,
+    zlib.error, struct.error, tokenize.TokenError,
+)  # fmt: skip
 # A file that write_atomically had not yet renamed: .NAME.PROCESS
 _SCRATCH = re.compile(r"\..+\.\d+")
 
 
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a file so that a reader, or a crash, sees either the old content or the new, whole."""
+@contextmanager
+def atomically(path: Path) -> Iterator[BinaryIO]:
+    """Open a file to write so that a reader, or a crash, sees either the old content or the new, whole."""
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    data = content.encode() if isinstance(content, str) else content
     try:
         with scratch.open("wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         scratch.replace(path)
     finally:
         scratch.unlink(missing_ok=True)  # still there only after a failure, such as a full disk
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write a file whole or not at all."""
+    with atomically(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
 
 
 def digest_of(values: Mapping[str, Any]) -> str:

@@ -28,16 +28,18 @@ LEVELS = {
         "locks",
         "levels",
         "records",
+        "predictions_file",
         "networks",
         "data",
         "audit",
         "instruments",
         "training",
         "evaluation",
+        "explanation",
         "diagnosis",
         "reports",
     ],
-    "alexnet_ablations": ["declare", "conclude", "run", "report", "cli"],
+    "alexnet_ablations": ["declare", "tune", "conclude", "run", "report", "cli"],
 }
 
 

@@ -12,8 +12,12 @@ evaluation show objects at one size. Without it, it sees all of the image.
 Shapes: N images, B of them in a batch, C channels, S the side the network sees, T the stored side.
 """
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -35,10 +39,13 @@ from alexnet_lab.randomness import stream
 __all__ = ["SCALES", "Feed", "open_feed", "prepare"]
 
 Indices = NDArray[np.int64]
+T = TypeVar("T")
 Batches = Iterator[tuple[Tensor, Tensor]]  # pixels float32, B C S S; labels, B
 
 # Of a GPU's free memory; the rest is for the network, its gradients and its activations.
 SHARE_OF_GPU_MEMORY = 0.3
+# Batches that are read from the disk before they are asked for.
+READ_AHEAD = 3
 TEN_VIEW_MARGIN = 1 / 7  # 224 out of 256 (paper, 4.1)
 
 
@@ -64,40 +71,56 @@ class Feed:
     deep_bits: int = 8  # of the brightest pixel in the files; the upper 8 are stored
     dropped: tuple[Dropped, ...] = field(default=(), repr=False)  # left out, so that the split does not leak
 
-    def training_batches(self, batch_size: int, seed: int, epoch: int, start: int = 0) -> Batches:
+    def training_batches(
+        self,
+        batch_size: int,
+        seed: int,
+        epoch: int,
+        start: int = 0,
+        share: tuple[int, int] = (0, 1),
+        sampling: str = "uniform",
+    ) -> Batches:
         """Yield the training images in an order that depends on (seed, epoch) alone; a short last batch is left out.
 
-        start skips that many batches without reading them, for a run that is resumed. How an image is augmented depends
-        on (seed, epoch, image), not on the batch size or on start.
+        start skips that many batches without reading them, for a run that is resumed. share (k, n) yields the k-th of n
+        equal parts of each batch, for one of n processes. How an image is augmented depends on (seed, epoch, image),
+        not on the batch size, start or share.
+
+        With sampling "balanced" an epoch has as many images as the training set and every class equally often, give or
+        take one: images of rare classes come several times, augmented anew, and some of frequent classes not at all.
         """
-        train = torch.from_numpy(self.split.train)
-        order = train[torch.randperm(len(train), generator=stream(seed, "order", epoch))].numpy()
-        order = order[start * batch_size : self.steps_per_epoch(batch_size) * batch_size]
+        train, shown = self.split.train, np.zeros(len(self.split.train), np.int64)
+        if sampling == "balanced":
+            train, shown = self._balanced(seed, epoch)
+        taken = torch.randperm(len(train), generator=stream(seed, "order", epoch)).numpy()
+        taken = taken[start * batch_size : self.steps_per_epoch(batch_size) * batch_size]
+        part, parts = share
+        size = batch_size // parts
+        taken = np.ascontiguousarray(taken.reshape(-1, batch_size)[:, part * size : (part + 1) * size]).ravel()
+        order = train[taken]
         device_order = torch.from_numpy(order).to(self.device)
-        draws = self._draws(order, seed, epoch)
-        for first in range(0, len(order), batch_size):
-            batch = slice(first, first + batch_size)
+        # An image that comes again is another one to the draws.
+        draws = self._draws(order + shown[taken] * len(self.labels), seed, epoch)
+        for first, raw in zip(range(0, len(order), size), self._raw_batches(order, device_order, size), strict=True):
+            batch = slice(first, first + size)
             batch_draws = {name: values[batch] for name, values in draws.items()}
-            pixels = self._at_scale(order[batch], device_order[batch])
-            yield self._augmented(pixels, **batch_draws), self.labels[device_order[batch]]
+            yield self._augmented(self._at_scale(raw), **batch_draws), self.labels[device_order[batch]]
 
     def batches_of(self, indices: Indices, batch_size: int = 256) -> Batches:
         """Yield those images as evaluation sees them, in the given order, all of them."""
         for batch in _cut(indices, batch_size):
             on_device = torch.from_numpy(batch).to(self.device)
             with _full_precision(self.device):
-                seen = middle_view(self._at_scale(batch, on_device), self.geometry).contiguous()
+                seen = middle_view(self._at_scale(self._raw(batch, on_device)), self.geometry).contiguous()
             yield seen, self.labels[on_device]
 
     def ten_views_of(self, indices: Indices, batch_size: int = 32) -> Batches:
         """Yield ten views of each image, B 10 C S S: corners and middle, then mirrored (paper, 4.1)."""
-        geometry = self.geometry
-        if geometry.whole == geometry.seen:
-            geometry = replace(geometry, whole=geometry.seen + round(geometry.seen * TEN_VIEW_MARGIN))
+        geometry = ten_view_geometry(self.geometry)
         for batch in _cut(indices, batch_size):
             on_device = torch.from_numpy(batch).to(self.device)
             with _full_precision(self.device):
-                seen = ten_views(self._at_scale(batch, on_device), geometry)
+                seen = ten_views(self._at_scale(self._raw(batch, on_device)), geometry)
             yield seen, self.labels[on_device]
 
     def steps_per_epoch(self, batch_size: int) -> int:
@@ -109,23 +132,63 @@ class Feed:
             )
         return len(self.split.train) // batch_size
 
+    def balanced_class_weights(self) -> Tensor:
+        """Return a weight per class, K: images of every class that was trained on weigh the same, and 1 on average."""
+        counts = torch.bincount(self.labels[torch.from_numpy(self.split.train)], minlength=len(self.classes))
+        weights = len(self.split.train) / ((counts > 0).sum() * counts.clamp(min=1))
+        return weights.float()
+
+    def _balanced(self, seed: int, epoch: int) -> tuple[Indices, Indices]:
+        """Return as many training images as there are, every class equally often, and how often each came before."""
+        labels = self.labels.cpu().numpy()[self.split.train]
+        classes = np.unique(labels)
+        # Which classes have one image more than the others is drawn anew in every epoch.
+        turn = torch.randperm(len(classes), generator=stream(seed, "sampling", epoch)).tolist()
+        taken, before = [], []
+        for rank, at in enumerate(turn):
+            members = self.split.train[labels == classes[at]]
+            count = len(labels) // len(classes) + (rank < len(labels) % len(classes))
+            order = torch.randperm(len(members), generator=stream(seed, "sampling", epoch, int(classes[at]))).numpy()
+            taken.append(np.resize(members[order], count))
+            before.append(np.arange(count) // len(members))
+        return np.concatenate(taken), np.concatenate(before)
+
     @property
     def images(self) -> Tensor:
         """Return every image as evaluation sees it, N C S S at once: for small sets, and for tests."""
         return torch.cat([pixels for pixels, _ in self.batches_of(np.arange(len(self.labels)))])
 
-    def _at_scale(self, indices: Indices, on_device: Tensor) -> Tensor:
-        """Return stored pixels at the scale of the network, B C T T; on_device is the same indices on the device."""
-        if self.resident is not None:
-            raw = self.resident[on_device]
-        else:
-            # In ascending order, which spares a disk the jumps; a copy, since torch takes no read-only map.
-            ascending = np.argsort(indices, kind="stable")
-            read = np.empty((len(indices), *self.stored.shape[1:]), np.uint8)
-            read[ascending] = self.stored[indices[ascending]]
-            raw = torch.from_numpy(read).to(self.device)
+    def _at_scale(self, raw: Tensor) -> Tensor:
+        """Return stored pixels at the scale of the network, B C T T."""
         # On the stored pixels, which are fewer: bilinear weights sum to 1, so the order does not matter.
         return with_channels(raw.float(), self.channels).sub_(self.scaling.mean).div_(self.scaling.spread)
+
+    def _raw(self, indices: Indices, on_device: Tensor) -> Tensor:
+        """Return stored pixels on the device, uint8; on_device is the same indices there."""
+        if self.resident is not None:
+            return self.resident[on_device]
+        return self._read(indices).to(self.device)
+
+    def _raw_batches(self, order: Indices, on_device: Tensor, size: int) -> Iterator[Tensor]:
+        """Yield stored pixels of an epoch on the device, batch by batch.
+
+        Where a GPU does not hold them, a thread reads the next batches meanwhile, into pinned memory, from which the
+        copy to the GPU runs beside its computations.
+        """
+        if self.resident is None and self.device.startswith("cuda"):
+            for read in read_ahead(partial(self._read, batch, pinned=True) for batch in _cut(order, size)):
+                yield read.to(self.device, non_blocking=True)
+            return
+        for batch, batch_on_device in zip(_cut(order, size), torch.split(on_device, size), strict=True):
+            yield self._raw(batch, batch_on_device)
+
+    def _read(self, indices: Indices, pinned: bool = False) -> Tensor:
+        """Return stored pixels in memory, in ascending order of reading, which spares a disk the jumps."""
+        ascending = np.argsort(indices, kind="stable")
+        read = torch.empty((len(indices), *self.stored.shape[1:]), dtype=torch.uint8, pin_memory=pinned)
+        # A copy in any case, since torch takes no read-only map.
+        read.numpy()[ascending] = self.stored[indices[ascending]]
+        return read
 
     def _draws(self, order: Indices, seed: int, epoch: int) -> dict[str, Tensor]:
         """Draw the augmentation of each image of an epoch on the processor, and move all of it to the device."""
@@ -151,6 +214,13 @@ class Feed:
             if not placing:
                 return middle_view(pixels, self.geometry).contiguous()
             return view(pixels, self.geometry, **placing)
+
+
+def ten_view_geometry(geometry: Geometry) -> Geometry:
+    """Return the geometry of ten views: where evaluation sees all of an image, they are cut from an enlarged one."""
+    if geometry.whole > geometry.seen:
+        return geometry
+    return replace(geometry, whole=geometry.seen + round(geometry.seen * TEN_VIEW_MARGIN))
 
 
 def open_feed(
@@ -274,6 +344,22 @@ def _resident(stored: NDArray[np.uint8], device: str) -> Tensor | None:
 def _full_precision(device: str) -> torch.autocast:
     """Switch off a trainer's autocast: its low precision is for the network, not for the images."""
     return torch.autocast(torch.device(device).type, enabled=False)
+
+
+def read_ahead(jobs: Iterable[Callable[[], T]], depth: int = READ_AHEAD) -> Iterator[T]:
+    """Yield what each job returns, in order; a thread does up to `depth` of them before they are asked for."""
+    with ThreadPoolExecutor(1) as thread:
+        waiting: deque[Future[T]] = deque()
+        try:
+            for job in jobs:
+                waiting.append(thread.submit(job))
+                if len(waiting) > depth:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
 
 
 def _cut(indices: Indices, size: int) -> Iterator[Indices]:

@@ -25,30 +25,21 @@ An epoch file has four tables; a column is an array named table.column, e.g. np.
 
 import io
 import json
-import struct
-import tokenize
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet_lab.records import write_atomically
+from alexnet_lab.records import UNREADABLE_NPZ, write_atomically
 
 Columns = dict[str, NDArray[Any]]  # name of a column to its values, all of one length
 
 KINDS = ("weight", "gradient", "activation", "activation gradient")
 SPLITS = ("training", "probe")  # while weights move and dropout is on; and the fixed set in eval mode at an epoch's end
 VERSION = 1
-# What numpy raises for a damaged npz file: RuntimeError is zipfile's for an encryption that is none.
-UNREADABLE = (
-    OSError, ValueError, EOFError, KeyError, TypeError, RuntimeError, OverflowError, MemoryError, BadZipFile,
-    zlib.error, struct.error, tokenize.TokenError,
-)  # fmt: skip
 # Of each table that an epoch file has; those of `histograms` and `windows` are of one length.
 COLUMNS = {
     "steps": ("step", "parameter", "weight_norm", "gradient_norm", "update_norm"),
@@ -193,7 +184,7 @@ def read_columns(path: Path, names: Sequence[str] | None = None) -> Columns:
         # Opened here, since numpy leaves a damaged file open.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays if names is None or name in names}
-    except UNREADABLE as error:
+    except UNREADABLE_NPZ as error:
         raise _damaged(path, str(error)) from None
 
 

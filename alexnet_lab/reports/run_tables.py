@@ -3,12 +3,15 @@
     metrics      epoch                              what metrics.jsonl says
     result       part, metric[, class]              the verdict's figures on validation and test
     confusion    part, true class, predicted        counts; of more than 200 classes those above 0
+    predictions  part, image                        true and predicted class, group, probability of every class
     steps        step, parameter                    norms of weight, gradient and update
     windows      window                             one histogram: kind, subject, steps, what the precision cannot hold
     histograms   window, sign, bin                  counts, in long form; bins that are empty have no row
     units        epoch, split, site, unit           inputs on which a unit was off (flow.py says what that means)
     cost         epoch                              what the instruments took of the time
     parameters   sites                              what was measured, in the order of the forward pass
+
+Of more than 200 classes, predictions have the probability of the true and of the predicted class alone.
 
 Only tables that have rows are made: a run without instruments has no steps, a run in progress no result.
 """
@@ -21,8 +24,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet_lab.instruments.flow import KINDS, SPLITS, Flow
+from alexnet_lab.predictions_file import FILE, read_classes, read_predictions
 from alexnet_lab.records import RunFolder
-from alexnet_lab.training.metrics import read_confusion
+from alexnet_lab.training.metrics import DENSE_UP_TO, read_confusion
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,6 +41,8 @@ def run_tables(run: Path) -> "dict[str, pd.DataFrame]":
     """Read a run folder into tables by name."""
     folder, flow = open_run(run), read_flow(run)
     found = dict(_tables_of_records(folder))
+    if (path := run / FILE).exists():
+        found["predictions"] = _table_of_predictions(path)
     if flow is not None:
         found |= dict(_tables_of_flow(flow))
     return {name: frame for name, frame in found.items() if len(frame)}
@@ -101,6 +107,26 @@ def _tables_of_records(folder: RunFolder) -> "Iterator[tuple[str, pd.DataFrame]]
                 rows.append({"part": part, "metric": metric, "class": None, "value": value})
     yield "result", pd.DataFrame(rows).astype({"value": float} if rows else {})
     yield "confusion", pd.DataFrame(confusion)
+
+
+def _table_of_predictions(path: Path) -> "pd.DataFrame":
+    import pandas as pd
+
+    classes = np.array(read_classes(path), object)
+    tables = []
+    for name, part in read_predictions(path).items():
+        predicted = part.probabilities.argmax(1)
+        columns = {"part": name, "image": part.ids, "true": classes[part.labels], "predicted": classes[predicted]}
+        if part.groups is not None:
+            columns["group"] = part.groups.astype(object)
+        if len(classes) > DENSE_UP_TO:
+            rows = np.arange(len(part.ids))
+            columns["probability of the true class"] = part.probabilities[rows, part.labels]
+            columns["probability of the predicted class"] = part.probabilities[rows, predicted]
+        else:
+            columns |= {f"probability of {name}": part.probabilities[:, at] for at, name in enumerate(classes)}
+        tables.append(pd.DataFrame(columns))
+    return pd.concat(tables, ignore_index=True)
 
 
 def _counts_of(matrix: Any) -> Iterator[tuple[int, int, int]]:

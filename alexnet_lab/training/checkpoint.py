@@ -5,7 +5,7 @@
     checkpoints/best.safetensors, .json     the weights to be tested, and in the JSON what scales their images
 
 The two newest steps are kept, so that a damaged one has one before it. No state of any generator is stored: every draw
-has a name.
+has a name. Tensors go to the file, and from it, without standing in memory a second time.
 """
 
 import hashlib
@@ -20,7 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from alexnet_lab.records import digest_of, write_atomically
+from alexnet_lab.networks.pretrained import RUN_PREFIX
+from alexnet_lab.records import atomically, digest_of, write_atomically
 
 KEPT = 2
 BEST = "best"
@@ -36,9 +37,9 @@ class Checkpoint:
 
 def save_step(folder: Path, step: int, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
     """Write the checkpoint of a step and remove all but the newest two; it becomes valid with its JSON."""
-    content, signed = _prepared(tensors, facts)
     name = f"step-{step:08}"
-    write_atomically(folder / f"{name}.safetensors", content)
+    with atomically(folder / f"{name}.safetensors") as file:
+        signed = _written(Path(file.name), tensors, facts)
     write_atomically(folder / f"{name}.json", json.dumps(signed))
     for stale in sorted(folder.glob("step-*.json"))[:-KEPT]:
         # The JSON goes first: without it the tensors are no checkpoint.
@@ -52,19 +53,35 @@ def save_best(folder: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -
     Two files cannot be replaced at once. The JSON is written first, with the facts of the weights so far as `before`,
     and the digests say which of the two belong to the tensors: a crash in between leaves the earlier weights valid.
     """
-    content, signed = _prepared(tensors, facts)
     try:
-        before = _read(folder, BEST)[1]
+        before = facts_of(folder, BEST)
     except ValueError:  # none yet, or damaged
         before = None
-    write_atomically(folder / f"{BEST}.json", json.dumps({**signed, "before": before}))
-    write_atomically(folder / f"{BEST}.safetensors", content)
+    with atomically(folder / f"{BEST}.safetensors") as file:
+        signed = _written(Path(file.name), tensors, facts)
+        write_atomically(folder / f"{BEST}.json", json.dumps({**signed, "before": before}))
 
 
 def load_checkpoint(folder: Path, name: str) -> Checkpoint:
     """Read one checkpoint; ValueError if it is missing, torn or damaged."""
-    content, facts = _read(folder, name)
-    return Checkpoint(safetensors.torch.load(content), facts)
+    facts = facts_of(folder, name)
+    return Checkpoint(safetensors.torch.load_file(folder / f"{name}.safetensors"), facts)
+
+
+def facts_of(folder: Path, name: str) -> dict[str, Any]:
+    """Return those facts of a checkpoint whose digest its tensors match; ValueError if there are none."""
+    path = folder / f"{name}.safetensors"
+    try:
+        written = json.loads((folder / f"{name}.json").read_text())
+        content = _blake_of(path)
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"checkpoint {folder / name} cannot be read: {error}") from None
+    if isinstance(written, dict):
+        before = written.pop("before", None)
+        for facts in (written, before):
+            if isinstance(facts, dict) and _is_signed(content, facts):
+                return facts
+    raise ValueError(f"checkpoint {folder / name} is damaged: tensors and facts do not match their digest")
 
 
 def load_latest(
@@ -90,49 +107,36 @@ def load_latest(
     return None, tuple(passed_over)
 
 
-def _prepared(tensors: dict[str, Tensor], facts: dict[str, Any]) -> tuple[bytes, dict[str, Any]]:
+def _written(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> dict[str, Any]:
+    """Write the tensors into that file, and return the facts with the digest of both."""
     # safetensors refuses views that share memory, and writes what is contiguous.
-    content = safetensors.torch.save({key: value.detach().cpu().contiguous() for key, value in tensors.items()})
-    return content, {**facts, "digest": _digest(content, facts)}
+    safetensors.torch.save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, path)
+    return {**facts, "digest": _digest(_blake_of(path), facts)}
 
 
-def _read(folder: Path, name: str) -> tuple[bytes, dict[str, Any]]:
-    """Return the tensors as bytes, and those facts of the JSON whose digest they match."""
-    try:
-        written = json.loads((folder / f"{name}.json").read_text())
-        content = (folder / f"{name}.safetensors").read_bytes()
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"checkpoint {folder / name} cannot be read: {error}") from None
-    if isinstance(written, dict):
-        before = written.pop("before", None)
-        for facts in (written, before):
-            if isinstance(facts, dict) and _is_signed(content, facts):
-                return content, facts
-    raise ValueError(f"checkpoint {folder / name} is damaged: tensors and facts do not match their digest")
-
-
-def _is_signed(content: bytes, facts: dict[str, Any]) -> bool:
+def _is_signed(content: "hashlib.blake2b", facts: dict[str, Any]) -> bool:
     own = {name: value for name, value in facts.items() if name != "digest"}
     # Version 0.1.0 signed the tensors alone.
-    return facts.get("digest") == _digest(content, own) or facts.get("digest") == _blake(content).hexdigest()
+    return facts.get("digest") in (_digest(content, own), content.hexdigest())
 
 
-def _digest(content: bytes, facts: dict[str, Any]) -> str:
-    hasher = _blake(content)
+def _digest(content: "hashlib.blake2b", facts: dict[str, Any]) -> str:
+    hasher = content.copy()
     hasher.update(digest_of(facts).encode())
     return hasher.hexdigest()
 
 
-def _blake(content: bytes) -> "hashlib.blake2b":
-    return hashlib.blake2b(content, digest_size=16)
+def _blake_of(path: Path) -> "hashlib.blake2b":
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16))
 
 
-def network_tensors(network: nn.Module, prefix: str = "network.") -> dict[str, Tensor]:
+def network_tensors(network: nn.Module, prefix: str = RUN_PREFIX) -> dict[str, Tensor]:
     """Return parameters and buffers under a prefix."""
     return {prefix + name: value for name, value in network.state_dict().items()}
 
 
-def restore_network(network: nn.Module, tensors: dict[str, Tensor], prefix: str = "network.") -> None:
+def restore_network(network: nn.Module, tensors: dict[str, Tensor], prefix: str = RUN_PREFIX) -> None:
     """Give a network the tensors of that prefix."""
     network.load_state_dict(
         {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

@@ -1,5 +1,6 @@
 """The errors that end a run: divergence, lack of memory, interruption; and what to say about each."""
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -44,9 +45,20 @@ def largest_fitting(batch_size: int, attempt: Callable[[int], None]) -> int:
 
 
 @torch.no_grad()
-def first_bad_layer(network: nn.Module, pixels: Tensor) -> str:
-    """Name the first layer that is not finite, by its weights after the last update or its output for this batch."""
-    broken = [name for name, value in network.named_parameters() if not bool(torch.isfinite(value).all())]
+def largest_weights(network: nn.Module) -> Tensor:
+    """Return the largest absolute value of each parameter, infinite or NaN where the parameter is; on the device."""
+    return torch.stack(torch._foreach_norm([value.detach().float() for value in network.parameters()], math.inf))
+
+
+@torch.no_grad()
+def first_bad_layer(network: nn.Module, pixels: Tensor, largest: Tensor | None = None) -> str:
+    """Name the first layer that is not finite, by its weights after an update or its output for this batch.
+
+    `largest` is what `largest_weights` returned after that update; without it the update is the last one.
+    """
+    largest = largest_weights(network) if largest is None else largest
+    finite = torch.isfinite(largest).tolist()
+    broken = [name for (name, _), is_finite in zip(network.named_parameters(), finite, strict=True) if not is_finite]
     if broken:
         # Backward runs from the last layer to the first, so the last broken one is where the gradient broke first.
         return f"the last update made {broken[-1]} infinite or NaN" + (

@@ -14,13 +14,14 @@ import time
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from alexnet_lab.locks import Lock
 from alexnet_lab.records import RunFolder
 from alexnet_lab.training.recipe import Recipe, read_recipe
 
-USAGE = "usage: python -m alexnet_lab.training.run [--coordinated] RUN_FOLDER"
+COORDINATED = "--coordinated"
+USAGE = f"usage: python -m alexnet_lab.training.run [{COORDINATED}] RUN_FOLDER"
 PACKAGES = ("alexnet_lab", "alexnet_kernels", "alexnet_ablations")
 # Seconds between two notes of how far the run is; nobody waits for the disk.
 BETWEEN_NOTES = 0.5
@@ -75,7 +76,7 @@ def is_first_process() -> bool:
 
 def run_folder(arguments: list[str], train: Callable[[Recipe, RunFolder, Callable[..., None]], int]) -> int:
     """Train by the recipe in the folder that the arguments name, holding its lock; return the exit status."""
-    coordinated = arguments[:1] == ["--coordinated"]
+    coordinated = arguments[:1] == [COORDINATED]
     names = arguments[1:] if coordinated else arguments
     if len(names) != 1 or names[0].startswith("-"):
         print(USAGE, file=sys.stderr)  # noqa: T201  # a command prints
@@ -94,6 +95,21 @@ def run_folder(arguments: list[str], train: Callable[[Recipe, RunFolder, Callabl
         return train(recipe, folder, Tracker(folder))
     finally:
         folder.forget_progress()
+
+
+def leave(status: int) -> NoReturn:
+    """End this process without taking the interpreter down, which takes a second once torch is loaded.
+
+    For a run that has written its verdict: everything that it keeps is in its folder by then.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def run_command(folder: Path) -> list[str]:
+    """Return the command by which a coordinator starts the run of a folder."""
+    return python_command("alexnet_lab.training.run", COORDINATED, str(folder))
 
 
 def _recipe_in(folder: RunFolder) -> Recipe:

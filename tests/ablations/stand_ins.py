@@ -5,7 +5,7 @@ import sys
 from alexnet_ablations.declare.design import Factor
 from alexnet_ablations.declare.study import Study
 from alexnet_ablations.run.coordinator import Watcher, run_all
-from alexnet_ablations.run.executors import local
+from alexnet_ablations.run.executors import forking, local
 from alexnet_lab.training.recipe import Recipe
 
 BEGINNING = """
@@ -26,6 +26,32 @@ folder.end("ok", result={"test": {"accuracy": 0.5}})
 def use(monkeypatch, program):
     """Start this program wherever a run would be started."""
     monkeypatch.setattr(local, "command_of", lambda folder: [sys.executable, "-c", BEGINNING + program, str(folder)])
+
+
+# A server that forks stand-ins in place of runs, without torch.
+SERVER = """
+import sys, types
+run = sys.modules["alexnet_lab.training.run"] = types.ModuleType("alexnet_lab.training.run")
+run.__file__ = "run.py"
+def main(arguments):
+    try:
+        exec(compile(PROGRAM, "stand-in", "exec"), {"__name__": "stand-in"})
+    except SystemExit as end:
+        return end.code
+    return 0
+run.main = main
+from alexnet_lab.training import forks
+forks.LATE = ()
+sys.exit(forks.main())
+"""
+
+
+def use_forked(monkeypatch, program):
+    """Fork this program wherever a run would be forked, and start it wherever one would be started by itself."""
+    use(monkeypatch, program)
+    monkeypatch.setattr(local, "run_command", local.command_of)
+    server = f"PROGRAM = {BEGINNING + program!r}\n{SERVER}"
+    monkeypatch.setattr(forking, "server_command", lambda: [sys.executable, "-c", server])
 
 
 class Listener(Watcher):

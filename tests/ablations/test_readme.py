@@ -25,7 +25,7 @@ SECTIONS = {
     )
     for section in re.split(r"(?m)^##? ", FIRST)
 }
-TESTS = 'pip install ".[test]" && pytest'  # .ci/run reads this line, and runs it
+TESTS = 'pip install ".[test]" && pytest -n auto'  # .ci/run reads this line, and runs it
 XRAYS = {"normal": 60, "pneumonia": 160}  # classes, and how bright their images are
 
 

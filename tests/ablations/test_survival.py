@@ -28,21 +28,24 @@ FACTORS = (Factor("norm", ("lrn", "bn")),)
 LEARNT = ("epoch", "step", "train_loss", "train_accuracy", "validation_loss", "validation_accuracy", "learning_rate")
 
 # The same as a user's command does, with a checkpoint at the end of every epoch instead of every ten seconds.
-RUN = """
+OFTEN = """
 import sys
-from alexnet_lab.training import run, trainer
+from alexnet_lab.training import forks, run, trainer
 trainer.BETWEEN_EPOCHS = 0.0
-sys.exit(run.main(sys.argv[1:]))
 """
+RUN, SERVER = OFTEN + "sys.exit(run.main(sys.argv[1:]))", OFTEN + "sys.exit(forks.main())"
 COORDINATOR = f"""
 import sys
 from pathlib import Path
-from alexnet_ablations.run.executors import local
+from alexnet_ablations.run.executors import forking, local
 from alexnet_ablations.declare.design import Factor
 from alexnet_ablations.run.coordinator import run_all
 from alexnet_ablations.declare.study import Study
 from alexnet_lab.training.recipe import Recipe
+forking.server_command = lambda: [sys.executable, "-c", {SERVER!r}]
 local.command_of = lambda folder: [sys.executable, "-c", {RUN!r}, "--coordinated", str(folder)]
+if sys.argv[2] == "forked":
+    local.run_command = local.command_of
 study = Study({START!r}, {FACTORS!r}, 2, Path(sys.argv[1]))
 run_all(study.folder, [run for run in study.runs() if not run.is_done], 2)
 """
@@ -52,23 +55,30 @@ def study_in(path):
     return Study(START, FACTORS, 2, path)
 
 
-def coordinate(path):
+def coordinate(path, how):
     path.mkdir(exist_ok=True)
     with (path / "stderr.txt").open("a") as said:
-        return subprocess.Popen([sys.executable, "-c", COORDINATOR, str(path)], stderr=said)
+        return subprocess.Popen([sys.executable, "-c", COORDINATOR, str(path), how], stderr=said)
 
 
 def runs_at_work(path):
-    """Return process by run folder, from the system's own list of processes, one entry per process."""
+    """Return process by run folder, from the system's own list, one entry per process: who writes its output.txt."""
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         try:
-            words = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
+            output = (entry / "fd" / "1").readlink()
         except OSError:  # it has ended meanwhile
             continue
-        if "--coordinated" in words and words[-2].startswith(f"{path}/"):
-            found.append((words[-2], int(entry.name)))
+        if output.name == "output.txt" and path in output.parents:
+            found.append((str(output.parent), int(entry.name)))
     return found
+
+
+def parent_of(process):
+    try:
+        return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
+    except (FileNotFoundError, ProcessLookupError):
+        return None
 
 
 def learnt_in(study):
@@ -91,25 +101,31 @@ def assert_same_arrays(one, other):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("seed", [0, 1])
-def test_kill_9_at_any_moment_loses_nothing_repeats_nothing_and_changes_nothing(seed, tmp_path):
+@pytest.mark.parametrize(("seed", "undisturbed", "disturbed"), [(0, "plain", "forked"), (1, "forked", "plain")])
+def test_kill_9_at_any_moment_loses_nothing_repeats_nothing_and_changes_nothing(seed, undisturbed, disturbed, tmp_path):
+    """Runs that are forked, and runs that are started by themselves, have the same numbers too."""
     whole, broken = study_in(tmp_path / "whole"), study_in(tmp_path / "broken")
-    process = coordinate(whole.folder)
+    process = coordinate(whole.folder, undisturbed)
     assert process.wait(timeout=300) == 0, (whole.folder / "stderr.txt").read_text()
 
     moments = random.Random(seed)  # noqa: S311  # moments to kill at, not secrets
     stamps, kills = {}, Counter()
     for _ in range(60):
-        process = coordinate(broken.folder)
-        undisturbed = kills["coordinator"] >= 5 and kills["run"] >= 2
-        deadline = time.monotonic() + (300 if undisturbed else moments.uniform(0.5, 8.0))
+        process = coordinate(broken.folder, disturbed)
+        is_last = kills["coordinator"] >= 5 and kills["run"] >= 2
+        deadline = time.monotonic() + (300 if is_last else moments.uniform(0.5, 8.0))
         while process.poll() is None and time.monotonic() < deadline:
             at_work = runs_at_work(broken.folder)
             assert max(Counter(folder for folder, _ in at_work).values(), default=0) <= 1, "two processes in one folder"
-            if at_work and not undisturbed and kills["run"] < 2 and moments.random() < 0.05:
+            if at_work and not is_last and kills["run"] < 2 and moments.random() < 0.05:
                 with suppress(ProcessLookupError):  # it has ended meanwhile
                     os.kill(moments.choice(at_work)[1], signal.SIGKILL)
                     kills["run"] += 1
+            server = parent_of(at_work[0][1]) if at_work and disturbed == "forked" else None
+            # An orphan's parent is process 1; whose runs are forked has a server between it and them.
+            if server and parent_of(server) == process.pid and kills["server"] < 2 and moments.random() < 0.05:
+                os.kill(server, signal.SIGKILL)
+                kills["server"] += 1
             time.sleep(0.05)
         if process.poll() is None:
             process.send_signal(signal.SIGKILL)
@@ -125,14 +141,22 @@ def test_kill_9_at_any_moment_loses_nothing_repeats_nothing_and_changes_nothing(
             break
     assert status == 0
     assert kills["coordinator"] > 2
+    assert kills["server"] > 0 or disturbed == "plain"
+    await_ends(broken.folder)
+    assert coordinate(broken.folder, disturbed).wait(timeout=60) == 0
+    assert_same(whole, broken)
+
+
+def await_ends(path):
     # The last orphan of a killed coordinator may have written its verdict and still be on its way out, holding its
     # folder; the same call once more has nothing left to make.
     deadline = time.monotonic() + 60
-    while runs_at_work(broken.folder):
+    while runs_at_work(path):
         assert time.monotonic() < deadline
         time.sleep(0.1)
-    assert coordinate(broken.folder).wait(timeout=60) == 0
 
+
+def assert_same(whole, broken):
     assert learnt_in(broken) == learnt_in(whole)
     for one, other in zip(whole.runs(), broken.runs(), strict=True):
         a, b = (

@@ -2,6 +2,9 @@
 
 import hashlib
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import safetensors.torch
@@ -99,15 +102,15 @@ def test_a_step_that_the_caller_cannot_use_is_passed_over_with_the_reason(tmp_pa
 @pytest.mark.parametrize("survives", [0, 1, 2])
 def test_a_crash_while_the_best_weights_are_replaced_leaves_the_old_or_the_new(tmp_path, monkeypatch, survives):
     checkpoint.save_best(tmp_path, {"x": torch.tensor(1.0)}, {"epoch": 1})
-    write, written = checkpoint.write_atomically, []
+    replace, replaced = Path.replace, []
 
-    def crash(path, content):
-        if len(written) == survives:
+    def crash(path, target):
+        if len(replaced) == survives:
             raise KeyboardInterrupt
-        written.append(path)
-        write(path, content)
+        replaced.append(target)
+        return replace(path, target)
 
-    monkeypatch.setattr(checkpoint, "write_atomically", crash)
+    monkeypatch.setattr(Path, "replace", crash)
     if survives < 2:
         with pytest.raises(KeyboardInterrupt):
             checkpoint.save_best(tmp_path, {"x": torch.tensor(2.0)}, {"epoch": 2})
@@ -148,3 +151,28 @@ def test_an_optimiser_goes_on_as_if_it_had_never_stopped(name, device):
     steps(resumed, fresh, 3, first=3)
     assert torch.equal(straight.weight, resumed.weight)
     assert torch.equal(straight.bias, resumed.bias)
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self/status").exists(), reason="needs Linux, which says what a process held at most"
+)
+def test_a_checkpoint_is_written_without_a_second_copy_in_memory(tmp_path):
+    program = """
+import re, sys
+from pathlib import Path
+import torch
+from alexnet_lab.training import checkpoint
+
+def most_held():
+    return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024
+
+tensors = {"x": torch.ones(100, 2**18)}  # 100 MiB
+checkpoint.save_step(Path(sys.argv[1]), 1, {"x": torch.ones(10)}, {})
+before = most_held()
+checkpoint.save_step(Path(sys.argv[1]), 2, tensors, {})
+checkpoint.save_best(Path(sys.argv[1]), tensors, {})
+checkpoint.save_best(Path(sys.argv[1]), tensors, {})
+print(most_held() - before)
+"""
+    done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 30

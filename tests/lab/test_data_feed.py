@@ -1,6 +1,7 @@
 """From a source to batches: what a network is shown, at which scale, and in which order."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import torch
 from PIL import Image
 
 from alexnet_lab.data.augment import parse_augmentation
-from alexnet_lab.data.feed import open_feed, prepare
+from alexnet_lab.data.feed import open_feed, prepare, read_ahead
 from alexnet_lab.data.images import Images
 from alexnet_lab.data.scaling import scaling_of
 from alexnet_lab.data.sources import load_images
@@ -69,6 +70,41 @@ def shown(feed, batch_size=10, seed=0, epoch=1, start=0):
     return torch.cat([pixels for pixels, _ in batches]), torch.cat([labels for _, labels in batches])
 
 
+@pytest.mark.parametrize("augment", ["none", "paper"])
+@pytest.mark.parametrize("parts", [2, 5])
+def test_shares_of_processes_make_up_each_batch(augment, parts, device):
+    feed = open_feed(SMALL, image_size=21, augment=augment, device=device)
+    whole = list(feed.training_batches(10, 3, 2, start=2))
+    shares = [list(feed.training_batches(10, 3, 2, start=2, share=(part, parts))) for part in range(parts)]
+    for (pixels, labels), *parts_of_it in zip(whole, *shares, strict=True):
+        torch.testing.assert_close(torch.cat([share for share, _ in parts_of_it]), pixels, atol=1e-5, rtol=0)
+        assert torch.equal(torch.cat([share for _, share in parts_of_it]), labels)
+
+
+def test_batches_are_read_ahead_in_order_and_no_further_than_asked():
+    done = []
+
+    def job(number):
+        done.append(number)
+        return number
+
+    results = read_ahead((partial(job, number) for number in range(50)), depth=3)
+    assert next(results) == 0
+    assert len(done) <= 4
+    assert list(results) == list(range(1, 50))
+
+
+def test_an_error_while_reading_ahead_reaches_the_one_who_asks():
+    def job(number):
+        if number == 5:
+            raise OSError("the disk has gone")
+        return number
+
+    results = read_ahead((partial(job, number) for number in range(50)), depth=3)
+    with pytest.raises(OSError, match="the disk has gone"):
+        list(results)
+
+
 @pytest.mark.parametrize("augment", ["none", "flip", "paper", "xray", "crop,flip,colour,rotate,scale"])
 def test_what_a_network_is_shown_depends_on_seed_epoch_and_image_alone(augment, device):
     feed = open_feed(SMALL, image_size=21, augment=augment, device=device)
@@ -107,12 +143,8 @@ def test_a_trainers_low_precision_stays_out_of_the_images(device):
 def test_starting_late_reads_nothing_of_what_is_left_out(monkeypatch):
     feed = open_feed(SMALL, image_size=16)
     read = []
-    original = type(feed)._at_scale
-    monkeypatch.setattr(
-        type(feed),
-        "_at_scale",
-        lambda self, indices, on_device: read.append(len(indices)) or original(self, indices, on_device),
-    )
+    original = type(feed)._read
+    monkeypatch.setattr(type(feed), "_read", lambda self, indices: read.append(len(indices)) or original(self, indices))
     assert len(list(feed.training_batches(10, 0, 1, start=5))) == 2
     assert sum(read) == 20
     assert not list(feed.training_batches(10, 0, 1, start=7))

@@ -9,6 +9,7 @@ import pytest
 
 from alexnet_kernels.statistics import exponent_histogram
 from alexnet_lab.instruments.flow import FlowWriter, Layout, Parameter, Site
+from alexnet_lab.predictions_file import PartPredictions, write_predictions
 from alexnet_lab.records import RunFolder
 from alexnet_lab.reports.export import export, raw_histogram
 from alexnet_lab.reports.run_tables import run_tables
@@ -94,13 +95,34 @@ def run(tmp_path):
                 },
             },
         )
+    owners = np.array(["p2", "p1", "p2", "p1"])
+    answers = np.array([[0.75, 0.25], [0.5, 0.5], [0.25, 0.75], [0.75, 0.25]])
+    tested = PartPredictions(np.array([9, 4, 6, 7]), np.array([0, 0, 1, 1]), answers, owners)
+    checked = PartPredictions(np.array([1, 2, 3, 5]), np.array([0, 0, 1, 1]), answers, owners)
+    write_predictions(folder.path / "predictions.npz", {"validation": checked, "test": tested}, ("cat", "dog"))
     return folder.path
+
+
+def test_predictions_have_a_row_per_image(run, monkeypatch):
+    table = run_tables(run)["predictions"]
+    assert table.drop(columns="probability of dog").to_numpy().tolist()[4:] == [
+        ["test", 9, "cat", "cat", "p2", 0.75],
+        ["test", 4, "cat", "cat", "p1", 0.5],
+        ["test", 6, "dog", "dog", "p2", 0.25],
+        ["test", 7, "dog", "cat", "p1", 0.75],
+    ]
+    assert (table["probability of cat"] + table["probability of dog"] == 1).all()
+    monkeypatch.setattr("alexnet_lab.reports.run_tables.DENSE_UP_TO", 1)  # as with many classes
+    few = run_tables(run)["predictions"]
+    assert list(few)[5:] == ["probability of the true class", "probability of the predicted class"]
+    assert few.iloc[-1].tolist()[5:] == [0.25, 0.75]
 
 
 def test_tables_have_names_instead_of_indices(run):
     tables = run_tables(run)
     assert set(tables) == {
-        *("metrics", "result", "confusion", "steps", "windows", "histograms", "units", "cost", "parameters", "sites")
+        *("metrics", "result", "confusion", "steps", "windows", "histograms", "units", "cost", "parameters", "sites"),
+        "predictions",
     }
     assert tables["metrics"].to_dict("records")[1] == row(2)
     steps = tables["steps"]

@@ -3,6 +3,7 @@
 import functools
 import itertools
 import json
+import math
 import os
 import re
 import signal
@@ -11,12 +12,14 @@ import sys
 import time
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
 
 from alexnet_lab.data.feed import open_feed
 from alexnet_lab.networks import build_network
+from alexnet_lab.predictions_file import FILE, read_predictions
 from alexnet_lab.records import RunFolder
 from alexnet_lab.training import trainer
 from alexnet_lab.training.errors import DivergedError
@@ -291,6 +294,33 @@ def test_a_run_that_diverges_says_where_and_keeps_what_it_logged(tmp_path, quick
     assert re.search(r"at step \d+, epoch 1: the last update made (conv|fc)\d\.\w+ infinite or NaN", verdict["why"])
 
 
+def test_losses_that_are_read_late_name_the_same_step_and_layer(tmp_path, monkeypatch, quick):
+    built, cross_entropy = [], torch.nn.functional.cross_entropy
+    network_of = trainer.network_of
+
+    def capture(*arguments):
+        built.append(network_of(*arguments))
+        return built[-1]
+
+    def planted(scores, labels, **options):
+        """Step 3 breaks conv2 alone; step 4 then breaks every layer."""
+        loss = cross_entropy(scores, labels, **options)
+        if built[-1].training:
+            steps.append(loss)
+            if len(steps) == 3:
+                loss = loss + torch.nan * built[-1].get_parameter("conv2.weight").sum()
+        return loss
+
+    monkeypatch.setattr(trainer, "network_of", capture)
+    monkeypatch.setattr(trainer.F, "cross_entropy", planted)
+    for every in (1, 20):
+        steps = []
+        monkeypatch.setitem(trainer.STEPS_BETWEEN_READS, quick.device, every)
+        assert run_in(tmp_path / str(every), quick) == 0
+        why = RunFolder(tmp_path / str(every)).verdict()["why"]
+        assert why == "the loss was nan at step 3, epoch 1: the last update made conv2.weight infinite or NaN"
+
+
 def test_a_run_that_fails_leaves_its_reason(tmp_path):
     assert run_in(tmp_path, replace(QUICK, image_size=20)) == 1
     verdict = RunFolder(tmp_path).verdict()
@@ -408,15 +438,16 @@ def test_a_bad_number_of_the_last_update_of_an_epoch_is_a_divergence(tmp_path, c
 @pytest.mark.parametrize("ten_views", [False, True])
 @pytest.mark.parametrize("part", ["validation", "test"])
 def test_tested_weights_whose_output_overflows_are_a_divergence(tmp_path, monkeypatch, part, ten_views, quick):
-    original, seen = trainer.evaluate, []
+    original, seen = trainer.probabilities_of, []
 
-    def evaluate(network, feed, indices, *rest):
+    def probabilities_of(network, feed, indices, *rest):
         seen.append(len(indices))
         # One epoch's validation first, then validation and test of the tested weights.
         bad = len(seen) == {"validation": 2, "test": 3}[part]
         return original(overflowing(network) if bad else network, feed, indices, *rest)
 
-    monkeypatch.setattr(trainer, "evaluate", evaluate)
+    monkeypatch.setattr(trainer, "probabilities_of", probabilities_of)
+    monkeypatch.setattr(trainer, "MOST_KEPT", 0)  # else an epoch's validation is that of the weights to be tested
     assert run_in(tmp_path, replace(quick, epochs=1, batch_size=256, ten_views=ten_views, norm="none")) == 0
     verdict = RunFolder(tmp_path).verdict()
     assert verdict["state"] == "diverged"
@@ -477,6 +508,70 @@ def interrupted(path, recipe, monkeypatch, at=14):
 
     with pytest.raises(PowerCutError):
         run_in(path, recipe, cut)
+
+
+def test_a_run_that_is_cut_off_in_its_test_goes_on_there_and_keeps_no_second_copy_of_its_training(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(trainer, "BETWEEN_EPOCHS", math.inf)
+    recipe = replace(QUICK, batch_size=128)
+    run_in(tmp_path / "whole", recipe)
+
+    def cut(kind, facts):
+        if facts.get("text", "").startswith("testing"):
+            raise PowerCutError
+
+    with pytest.raises(PowerCutError):
+        run_in(tmp_path / "cut", recipe, cut)
+    (kept,) = (tmp_path / "cut/checkpoints").glob("step-*.safetensors")
+    assert kept.stat().st_size < 1000
+    seen = []
+    assert run_in(tmp_path / "cut", recipe, lambda kind, facts: seen.append((kind, facts.get("text")))) == 0
+    assert ("note", "going on at the test") in seen
+    assert "step" not in {kind for kind, _ in seen}
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+    # Nor is a damaged note of what was trained the end of the run: it trains again.
+    with pytest.raises(PowerCutError):
+        run_in(tmp_path / "damaged", recipe, cut)
+    for path in (tmp_path / "damaged/checkpoints").glob("step-*.json"):
+        path.write_text("{}")
+    assert run_in(tmp_path / "damaged", recipe) == 0
+    assert_same_run(tmp_path / "whole", tmp_path / "damaged")
+
+
+def test_the_validation_of_the_tested_weights_is_that_of_their_epoch_to_the_bit(tmp_path, quick, monkeypatch):
+    run_in(tmp_path / "kept", quick)
+    monkeypatch.setattr(trainer, "MOST_KEPT", 0)
+    run_in(tmp_path / "again", quick)
+    assert_same_run(tmp_path / "kept", tmp_path / "again")
+    predicted = [read_predictions(tmp_path / name / FILE)["validation"].probabilities for name in ("kept", "again")]
+    assert np.array_equal(*predicted)
+
+
+def test_a_tested_run_holds_neither_gradients_nor_momenta_nor_averages(tmp_path):
+    recipe = replace(QUICK, batch_size=128, epochs=1, ema=0.9)
+    folder = RunFolder(tmp_path)
+    folder.begin(recipe.to_json(), {}, "{}")
+    made = trainer.Trainer(recipe, folder, open_feed("digits", image_size=67), Ranks(), lambda *_: None)
+    predict = made._predict
+    held = []
+
+    def watching(*arguments):
+        held.append(
+            (
+                made.averaged is not None,
+                len(made.optimiser.state),
+                any(p.grad is not None for p in made.network.parameters()),
+            )
+        )
+        return predict(*arguments)
+
+    made._predict = watching
+    made.run()
+    assert held == [
+        (True, len(made.optimiser.param_groups[0]["params"]) + len(made.optimiser.param_groups[1]["params"]), True),
+        (False, 0, False),
+    ]
 
 
 def changed_epoch(text):

@@ -50,8 +50,12 @@ def ablate(
     [bold]alexnet-lab ablate --norm bn --preset torchvision[/] one preset for all cells
     [bold]alexnet-lab ablate --act prelu --baseline width=0.5,act=leaky[/]
     [bold]alexnet-lab ablate --dropout 0.3 --data xrays.zip --plan[/]
+    [bold]alexnet-lab ablate --network resnet18,vgg11 --weights none,runs/cifar10[/]
+    [bold]alexnet-lab ablate --sampling balanced --data xrays.zip[/]
     [bold]alexnet-lab ablate --norm bn --track tensorboard:tb[/]
     [bold]alexnet-lab ablate --norm bn --margin 1 --level 0.9[/]
+    [bold]alexnet-lab ablate --norm bn --executor slurm --partition gpu --time 4h[/]
+    [bold]alexnet-lab ablate --norm bn --tune learning_rate:8[/]
 
     An option that takes LEVELS, one or several with commas between, is varied:
     each level is compared with the published value, or with what the recipe or
@@ -62,6 +66,12 @@ def ablate(
     at a time; leave-one-out changes all and takes each change back; fractional
     trains a part of the combinations of four fields or more; only compares whole
     variants.
+
+    --tune tries the same values in every cell, under each seed the recipe's own
+    and others around it, chooses by validation, and compares the cells at their
+    best under fresh seeds. More points or seeds later extend the search;
+    "learning_rate=1e-4..1e-1,weight_decay:16" names a range and two fields, and
+    :once at the end searches once per cell, not once per seed.
 
     Each run is a process with a folder of its own. The same command again makes
     only the runs that are missing; more seeds or levels extend the study.
@@ -84,6 +94,7 @@ def ablate(
         seeds=seeds,
         margin=how.margin,
         level=how.level,
+        tune=how.tune,
     )
     plan_run_conclude(console, study, how)
 

@@ -42,7 +42,7 @@ def audit(
     patients are on two sides, copies have two classes, or there is a shortcut.
     """
     from alexnet_lab.audit.examination import examine
-    from alexnet_lab.data.sources import listing_of
+    from alexnet_lab.data.sources import list_images
     from alexnet_lab.records import write_atomically
     from alexnet_lab.reports.audited import audit_page
 
@@ -62,7 +62,7 @@ def audit(
         ),
     )
     facts = json.dumps(found.facts(), indent=1)
-    listing = listing_of(data)
+    listing = list_images(data)
     if listing is None:
         page = audit_page(found).write(folder)
     else:

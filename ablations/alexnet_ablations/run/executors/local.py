@@ -1,5 +1,9 @@
 """Runs on this machine: each a process of its own, several side by side while cores, GPUs and memory allow.
 
+Runs are forked from a process that has imported everything (forking.py), which saves each of them seconds. A run is
+started by itself where forking is not safe, on GPUs and other systems than Linux; where ALEXNET_LAB_START=plain asks
+for it; and once the forking process has died. Both ways end in the same numbers, to the last bit.
+
 A process gets the lock of its folder from the start, and a pipe whose other end dies with the coordinator (see
 alexnet_lab/training/process.py). It leads a process group, so that whatever it started ends with it, and Ctrl-C reaches
 the coordinator alone, which then asks every run to save.
@@ -9,29 +13,44 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
+from alexnet_ablations.declare.status import Sighting
 from alexnet_ablations.declare.study import PlannedRun
 from alexnet_ablations.run.attempt import Attempt
-from alexnet_ablations.run.executors import Refusal
+from alexnet_ablations.run.executors import Order, Refusal
+from alexnet_ablations.run.executors.forking import UNSEEN, ForkedProcess, ForkServer, ServerLostError, environment_of
 from alexnet_ablations.run.slots import Slot, find_slots, free_memory, memory_allows, resident_memory
 from alexnet_lab.locks import Lock
 from alexnet_lab.records import write_atomically
-from alexnet_lab.training.process import child_environment, python_command
+from alexnet_lab.training.process import run_command
 
 # Seconds that a run has to save itself after it was asked to stop.
 GRACE = 30.0
 # Bytes that must be free on the disk for another run to start.
 LEAST_DISK = 64 * 2**20
+# The environment variable that says how runs are started, if its value is PLAIN.
+HOW, PLAIN = "ALEXNET_LAB_START", "plain"
 
 
 class LocalAttempt(Attempt):
     """An attempt that is a process on this machine."""
 
-    def __init__(self, run: PlannedRun, number: int, slot: Slot, lock: Lock, wake: threading.Event) -> None:
+    def __init__(
+        self,
+        run: PlannedRun,
+        number: int,
+        slot: Slot,
+        lock: Lock,
+        wake: threading.Event,
+        server: ForkServer | None = None,
+    ) -> None:
         super().__init__(run, number, slot.name)
         self.taken = slot
         self._wake = wake
@@ -39,7 +58,7 @@ class LocalAttempt(Attempt):
         self._ended_at: float | None = None
         self._began = time.monotonic()
         try:
-            self.process = _start_process(run, slot, lock)
+            self.process = _start_process(run, slot, lock, server)
             lock.sign(self.process.pid)
         except OSError as error:
             raise ValueError(
@@ -79,6 +98,8 @@ class LocalAttempt(Attempt):
     def how_it_died(self) -> str:
         """Say how a process without a verdict ended."""
         code = self.process.returncode
+        if code == UNSEEN:
+            return "its process ended together with the one that had started it, and left no verdict"
         if code == -signal.SIGKILL:
             return "its process was killed (SIGKILL), which is also what a system does when memory runs out"
         if code < 0:
@@ -92,6 +113,24 @@ class LocalAttempt(Attempt):
         self._wake.set()
 
 
+@dataclass(frozen=True)
+class Local:
+    """This machine, as an engine."""
+
+    outlives: ClassVar[bool] = False
+    is_here: ClassVar[bool] = True
+
+    def open(self, order: Order) -> "LocalExecutor":
+        """Return an executor for one study."""
+        needs = order.needs
+        return LocalExecutor(needs.threads, "cuda" if needs.gpus else "cpu", order.jobs, needs.memory, order.say)
+
+    @staticmethod
+    def sightings(_study: Path) -> Mapping[Path, Sighting]:
+        """Return nothing: here the lock of a run's folder says whether it is at work."""
+        return {}
+
+
 class LocalExecutor:
     """Places runs on this machine: see Executor."""
 
@@ -102,11 +141,15 @@ class LocalExecutor:
         self.largest = largest  # bytes that a run of this study is known to have taken
         self.say = say
         self.active: list[LocalAttempt] = []
+        self._server: ForkServer | None = None
 
     def submit(self, run: PlannedRun, number: int, is_done: Callable[[PlannedRun], bool]) -> LocalAttempt | Refusal:
         """Start a run in a free slot, if memory holds it and its folder is not in use."""
         slot = self.slots.free(attempt.taken for attempt in self.active)
         if slot is None or not self._memory_allows():
+            return Refusal.FULL
+        server = self._server_for(run)
+        if server is not None and not server.is_ready:
             return Refusal.FULL
         lock = self._lock_folder(run)
         if lock is None:
@@ -114,7 +157,10 @@ class LocalExecutor:
         if is_done(run):
             lock.release()
             return Refusal.DONE
-        attempt = LocalAttempt(run, number, slot, lock, self.wake)
+        try:
+            attempt = LocalAttempt(run, number, slot, lock, self.wake, server)
+        except ServerLostError:  # the folder is locked as long as a run is at work there after all
+            return Refusal.HELD
         self.active.append(attempt)
         return attempt
 
@@ -140,6 +186,8 @@ class LocalExecutor:
                     attempt.kill()
                     attempt.process.wait()
                 attempt.look()
+            if self._server is not None:
+                self._server.close()
 
     def close(self, attempt: LocalAttempt) -> None:
         """Close the pipe to a process that has ended, and end what it started and left."""
@@ -157,6 +205,19 @@ class LocalExecutor:
                 attempt.run.folder.end("timeout" if attempt.is_over_time else "lost", attempt.why)
         finally:
             lock.release()
+
+    def _server_for(self, run: PlannedRun) -> ForkServer | None:
+        """Return the process that is to fork this run; None for a run that is started by itself."""
+        command, recipe = command_of(run.folder.path), run.recipe
+        is_plain = os.environ.get(HOW) == PLAIN or sys.platform != "linux" or recipe.device != "cpu"
+        if is_plain or command != run_command(run.folder.path):
+            return None
+        if self._server is None:
+            self._server = ForkServer(recipe.threads, self.wake.set)
+        if self._server.has_ended:
+            self.say("the process that forks runs has died; each run is started by itself, some seconds slower")
+            return None
+        return self._server if self._server.threads == recipe.threads else None
 
     def _lock_folder(self, run: PlannedRun) -> Lock | None:
         folder = run.folder.path
@@ -195,24 +256,26 @@ class LocalExecutor:
 
 def command_of(folder: Path) -> list[str]:
     """Return the command that makes the run of a folder."""
-    return python_command("alexnet_lab.training.run", "--coordinated", str(folder))
+    return run_command(folder)
 
 
-def _start_process(run: PlannedRun, slot: Slot, lock: Lock) -> subprocess.Popen[bytes]:
+def _start_process(
+    run: PlannedRun, slot: Slot, lock: Lock, server: ForkServer | None
+) -> "subprocess.Popen[bytes] | ForkedProcess":
     folder = run.folder.path
     # The verdict of an earlier attempt must not pass for this one's, should this one die before it begins.
     (folder / "state.json").unlink(missing_ok=True)
     run.folder.forget_progress()
     write_atomically(folder / "recipe.json", run.recipe.to_json())
-    threads = str(run.recipe.threads)
-    environment = {**child_environment(), "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, **slot.environment}
     with (folder / "output.txt").open("wb") as output:
+        if server is not None:
+            return server.start(folder, output.fileno(), lock.descriptor)
         return subprocess.Popen(  # noqa: S603  # our own interpreter, our own module, a path we made
             command_of(folder),
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env=environment,
+            env={**environment_of(run.recipe.threads), **slot.environment},
             pass_fds=(lock.descriptor,),
             start_new_session=True,
         )
