@@ -22,7 +22,7 @@ from alexnet_lab.audit.alignment import SAME, verified
 from alexnet_lab.audit.candidates import SIDE, candidates
 from alexnet_lab.audit.copies import find_pairs
 from alexnet_lab.audit.survey import survey_files
-from alexnet_lab.data.sources import list_images
+from alexnet_lab.data.sources import listing_of
 
 RNG = np.random.default_rng(0)
 
@@ -86,7 +86,7 @@ def speed(pictures: list[Image.Image], images: int) -> None:
             image = pictures[number % len(pictures)]
             (image if number < len(pictures) else cropped(image, 0.6)).convert("L").save(path, quality=90)
         started, used = time.perf_counter(), time.process_time()
-        listing = list_images(place)
+        listing = listing_of(place)
         assert listing is not None  # noqa: S101  # a folder
         survey = survey_files(listing, lambda *_: None)
         looked = time.perf_counter() - started
@@ -105,7 +105,7 @@ def main() -> None:
     parser.add_argument("data")
     parser.add_argument("--images", type=int, default=1000)
     asked = parser.parse_args()
-    listing = list_images(asked.data)
+    listing = listing_of(asked.data)
     if listing is None:
         parser.error("name a folder, a .zip or a table of image files")
     pictures = []

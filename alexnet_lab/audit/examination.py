@@ -13,7 +13,7 @@ from alexnet_lab.audit.copies import SMALLEST_SIDE, Pair, clusters, copied, find
 from alexnet_lab.audit.patients import Groups, examine_groups
 from alexnet_lab.audit.shortcuts import Columns, Shortcut, encoded, judge
 from alexnet_lab.audit.survey import Progress, Survey, survey_files, survey_images
-from alexnet_lab.data.sources import list_images, load_images
+from alexnet_lab.data.sources import listing_of, load_images
 from alexnet_lab.data.splits import PARTS, split_images
 
 BORDER = 3  # of 32: the width of the border that is looked at alone
@@ -148,7 +148,7 @@ def examine(
     progress: Progress = lambda _what, _done, _total: None,
 ) -> Examination:
     """Audit a data source: copies, patients, shortcuts, class balance; raise ValueError for one that cannot be read."""
-    listing = list_images(data, group, patient_from)
+    listing = listing_of(data, group, patient_from)
     with _reading(listing) as opened:
         survey = (
             survey_images(load_images(data, progress=progress), progress)

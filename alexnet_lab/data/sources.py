@@ -41,7 +41,7 @@ from alexnet_lab.data.reading import check_regular
 from alexnet_lab.data.synthetic import parse_pictures
 from alexnet_lab.data.tables import MOST_TABLE_BYTES
 
-__all__ = ["SOURCES", "Images", "check_source", "list_images", "load_images"]
+__all__ = ["SOURCES", "Images", "check_source", "listing_of", "load_images"]
 
 Progress = Callable[[str, int, int], None]  # what, done, total
 Result = TypeVar("Result")
@@ -121,7 +121,7 @@ def check_source(data: str) -> None:
             raise ValueError(f"cannot read {path} as data; {expected}")
 
 
-def list_images(data: str, group: str = "", patient_from: str = "") -> Listing | None:
+def listing_of(data: str, group: str = "", patient_from: str = "") -> Listing | None:
     """Return the image files of a source with their labels and patients; None for one that is not made of files."""
     check_source(data)
     if data.partition(":")[0] in SOURCES:
@@ -139,7 +139,7 @@ def _loaded(
     data: str, side: int, fit: str, skip_bad: bool, progress: Progress, group: str, patient_from: str
 ) -> Images:
     name, _, argument = data.partition(":")
-    listing = list_images(data, group, patient_from)
+    listing = listing_of(data, group, patient_from)
     if listing is not None:
         return _decoded(listing, side, fit, skip_bad, progress)
     if name == "digits":

@@ -183,6 +183,11 @@ def label(text: str, longest: int = LONGEST_LABEL) -> str:
     return f"{flat[:head]}…{flat[len(flat) - (longest - 1 - head) :].lstrip('.')}"
 
 
+def in_rows(entries: Sequence[Any]) -> list[Any]:
+    """Return what a legend of two columns must be given to be read row by row: matplotlib fills the first one first."""
+    return [*entries[::2], *entries[1::2]]
+
+
 def whole_epochs(axes: Axes, epochs: Sequence[float]) -> None:
     """Set the ticks of a horizontal axis to whole epochs."""
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))

@@ -13,10 +13,10 @@ from typer.testing import CliRunner
 
 from alexnet_ablations.cli.application import application
 from alexnet_ablations.conclude.budgets import budgets_of, effects_at_budgets, read_tuning_results
-from alexnet_ablations.conclude.conclusions import conclude
+from alexnet_ablations.conclude.conclusions import conclusions_of
 from alexnet_ablations.conclude.outcomes import read_results
 from alexnet_ablations.declare.status import found_runs
-from alexnet_ablations.declare.study import declare, read_study
+from alexnet_ablations.declare.study import declare_study, read_study
 from alexnet_ablations.report import write_report
 from alexnet_ablations.run.forecast import forecast
 from alexnet_ablations.run.study import run_study
@@ -62,7 +62,7 @@ def made(tmp_path_factory):
 
 
 def test_two_cells_whose_order_turns_around_when_both_are_tuned_are_told_right(made):
-    (tuned,) = conclude(read_results(made.runs()), made.contrasts()).headline
+    (tuned,) = conclusions_of(read_results(made.runs()), made.contrasts()).headline
     (common, *_) = effects_at_budgets(made, read_outcomes(made), read_tuning_results(made))
     assert common.conclusions[0].verdict == tuned.verdict == "difference"
     # By the formula: bn loses at the common rate and gains at the best of eight.
@@ -120,7 +120,7 @@ def test_a_report_of_an_unfinished_search_says_so(tmp_path):
 
 
 def test_a_report_without_tuning_names_what_all_cells_share(tmp_path):
-    study = declare({"norm": "bn"}, START, tmp_path, seeds=2).open_folder()
+    study = declare_study({"norm": "bn"}, START, tmp_path, seeds=2).open_folder()
     for run in study.runs():
         tuned_studies.end_by_formula(run)
     page = write_report(study).read_text()

@@ -10,7 +10,7 @@ import tuned_studies
 from tuned_studies import START, study_in
 
 from alexnet_ablations.conclude.conclusions import infer
-from alexnet_ablations.declare.study import declare, read_study
+from alexnet_ablations.declare.study import declare_study, read_study
 from alexnet_ablations.tune.choice import (
     Tried,
     UnfinishedSearchError,
@@ -25,7 +25,7 @@ from alexnet_ablations.tune.sentences import edge_sentences, plan_sentence
 
 
 def tuned(words, factors=None, **start):
-    return declare(factors or {"norm": "bn"}, start, Path("nowhere"), tune=words)
+    return declare_study(factors or {"norm": "bn"}, start, Path("nowhere"), tune=words)
 
 
 def points(words, **start):
@@ -137,7 +137,7 @@ def test_more_points_and_seeds_extend_a_study_and_another_search_is_refused(tmp_
     study_in(tmp_path, tune="learning_rate=1e-4..1:4").open_folder()
     grown = study_in(tmp_path, seeds=5, tune="learning_rate:16").open_folder()
     assert (grown.tuning.points, grown.tuning.fields[0].range, grown.seeds) == (16, (1e-4, 1.0), 5)
-    kept = declare({"norm": "bn"}, START, tmp_path).open_folder()
+    kept = declare_study({"norm": "bn"}, START, tmp_path).open_folder()
     assert kept.tuning == grown.tuning
     with pytest.raises(ValueError, match=r"tunes learning_rate, and --tune asks for momentum"):
         study_in(tmp_path, tune="momentum").open_folder()
@@ -146,7 +146,7 @@ def test_more_points_and_seeds_extend_a_study_and_another_search_is_refused(tmp_
 
 
 def test_a_study_that_is_tuned_later_keeps_its_runs_at_the_common_values(tmp_path):
-    plain = declare({"norm": "bn"}, START, tmp_path, seeds=2).open_folder()
+    plain = declare_study({"norm": "bn"}, START, tmp_path, seeds=2).open_folder()
     for run in plain.runs():
         tuned_studies.end_by_formula(run)
     study = tuned_studies.make(study_in(tmp_path, seeds=2))
@@ -165,7 +165,7 @@ def test_a_damaged_choice_is_one_sentence(tmp_path):
 
 def test_a_study_too_large_to_search_is_refused():
     with pytest.raises(ValueError, match="at most 10,000 runs"):
-        declare({"norm": "bn"}, {}, Path("nowhere"), seeds=100, tune="learning_rate:64")
+        declare_study({"norm": "bn"}, {}, Path("nowhere"), seeds=100, tune="learning_rate:64")
 
 
 def ok(metric, loss=0.5):
@@ -235,12 +235,12 @@ def test_the_plan_counts_the_runs_of_the_search(tmp_path):
 
 
 def test_without_tuning_a_study_says_what_all_cells_share_and_with_it_what_is_left():
-    (told,) = declare({"norm": "bn"}, {}, Path("nowhere")).limitations
+    (told,) = declare_study({"norm": "bn"}, {}, Path("nowhere")).limitations
     assert told.startswith("All cells share learning rate 0.01, weight decay 0.0005, no warm-up: ")
-    (told,) = declare({"norm": "bn"}, {"weight_decay": 0.0}, Path("nowhere"), tune="learning_rate").limitations
+    (told,) = declare_study({"norm": "bn"}, {"weight_decay": 0.0}, Path("nowhere"), tune="learning_rate").limitations
     assert told.endswith("chosen on validation; all cells share no weight decay, no warm-up.")
     assert "another search might choose others" in tuned("learning_rate:4:once").limitations[1]
-    varied = declare({"learning_rate": "0.1"}, {}, Path("nowhere")).limitations
+    varied = declare_study({"learning_rate": "0.1"}, {}, Path("nowhere")).limitations
     assert "share weight decay 0.0005, no warm-up" in varied[0]
 
 

@@ -8,7 +8,7 @@ import math
 
 import numpy as np
 
-from alexnet_ablations.declare.study import declare
+from alexnet_ablations.declare.study import declare_study
 from alexnet_ablations.tune.choice import with_choices
 from alexnet_ablations.tune.searches import searches_of, tuning_runs
 
@@ -21,7 +21,7 @@ DIVERGES_FROM = 0.5
 
 
 def study_in(path, seeds=3, tune="learning_rate=1e-4..1:8", **more):
-    return declare({"norm": "bn"}, START, path, seeds=seeds, tune=tune, **more)
+    return declare_study({"norm": "bn"}, START, path, seeds=seeds, tune=tune, **more)
 
 
 def quality(recipe):

@@ -10,7 +10,7 @@ from alexnet_lab.audit.alignment import SAME, verified
 from alexnet_lab.audit.candidates import SIDE, Candidates, candidates
 from alexnet_lab.audit.copies import BYTES, PICTURE, PIXELS, Pair, clusters, copied, find_pairs
 from alexnet_lab.audit.survey import survey_files
-from alexnet_lab.data.sources import list_images
+from alexnet_lab.data.sources import listing_of
 
 COUNT = 60
 
@@ -93,7 +93,7 @@ def test_kinds_of_copies_are_told_apart_and_the_change_is_named(tmp_path):
     (folder / "b/same.png").write_bytes((folder / "a/00.png").read_bytes())
     saved(folder, {"b/pixels.bmp": ORIGINALS[1], "b/mirrored.png": ImageOps.mirror(ORIGINALS[2])})
     saved(folder, {"b/turned.png": ORIGINALS[3].rotate(5, Image.Resampling.BILINEAR)})
-    listing = list_images(str(folder))
+    listing = listing_of(str(folder))
     survey = survey_files(listing, lambda *_: None)
     with listing.reader() as opened:
         pairs = find_pairs(survey, lambda *_: None, opened)
@@ -109,7 +109,7 @@ def test_kinds_of_copies_are_told_apart_and_the_change_is_named(tmp_path):
 
 def test_plain_pictures_are_no_copies_of_each_other(tmp_path):
     plain = {f"{'ab'[n % 2]}/{n}.png": Image.new("L", (64, 64), n * 9) for n in range(12)}
-    survey = survey_files(list_images(str(saved(tmp_path / "set", plain))), lambda *_: None)
+    survey = survey_files(listing_of(str(saved(tmp_path / "set", plain))), lambda *_: None)
     assert find_pairs(survey, lambda *_: None) == []
 
 

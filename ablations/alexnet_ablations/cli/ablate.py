@@ -10,8 +10,8 @@ from alexnet_ablations.cli.conditions import SET_BY_ONE_VALUE, divide, folder_na
 from alexnet_ablations.cli.recipe_options import with_study_options
 from alexnet_ablations.cli.run_study import plan_run_conclude
 from alexnet_ablations.cli.study_options import StudyOptions, with_shared_options
-from alexnet_ablations.cli.terminal import open_console
 from alexnet_ablations.declare.declaration import FACTORS, read_start
+from alexnet_lab.terminal import open_console
 
 DESIGN_HELP = "factorial, one-at-a-time, leave-one-out, fractional, only."
 
@@ -22,7 +22,7 @@ def ablate(
     recipe: Annotated[
         str, typer.Option(help="What all cells start from: laptop, modern, paper, or a TOML file.")
     ] = "laptop",
-    seeds: Annotated[int, typer.Option(min=1, help="Seeds per cell.", rich_help_panel="Study")] = 3,
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds per cell.", rich_help_panel="Study")] = 6,
     design: Annotated[
         str | None,
         typer.Option(
@@ -44,7 +44,7 @@ def ablate(
     """Change parts of AlexNet, train all combinations, and say what changed.
 
     [bold]alexnet-lab ablate --norm bn --act leaky[/]          all four combinations
-    [bold]alexnet-lab ablate --norm bn,none --seeds 6[/]       three norms, six seeds
+    [bold]alexnet-lab ablate --norm bn,none --seeds 12[/]      three norms, twelve seeds
     [bold]alexnet-lab ablate --norm lrn:k=1,alpha=2,bn[/]      two levels: LRN, BN
     [bold]alexnet-lab ablate --augment "flip,crop;xray"[/]     two levels: ; between
     [bold]alexnet-lab ablate --norm bn --preset torchvision[/] one preset for all cells
@@ -77,7 +77,7 @@ def ablate(
     only the runs that are missing; more seeds or levels extend the study.
     Another --margin or --level trains nothing, and the study keeps it.
     """
-    from alexnet_ablations.declare.study import declare
+    from alexnet_ablations.declare.study import declare_study
 
     console = open_console()
     factors, shared = divide(given, baseline)
@@ -85,8 +85,10 @@ def ablate(
         raise nothing_to_vary(shared)
     start = {**read_start(recipe), **shared}
     # The name of the folder depends on the levels, so the study is declared once for its name and once for its folder.
-    folder = how.out or Path("runs") / folder_name(declare(factors, start, Path(), design="one-at-a-time", seeds=seeds))
-    study = declare(
+    folder = how.out or Path("runs") / folder_name(
+        declare_study(factors, start, Path(), design="one-at-a-time", seeds=seeds)
+    )
+    study = declare_study(
         factors,
         {**start, **on_this_machine(start, folder, how.jobs)},
         folder,

@@ -23,8 +23,8 @@ from alexnet_ablations.cli.predict import predict
 from alexnet_ablations.cli.report import report
 from alexnet_ablations.cli.status import retry, status
 from alexnet_ablations.cli.study import study
-from alexnet_ablations.cli.terminal import open_console, print_anything
 from alexnet_ablations.cli.train import train
+from alexnet_lab.terminal import open_console, print_anything
 
 PROGRAM = "alexnet-lab"  # in every message, whatever the file is called that was started
 STOPPED = 130  # exit status after Ctrl-C, as shells have it

@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from alexnet_ablations.cli.folders import refuse_place
-from alexnet_ablations.cli.progress import PlainLines
-from alexnet_ablations.cli.terminal import open_console
+from alexnet_lab.progress import PlainLines
+from alexnet_lab.terminal import open_console
 
 
 def audit(
@@ -42,7 +42,7 @@ def audit(
     patients are on two sides, copies have two classes, or there is a shortcut.
     """
     from alexnet_lab.audit.examination import examine
-    from alexnet_lab.data.sources import list_images
+    from alexnet_lab.data.sources import listing_of
     from alexnet_lab.records import write_atomically
     from alexnet_lab.reports.audited import audit_page
 
@@ -62,7 +62,7 @@ def audit(
         ),
     )
     facts = json.dumps(found.facts(), indent=1)
-    listing = list_images(data)
+    listing = listing_of(data)
     if listing is None:
         page = audit_page(found).write(folder)
     else:

@@ -11,10 +11,10 @@ from rich.console import Console
 from rich.markup import escape
 
 from alexnet_ablations.cli.folders import refuse_place
-from alexnet_ablations.cli.progress import PlainLines
 from alexnet_ablations.cli.study_options import StudyOptions, open_sinks
 from alexnet_ablations.declare.design import level_text
 from alexnet_ablations.run.executors import Engine
+from alexnet_lab.progress import PlainLines
 from alexnet_lab.training.recipe import Recipe
 
 if TYPE_CHECKING:

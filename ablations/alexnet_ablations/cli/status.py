@@ -15,7 +15,6 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from alexnet_ablations.cli.progress import about_left
 from alexnet_ablations.cli.study_options import (
     AsJson,
     EngineWords,
@@ -27,8 +26,9 @@ from alexnet_ablations.cli.study_options import (
     open_sinks,
     with_engine_options,
 )
-from alexnet_ablations.cli.terminal import open_console
 from alexnet_lab.choices import unknown_choice
+from alexnet_lab.progress import about_left
+from alexnet_lab.terminal import open_console
 
 if TYPE_CHECKING:
     from alexnet_ablations.declare.status import RunStatus, Sighting

@@ -11,8 +11,8 @@ from rich.table import Table
 from alexnet_ablations.cli.conditions import divide, on_this_machine
 from alexnet_ablations.cli.run_study import plan_run_conclude
 from alexnet_ablations.cli.study_options import StudyOptions, with_shared_options
-from alexnet_ablations.cli.terminal import open_console
 from alexnet_ablations.declare.declaration import find_study, packaged_studies, read_study_file
+from alexnet_lab.terminal import open_console
 
 
 @with_shared_options
@@ -77,7 +77,7 @@ def study(
       learning_rate = "1e-4..1e-1"
       points = 8
     """
-    from alexnet_ablations.declare.study import declare, read_study
+    from alexnet_ablations.declare.study import declare_study, read_study
     from alexnet_lab.training.weight_sources import settings_of
 
     console = open_console()
@@ -95,7 +95,7 @@ def study(
         start |= settings_of(weights)
     start |= shared
     folder = how.out or (path.parent if path.name == "study.toml" else Path("runs") / path.stem)
-    chosen = declare(
+    chosen = declare_study(
         words["factors"],
         {**start, **on_this_machine(start, folder, how.jobs)},
         folder,

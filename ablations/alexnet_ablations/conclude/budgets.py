@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from alexnet_ablations.conclude.conclusions import Conclusion, conclude
+from alexnet_ablations.conclude.conclusions import Conclusion, conclusions_of
 from alexnet_ablations.conclude.outcomes import HEADLINE, read_results
 from alexnet_ablations.conclude.sentences import ALL_POSSIBLE, effect, name_of, shown_interval
 from alexnet_ablations.declare.study import Study
@@ -57,7 +57,7 @@ def effects_at_budgets(study: Study, outcomes: Sequence[Outcome], rows: pd.DataF
             chosen.append(_row(outcome, headline[run.cell.name, run.seed]))
         results = pd.DataFrame(chosen)
         results.attrs = dict(rows.attrs)
-        concluded = conclude(results, study.contrasts(), (HEADLINE,), study.margin)
+        concluded = conclusions_of(results, study.contrasts(), (HEADLINE,), study.margin)
         found.append(AtBudget(points, concluded.headline))
     return found
 

@@ -27,6 +27,7 @@ from alexnet_ablations.declare.design import (
 )
 from alexnet_ablations.declare.toml import toml_value
 from alexnet_ablations.declare.tuning import Tuning, read_tuning, shared_sentence
+from alexnet_lab.display import Displayed
 from alexnet_lab.networks.catalogue import published_level
 from alexnet_lab.records import RunFolder, write_atomically
 from alexnet_lab.training.recipe import Recipe, read_recipe
@@ -81,8 +82,13 @@ class PlannedRun:
 
 
 @dataclass(frozen=True)
-class Study:
-    """Factors, a design that says which of their levels meet, and several seeds, from one starting recipe."""
+class Study(Displayed):
+    """Factors, a design that says which of their levels meet, and several seeds, from one starting recipe.
+
+    A notebook shows what the runs in its folder say.
+    """
+
+    shown_by = "alexnet_ablations.report.display:study_html"
 
     start: Recipe
     factors: tuple[Factor, ...]
@@ -297,7 +303,7 @@ def read_study(path: Path, folder: Path) -> Study:
     """Read a study file, or the study.toml of a study's folder."""
     words = read_study_file(path)
     try:
-        return declare(
+        return declare_study(
             words["factors"],
             {**words["recipe"], **words["baseline"]},
             folder,
@@ -314,10 +320,10 @@ def read_study(path: Path, folder: Path) -> Study:
         raise ValueError(f"in {path}, {error}") from None
 
 
-def declare(
+def declare_study(
     factors: dict[str, Any],
     start: dict[str, Any],
-    folder: Path,
+    folder: str | Path,
     *,
     design: str | None = None,
     seeds: int = 3,
@@ -330,8 +336,13 @@ def declare(
 ) -> Study:
     """Return a study from text as flags and files have it; raise ValueError for any mistake in it.
 
-    `tune` is what --tune takes, such as `learning_rate:8`, or the table [tune] of a study file.
+    >>> study = declare_study({"norm": "bn,none", "dropout": [0.3]}, {"data": "digits"}, "runs/norms", seeds=6)
+
+    `factors` are levels by field of the recipe, beside the baseline's, which is what `start` says or else what is
+    published. `start` holds fields of the recipe that all cells share. `tune` is what --tune takes, such as
+    `learning_rate:8`, or the table [tune] of a study file.
     """
+    folder = Path(folder).expanduser()
     if seeds < 1:
         raise ValueError(f"a study needs at least one seed, got {seeds}")
     recipe = read_recipe({**start, "seed": 0})

@@ -62,7 +62,7 @@ class Power:
         else:
             sizes = " and ".join(f"{_points(least)} for an {kind}" for kind, least in self.detectable.items())
             spread = f"{self.spread:.2g} point{'' if self.spread == 1 else 's'}"
-            adjusted = f", adjusted for {self.family} comparisons," if self.family > 1 else ""
+            adjusted = f", adjusted for {self.family} comparisons" if self.family > 1 else ""
             images = "" if self.test_images is None else f" and {self.test_images:,} test images"
             found = (
                 f"{self.pairs} seeds{images} show effects of this size four times in five{adjusted}: {sizes}; with a "

@@ -5,26 +5,39 @@ from typing import TYPE_CHECKING
 
 from alexnet_ablations.conclude.outcomes import read_results
 from alexnet_ablations.declare.study import PlannedRun, Study, refuse_unfit_weights
-from alexnet_ablations.run.coordinator import refuse_if_coordinated, run_all
+from alexnet_ablations.run.coordinator import Watcher, refuse_if_coordinated, run_all
 from alexnet_ablations.run.executors import Engine
+from alexnet_ablations.run.progress import watcher_on
 from alexnet_ablations.tune.choice import with_choices
 from alexnet_ablations.tune.searches import every_run, searches_of, tuning_runs
+from alexnet_lab.live import Interrupted, screen
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-def run_study(study: Study, jobs: int | None = None, *, executor: str | Engine = "local") -> "pd.DataFrame":
-    """Make the runs that are missing, `jobs` at a time or as many as the machine carries.
+def run_study(
+    study: Study, jobs: int | None = None, *, executor: str | Engine = "local", quiet: bool = False
+) -> "pd.DataFrame":
+    """Make the runs that are missing, `jobs` at a time or as many as the machine carries, and show how far they are.
 
     `executor` is an engine, such as `Slurm(partition="gpu", time="4h")` or `Ray(ray_address="auto")`, or its name.
-    Return one row per run: cell, factors, seed, state, and every outcome. Runs already in the folder are included.
-    A study that is tuned is searched first; its rows are those of the comparison, and read_study(...) of its folder
-    has the chosen values.
+    Return one row per run: cell, factors, seed, state, and every outcome. Runs already in the folder are included. In a
+    notebook, `study` by itself then shows what they say. Ctrl-C, or a notebook's stop button, lets the runs in progress
+    save; the same call goes on from there. A study that is tuned is searched first; its rows are those of the
+    comparison, and read_study(...) of its folder has the chosen values.
     """
     refuse_if_coordinated(study.folder)
     refuse_unfit_weights([run for run in every_run(study.grown_from_folder()) if not run.is_done])
-    study = make_in_stages(study.open_folder(), lambda runs: run_all(study.folder, runs, jobs, executor=executor))
+
+    def make(runs: Sequence[PlannedRun]) -> None:
+        watcher = Watcher() if quiet else watcher_on(screen())
+        run_all(study.folder, runs, jobs, watcher, executor=executor)
+
+    try:
+        study = make_in_stages(study.open_folder(), make)
+    except KeyboardInterrupt:
+        raise Interrupted(f"stopped, and saved in {study.folder}; the same call goes on from there") from None
     return read_results(study.runs(), level=study.level)
 
 
