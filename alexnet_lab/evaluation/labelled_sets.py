@@ -109,7 +109,9 @@ def _feed_of(run: Run, device: str, told: Told) -> Feed:
         told(facts["what"], facts["done"], facts["total"])
 
     with torch_set_as_in(run.recipe):
-        feed = open_feed_of(replace(run.recipe, device="cuda" if device.startswith("cuda") else "cpu"), report)
+        # A leaking split was trained on before leaks were refused, and is evaluated as it was; the notes say it.
+        placed = replace(run.recipe, device="cuda" if device.startswith("cuda") else "cpu", allow_leaks=True)
+        feed = open_feed_of(placed, report)
     provenance = RunFolder(run.path).provenance() or {}
     if feed.fingerprint != provenance.get("data_fingerprint"):
         raise ValueError(f"{run.recipe.data} has changed since the run")
