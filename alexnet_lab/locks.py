@@ -85,7 +85,7 @@ class Lock:
             self._descriptor = None
 
     def holder(self) -> str | None:
-        """Return who holds the lock, in any process; None if nobody does."""
+        """Return who holds the lock, in any process; None if nobody does, and where the file system has no locks."""
         try:
             descriptor = os.open(self.path, os.O_RDONLY)
         except (FileNotFoundError, NotADirectoryError):
@@ -94,6 +94,10 @@ class Lock:
             if _lock(descriptor, fcntl.LOCK_SH, wait=False):
                 return None
             return _name_of(os.pread(descriptor, 1000, 0))
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+            return None
         finally:
             os.close(descriptor)
 

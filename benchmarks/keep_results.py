@@ -18,8 +18,9 @@ from typing import Any
 
 import pandas as pd
 
+from alexnet_ablations.conclude.answers import read_answers
 from alexnet_ablations.conclude.conclusions import Conclusion, Conclusions, conclude
-from alexnet_ablations.conclude.outcomes import HEADLINE, OUTCOMES, read_results, write_results
+from alexnet_ablations.conclude.outcomes import HEADLINE, OUTCOMES, ended_well, read_results, write_results
 from alexnet_ablations.conclude.paper_tables import markdown, paper_tables
 from alexnet_ablations.conclude.sentences import sentence_of, survival_sentences
 from alexnet_ablations.declare.contrasts import Contrast
@@ -86,8 +87,9 @@ def keep(
     if missing:
         raise ValueError(f"only a finished study is kept; {study.folder}: {missing}; give its command again")
     write_report(study)
-    conclusions = conclude(results, study.contrasts(), KEPT)
-    simple = conclude(results, at_each_level(study, *at_each), [HEADLINE]).headline if at_each else []
+    known = {"answers": read_answers(study.runs(), ended_well(results)), "looks": study.looks}
+    conclusions = conclude(results, study.contrasts(), KEPT, **known)
+    simple = conclude(results, at_each_level(study, *at_each), [HEADLINE], **known).headline if at_each else []
     folder.mkdir(parents=True, exist_ok=True)
     for stale in folder.glob("*.svg"):
         stale.unlink()
@@ -103,8 +105,8 @@ def keep(
     (folder / "README.md").write_text(page)
     again = read_rows(folder / "results.csv")
     again.attrs = rows.attrs
-    if markdown(paper_tables(again, conclude(again, study.contrasts(), KEPT))) != tables:
-        raise ValueError(f"rows and tables of {folder} differ: the rows do not lead back to the tables")
+    if markdown(paper_tables(again, conclude(again, study.contrasts(), KEPT, **known))) != tables:
+        raise ValueError(f"rows and tables of {folder} differ: the rows and predictions do not lead back to the tables")
     return conclusions
 
 

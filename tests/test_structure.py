@@ -33,6 +33,7 @@ LEVELS = {
         "instruments",
         "training",
         "evaluation",
+        "explanation",
         "diagnosis",
         "reports",
     ],

@@ -4,6 +4,7 @@
       images/<key>/       pixels.npy (uint8, N C T T), labels.npy, about.json;
                           where known parts, groups, names, contents, near_copies
       downloads/          archives as published
+    $ALEXNET_LAB_IMAGES   in place of images/, where it is set: a disk of the machine's own
 
 The key digests everything that the pixels depend on. An entry is built in a folder next to its own and renamed when it
 is complete; one process builds while others that want the same wait. Deleting the folder costs only the time to build
@@ -54,6 +55,12 @@ def cache_folder() -> Path:
     return Path(chosen) if chosen else Path.home() / ".cache" / "alexnet-lab"
 
 
+def images_folder() -> Path:
+    """Return the folder of decoded images, which may be on a disk of this machine while downloads are shared."""
+    chosen = os.environ.get("ALEXNET_LAB_IMAGES")
+    return Path(chosen) if chosen else cache_folder() / "images"
+
+
 def cached_images(key: str, build: Callable[[Allocate], Images]) -> Images:
     """Return the entry of that key; build it first if there is none or if it is damaged.
 
@@ -61,7 +68,7 @@ def cached_images(key: str, build: Callable[[Allocate], Images]) -> Images:
     it, or an array of its own.
     """
     name = hashlib.blake2b(f"{FORMAT}\n{key}".encode(), digest_size=16).hexdigest()
-    place = cache_folder() / "images" / name
+    place = images_folder() / name
     damage = ""
     try:
         entry = _read(place)

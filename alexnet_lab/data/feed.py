@@ -70,22 +70,35 @@ class Feed:
     deep_bits: int = 8  # of the brightest pixel in the files; the upper 8 are stored
 
     def training_batches(
-        self, batch_size: int, seed: int, epoch: int, start: int = 0, share: tuple[int, int] = (0, 1)
+        self,
+        batch_size: int,
+        seed: int,
+        epoch: int,
+        start: int = 0,
+        share: tuple[int, int] = (0, 1),
+        sampling: str = "uniform",
     ) -> Batches:
         """Yield the training images in an order that depends on (seed, epoch) alone; a short last batch is left out.
 
         start skips that many batches without reading them, for a run that is resumed. share (k, n) yields the k-th of n
         equal parts of each batch, for one of n processes. How an image is augmented depends on (seed, epoch, image),
         not on the batch size, start or share.
+
+        With sampling "balanced" an epoch has as many images as the training set and every class equally often, give or
+        take one: images of rare classes come several times, augmented anew, and some of frequent classes not at all.
         """
-        train = torch.from_numpy(self.split.train)
-        order = train[torch.randperm(len(train), generator=stream(seed, "order", epoch))].numpy()
-        order = order[start * batch_size : self.steps_per_epoch(batch_size) * batch_size]
+        train, shown = self.split.train, np.zeros(len(self.split.train), np.int64)
+        if sampling == "balanced":
+            train, shown = self._balanced(seed, epoch)
+        taken = torch.randperm(len(train), generator=stream(seed, "order", epoch)).numpy()
+        taken = taken[start * batch_size : self.steps_per_epoch(batch_size) * batch_size]
         part, parts = share
         size = batch_size // parts
-        order = np.ascontiguousarray(order.reshape(-1, batch_size)[:, part * size : (part + 1) * size]).ravel()
+        taken = np.ascontiguousarray(taken.reshape(-1, batch_size)[:, part * size : (part + 1) * size]).ravel()
+        order = train[taken]
         device_order = torch.from_numpy(order).to(self.device)
-        draws = self._draws(order, seed, epoch)
+        # An image that comes again is another one to the draws.
+        draws = self._draws(order + shown[taken] * len(self.labels), seed, epoch)
         for first, raw in zip(range(0, len(order), size), self._raw_batches(order, device_order, size), strict=True):
             batch = slice(first, first + size)
             batch_draws = {name: values[batch] for name, values in draws.items()}
@@ -101,9 +114,7 @@ class Feed:
 
     def ten_views_of(self, indices: Indices, batch_size: int = 32) -> Batches:
         """Yield ten views of each image, B 10 C S S: corners and middle, then mirrored (paper, 4.1)."""
-        geometry = self.geometry
-        if geometry.whole == geometry.seen:
-            geometry = replace(geometry, whole=geometry.seen + round(geometry.seen * TEN_VIEW_MARGIN))
+        geometry = ten_view_geometry(self.geometry)
         for batch in _cut(indices, batch_size):
             on_device = torch.from_numpy(batch).to(self.device)
             with _full_precision(self.device):
@@ -118,6 +129,27 @@ class Feed:
                 f"batch size {batch_size} is larger than the {count} training images; take {count} or fewer"
             )
         return len(self.split.train) // batch_size
+
+    def balanced_class_weights(self) -> Tensor:
+        """Return a weight per class, K: images of every class that was trained on weigh the same, and 1 on average."""
+        counts = torch.bincount(self.labels[torch.from_numpy(self.split.train)], minlength=len(self.classes))
+        weights = len(self.split.train) / ((counts > 0).sum() * counts.clamp(min=1))
+        return weights.float()
+
+    def _balanced(self, seed: int, epoch: int) -> tuple[Indices, Indices]:
+        """Return as many training images as there are, every class equally often, and how often each came before."""
+        labels = self.labels.cpu().numpy()[self.split.train]
+        classes = np.unique(labels)
+        # Which classes have one image more than the others is drawn anew in every epoch.
+        turn = torch.randperm(len(classes), generator=stream(seed, "sampling", epoch)).tolist()
+        taken, before = [], []
+        for rank, at in enumerate(turn):
+            members = self.split.train[labels == classes[at]]
+            count = len(labels) // len(classes) + (rank < len(labels) % len(classes))
+            order = torch.randperm(len(members), generator=stream(seed, "sampling", epoch, int(classes[at]))).numpy()
+            taken.append(np.resize(members[order], count))
+            before.append(np.arange(count) // len(members))
+        return np.concatenate(taken), np.concatenate(before)
 
     @property
     def images(self) -> Tensor:
@@ -180,6 +212,13 @@ class Feed:
             if not placing:
                 return middle_view(pixels, self.geometry).contiguous()
             return view(pixels, self.geometry, **placing)
+
+
+def ten_view_geometry(geometry: Geometry) -> Geometry:
+    """Return the geometry of ten views: where evaluation sees all of an image, they are cut from an enlarged one."""
+    if geometry.whole > geometry.seen:
+        return geometry
+    return replace(geometry, whole=geometry.seen + round(geometry.seen * TEN_VIEW_MARGIN))
 
 
 def open_feed(

@@ -32,7 +32,7 @@ from alexnet_lab.data.reading import check_regular
 from alexnet_lab.data.synthetic import parse_pictures
 from alexnet_lab.data.tables import MOST_TABLE_BYTES
 
-__all__ = ["SOURCES", "Images", "check_source", "load_images"]
+__all__ = ["SOURCES", "Images", "check_source", "list_images", "load_images"]
 
 Progress = Callable[[str, int, int], None]  # what, done, total
 Result = TypeVar("Result")
@@ -116,9 +116,18 @@ def _loaded(data: str, side: int, fit: str, skip_bad: bool, progress: Progress) 
         return _fitted(Images(str(pictures), pictures.pixels(), pictures.labels, classes), side, fit)
     if name in PUBLISHED:
         return load_published(name, argument, side, fit, progress)
-    path = Path(data).expanduser()
-    listing = list_folder(path) if path.is_dir() else LISTINGS[path.suffix.lower()](path)
-    return _decoded(listing, side, fit, skip_bad, progress)
+    return _decoded(_listed(Path(data).expanduser()), side, fit, skip_bad, progress)
+
+
+def list_images(data: str) -> Listing | None:
+    """Return the image files of a source with their labels; None for a source that is not made of files."""
+    check_source(data)
+    name, _, _ = data.partition(":")
+    return None if name in SOURCES else _listed(Path(data).expanduser())
+
+
+def _listed(path: Path) -> Listing:
+    return list_folder(path) if path.is_dir() else LISTINGS[path.suffix.lower()](path)
 
 
 def _digits() -> Images:

@@ -16,7 +16,7 @@ from typing import IO, Literal
 
 import numpy as np
 
-from alexnet_lab.data.cache import DamagedEntryError, about, cache_folder, check_entry
+from alexnet_lab.data.cache import DamagedEntryError, about, cache_folder, check_entry, images_folder
 from alexnet_lab.data.download import md5_of
 from alexnet_lab.locks import lock_file
 
@@ -38,7 +38,7 @@ class Entry:
     @property
     def locks(self) -> tuple[Path, ...]:
         """Return the files whose locks are held by a process that builds or reads this entry."""
-        if self.path.parent.name == "images":
+        if self.path.parent == images_folder():
             built = self.path.with_name(self.path.name.lstrip(".").partition(".")[0] + ".lock")
         else:
             built = self.path.with_name(self.path.name.removesuffix(".part") + ".lock")
@@ -49,7 +49,7 @@ class Entry:
 
 def cache_entries() -> list[Entry]:
     """Return what the cache holds, the longest unused first."""
-    images, downloads = cache_folder() / "images", cache_folder() / "downloads"
+    images, downloads = images_folder(), cache_folder() / "downloads"
     entries = [entry for path in _below(images) if path.is_dir() and (entry := _images_entry(path))]
     entries += [_file_entry(path) for folder in _below(downloads) for path in _below(folder) if path.suffix != ".lock"]
     return sorted(entries, key=lambda entry: entry.used)

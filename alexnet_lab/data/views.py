@@ -99,6 +99,19 @@ def middle_weights(geometry: Geometry) -> Tensor:
     return reading_weights(_stored_coordinate(positions, geometry), geometry.stored)
 
 
+def ten_view_weights(geometry: Geometry) -> tuple[Tensor, Tensor]:
+    """Return the weights of rows and of columns of the ten views, 10 S T each, in the order of `ten_views`."""
+    steps = torch.arange(geometry.seen, dtype=torch.float32)
+    last = geometry.whole - geometry.seen
+    corners = [(0, 0), (0, last), (last, 0), (last, last), (geometry.middle, geometry.middle)]
+    rows, columns = [], []
+    for along in (steps, steps.flip(0)):
+        for down, right in corners:
+            rows.append(reading_weights(_stored_coordinate(steps + down, geometry), geometry.stored))
+            columns.append(reading_weights(_stored_coordinate(along + right, geometry), geometry.stored))
+    return torch.stack(rows), torch.stack(columns)
+
+
 def _stored_coordinate(position: Tensor, geometry: Geometry) -> Tensor:
     """Convert coordinates of the M x M image to the T x T stored one; pixel centres are at halves, as in Pillow."""
     if geometry.whole == geometry.stored:

@@ -16,15 +16,16 @@ import torch
 from torch import nn
 
 from alexnet_lab.data.preprocessing import Preprocessing, preprocessing_of, restored
-from alexnet_lab.evaluation.predictions import Decoder, Place, Predictions, Progress, image_files
+from alexnet_lab.evaluation.predictions import Decoder, ImageFile, Place, Predictions, Progress, image_files
 from alexnet_lab.records import RunFolder
 from alexnet_lab.training import checkpoint
 from alexnet_lab.training.checkpoint import Checkpoint
 from alexnet_lab.training.errors import DivergedError
 from alexnet_lab.training.evaluation import evaluation_batch, images_at_once, probabilities_of
-from alexnet_lab.training.recipe import Recipe, read_recipe
+from alexnet_lab.training.recipe import Recipe
 from alexnet_lab.training.run import configure_torch, open_feed_of
 from alexnet_lab.training.trainer import network_of
+from alexnet_lab.training.weight_sources import finished_run
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -71,13 +72,20 @@ class Run:
         The test's images, on its device and in its order, have the test's probabilities to the last bit; in other
         batches the network's sums may differ in it. Images that cannot be read are named in `unreadable`.
         """
+        with image_files(images) as files:
+            return self.predict_files(files, device, progress)
+
+    def predict_files(
+        self, files: Sequence[ImageFile], device: str = "cpu", progress: Progress = lambda _done, _total: None
+    ) -> Predictions:
+        """Return the same for files that the caller has opened a source of."""
         network = self.network(device)
         recipe, decoder = self.recipe, Decoder(self.preprocessing, self.recipe.fit)
         batch = evaluation_batch(recipe.batch_size, recipe.accumulate)
         at_once = images_at_once(batch, recipe.ten_views)
         names: list[str] = []
         rows = [np.empty((0, len(self.classes)))]
-        with image_files(images) as files, _torch_set_as_in(recipe):
+        with torch_set_as_in(recipe):
             for batch_names, pixels in decoder.batches(files, at_once):
                 feed = self.preprocessing.feed_of(pixels, self.classes, device)
                 try:
@@ -103,15 +111,7 @@ def load_run(folder: Place) -> Run:
     damaged = [name for name in records.damages(weights=True) if name in NEEDED]
     if damaged:
         raise ValueError(_changed(path, ", ".join(damaged)))
-    fields, provenance, verdict = records.recipe(), records.provenance(), records.verdict()
-    if fields is None:
-        raise ValueError(f"{path} holds no run: it has no recipe.json; give a folder that alexnet-lab train wrote")
-    if verdict is None or provenance is None:
-        raise ValueError(f"the run in {path} has not finished; the command that started it continues it")
-    if verdict["state"] != "ok":
-        why = f" ({verdict['why']})" if verdict["why"] else ""
-        raise ValueError(f"the run in {path} ended as {verdict['state']}{why}; only one that ended as ok has a network")
-    recipe = read_recipe(fields)
+    recipe, provenance, _ = finished_run(path)
     weights = checkpoint.load_checkpoint(path / "checkpoints", checkpoint.BEST)
     facts = weights.facts.get("preprocessing")
     images = _measured_again(path, recipe, provenance["data_fingerprint"]) if facts is None else restored(facts)
@@ -126,7 +126,7 @@ def predict(run: Place, images: Place | Sequence[Place], device: str = "cpu") ->
 def _measured_again(path: Path, recipe: Recipe, fingerprint: str) -> Preprocessing:
     """Return the preprocessing of a run that recorded none, as version 0.1.0 did, measured on its data."""
     missing = f"the run in {path} did not record the mean and spread of its training images"
-    with _torch_set_as_in(recipe):
+    with torch_set_as_in(recipe):
         try:
             feed = open_feed_of(recipe, lambda _kind, _facts: None)
         except (ValueError, OSError) as error:
@@ -152,7 +152,7 @@ def _check_device(device: str) -> None:
 
 
 @contextmanager
-def _torch_set_as_in(recipe: Recipe) -> Iterator[None]:
+def torch_set_as_in(recipe: Recipe) -> Iterator[None]:
     """Set torch's global settings as the run had them, and give back those of the process."""
     threads, is_deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     tf32, precision = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()

@@ -1,8 +1,11 @@
-"""Weight files that torchvision publishes, read and written by name, without torchvision.
+"""Weights from elsewhere: files that torchvision publishes, read and written by name without it, and our own runs'.
 
 * from_torchvision_state_dict, to_torchvision_state_dict: between their names and ours, without loss
-* load_pretrained: a file, or the published one by the name "imagenet", into a network. A classifier for other classes
-  stays as initialised; a one-channel input takes the sum of conv1 over red, green and blue
+* load_pretrained: a file, or the published one by the name "imagenet", into a network
+* load_own: tensors under our own names, as a run keeps them, into a network
+
+A classifier for other classes stays as initialised. The first convolution of a network with one input channel takes the
+sum of the file's over red, green and blue: grey pixels then give what they gave as colour.
 
 Names are mapped module by module: `stem.conv` is `conv1`, with all its tensors. Only tensors are read from a file; a
 file that needs code to be loaded is refused.
@@ -26,6 +29,7 @@ from torch import Tensor, nn
 
 from alexnet_lab.networks.catalogue import CATALOGUE, Entry, Reference, Weights, resolve
 
+RUN_PREFIX = "network."  # of a network's tensors in a run's checkpoint
 WEIGHT_FILES_ADDRESS = "https://download.pytorch.org/models/"
 
 
@@ -74,18 +78,18 @@ def _placed(network: nn.Module, state_dict: Mapping[str, Tensor], hint: str = ""
         if name in state_dict and state_dict[name].shape != own[ours].shape
     ]
     if missing or unknown or shapes:
-        problems = [
-            f"{what}: {_some(names)}"
-            for what, names in (("shapes differ", shapes), ("missing", missing), ("not in the network", unknown))
-            if names
-        ]
         raise ValueError(
-            f"these tensors do not fit this {type(network).__name__}; {'; '.join(problems)}; "
+            f"these tensors do not fit this {type(network).__name__}; {_problems(shapes, missing, unknown)}; "
             + _repair(network, state_dict, named_right=not (missing or unknown), hint=hint)
         )
     return {
         ours: state_dict[name] if name in state_dict else torch.zeros_like(own[ours]) for ours, name in theirs.items()
     }
+
+
+def _problems(shapes: Iterable[str], missing: Iterable[str], unknown: Iterable[str]) -> str:
+    problems = (("shapes differ", shapes), ("missing", missing), ("not in the network", unknown))
+    return "; ".join(f"{what}: {_some(names)}" for what, names in problems if names)
 
 
 def to_torchvision_state_dict(network: nn.Module) -> dict[str, Tensor]:
@@ -117,12 +121,12 @@ def load_pretrained(network: nn.Module, source: str | Path) -> list[str]:
     """Load published weights and return the names of the tensors that stayed as initialised.
 
     `source` is a .pth or .safetensors file with torchvision's names, or "imagenet" for the published one ("imagenet-v2"
-    for the second of a MobileNet), which torch.hub downloads once, checks and keeps.
+    for the second of a MobileNet), which torch.hub downloads once, checks and keeps. A run's best.safetensors, with our
+    own names, is read too.
 
-    The returned list is empty, or names the last layer if the network has other classes than the file. The first
-    convolution of a network with one input channel is summed over red, green and blue: grey pixels then give what they
-    gave as colour. Raises ValueError, FileNotFoundError or ConnectionError; the message begins with `weights: `, the
-    field of a recipe that names a source.
+    The returned list is empty, or names the last layer if the network has other classes than the file. Raises
+    ValueError, FileNotFoundError or ConnectionError; the message begins with `weights: `, the field of a recipe that
+    names a source.
     """
     published = _published_of(network)
     files = published.weights.files
@@ -132,8 +136,38 @@ def load_pretrained(network: nn.Module, source: str | Path) -> list[str]:
         state_dict = _download(files[str(source)])
     else:
         state_dict = _read(Path(source), files)
+        if all(name.startswith(RUN_PREFIX) for name in state_dict):
+            own = {name.removeprefix(RUN_PREFIX): tensor for name, tensor in state_dict.items()}
+            try:
+                return load_own(network, own)
+            except ValueError as error:
+                raise ValueError(f"weights: {source}: {error}") from None
     fitting, untouched = _fit(network, state_dict, source)
     network.load_state_dict(fitting)
+    return untouched
+
+
+def load_own(network: nn.Module, tensors: Mapping[str, Tensor], *, keep_head: bool = True) -> list[str]:
+    """Load tensors with the network's own names and return the names of those that stayed as initialised.
+
+    Without `keep_head` the last layer always stays as initialised, as it does where the classes differ in number. A
+    first convolution for grey images spreads over three colours in equal parts. Raises ValueError where names or shapes
+    differ otherwise.
+    """
+    own = network.state_dict()
+    adapted, untouched = _adapted(network, tensors, {name: name for name in own}, keep_head=keep_head)
+    lacking = [name for name in own if name not in adapted and not _is_batch_count(name)]
+    unknown = [name for name in adapted if name not in own]
+    shapes = [
+        f"{name} is {tuple(adapted[name].shape)}, expected {tuple(tensor.shape)}"
+        for name, tensor in own.items()
+        if name in adapted and adapted[name].shape != tensor.shape
+    ]
+    if lacking or unknown or shapes:
+        raise ValueError(
+            f"these tensors do not fit this {type(network).__name__}; {_problems(shapes, lacking, unknown)}"
+        )
+    network.load_state_dict({**own, **adapted})
     return untouched
 
 
@@ -141,24 +175,36 @@ def _fit(
     network: nn.Module, state_dict: Mapping[str, Tensor], source: str | Path
 ) -> tuple[dict[str, Tensor], list[str]]:
     """Return a state dict for the network, and which of its tensors are the network's own because classes differ."""
+    adapted, untouched = _adapted(network, state_dict, _torchvision_names(network))
+    try:
+        return _placed(network, adapted), untouched
+    except ValueError as error:
+        raise ValueError(f"weights: {source}: {error}") from None
+
+
+def _adapted(
+    network: nn.Module, state_dict: Mapping[str, Tensor], theirs: Mapping[str, str], *, keep_head: bool = True
+) -> tuple[dict[str, Tensor], list[str]]:
+    """Return their tensors with the first and the last layer made to fit, and which are the network's own.
+
+    `theirs` maps the network's names to those of the state dict.
+    """
     own = network.state_dict()
-    theirs = _torchvision_names(network)
     adapted = dict(state_dict)
     first = next(f"{name}.weight" for name, layer in network.named_modules() if isinstance(layer, nn.Conv2d))
     last = [name for name, layer in network.named_modules() if isinstance(layer, nn.Linear)][-1]
 
     kernels = adapted.get(theirs[first])
-    if kernels is not None and kernels.ndim == 4 and (kernels.shape[1], own[first].shape[1]) == (3, 1):
-        adapted[theirs[first]] = kernels.sum(1, keepdim=True)
+    if kernels is not None and kernels.ndim == 4:
+        if (kernels.shape[1], own[first].shape[1]) == (3, 1):
+            adapted[theirs[first]] = kernels.sum(1, keepdim=True)
+        elif (kernels.shape[1], own[first].shape[1]) == (1, 3):
+            adapted[theirs[first]] = kernels.expand(-1, 3, -1, -1) / 3
     weight, wanted = adapted.get(theirs[f"{last}.weight"]), own[f"{last}.weight"]
-    untouched: list[str] = []
-    if weight is not None and weight.shape[0] != wanted.shape[0] and weight.shape[1:] == wanted.shape[1:]:
-        untouched = [f"{last}.weight", f"{last}.bias"]
-        adapted |= {theirs[name]: own[name] for name in untouched}
-    try:
-        return _placed(network, adapted), untouched
-    except ValueError as error:
-        raise ValueError(f"weights: {source}: {error}") from None
+    if weight is None or weight.shape[1:] != wanted.shape[1:] or (keep_head and weight.shape == wanted.shape):
+        return adapted, []
+    untouched = [name for name in (f"{last}.weight", f"{last}.bias") if name in own]
+    return adapted | {theirs[name]: own[name] for name in untouched}, untouched
 
 
 def _entry_of(network: nn.Module) -> Entry:

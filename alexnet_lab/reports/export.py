@@ -1,4 +1,4 @@
-"""A run's records in formats of other tools: Parquet or CSV tables, TensorBoard event files."""
+"""A run in formats of other tools: its records as Parquet, CSV or TensorBoard event files, its network as ONNX."""
 
 import calendar
 import time
@@ -206,8 +206,15 @@ def raw_histogram(counts: NDArray[np.int64], first_exponent: int) -> dict[str, A
     }
 
 
+def _to_onnx(run: Path, out: Path) -> list[Path]:
+    from alexnet_lab.evaluation.onnx_model import export_onnx
+
+    return export_onnx(run, out)
+
+
 FORMATS: Mapping[str, Callable[[Path, Path], list[Path]]] = {
     "parquet": _to_parquet,
     "csv": _to_csv,
     "tensorboard": _to_tensorboard,
+    "onnx": _to_onnx,
 }

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from alexnet_lab.networks.pretrained import RUN_PREFIX
 from alexnet_lab.records import atomically, digest_of, write_atomically
 
 KEPT = 2
@@ -130,12 +131,12 @@ def _blake_of(path: Path) -> "hashlib.blake2b":
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16))
 
 
-def network_tensors(network: nn.Module, prefix: str = "network.") -> dict[str, Tensor]:
+def network_tensors(network: nn.Module, prefix: str = RUN_PREFIX) -> dict[str, Tensor]:
     """Return parameters and buffers under a prefix."""
     return {prefix + name: value for name, value in network.state_dict().items()}
 
 
-def restore_network(network: nn.Module, tensors: dict[str, Tensor], prefix: str = "network.") -> None:
+def restore_network(network: nn.Module, tensors: dict[str, Tensor], prefix: str = RUN_PREFIX) -> None:
     """Give a network the tensors of that prefix."""
     network.load_state_dict(
         {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

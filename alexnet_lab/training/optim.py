@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from alexnet_lab.networks.layers import layers_of
 from alexnet_lab.training.recipe import Recipe, milestones_of
 
 
@@ -52,21 +53,35 @@ class Krizhevsky(Optimizer):
 def build_optimiser(recipe: Recipe, network: nn.Module) -> Optimizer:
     """Build the recipe's optimiser; no decay on biases, as in 2012, nor on the gains of norms.
 
-    Each group carries `rate`, its multiple of the scheduled rate: 2 for biases under the 2012 rule (its source has two
-    rates where the paper speaks of one), else 1.
+    Each group carries `rate`, its multiple of the scheduled rate: that of its layer, twice as much for biases under
+    the 2012 rule (its source has two rates where the paper speaks of one). Parameters that are frozen for good are in
+    no group.
     """
-    weights = [p for p in network.parameters() if p.dim() > 1 and p.requires_grad]
-    others = [p for p in network.parameters() if p.dim() <= 1 and p.requires_grad]
     bias_rate = 2.0 if recipe.optimiser == "krizhevsky" else 1.0
-    groups = [
-        {"params": weights, "weight_decay": recipe.weight_decay, "rate": 1.0},
-        {"params": others, "weight_decay": 0.0, "rate": bias_rate},
-    ]
+    groups: list[dict[str, Any]] = []
+    for rate, parameters in _by_rate(recipe, network):
+        weights = [p for p in parameters if p.dim() > 1 and p.requires_grad]
+        others = [p for p in parameters if p.dim() <= 1 and p.requires_grad]
+        groups += [
+            {"params": weights, "weight_decay": recipe.weight_decay, "rate": rate},
+            {"params": others, "weight_decay": 0.0, "rate": rate * bias_rate},
+        ]
+    groups = [group for group in groups if group["params"]]
     if recipe.optimiser == "krizhevsky":
         return Krizhevsky(groups, lr=recipe.learning_rate, momentum=recipe.momentum)
     if recipe.optimiser == "adamw":
         return torch.optim.AdamW(groups, lr=recipe.learning_rate, foreach=True)
     return torch.optim.SGD(groups, lr=recipe.learning_rate, momentum=recipe.momentum, foreach=True)
+
+
+def _by_rate(recipe: Recipe, network: nn.Module) -> list[tuple[float, list[nn.Parameter]]]:
+    """Return the network's parameters by their multiple of the scheduled rate, one list where all have the same."""
+    if recipe.layer_decay == 1 and not recipe.head_lr:
+        return [(1.0, list(network.parameters()))]
+    *earlier, head = layers_of(network)
+    rates = [recipe.layer_decay ** (len(earlier) - depth) for depth in range(len(earlier))]
+    head_rate = recipe.head_lr / recipe.learning_rate if recipe.head_lr else 1.0
+    return [(rate, layer.parameters) for rate, layer in zip([*rates, head_rate], [*earlier, head], strict=True)]
 
 
 def scheduled_rate(recipe: Recipe, step: int, steps_per_epoch: int) -> float:

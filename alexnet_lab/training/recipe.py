@@ -26,6 +26,16 @@ from alexnet_lab.instruments.schedule import parse_instruments
 from alexnet_lab.levels import NORMS, parse_level
 from alexnet_lab.networks.catalogue import find_entry, preset_descriptions, published_level
 
+# Fields that version 0.1.0 did not have, with the value at which a run is one of that version.
+YOUNGER: Mapping[str, Any] = {
+    "tf32": False,
+    "freeze": "none",
+    "unfreeze_at": 0,
+    "layer_decay": 1.0,
+    "head_lr": 0.0,
+    "sampling": "uniform",
+    "class_weights": "none",
+}
 # Far beyond what anyone trains with, and what 32-bit floats still hold after a few multiplications.
 LARGEST = 1e30
 LARGEST_COUNT = 1_000_000
@@ -56,6 +66,23 @@ def _augment(text: str) -> str:
     from alexnet_lab.data.augment import parse_augmentation
 
     return str(parse_augmentation(text))
+
+
+def _weights(text: str) -> str:
+    return "" if text == "none" else text
+
+
+def _freeze(text: str) -> str:
+    name, _, tail = text.partition(":")
+    if name not in ("none", "features", "probe", "until"):
+        raise unknown_choice("freeze", name, ("none", "features", "probe", "until:5"))
+    if name == "until":
+        if not (tail.isdecimal() and 1 <= int(tail) <= LARGEST_COUNT):
+            raise ValueError(f"until takes the number of the last frozen layer, as in until:5; got {text!r}")
+        return f"until:{int(tail)}"
+    if tail:
+        raise ValueError(f"{name} takes no argument, got {text!r}")
+    return text
 
 
 def milestones_of(schedule: str) -> tuple[int, ...]:
@@ -98,7 +125,26 @@ class Recipe:
     image_size: Annotated[int, Field(ge=1, le=16_384, description="side of the images, pixels")] = 67
     # The 2012 start, N(0, .01), belongs to full width and inputs of 0 to 255; on these it stays at chance.
     init: Annotated[Literal["published", "he", "torch"], Field(description="initial values")] = "he"
-    weights: Annotated[str, Field(description="pretrained weights: a file, or imagenet; none if empty")] = ""
+
+    weights: Annotated[
+        str,
+        AfterValidator(_weights),
+        Field(description="where to start: imagenet, a file, a run, a folder with a run of each network; or none"),
+    ] = ""
+    freeze: Annotated[
+        str,
+        AfterValidator(_freeze),
+        Field(description="layers that keep their weights: none, features, probe (all but the last), until:5"),
+    ] = "none"
+    unfreeze_at: Annotated[
+        int, Field(ge=0, le=LARGEST_COUNT, description="epoch from which frozen layers train too; 0: never")
+    ] = 0
+    layer_decay: Annotated[
+        float, Field(gt=0, le=1, description="rate of each layer as a multiple of the next layer's")
+    ] = 1.0
+    head_lr: Annotated[
+        float, Field(ge=0, le=LARGEST, description="learning rate of the last layer; 0: as the others")
+    ] = 0.0
 
     data: Annotated[str, Field(description="where the images come from")] = "digits"
     fold: Annotated[str, Field(description="2/5: the second of five folds is the test set")] = ""
@@ -115,6 +161,9 @@ class Recipe:
     augment: Annotated[
         str, AfterValidator(_augment), Field(description="flip, crop, colour, rotate:10, scale:0.1; or paper, xray")
     ] = "none"
+    sampling: Annotated[
+        Literal["uniform", "balanced"], Field(description="balanced: an epoch shows every class equally often")
+    ] = "uniform"
 
     epochs: Annotated[int, Field(ge=1, le=LARGEST_COUNT, description="passes over the training images")] = 10
     batch_size: Annotated[int, Field(ge=1, le=LARGEST_COUNT, description="images per step")] = 32
@@ -135,6 +184,9 @@ class Recipe:
         5e-4  # paper, 5
     )
     label_smoothing: Annotated[float, Field(ge=0, lt=1, description="share given to all classes alike")] = 0.0
+    class_weights: Annotated[
+        Literal["none", "balanced"], Field(description="balanced: the loss of rare classes counts as much")
+    ] = "none"
     clip_norm: Annotated[float, Field(ge=0, le=LARGEST, description="largest norm of the gradient; 0: any")] = 0.0
     ema: Annotated[float, Field(ge=0, lt=1, description="decay of averaged weights, which are then tested; 0: off")] = (
         0.0
@@ -176,15 +228,13 @@ class Recipe:
         """Write every field."""
         return json.dumps(asdict(self), indent=2)
 
-    def identity(self, data_fingerprint: str) -> str:
-        """Return the digest that names this run: every field, and the data's fingerprint.
+    def identity(self, data_fingerprint: str, weights_digest: str = "") -> str:
+        """Return the digest that names this run: every field, the data's fingerprint, and the weights it starts from.
 
         Fields that version 0.1.0 did not have count only where they are set, so that its runs keep their names.
         """
-        values = asdict(self)
-        if not self.tf32:
-            del values["tf32"]
-        text = json.dumps(values, sort_keys=True) + data_fingerprint
+        values = {name: value for name, value in asdict(self).items() if name not in YOUNGER or value != YOUNGER[name]}
+        text = json.dumps(values, sort_keys=True) + data_fingerprint + weights_digest
         return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
     def warnings(self) -> list[str]:
@@ -218,7 +268,31 @@ class Recipe:
                 f"the 2012 initial values do not grow as a network narrows: at width {self.width:g} the signal shrinks "
                 "in every layer; take init he"
             )
+        return [*warnings, *self._transfer_warnings()]
+
+    def _transfer_warnings(self) -> list[str]:
+        warnings = []
+        if self.freeze != "none" and not self.weights:
+            warnings.append(
+                f"freeze {self.freeze} without weights keeps layers as initialised, at random, so that only the others "
+                "learn: name weights, or take freeze none"
+            )
+        if self.unfreeze_at and self.freeze == "none":
+            warnings.append(f"unfreeze_at {self.unfreeze_at} changes nothing: no layer is frozen; name freeze as well")
+        elif self.unfreeze_at > self.epochs:
+            warnings.append(
+                f"unfreeze_at {self.unfreeze_at} is never reached in {self.epochs} epochs: frozen layers stay frozen"
+            )
+        if self.sampling == "balanced" and self.class_weights == "balanced":
+            warnings.append(
+                "sampling balanced and class_weights balanced correct for rare classes twice: such images count more "
+                "than the others; take one of them"
+            )
         return warnings
+
+    def is_frozen_in(self, epoch: int) -> bool:
+        """Return whether the layers that `freeze` names are frozen in that epoch, counted from 1."""
+        return self.freeze != "none" and not 0 < self.unfreeze_at <= epoch
 
 
 SWITCHES = tuple(name for name, annotation in Recipe.__annotations__.items() if get_args(annotation)[0] is bool)

@@ -28,6 +28,7 @@ from alexnet_lab.training.errors import (
     is_out_of_memory,
     largest_fitting,
 )
+from alexnet_lab.training.handover import others_further, take_over
 from alexnet_lab.training.parallel import Ranks, joined
 from alexnet_lab.training.process import is_first_process, leave, run_folder
 from alexnet_lab.training.recipe import Recipe
@@ -48,13 +49,15 @@ def train(recipe: Recipe, folder: RunFolder, report: Report = lambda _kind, _fac
         for text in (*recipe.warnings(), *feed.notes):
             speak("note", {"text": text})
         trainer = Trainer(recipe, folder, feed, ranks, speak)
+        identity = recipe.identity(feed.fingerprint, trainer.weights.digest if trainer.weights else "")
         if ranks.is_first:
             folder.clear_leftovers()
+            _take_over_further(folder, trainer, identity, speak)
         ranks.wait()
-        resumed = _is_same_run(recipe, folder, feed, speak) and trainer.resume()
+        resumed = _is_same_run(folder, identity, speak) and trainer.resume()
         ranks.wait()  # until every process has read the checkpoint
         if not resumed and ranks.is_first:
-            folder.begin(recipe.to_json(), _provenance(recipe, feed), feed.split.to_json())
+            folder.begin(recipe.to_json(), _provenance(trainer, identity), feed.split.to_json())
             write_atomically(folder.path / LIST, feed.audit.to_json())
         ranks.wait()
         with _stopped_by_signals(trainer):
@@ -151,41 +154,56 @@ def train_with_verdict(recipe: Recipe, folder: RunFolder, report: Report = lambd
     return 0
 
 
-def _is_same_run(recipe: Recipe, folder: RunFolder, feed: Feed, report: Report) -> bool:
+def _take_over_further(folder: RunFolder, trainer: Trainer, identity: str, report: Report) -> None:
+    """Copy the furthest checkpoint of another attempt at this run, if it is later than those in the folder."""
+    for path in others_further(folder.path):
+        other = RunFolder(path)
+        if _is_same_run(other, identity, report) and trainer.can_resume_from(other):
+            report("note", {"text": f"from the checkpoints of {path.name}"})
+            take_over(path, folder.path)
+            return
+
+
+def _is_same_run(folder: RunFolder, identity: str, report: Report) -> bool:
     try:
         provenance = folder.provenance()
     except ValueError as error:
         report("note", {"text": f"{str(error).partition(';')[0]}; the run starts again"})
         return False
-    return provenance is not None and provenance.get("identity") == recipe.identity(feed.fingerprint)
+    return provenance is not None and provenance.get("identity") == identity
 
 
-def _provenance(recipe: Recipe, feed: Feed) -> dict[str, Any]:
+def _provenance(trainer: Trainer, identity: str) -> dict[str, Any]:
+    recipe, feed, weights = trainer.recipe, trainer.feed, trainer.weights
     device = torch.cuda.get_device_name() if recipe.device == "cuda" else "cpu"
     return {
-        "identity": recipe.identity(feed.fingerprint),
+        "identity": identity,
         "data_fingerprint": feed.fingerprint,
         "classes": list(feed.classes),
-        "notes": [*recipe.warnings(), *feed.notes],
+        "notes": [*recipe.warnings(), *feed.notes, *trainer.notes],
         "alexnet_lab": __version__,
         "torch": torch.__version__,
         "python": platform.python_version(),
         "machine": f"{platform.machine()}, {platform.system()} {platform.release()}",
         "device": device,
         "fp32_products": "tf32" if recipe.device == "cuda" and recipe.tf32 else "fp32",
+        **({} if weights is None else {"weights": weights.description, "weights_digest": weights.digest}),
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
 
 
 class _stopped_by_signals:  # noqa: N801  # a context manager reads as one
-    """Let Ctrl-C and a polite kill end the run at the next step, saved; a second Ctrl-C ends it at once."""
+    """Let Ctrl-C and a polite kill end the run at the next step, saved; a second Ctrl-C ends it at once.
+
+    A second SIGTERM changes nothing: a scheduler sends it to every process of a job, and a parent passes it on.
+    """
 
     def __init__(self, trainer: Trainer) -> None:
         self.trainer = trainer
 
     def __enter__(self) -> None:
-        def ask(_number: int, _frame: object) -> None:
-            if self.trainer.stop_asked:
+        def ask(number: int, _frame: object) -> None:
+            if self.trainer.stop_asked and number == signal.SIGINT:
                 raise KeyboardInterrupt
             self.trainer.stop_asked = True
 

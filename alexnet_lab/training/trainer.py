@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from alexnet_lab.data.feed import Feed
 from alexnet_lab.data.preprocessing import preprocessing_of
 from alexnet_lab.instruments.flow import read_columns
-from alexnet_lab.networks import build_network, load_pretrained
+from alexnet_lab.networks import build_network
+from alexnet_lab.networks.layers import frozen_layers
 from alexnet_lab.networks.parts import Dropout
 from alexnet_lab.predictions_file import FILE, PartPredictions, write_predictions
 from alexnet_lab.randomness import derived_seed
@@ -33,6 +34,8 @@ from alexnet_lab.training.metrics import classification_metrics, is_better
 from alexnet_lab.training.optim import build_optimiser, scheduled_rate, set_rate
 from alexnet_lab.training.parallel import Ranks
 from alexnet_lab.training.recipe import Recipe
+from alexnet_lab.training.weight_loading import load_weights
+from alexnet_lab.training.weight_sources import find_weights
 
 Report = Callable[[str, dict[str, Any]], None]  # "begin" | "note" | "step" | "epoch", and its facts
 
@@ -57,12 +60,17 @@ class Trainer:
                 f"batch_size {recipe.batch_size} does not split into {self.parts} equal parts "
                 f"(processes {ranks.count} x accumulate {recipe.accumulate}); take numbers that divide it"
             )
+        self.weights = find_weights(recipe)
+        self.notes: list[str] = []  # about the weights
         self.network = self._build_network()
+        # Frozen for good from here on; what trains later is frozen at the start of its epochs (_freeze).
+        self.frozen = frozen_layers(self.network, recipe.freeze)
+        self._set_frozen(recipe.is_frozen_in(recipe.epochs))
+        self.class_weights = feed.balanced_class_weights() if recipe.class_weights == "balanced" else None
         self.optimiser = build_optimiser(recipe, self.network)
         self.averaged = copy.deepcopy(self.network).eval() if recipe.ema else None
         self.scaler = torch.amp.GradScaler(recipe.device, enabled=recipe.precision == "fp16")
-        wrapped = ranks.wrap(self.network)
-        self.forward: Callable[..., Tensor] = torch.compile(wrapped) if recipe.compile else wrapped
+        self.forward = self._wrapped()
         self.measuring = Measuring(
             recipe, folder, self.network, self.optimiser, self.scaler, ranks, self.steps_per_epoch
         )
@@ -95,7 +103,9 @@ class Trainer:
 
     def resume(self) -> bool:
         """Continue from the newest checkpoint that can be used, if there is one."""
-        found, passed_over = checkpoint.load_latest(self.folder.path / "checkpoints", self._check)
+        found, passed_over = checkpoint.load_latest(
+            self.folder.path / "checkpoints", lambda one: self._check(one, self.folder)
+        )
         for complaint in passed_over:
             self.report("note", {"text": f"{complaint}; the one before it is used" if found else complaint})
         if found is None:
@@ -123,21 +133,26 @@ class Trainer:
         self.report("note", {"text": f"going on at {where}"})
         return True
 
-    def _check(self, found: checkpoint.Checkpoint) -> None:
+    def can_resume_from(self, folder: RunFolder) -> bool:
+        """Say whether a checkpoint in this folder can be used; it may be of another attempt at the same run."""
+        found, _ = checkpoint.load_latest(folder.path / "checkpoints", lambda one: self._check(one, folder))
+        return found is not None
+
+    def _check(self, found: checkpoint.Checkpoint, folder: RunFolder) -> None:
         """Raise ValueError for a checkpoint that does not fit what stands beside it in the folder."""
         facts = found.facts
         if "history" not in facts:
             raise ValueError("an earlier version of alexnet-lab wrote it")
-        now = self.folder.history(facts["epoch"] - 1)
+        now = folder.history(facts["epoch"] - 1)
         changed = [name for name, digest in facts["history"].items() if now.get(name) != digest]
         if changed:
             raise ValueError(f"{', '.join(changed)} changed after it was written")
         if facts["best_epoch"] or facts.get("trained"):
-            best = checkpoint.facts_of(self.folder.path / "checkpoints", checkpoint.BEST)
+            best = checkpoint.facts_of(folder.path / "checkpoints", checkpoint.BEST)
             if best["epoch"] < facts["best_epoch"]:
                 raise ValueError(f"the best weights are of epoch {best['epoch']}, not {facts['best_epoch']}")
-        if facts["panel"] is not None and self.folder.path.joinpath("flow", "filters.npz").exists():
-            read_columns(self.folder.path / "flow" / "filters.npz")
+        if facts["panel"] is not None and folder.path.joinpath("flow", "filters.npz").exists():
+            read_columns(folder.path / "flow" / "filters.npz")
 
     def run(self) -> dict[str, Any]:
         """Train to the end of the recipe, test the best checkpoint, and return the result that the verdict carries."""
@@ -201,8 +216,14 @@ class Trainer:
         recipe, first = self.recipe, self.step_in_epoch
         began = self._went_on_at = time.perf_counter()
         self.network.train()
+        self._freeze()
         batches = self.feed.training_batches(
-            recipe.batch_size, recipe.seed, self.epoch, start=first, share=(self.ranks.rank, self.ranks.count)
+            recipe.batch_size,
+            recipe.seed,
+            self.epoch,
+            start=first,
+            share=(self.ranks.rank, self.ranks.count),
+            sampling=recipe.sampling,
         )
         for pixels, labels in batches:
             set_rate(self.optimiser, scheduled_rate(recipe, self.step, self.steps_per_epoch))
@@ -234,7 +255,7 @@ class Trainer:
             with apart:
                 with self._autocast():
                     scores = self.forward(x)
-                    loss = F.cross_entropy(scores, y, label_smoothing=recipe.label_smoothing) / accumulate
+                    loss = self._loss(scores, y) / accumulate
                 self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             outcome += torch.stack([loss.detach().float(), (scores.detach().argmax(1) == y).sum().float()])
         self.scaler.unscale_(self.optimiser)
@@ -249,6 +270,36 @@ class Trainer:
         if self.averaged is not None:
             self._average_weights(self.averaged)
         return outcome
+
+    def _loss(self, scores: Tensor, labels: Tensor) -> Tensor:
+        smoothing = self.recipe.label_smoothing
+        if self.class_weights is None:
+            return F.cross_entropy(scores, labels, label_smoothing=smoothing)
+        # Divided by the number of images and not by their weights, so that a batch may be computed in parts.
+        each = F.cross_entropy(scores, labels, label_smoothing=smoothing, reduction="none")
+        return (each * self.class_weights[labels]).mean()
+
+    def _freeze(self) -> None:
+        """Freeze layers, or let them train, as the epoch wants it; the statistics of frozen norms stay as they are."""
+        is_frozen = self.recipe.is_frozen_in(self.epoch)
+        if is_frozen != self.is_frozen:
+            self._set_frozen(is_frozen)
+            # What averages gradients over processes is told of parameters that train when it is made.
+            self.forward = self._wrapped()
+        if is_frozen:
+            for layer in self.frozen:
+                for norm in layer.norms_with_statistics:
+                    norm.eval()
+
+    def _set_frozen(self, is_frozen: bool) -> None:
+        self.is_frozen = is_frozen
+        for layer in self.frozen:
+            for parameter in layer.parameters:
+                parameter.requires_grad_(not is_frozen)
+
+    def _wrapped(self) -> Callable[..., Tensor]:
+        wrapped = self.ranks.wrap(self.network)
+        return torch.compile(wrapped) if self.recipe.compile else wrapped
 
     def _read_pending(self, pixels: Tensor) -> None:
         """Read losses and hits from the device.
@@ -410,10 +461,10 @@ class Trainer:
     def _build_network(self) -> nn.Module:
         recipe = self.recipe
         network = network_of(recipe, len(self.feed.classes), self.feed.channels)
-        if recipe.weights:
-            fresh = load_pretrained(network, recipe.weights)
-            if fresh:
-                self.report("note", {"text": f"from {recipe.weights}; as initialised: {', '.join(fresh)}"})
+        if self.weights is not None:
+            self.notes = load_weights(network, self.weights, recipe, self.feed)
+            for text in self.notes:
+                self.report("note", {"text": text})
         network.to(recipe.device)
         if recipe.channels_last:
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stub

@@ -9,6 +9,7 @@ from stand_ins import WELL, Listener, make, states_of, study_in, use
 from alexnet_ablations.declare.history import read_history
 from alexnet_ablations.declare.status import statuses
 from alexnet_ablations.run import coordinator as execution
+from alexnet_ablations.run import engines
 from alexnet_ablations.run.coordinator import run_all
 from alexnet_ablations.run.executors import local
 
@@ -252,7 +253,7 @@ folder.end("ok", result={"test": {"accuracy": 0.5}, "peak_memory_bytes": 3 * 2**
     assert states_of(study) == ["ok"] * 6
 
 
-def test_runs_are_placed_by_the_executor_of_that_name(tmp_path, monkeypatch):
+def test_runs_are_placed_by_the_engine_of_that_name(tmp_path, monkeypatch):
     placed = []
 
     class Recording(local.LocalExecutor):
@@ -260,7 +261,11 @@ def test_runs_are_placed_by_the_executor_of_that_name(tmp_path, monkeypatch):
             placed.append((run.cell.name, run.seed))
             return super().submit(run, number, is_done)
 
-    monkeypatch.setitem(execution.EXECUTORS, "recording", Recording)
+    class Engine(local.Local):
+        def open(self, order):
+            return Recording(order.needs.threads, "cpu", order.jobs, order.needs.memory, order.say)
+
+    monkeypatch.setitem(engines.ENGINES, "recording", Engine)
     use(monkeypatch, WELL)
     study = study_in(tmp_path, seeds=1)
     make(study, executor="recording")

@@ -63,6 +63,8 @@ def study(tmp_path):
         ("train --recipe absent.toml", "there is no recipe file absent.toml; name a TOML file, or one of laptop"),
         ("train --data=", "data names no images; it must be a folder, a .zip, a .csv or a .parquet"),
         ("train --data nowhere", "No folder or file has that name either."),
+        ("train --weights nowhere", "--weights: nowhere does not exist; give a run's folder, a folder of runs, a .pth"),
+        ("ablate --norm bn --freeze until", "freeze: until takes the number of the last frozen layer, as in until:5"),
         ("ablate --norm bn --norm none", "--norm is given twice, and only one of them could count; say all of it in"),
         ("ablate --norm bn --baseline width=0", "width: must be greater than 0 (got '0')"),
         ("ablate --norm bn --seeds 0", "invalid value for '--seeds': it must be greater than or equal to 1, got '0'; "),

@@ -58,6 +58,7 @@ def test_a_run_is_a_row_with_its_factors_state_and_outcomes(tmp_path):
     assert row["balanced_accuracy"] == 0.88
     assert row["auroc"] == 0.97
     assert row["validation_accuracy"] == 0.93
+    assert row["first_epoch_accuracy"] == 0.5
     assert row["calibration_error"] == 0.02
     assert row["final_train_loss"] == 0.25
     assert row["images_per_second"] == 800

@@ -79,7 +79,7 @@ def test_each_p_value_of_an_effect_says_its_test_and_what_holm_adjusts_stands_be
         "n pairs",
         "p, t test",
         "p, t test, Holm",
-        "90% interval",
+        "equivalence interval",
         "p, within 0.5 points, Holm",
         "p, sign flip",
         "verdict",
@@ -90,7 +90,7 @@ def test_each_p_value_of_an_effect_says_its_test_and_what_holm_adjusts_stands_be
     oracle = stats.ttest_1samp([3, 3.1, 3.2], 0)
     assert float(p) == pytest.approx(oracle.pvalue, rel=0.05)
     assert float(holm) == pytest.approx(3 * oracle.pvalue, rel=0.05)  # one of three comparisons, the smallest p
-    assert narrow == "[{:+.1f}, {:+.1f}]".format(*oracle.confidence_interval(0.9))
+    assert narrow == "[{:+.1f}, {:+.1f}]".format(*oracle.confidence_interval(1 - 2 * 0.05 * 2 / 3))
     assert effects.rows[2][1:] == ("-", "-", "0", "-", "-", "-", "-", "-", "no pair")
     assert "cannot go below 0.25" in effects.caption
 

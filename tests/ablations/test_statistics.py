@@ -188,16 +188,16 @@ def test_factors_are_compared_by_their_logarithms():
         ([90, 91, 92, 90.4, 91, 90], [93, 94.1, 95.2, 93.3, 94.2, 93.1], "difference",
          "norm lrn → bn: +3.1 points [+3.0, +3.2] @, n=6 pairs"),
         ([90, 91, 92, 90.4], [90.1, 90.95, 92.1, 90.35], "equivalent",
-         "norm lrn → bn: less than 0.5 points either way, 90% interval [-0.1, +0.1] @, n=4 pairs"),
+         "norm lrn → bn: less than 0.5 points either way, 92.5% interval [-0.1, +0.2] @, n=4 pairs"),
         ([90, 91, 92, 90.4], [90.2, 91.25, 92.15, 90.6], "difference within margin",
-         "norm lrn → bn: +0.2 points [+0.1, +0.3] @, n=4 pairs; less than 0.5 points either way, 90% interval "
+         "norm lrn → bn: +0.2 points [+0.1, +0.3] @, n=4 pairs; less than 0.5 points either way, 92.5% interval "
          "[+0.2, +0.2]"),
 ([90, 91, 92], [91, 90, 92.6], "undecided",
- "norm lrn → bn: undecided with 3 seeds, +0.2 points [-2.4, +2.8] @, n=3 pairs; about 20 seeds would narrow it to "
- "0.5 points either way"),
+ "norm lrn → bn: undecided with 3 seeds, +0.2 points [-2.4, +2.8] @, n=3 pairs; 3 seeds show 4.2 points four times "
+ "in five, and 0.5 points with about 42 seeds"),
 ([90, 91, 92], [92, 91.5, 96.5], "undecided",
- "norm lrn → bn: undecided with 3 seeds, +2.3 points [-2.7, +7.4] @, n=3 pairs; about 9 seeds would show an effect of "
- "this size four times in five"),
+ "norm lrn → bn: undecided with 3 seeds, +2.3 points [-2.7, +7.4] @, n=3 pairs; 3 seeds show 8.1 points four times "
+ "in five, and 0.5 points with about 147 seeds"),
 ([90, 91], [92, 91.5], "undecided", "norm lrn → bn: undecided with 2 seeds, +1.2 points [-8.3, +9.5] @, n=2 pairs"),
 ([90], [93.1], "one pair", "norm lrn → bn: +3.1 points under one seed @, n=1: no interval"),
         ([90, 91], [90, 91], "no spread",
@@ -231,14 +231,15 @@ def test_a_difference_that_many_comparisons_explain_is_said_to_be_one():
 def test_what_is_open_says_what_it_would_take_and_two_pairs_say_nothing():
     found = conclude(cells(lrn=[90, 91, 92], bn=[92, 91.5, 96.5], none=[None] * 3), [BN, NONE]).headline[0]
     spread = np.std([2, 0.5, 4.5], ddof=1)
-    oracle = TTestPower().solve_power(np.mean([2, 0.5, 4.5]) / spread, power=0.8, alpha=0.05 / 2)
-    assert found.seeds_to_show == math.ceil(oracle)
-    assert found.seeds_needed == next(
-        n for n in range(2, 999) if stats.t.ppf(0.975, n - 1) * spread / math.sqrt(n) <= 0.5
-    )
-    two = conclude(cells(lrn=[90, 91], bn=[92, 91.5]), [BN]).headline[0]
-    assert two.seeds_needed is None
-    assert two.seeds_to_show is None
+    level = 0.05 * (1 - 1 / 3) / 2  # of a look with three seeds, at the first step of Holm's rule
+    oracle = TTestPower()
+    shown = spread * oracle.solve_power(nobs=3, power=0.8, alpha=level)
+    assert found.sensitivity.effect == pytest.approx(shown, rel=1e-3)
+    assert found.sensitivity.seeds_for_margin == math.ceil(oracle.solve_power(0.5 / spread, power=0.8, alpha=level))
+    # The effect that was seen is not in it: another mean with the same spread says the same.
+    shifted = conclude(cells(lrn=[90, 91, 92], bn=[91, 90.5, 95.5], none=[None] * 3), [BN, NONE]).headline[0]
+    assert shifted.sensitivity == found.sensitivity
+    assert conclude(cells(lrn=[90, 91], bn=[92, 91.5]), [BN]).headline[0].sensitivity is None
 
 
 def test_the_margin_can_be_chosen_and_must_be_one():
@@ -363,11 +364,13 @@ def test_ends_that_no_accuracy_can_have_are_cut_and_an_interval_of_all_that_is_p
     assert speed.shown == speed.inference.t  # nothing bounds a factor
 
 
-def test_the_interval_that_decides_on_equivalence_is_the_90_percent_one():
+def test_the_interval_that_decides_on_equivalence_leaves_out_twice_the_level_of_the_look():
     results = cells(lrn=[90, 91, 92, 90.4], bn=[90.1, 90.95, 92.1, 90.35])
     (conclusion,) = conclude(results, [BN]).headline
-    ends = stats.ttest_1samp([0.1, -0.05, 0.1, -0.05], 0).confidence_interval(0.9)
-    assert (conclusion.inference.t_90.low, conclusion.inference.t_90.high) == pytest.approx((ends.low, ends.high))
+    ends = stats.ttest_1samp([0.1, -0.05, 0.1, -0.05], 0).confidence_interval(1 - 2 * 0.05 * (1 - 1 / 4))
+    assert (conclusion.inference.equivalence.low, conclusion.inference.equivalence.high) == pytest.approx(
+        (ends.low, ends.high)
+    )
     assert conclusion.verdict == "equivalent"
     # A margin just within that interval decides otherwise.
     assert conclude(results, [BN], margin=ends.high - 0.001).headline[0].verdict == "undecided"

@@ -31,6 +31,11 @@ from alexnet_lab.training.recipe import NAMED, Recipe, named_recipe, read_recipe
         ({"act": "leaky:1e400"}, "act: in level 'leaky:1e400': slope must be a finite number, got '1e400'"),
         ({"act": "prelu:nan"}, "act: in level 'prelu:nan': start must be a finite number, got 'nan'"),
         ({"norm": "lrn:size=9999999999999999999999"}, "size must be"),
+        ({"freeze": "all"}, "freeze: unknown freeze 'all'"),
+        ({"freeze": "until:0"}, "until takes the number of the last frozen layer, as in until:5; got 'until:0'"),
+        ({"freeze": "probe:1"}, "probe takes no argument"),
+        ({"layer_decay": 0}, "layer_decay: must be greater than 0"),
+        ({"unfreeze_at": -1}, "unfreeze_at: must be greater than or equal to 0"),
         ({"schedule": "step:-3+5"}, "step takes epochs after which the rate falls"),
     ],
 )
@@ -101,4 +106,23 @@ def test_every_field_says_what_it_is():
 
 def test_runs_of_version_0_1_0_keep_their_name():
     assert Recipe().identity("x") == "16fe2a3b064396c1"
-    assert Recipe(tf32=True).identity("x") != Recipe().identity("x")
+    assert Recipe(weights="none").identity("x") == Recipe().identity("x")
+    set_here = {"tf32": True, "freeze": "features", "unfreeze_at": 2, "layer_decay": 0.9, "head_lr": 0.1}
+    set_here |= {"sampling": "balanced", "class_weights": "balanced"}
+    others = [Recipe(**{name: value}) for name, value in set_here.items()]
+    assert len({recipe.identity("x") for recipe in [Recipe(), *others]}) == len(others) + 1
+    assert Recipe().identity("x", "digest of weights") != Recipe().identity("x")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"freeze": "features"}, "freeze features without weights keeps layers as initialised"),
+        ({"unfreeze_at": 3}, "unfreeze_at 3 changes nothing: no layer is frozen"),
+        ({"weights": "pre", "freeze": "probe", "unfreeze_at": 11}, "unfreeze_at 11 is never reached in 10 epochs"),
+        ({"sampling": "balanced", "class_weights": "balanced"}, "correct for rare classes twice"),
+    ],
+)
+def test_settings_of_transfer_that_come_to_nothing_are_warned_about(change, words):
+    (warning,) = replace(Recipe(), **change).warnings()
+    assert words in warning

@@ -50,8 +50,11 @@ def ablate(
     [bold]alexnet-lab ablate --norm bn --preset torchvision[/] one preset for all cells
     [bold]alexnet-lab ablate --act prelu --baseline width=0.5,act=leaky[/]
     [bold]alexnet-lab ablate --dropout 0.3 --data xrays.zip --plan[/]
+    [bold]alexnet-lab ablate --network resnet18,vgg11 --weights none,runs/cifar10[/]
+    [bold]alexnet-lab ablate --sampling balanced --data xrays.zip[/]
     [bold]alexnet-lab ablate --norm bn --track tensorboard:tb[/]
     [bold]alexnet-lab ablate --norm bn --margin 1 --level 0.9[/]
+    [bold]alexnet-lab ablate --norm bn --executor slurm --partition gpu --time 4h[/]
 
     An option that takes LEVELS, one or several with commas between, is varied:
     each level is compared with the published value, or with what the recipe or

@@ -13,6 +13,8 @@ from alexnet_ablations.cli.bench import bench
 from alexnet_ablations.cli.cache import cache
 from alexnet_ablations.cli.compare import compare
 from alexnet_ablations.cli.errors import EXPECTED, refuse_repeated, sentence_of
+from alexnet_ablations.cli.evaluate import evaluate
+from alexnet_ablations.cli.explain import explain
 from alexnet_ablations.cli.export import export
 from alexnet_ablations.cli.inspect import inspect
 from alexnet_ablations.cli.networks import networks
@@ -47,6 +49,8 @@ application.command()(inspect)
 application.command()(compare)
 application.command()(export)
 application.command()(predict)
+application.command()(evaluate)
+application.command()(explain)
 application.add_typer(bench, name="bench")
 
 

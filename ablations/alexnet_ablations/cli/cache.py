@@ -40,7 +40,7 @@ def cache(
     the folder ALEXNET_LAB_CACHE; a download counts as last used when it came.
     --check ends with status 1 if anything was damaged.
     """
-    from alexnet_lab.data.cache import cache_folder
+    from alexnet_lab.data.cache import cache_folder, images_folder
     from alexnet_lab.data.upkeep import age_of, cache_entries, unused_for
 
     console = open_console()
@@ -59,7 +59,7 @@ def cache(
         console.print(f"{cache_folder()}: {_counted(entries)}", highlight=False, markup=False)
         return
     # Unfinished downloads count as downloads.
-    wanted = [entry for entry in entries if downloads or entry.path.parent == cache_folder() / "images"]
+    wanted = [entry for entry in entries if downloads or entry.path.parent == images_folder()]
     _remove(console, wanted if prune is None else unused_for(age_of(prune), wanted))
 
 

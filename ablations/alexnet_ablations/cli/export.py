@@ -1,4 +1,4 @@
-"""alexnet-lab export: a run's records for other tools."""
+"""alexnet-lab export: a run's records and its network for other tools."""
 
 from pathlib import Path
 from typing import Annotated
@@ -11,14 +11,19 @@ from alexnet_ablations.cli.terminal import open_console
 
 def export(
     run: Annotated[Path, typer.Argument(help="Run folder.", show_default=False)],
-    to: Annotated[str, typer.Option(help="parquet, csv or tensorboard.")] = "parquet",
+    to: Annotated[str, typer.Option(help="parquet, csv, tensorboard or onnx.")] = "parquet",
     out: Annotated[Path | None, typer.Option(help="Where to write.", show_default="RUN/export")] = None,
 ) -> None:
-    """Write a run's metrics and instrument records as tables, or for TensorBoard.
+    """Write a run's metrics and instrument records for other tools, or its network.
 
     [bold]alexnet-lab export runs/digits-alexnet-0a1b --to csv[/]
     [bold]alexnet-lab export RUN --to parquet --out tables[/]           needs the extra parquet
     [bold]alexnet-lab export RUN --to tensorboard --out tb/mine[/]      needs the extra tracking
+    [bold]alexnet-lab export RUN --to onnx --out handover/[/]           needs the extra medical
+
+    ONNX: model.onnx takes pixels and gives probabilities. Scale, channels and views
+    are inside; decoding and resizing stay outside, and card.json says how. It is
+    written only if onnxruntime gives the run's own probabilities to 1e-5.
 
     Tables are tidy: one file each for metrics, result, confusion, steps (norms),
     windows and histograms (long form), units, cost, parameters and sites, with

@@ -90,6 +90,33 @@ class LiveBar(Quiet):
         self.progress.stop()
 
 
+class Stages:
+    """A bar for each stage of a command: what is done, and how much of it. Nothing where nobody watches."""
+
+    def __init__(self, console: Console) -> None:
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+        )
+        self.progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self.tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> "Stages":
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+
+    def told(self, what: str, done: int, total: int) -> None:
+        """Show how far a stage is."""
+        if what not in self.tasks:
+            self.tasks[what] = self.progress.add_task(what)
+        self.progress.update(self.tasks[what], completed=done, total=total)
+
+
 def duration(seconds: float) -> str:
     """Write a time as people read it: 0:42, 12:05, 3:04:05."""
     minutes, rest = divmod(round(seconds), 60)

@@ -16,6 +16,7 @@ from alexnet_lab.training.recipe import Recipe
 # The panels of --help, in their order: each begins at a field of the recipe and has those that follow it there.
 PANELS: Mapping[str, str | None] = {
     "network": "Network",
+    "weights": "Transfer",
     "data": "Data",
     "epochs": "Optimisation",
     "instruments": "Instruments",

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from alexnet_ablations.cli.folders import refuse_place
 from alexnet_ablations.cli.progress import PlainLines
 from alexnet_ablations.cli.study_options import StudyOptions, open_sinks
 from alexnet_ablations.declare.design import level_text
+from alexnet_ablations.run.executors import Engine
 from alexnet_lab.training.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -27,12 +28,18 @@ MOST_DAMAGED = 10  # runs with changed records that are named
 MOST_LEVELS = 20  # of one factor that a plan lists
 
 
-def plan_run_conclude(console: Console, study: "Study", how: StudyOptions) -> None:
-    """Make the missing runs of a study and print what it shows; mistakes are refused before the first run."""
+def plan_run_conclude(
+    console: Console, study: "Study", how: StudyOptions, table: Mapping[str, Any] | None = None
+) -> None:
+    """Make the missing runs of a study and print what it shows; mistakes are refused before the first run.
+
+    `table` is what a study file says of where to make them, unless flags say otherwise.
+    """
     from alexnet_ablations.run.coordinator import refuse_if_coordinated
 
     refuse_place(study.folder, "study")
     sinks = open_sinks(how.track)
+    engine = how.where.engine(table)
     asked, study = study, study.grown_from_folder()
     if not how.plan:
         refuse_if_coordinated(study.folder)
@@ -42,9 +49,8 @@ def plan_run_conclude(console: Console, study: "Study", how: StudyOptions) -> No
     if not how.is_silent:
         print_plan(console, study, asked, len(missing))
         say_damages(console, missing)
-    if missing:
-        prepare_data(console, study, silent=how.is_silent)
-    predicted = predict(study, missing, how.jobs, plan=how.plan)
+    test_images = prepare_data(console, study, silent=how.is_silent) if missing else None
+    predicted = predict(study, missing, how.jobs, engine, plan=how.plan, test_images=test_images)
     if not how.is_silent:
         for sentence in predicted.sentences():
             console.print(sentence, markup=False, highlight=False)
@@ -61,17 +67,21 @@ def plan_run_conclude(console: Console, study: "Study", how: StudyOptions) -> No
         quiet=how.quiet,
         as_json=how.as_json,
         sinks=sinks,
+        engine=engine,
     )
 
 
 def missing_runs(study: "Study", most: int) -> "list[PlannedRun]":
-    """Return the runs that are not done, refused where they are more than a user meant."""
+    """Return the runs that are not done, refused where they are more than a user meant or their weights are missing."""
+    from alexnet_ablations.declare.study import refuse_unfit_weights
+
     missing = [run for run in study.runs() if not run.is_done]
     if len(missing) > most:
         raise ValueError(
             f"this study makes {len(missing)} runs, more than {most}; name fewer levels or seeds, take "
             f"--design one-at-a-time, or allow them with --yes {len(missing)}"
         )
+    refuse_unfit_weights(missing)
     return missing
 
 
@@ -96,13 +106,23 @@ def make(
     quiet: bool = False,
     as_json: bool = False,
     sinks: "Sequence[Sink]" = (),
+    engine: Engine | None = None,
 ) -> None:
     """Make these runs of a study, whose folder is open, and print what the study shows; exit 1 if any failed."""
     from alexnet_ablations.cli.study_progress import run_with_live_table
 
     started = time.monotonic()
     run_with_live_table(
-        console, study, runs, jobs, timeout=timeout, repeat=repeat, quiet=quiet, as_json=as_json, sinks=sinks
+        console,
+        study,
+        runs,
+        jobs,
+        timeout=timeout,
+        repeat=repeat,
+        quiet=quiet,
+        as_json=as_json,
+        sinks=sinks,
+        engine=engine,
     )
     results = conclude_and_print(console, study, silent=quiet or as_json)
     if not quiet and not as_json:
@@ -123,13 +143,13 @@ def conclude_and_print(console: Console, study: "Study", *, silent: bool = False
     Files come first: they are complete even if printing fails.
     """
     from alexnet_ablations.cli.tables import print_conclusions
-    from alexnet_ablations.conclude.conclusions import conclude
+    from alexnet_ablations.conclude.conclusions import conclude_study
     from alexnet_ablations.conclude.outcomes import read_results, write_results
     from alexnet_ablations.report import write_report
 
     results = read_results(study.runs(), level=study.level)
     write_results(results, study.folder / "results.csv")
-    conclusions = conclude(results, study.contrasts(), margin=study.margin)
+    conclusions = conclude_study(study, results)
     page = write_report(study, results, conclusions)
     if not silent:
         print_conclusions(console, results, conclusions)
@@ -214,11 +234,14 @@ def aliases(study: "Study") -> list[str]:
     ]
 
 
-def prepare_data(console: Console, study: "Study", *, silent: bool) -> None:
-    """Read the images once, here: a mistake ends as one line, and the runs find everything decoded."""
+def prepare_data(console: Console, study: "Study", *, silent: bool) -> int:
+    """Read the images once, here: a mistake ends as one line, and the runs find everything decoded.
+
+    Return the number of test images.
+    """
     start = study.start
-    if start.data == "digits" and not start.fold:  # whole, they split for certain
-        return
+    if start.data == "digits" and not start.fold:  # whole, they split for certain, and without torch
+        return count_of_digits(start)
     from alexnet_lab.training.run import open_feed_of
 
     lines = PlainLines(console)
@@ -226,15 +249,38 @@ def prepare_data(console: Console, study: "Study", *, silent: bool) -> None:
     if not silent:
         for text in feed.notes:
             lines("note", {"text": text})
+    return len(feed.split.test)
 
 
-def predict(study: "Study", missing: "Sequence[PlannedRun]", jobs: int | None, *, plan: bool) -> "Forecast":
-    """Return what the study costs and can show; refuse it where the disk has not enough space for it."""
+def count_of_digits(start: Recipe) -> int:
+    """Count the test images of the digits."""
+    from alexnet_lab.data.sources import load_images
+    from alexnet_lab.data.splits import split_images
+
+    images = load_images("digits", start.image_size, start.fit)
+    return len(split_images(images.labels, images.classes, seed=start.split_seed).test)
+
+
+def predict(
+    study: "Study",
+    missing: "Sequence[PlannedRun]",
+    jobs: int | None,
+    engine: Engine,
+    *,
+    plan: bool,
+    test_images: int | None = None,
+) -> "Forecast":
+    """Return what the study costs and can show; refuse it where the disk has not enough space for it.
+
+    What runs cost is measured on this machine, so only where they are made on it.
+    """
     from alexnet_ablations.run.forecast import forecast
     from alexnet_ablations.run.slots import find_slots
 
+    if not engine.is_here:
+        return forecast(study, jobs or max(len(missing), 1), measured=None, test_images=test_images)
     slots = find_slots(study.start.threads, study.start.device, jobs).count
-    return forecast(study, min(slots, max(len(missing), 1)), measured=plan)
+    return forecast(study, min(slots, max(len(missing), 1)), measured=plan, test_images=test_images)
 
 
 def save_study(console: Console, study: "Study", path: Path, *, silent: bool = False) -> None:

@@ -15,12 +15,22 @@ from rich.markup import escape
 from rich.table import Table
 
 from alexnet_ablations.cli.progress import about_left
-from alexnet_ablations.cli.study_options import AsJson, IsQuiet, Jobs, Timeout, Track, check, open_sinks
+from alexnet_ablations.cli.study_options import (
+    AsJson,
+    EngineWords,
+    IsQuiet,
+    Jobs,
+    Timeout,
+    Track,
+    check,
+    open_sinks,
+    with_engine_options,
+)
 from alexnet_ablations.cli.terminal import open_console
 from alexnet_lab.choices import unknown_choice
 
 if TYPE_CHECKING:
-    from alexnet_ablations.declare.status import RunStatus
+    from alexnet_ablations.declare.status import RunStatus, Sighting
 
 COLOURS = {"ok": "green", "diverged": "yellow", "running": "cyan", "waiting": "dim"}
 # So many groups of failures, and runs in progress, are listed before the rest is only counted.
@@ -47,6 +57,7 @@ def status(
         raise ValueError(f"{folder} is neither a study (study.toml, runs/) nor a run (recipe.json); name one of them")
 
 
+@with_engine_options
 def retry(
     folder: Annotated[Path, typer.Argument(help="A study's folder.")],
     state: Annotated[
@@ -57,6 +68,8 @@ def retry(
     track: Track = None,
     quiet: IsQuiet = False,
     as_json: AsJson = False,
+    *,
+    where: EngineWords,
 ) -> None:
     """Make the runs of a study again that failed, or that ended in a given state.
 
@@ -64,6 +77,7 @@ def retry(
     [bold]alexnet-lab retry runs/digits_norm-bn --state oom --jobs 1[/]
     [bold]alexnet-lab retry runs/digits_norm-bn --state timeout --timeout 60[/]
     [bold]alexnet-lab retry runs/digits_norm-bn --track tensorboard:tb[/]
+    [bold]alexnet-lab retry runs/digits_norm-bn --executor slurm --partition gpu[/]
 
     A run with a checkpoint continues from it. A run that diverged diverges
     again, with the same numbers, unless the code has changed.
@@ -76,6 +90,7 @@ def retry(
     console = open_console()
     check(timeout)
     sinks = open_sinks(track)
+    engine = where.engine()
     chosen = [name for name in map(str.strip, state.split(",")) if name]
     for name in chosen or [state]:
         if name not in (*RETRIED, "waiting"):
@@ -87,7 +102,7 @@ def retry(
     refuse_if_coordinated(folder)
     study = read_study(folder / "study.toml", folder)
     runs = study.runs()
-    run_statuses = statuses(runs)
+    run_statuses = statuses(runs, sightings_of(folder))
     again = [run for run, run_status in zip(runs, run_statuses, strict=True) if run_status.state in chosen]
     if not again:
         if not quiet and not as_json:
@@ -97,14 +112,25 @@ def retry(
         return
     if not quiet and not as_json:
         console.print(f"{len(again)} of {len(runs)} runs again: those that are {', '.join(chosen)}", highlight=False)
-    make(console, study, again, jobs, timeout=timeout, repeat=True, quiet=quiet, as_json=as_json, sinks=sinks)
+    make(
+        console,
+        study,
+        again,
+        jobs,
+        timeout=timeout,
+        repeat=True,
+        quiet=quiet,
+        as_json=as_json,
+        sinks=sinks,
+        engine=engine,
+    )
 
 
 def _show_study(console: Console, folder: Path, as_json: bool) -> None:
     from alexnet_ablations.declare.status import coordinator_of
 
-    complaint, run_statuses, epochs = _read(folder)
     coordinator = coordinator_of(folder)
+    complaint, run_statuses, epochs = _read(folder, is_coordinated=coordinator is not None)
     left = _left(run_statuses, epochs) if coordinator else None
     if as_json:
         rows = [_facts(run_status) for run_status in run_statuses]
@@ -122,6 +148,13 @@ def _show_study(console: Console, folder: Path, as_json: bool) -> None:
     unfinished = sum(run_status.state in ("waiting", "lost") for run_status in run_statuses)
     if coordinator:
         console.print(f"at work: {coordinator}{about_left(left)}", markup=False, highlight=False, soft_wrap=True)
+    elif queued := sum(bool(run_status.scheduler) for run_status in run_statuses):
+        console.print(
+            f"{queued} runs are in the hands of a scheduler, and go on by themselves; the command that began this\n"
+            "study follows them, and concludes",
+            markup=False,
+            highlight=False,
+        )
     elif unfinished:
         console.print(
             f"nobody is at work here: the command that began this study goes on with what is missing, and so does\n"
@@ -133,10 +166,11 @@ def _show_study(console: Console, folder: Path, as_json: bool) -> None:
     if run_statuses:
         console.print(_table(run_statuses))
     _list_running(console, run_statuses, epochs)
+    _list_queued(console, run_statuses)
     _list_failures(console, run_statuses)
 
 
-def _read(folder: Path) -> tuple[str, "list[RunStatus]", int]:
+def _read(folder: Path, *, is_coordinated: bool) -> tuple[str, "list[RunStatus]", int]:
     """Read all planned runs, or, where the declaration cannot be read, those that are there."""
     from alexnet_ablations.declare.status import found_runs, status_of, statuses
     from alexnet_ablations.declare.study import read_study
@@ -146,7 +180,7 @@ def _read(folder: Path) -> tuple[str, "list[RunStatus]", int]:
     except (ValueError, OSError) as error:
         run_statuses = [status_of(run, cell, seed) for cell, seed, run in found_runs(folder)]
         return str(error), run_statuses, 0
-    return "", statuses(study.runs()), study.start.epochs
+    return "", statuses(study.runs(), sightings_of(folder), is_coordinated=is_coordinated), study.start.epochs
 
 
 def _table(run_statuses: "Sequence[RunStatus]") -> Table:
@@ -176,10 +210,25 @@ def _list_running(console: Console, run_statuses: "Sequence[RunStatus]", epochs:
         if run_status.progress.get("steps"):
             at = f"{share_done(run_status.progress, 0, 1):.0%}, {at}"
         console.print(
-            f"  {run_status.cell} seed {run_status.seed}: {at}{accuracy}", markup=False, highlight=False, soft_wrap=True
+            f"  {run_status.cell} seed {run_status.seed}: {at}{accuracy}"
+            + (f"; {run_status.scheduler}" if run_status.scheduler else ""),
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
         )
     if len(running) > LISTED:
         console.print(f"  and {len(running) - LISTED} more at work")
+
+
+def _list_queued(console: Console, run_statuses: "Sequence[RunStatus]") -> None:
+    """Say what schedulers say of the runs that wait, those of which they say the same together."""
+    said = Counter(
+        re.sub(r" job \S+?:", ":", run_status.scheduler)
+        for run_status in run_statuses
+        if run_status.scheduler and run_status.state == "waiting"
+    )
+    for text, count in said.items():
+        console.print(f"  {count} waiting; {text}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _list_failures(console: Console, run_statuses: "Sequence[RunStatus]") -> None:
@@ -230,6 +279,13 @@ def _show_run(console: Console, folder: Path, as_json: bool) -> None:
     console.print(f"after epoch {run_status.epochs} of {recipe.get('epochs', '?')}{accuracy}", highlight=False)
 
 
+def sightings_of(study: Path) -> "dict[Path, Sighting]":
+    """Return what the schedulers of all engines say of the runs of a study, by absolute folder."""
+    from alexnet_ablations.run.engines import ENGINES
+
+    return {run: sighting for engine in ENGINES.values() for run, sighting in engine.sightings(study).items()}
+
+
 def _left(run_statuses: "Sequence[RunStatus]", epochs: int) -> float | None:
     from alexnet_ablations.declare.status import share_done, time_left
 
@@ -267,4 +323,5 @@ def _facts(run_status: "RunStatus") -> dict[str, object]:
         "seconds": run_status.history.seconds or run_status.seconds,
         "slot": run_status.history.slot,
         "holder": run_status.holder,
+        "scheduler": run_status.scheduler or None,
     }

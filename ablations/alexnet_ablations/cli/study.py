@@ -33,6 +33,13 @@ def study(
     design: Annotated[
         str | None, typer.Option(help="Another design for the same levels.", rich_help_panel="Study")
     ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            help="Weights instead of those the study names: imagenet, a file, a run, or a folder with a run of each "
+            "network. Networks are then built as those of the runs."
+        ),
+    ] = None,
     baseline: Annotated[
         str | None,
         typer.Option(metavar="FIELD=VALUE,...", help="Other values for all cells: width=1,image_size=227,device=cuda."),
@@ -45,6 +52,7 @@ def study(
     [bold]alexnet-lab study --list[/]                       the packaged studies
     [bold]alexnet-lab study lrn-or-bn --plan[/]             what it costs and can show
     [bold]alexnet-lab study lrn-or-bn --data xrays.zip[/]   on your images
+    [bold]alexnet-lab study transfer --weights runs/cifar10[/]  from your own runs
     [bold]alexnet-lab study mine.toml --out runs/mine[/]
     [bold]alexnet-lab study runs/mine --seeds 6[/]          continues, with more seeds
     [bold]alexnet-lab study runs/mine --margin 1[/]         concludes anew, trains nothing
@@ -59,8 +67,13 @@ def study(
       \\[recipe]
       data = "xrays.zip"
       epochs = 20
+      \\[executor]
+      name = "slurm"
+      partition = "gpu"
+      time = "4h"
     """
     from alexnet_ablations.declare.study import declare, read_study
+    from alexnet_lab.training.weight_sources import settings_of
 
     console = open_console()
     if listing or source is None:
@@ -70,7 +83,12 @@ def study(
     words = read_study_file(path)
     read_study(path, Path())  # a mistake in the file is told with its name, before options change anything
     _, shared = divide({"data": data, "epochs": None if epochs is None else str(epochs)}, baseline)
-    start = {**words["recipe"], **words["baseline"], **shared}
+    start = {**words["recipe"], **words["baseline"]}
+    if weights is not None:
+        varied = words["factors"] if "weights" in words["factors"] else start
+        varied["weights"] = weights
+        start |= settings_of(weights)
+    start |= shared
     folder = how.out or (path.parent if path.name == "study.toml" else Path("runs") / path.stem)
     chosen = declare(
         words["factors"],
@@ -84,7 +102,7 @@ def study(
     )
     if chosen.about and not how.is_silent:
         console.print(chosen.about, style="bold", markup=False, highlight=False)
-    plan_run_conclude(console, chosen, how)
+    plan_run_conclude(console, chosen, how, words.get("executor"))
 
 
 def print_studies(console: Console) -> None:

@@ -1,16 +1,20 @@
 """The options that ablate and study share: a field of StudyOptions is an option of both.
 
-A command takes them as one parameter, `how: StudyOptions`, and plan_run_conclude reads what they say.
+A command takes them as one parameter, `how: StudyOptions`, and plan_run_conclude reads what they say. The options of
+engines come from the engines themselves (run/engines.py).
 """
 
 import inspect
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from alexnet_ablations.run.engines import ENGINES, options_of, read_engine, read_table
+from alexnet_ablations.run.executors import Engine
 
 if TYPE_CHECKING:
     from alexnet_ablations.run.trackers import Sink
@@ -53,6 +57,21 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print lines of JSON.")]
 
 
 @dataclass(frozen=True)
+class EngineWords:
+    """Where runs are placed, as flags say it: the name of an engine, and those of its options that were named."""
+
+    name: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def engine(self, table: Mapping[str, Any] | None = None) -> Engine:
+        """Return the engine; a study file's table [executor] holds where flags say nothing else."""
+        name, options = read_table(table) if table is not None else ("local", {})
+        if self.name is not None and self.name != name:
+            name, options = self.name, {}
+        return read_engine(name, {**options, **self.options})
+
+
+@dataclass(frozen=True)
 class StudyOptions:
     """How a study is run, and what is concluded from it, whatever it compares."""
 
@@ -73,6 +92,7 @@ class StudyOptions:
     level: Level = None
     jobs: Jobs = None
     timeout: Timeout = None
+    where: EngineWords = field(default_factory=EngineWords)
 
     @property
     def is_silent(self) -> bool:
@@ -82,25 +102,60 @@ class StudyOptions:
 
 def with_shared_options(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command whose parameter `how` takes StudyOptions one option for each of their fields."""
-    own = inspect.signature(command)
-    names = [field.name for field in fields(StudyOptions)]
+    shared = [each for each in fields(StudyOptions) if each.name != "where"]
 
     def run(**given: Any) -> None:
-        chosen = {name: given.pop(name) for name in names}
+        chosen = {each.name: given.pop(each.name) for each in shared}
         check(chosen["timeout"], chosen["margin"], chosen["level"])
-        command(how=StudyOptions(**chosen), **given)
+        command(how=StudyOptions(**chosen, where=given.pop("where")), **given)
 
-    options = [
-        inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=field.type)
-        for field in fields(StudyOptions)
-    ]
-    parameters: list[inspect.Parameter] = []
-    for parameter in own.parameters.values():
-        parameters += options if parameter.name == "how" else [parameter.replace(kind=_kind(parameter))]
-    run.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
-    run.__annotations__ = {p.name: p.annotation for p in parameters}
+    options = [_parameter(each.name, each.default, each.type) for each in shared]
+    run.__signature__ = _replaced(command, "how", [*options, _parameter("where", None, EngineWords)])  # type: ignore[attr-defined]
+    run.__name__, run.__doc__ = command.__name__, command.__doc__
+    return with_engine_options(run)
+
+
+def with_engine_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command whose parameter `where` takes EngineWords the option --executor, and those of every engine."""
+    names = [name for engine in ENGINES for name in options_of(engine)]
+
+    def run(**given: Any) -> None:
+        words = {name: value for name in names if (value := given.pop(name))}
+        command(where=EngineWords(given.pop("executor"), words), **given)
+
+    options = [_parameter("executor", None, Annotated[str | None, _engine_option()])]
+    for engine in ENGINES:
+        for name, each in options_of(engine).items():
+            kind = list[str] | None if each.default == () else str | None
+            said = typer.Option(rich_help_panel="Machine", show_default=False, **each.metadata)
+            options.append(_parameter(name, None, Annotated[kind, said]))
+    signature = _replaced(command, "where", options)
+    run.__signature__ = signature  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in signature.parameters.values()}
     run.__name__, run.__doc__ = command.__name__, command.__doc__
     return run
+
+
+def _engine_option() -> Any:
+    return typer.Option(
+        metavar="NAME",
+        help=f"Where runs are made: {', '.join(ENGINES)}.",
+        show_default="local",
+        rich_help_panel="Machine",
+    )
+
+
+def _parameter(name: str, default: Any, annotation: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+def _replaced(command: Callable[..., None], name: str, options: list[inspect.Parameter]) -> inspect.Signature:
+    """Return the signature of a command with options in place of one parameter."""
+    own = inspect.signature(command)
+    parameters: list[inspect.Parameter] = []
+    for parameter in own.parameters.values():
+        parameters += options if parameter.name == name else [parameter.replace(kind=_kind(parameter))]
+    return own.replace(parameters=parameters)
 
 
 def _kind(parameter: inspect.Parameter) -> Any:

@@ -18,6 +18,7 @@ from alexnet_ablations.run.coordinator import Watcher, run_all
 if TYPE_CHECKING:
     from alexnet_ablations.declare.study import PlannedRun, Study
     from alexnet_ablations.run.attempt import Attempt
+    from alexnet_ablations.run.executors import Engine
     from alexnet_ablations.run.trackers import Sink
 
 
@@ -32,6 +33,7 @@ def run_with_live_table(
     quiet: bool = False,
     as_json: bool = False,
     sinks: "Sequence[Sink]" = (),
+    engine: "Engine | None" = None,
 ) -> None:
     """Make the runs of a study and show how far they are; Ctrl-C ends as one sentence and status 130."""
     watcher: Watcher
@@ -49,10 +51,14 @@ def run_with_live_table(
         if not runs:  # all done, and told; nobody else would close it
             watcher.close()
     try:
-        run_all(study.folder, runs, jobs, watcher, timeout=timeout, repeat=repeat)
+        run_all(study.folder, runs, jobs, watcher, timeout=timeout, repeat=repeat, executor=engine or "local")
     except KeyboardInterrupt:
+        if engine is not None and engine.outlives:
+            text = f"the runs go on; alexnet-lab status {study.folder} shows how far, and the same command concludes"
+        else:
+            text = f"stopped, and saved in {study.folder}; the same command goes on from there"
         if not as_json:
-            console.print(f"stopped, and saved in {study.folder}; the same command goes on from there", markup=False)
+            console.print(text, markup=False)
         raise typer.Exit(130) from None
 
 
@@ -74,8 +80,11 @@ class Tally(Watcher):
     @property
     def left(self) -> float | None:
         """Return the seconds until all runs will have ended; None while nothing is known."""
-        running = [(a.run.cell.name, a.seconds, a.share) for a in self.active]
-        return time_left(self.ended_runs, running, self.waiting, self.slots)
+        running = [(a.run.cell.name, a.seconds, a.share) for a in self.active if not a.is_queued]
+        queued = [a.run.cell.name for a in self.active if a.is_queued]
+        # A queue has as many slots as it gives: those that are at work now.
+        slots = max(len(running), 1) if queued else self.slots
+        return time_left(self.ended_runs, running, [*self.waiting, *queued], slots)
 
     @property
     def trouble(self) -> str:
@@ -221,13 +230,19 @@ class LiveTable(Tally):
         widths = (7, *((6,) if on_gpus else ()), 12, 8, 10, 5)
         for width in (min(self.longest, max(self.console.width - sum(widths) - 2 * len(widths) - 1, 8)), *widths):
             runs.add_column(no_wrap=True, overflow="ellipsis", width=width)
-        for attempt in self.active[:most]:
+        for attempt in sorted(self.active, key=lambda one: one.is_queued)[:most]:
             runs.add_row(
                 attempt.run.cell.name,
                 f"seed {attempt.run.seed}",
                 *((attempt.slot,) if on_gpus else ()),
                 ProgressBar(total=1.0, completed=attempt.share, width=12),
-                "starting" if attempt.share == 0 else "testing" if attempt.share == 1 else f"{attempt.share:.0%}",
+                "queued"
+                if attempt.is_queued
+                else "starting"
+                if attempt.share == 0
+                else "testing"
+                if attempt.share == 1
+                else f"{attempt.share:.0%}",
                 f"val {attempt.accuracy:.1%}" if attempt.accuracy is not None else "",
                 duration(attempt.seconds),
             )

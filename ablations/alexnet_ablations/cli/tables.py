@@ -15,7 +15,16 @@ if TYPE_CHECKING:
     from alexnet_ablations.conclude.paper_tables import PaperTable
 
 # Beginnings of headers, dispensable first: a narrow terminal goes without these columns, which tables.md has too.
-DISPENSABLE = ("p, within", "90%", "p, sign flip", "p, t test", "n", "sd over seeds", "each seed")
+DISPENSABLE = (
+    "p, within",
+    "equivalence interval",
+    "p, sign flip",
+    "p, t test",
+    "seeds alone",
+    "n",
+    "sd over seeds",
+    "each seed",
+)
 
 
 def print_conclusions(console: Console, results: "pd.DataFrame", conclusions: "Conclusions") -> None:
@@ -24,6 +33,8 @@ def print_conclusions(console: Console, results: "pd.DataFrame", conclusions: "C
     from alexnet_ablations.conclude.sentences import (
         averaging_note,
         damage_sentence,
+        lacking_sentence,
+        look_sentence,
         notes_of,
         sentence_of,
         survival_sentences,
@@ -42,7 +53,8 @@ def print_conclusions(console: Console, results: "pd.DataFrame", conclusions: "C
     for sentence in survival_sentences(conclusions):
         console.print(escape(sentence), style="yellow", highlight=False)
     notes = dict.fromkeys(note for conclusion in headline for note in notes_of(conclusion))
-    for note in filter(None, (averaging_note([conclusion.contrast for conclusion in headline]), *notes)):
+    for_all = (averaging_note([conclusion.contrast for conclusion in headline]), lacking_sentence(conclusions))
+    for note in filter(None, (*for_all, look_sentence(conclusions), *notes)):
         console.print(escape(note), style="dim", highlight=False)
     _print_others(console, results, conclusions)
 

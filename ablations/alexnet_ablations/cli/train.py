@@ -24,6 +24,7 @@ from alexnet_lab.locks import Lock
 from alexnet_lab.records import RunFolder
 from alexnet_lab.training.process import hold, is_first_process
 from alexnet_lab.training.recipe import NAMED, Recipe, read_recipe
+from alexnet_lab.training.weight_sources import find_weights
 
 SHOWN = ("accuracy", "balanced_accuracy", "auroc", "top5_accuracy", "calibration_error", "loss")
 
@@ -42,6 +43,7 @@ def train(
     [bold]alexnet-lab train --norm bn --act leaky:0.1 --epochs 5[/]
     [bold]alexnet-lab train --data xrays.zip --recipe modern --width 0.5[/]
     [bold]alexnet-lab train --data cifar10 --recipe paper --device cuda[/]
+    [bold]alexnet-lab train --data xrays.zip --weights runs/cifar10 --freeze features[/]
 
     A recipe in TOML has the same fields (learning_rate = 0.02), and recipe =
     "paper" in it names what it starts from. Options override the recipe. The
@@ -102,7 +104,8 @@ def _remove_if_empty(folder: RunFolder, *, with_parent: bool) -> None:
 
 def _name_of(recipe: Recipe) -> str:
     data = Path(recipe.data.partition(":")[0]).stem or "data"
-    return f"{data}-{recipe.network}-{recipe.identity('')}"
+    weights = find_weights(recipe)
+    return f"{data}-{recipe.network}-{recipe.identity('', weights.digest if weights else '')}"
 
 
 def _is_same(folder: RunFolder, recipe: Recipe, *, is_named: bool) -> bool:

@@ -10,7 +10,7 @@ itself and called exploratory: over many outcomes some will stand out by chance.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
@@ -18,12 +18,16 @@ import numpy as np
 import pandas as pd
 
 from alexnet_ablations.conclude import intervals
+from alexnet_ablations.conclude.answers import Answers, image_values, read_answers
+from alexnet_ablations.conclude.crossed import Crossed, crossed
 from alexnet_ablations.conclude.intervals import LEVEL, Interval
+from alexnet_ablations.conclude.looks import level_of_look
 from alexnet_ablations.conclude.multiplicity import holm
-from alexnet_ablations.conclude.outcomes import HEADLINE, OUTCOMES, Outcome, population_of
-from alexnet_ablations.conclude.seeds import seeds_for_half_width, seeds_for_power
+from alexnet_ablations.conclude.outcomes import HEADLINE, OUTCOMES, Outcome, ended_well, population_of
+from alexnet_ablations.conclude.sensitivity import Sensitivity, sensitivity_of
 from alexnet_ablations.conclude.survival import Survival, lost_cells, over_survivors, survivals
 from alexnet_ablations.declare.contrasts import Contrast
+from alexnet_ablations.declare.study import Study
 
 Verdict = Literal[
     "difference",  # beyond chance in its family
@@ -39,7 +43,10 @@ Verdict = Literal[
 
 @dataclass(frozen=True)
 class Inference:
-    """What a few paired differences say about their mean, on the scale of comparison (points, or log factors)."""
+    """What a few paired differences say about their mean, on the scale of comparison (points, or log factors).
+
+    With `images`, intervals and p are for other seeds and other images like these; without, for other seeds alone.
+    """
 
     n: int
     mean: float  # NaN without a pair
@@ -49,8 +56,10 @@ class Inference:
     sign_flip_p: float | None = None
     margin: float | None = None
     equivalence_p: float | None = None
-    t_90: Interval | None = None  # within the margin if and only if equivalence_p is at most 0.05
+    equivalence: Interval | None = None  # within the margin if and only if equivalence_p is at most the level
     differences: tuple[float, ...] = ()
+    images: Crossed | None = None
+    seeds_alone: Interval | None = None  # the 95% interval for other seeds on these images
 
     @cached_property
     def sign_flip(self) -> Interval | None:
@@ -82,16 +91,23 @@ class Conclusion:
     planned: int  # seeds in the study
     inference: Inference
     family: int  # contrasts that Holm's rule adjusts for
-    population: str = ""  # on these 360 test images
+    population: str = ""  # for images like these; on these 360 test images
+    tested_on: str = ""  # on these 360 test images
     possible: Interval | None = None  # what the mean can be at all, the subtracted cells being as they were observed
     left_out: tuple[str, ...] = ()  # norm=none diverged under seed 3
     lost: tuple[str, ...] = ()  # cells that the design has here, and of which no run ended well
     censored: Censored | None = None
     holm_p: float | None = None
     equivalence_holm_p: float | None = None
-    # What would resolve an open question, at the spread of three pairs or more; None: no need, no way, too few pairs.
-    seeds_needed: int | None = None  # for an interval that is the margin either way
-    seeds_to_show: int | None = None  # to find an effect as large as this estimate four times in five
+    level: float = LEVEL  # at which this look is tested, after Holm's rule
+
+    @cached_property
+    def sensitivity(self) -> Sensitivity | None:
+        """Return what such a study shows, at the level of Holm's first step; None below three pairs."""
+        inference, level = self.inference, self.level / self.family
+        if self.n < 3 or inference.t is None or level <= 0:
+            return None
+        return sensitivity_of(self.n, inference.spread, inference.images, level, inference.margin)
 
     @property
     def n(self) -> int:
@@ -144,8 +160,8 @@ class Conclusion:
             return "censored"
         if self.inference.t is None:
             return "no spread"
-        differs = self.holm_p is not None and self.holm_p <= LEVEL
-        if self.equivalence_holm_p is not None and self.equivalence_holm_p <= LEVEL:
+        differs = self.holm_p is not None and self.holm_p <= self.level
+        if self.equivalence_holm_p is not None and self.equivalence_holm_p <= self.level:
             return "difference within margin" if differs else "equivalent"
         return "difference" if differs else "undecided"
 
@@ -168,6 +184,8 @@ class Conclusions:
 
     items: tuple[Conclusion, ...]
     survivals: tuple[Survival, ...]
+    answers: Answers | None = field(default=None, repr=False)
+    looks: tuple[int, ...] = ()  # seeds of the earlier looks
 
     @property
     def outcomes(self) -> list[Outcome]:
@@ -185,8 +203,13 @@ class Conclusions:
         return self.of(HEADLINE)
 
 
-def infer(differences: Sequence[float], margin: float | None = None) -> Inference:
-    """Say what paired differences, all finite, tell about their mean."""
+def infer(
+    differences: Sequence[float], margin: float | None = None, images: Crossed | None = None, level: float = LEVEL
+) -> Inference:
+    """Say what paired differences, all finite, tell about their mean; with `images`, of other images too.
+
+    `level` is that of the test of equivalence.
+    """
     d = np.asarray(differences, dtype=float)
     if not np.isfinite(d).all():
         raise ValueError(
@@ -194,7 +217,7 @@ def infer(differences: Sequence[float], margin: float | None = None) -> Inferenc
         )
     if len(d) == 0:
         return Inference(0, math.nan, math.nan, margin=margin)
-    return Inference(
+    alone = Inference(
         n=len(d),
         mean=float(d.mean()),
         spread=float(d.std(ddof=1)) if len(d) > 1 else math.nan,
@@ -203,8 +226,19 @@ def infer(differences: Sequence[float], margin: float | None = None) -> Inferenc
         sign_flip_p=intervals.sign_flip_p_value(d),
         margin=margin,
         equivalence_p=None if margin is None else intervals.equivalence_p_value(d, margin),
-        t_90=None if margin is None else intervals.t_interval(d, 1 - 2 * LEVEL),
+        equivalence=None if margin is None else intervals.t_interval(d, 1 - 2 * level),
         differences=tuple(d.tolist()),
+    )
+    if images is None:
+        return alone
+    return replace(
+        alone,
+        t=images.interval(),
+        t_p=images.p_value(),
+        equivalence_p=None if margin is None else images.equivalence_p_value(margin),
+        equivalence=None if margin is None else images.interval(1 - 2 * level),
+        images=images,
+        seeds_alone=alone.t,
     )
 
 
@@ -227,16 +261,25 @@ def _values_by_seed(by_seed_and_cell: pd.DataFrame, contrast: Contrast) -> dict[
     return {int(seed): float(total) for seed, total in zip(wide.index, totals, strict=True)}
 
 
+def conclude_study(study: Study, results: pd.DataFrame) -> Conclusions:
+    """Conclude from a study whose results were read: with the predictions of its runs, its margin and its looks."""
+    answers = read_answers(study.runs(), ended_well(results))
+    return conclude(results, study.contrasts(), margin=study.margin, answers=answers, looks=study.looks)
+
+
 def conclude(
     results: pd.DataFrame,
     contrasts: Sequence[Contrast],
     outcomes: Sequence[Outcome] = OUTCOMES,
     margin: float | None = None,
+    answers: Answers | None = None,
+    looks: Sequence[int] = (),
 ) -> Conclusions:
     """Conclude on every contrast of every outcome that any run has a number for, and of the headline in any case.
 
     `results` is the table of `outcomes.read_results`; `margin` is what is too small to matter, in points of the
-    headline (0.5); the other outcomes have margins of their own.
+    headline (0.5); the other outcomes have margins of their own. With `answers` (`answers.read_answers`) accuracies are
+    compared for images like these, without on these images alone. `looks` are the numbers of seeds of earlier looks.
     """
     repeated = results[results.duplicated(["cell", "seed"])]
     if len(repeated):
@@ -250,8 +293,8 @@ def conclude(
         is_headline = outcome.name == HEADLINE.name
         if is_headline or outcome.compared(results).notna().any():
             chosen = margin if is_headline and margin is not None else outcome.compared_margin()
-            items += _conclude_one_family(results, contrasts, lost, outcome, chosen)
-    return Conclusions(tuple(items), survivals(results))
+            items += _conclude_one_family(results, contrasts, lost, outcome, chosen, answers, tuple(looks))
+    return Conclusions(tuple(items), survivals(results), answers, tuple(looks))
 
 
 def _conclude_one_family(
@@ -260,22 +303,28 @@ def _conclude_one_family(
     lost: frozenset[str],
     outcome: Outcome,
     margin: float | None,
+    answers: Answers | None,
+    looks: tuple[int, ...],
 ) -> list[Conclusion]:
     wide = _by_seed_and_cell(results, outcome)
+    planned = int(results["seed"].nunique())
+    level = level_of_look(planned, looks)
     without = results[outcome.compared(results).isna()]
     family = []
     for declared in contrasts:
         contrast = over_survivors(declared, results, lost)
         values = _values_by_seed(wide, contrast)
+        images = _over_images(contrast, outcome, values, answers)
         family.append(
             Conclusion(
                 contrast,
                 outcome,
                 values,
-                planned=int(results["seed"].nunique()),
-                inference=infer(list(values.values()), margin),
+                planned=planned,
+                inference=infer(list(values.values()), margin, images, level),
                 family=len(contrasts),
-                population=population_of(results, outcome),
+                population=population_of(results, outcome) if images is None or answers is None else answers.population,
+                tested_on=population_of(results, outcome),
                 possible=_possible(wide, contrast, outcome, values),
                 left_out=_left_out(without, contrast, values),
                 lost=tuple(cell for cell in declared.weights if cell in lost),
@@ -284,8 +333,10 @@ def _conclude_one_family(
         )
     different = holm([None if _is_without_verdict(item) else item.inference.t_p for item in family])
     same = holm([None if item.censored else item.inference.equivalence_p for item in family])
-    judged = [replace(item, holm_p=p, equivalence_holm_p=q) for item, p, q in zip(family, different, same, strict=True)]
-    return [_with_seeds_to_go(item) for item in judged]
+    return [
+        replace(item, holm_p=p, equivalence_holm_p=q, level=level)
+        for item, p, q in zip(family, different, same, strict=True)
+    ]
 
 
 def _is_without_verdict(conclusion: Conclusion) -> bool:
@@ -293,17 +344,17 @@ def _is_without_verdict(conclusion: Conclusion) -> bool:
     return conclusion.censored is not None and conclusion.contrast.kind == "interaction"
 
 
-def _with_seeds_to_go(conclusion: Conclusion) -> Conclusion:
-    """Add the seeds that it would take to decide what is undecided."""
-    inference = conclusion.inference
-    if conclusion.verdict != "undecided" or conclusion.n < 3:
-        return conclusion
-    # At the level of Holm's first step: what is undecided now must stand out in its family then.
-    show = seeds_for_power(inference.mean, inference.spread, LEVEL / conclusion.family)
-    narrow = None
-    if inference.margin is not None and not conclusion.censored:
-        narrow = seeds_for_half_width(inference.spread, inference.margin)
-    return replace(conclusion, seeds_needed=narrow, seeds_to_show=show)
+def _over_images(
+    contrast: Contrast, outcome: Outcome, values: Mapping[int, float], answers: Answers | None
+) -> Crossed | None:
+    """Return the mean squares over seeds and images of an outcome that is a mean over images; None of any other."""
+    if answers is None or outcome.images is None or len(values) < 2:
+        return None
+    differences = answers.differences(contrast.weights, values)
+    if differences is None:
+        return None
+    table = outcome.times * image_values(differences, answers, by_class=outcome.images == "mean over classes")
+    return crossed(table)
 
 
 def _possible(wide: pd.DataFrame, contrast: Contrast, outcome: Outcome, seeds: Mapping[int, float]) -> Interval | None:

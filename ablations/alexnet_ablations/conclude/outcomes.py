@@ -43,6 +43,7 @@ class Outcome:
     margin: float | None = None  # what is too small to matter: in the unit, or as a factor; None: nobody can say
     percent: bool = False
     largest: float | None = None  # of the numbers compared, where they are shares: the least is 0
+    images: Literal["mean", "mean over classes"] | None = None  # how it is made of right and wrong test answers
     of_machine: bool = False  # says as much of the machine and its other work as of the network
 
     def compared(self, results: pd.DataFrame) -> "pd.Series[float]":
@@ -101,10 +102,25 @@ def _of_machine(name: str, label: str, **more: Any) -> Outcome:
 
 
 OUTCOMES: tuple[Outcome, ...] = (
-    _points("test_accuracy", "test accuracy", "test", "accuracy", better="more", margin=0.5),
-    _points("balanced_accuracy", "balanced accuracy", "test", "balanced_accuracy", better="more", margin=0.5),
+    _points("test_accuracy", "test accuracy", "test", "accuracy", better="more", margin=0.5, images="mean"),
+    _points(
+        "balanced_accuracy",
+        "balanced accuracy",
+        *("test", "balanced_accuracy"),
+        better="more",
+        margin=0.5,
+        images="mean over classes",
+    ),
     Outcome("auroc", "AUROC", ("test", "auroc"), "", better="more", digits=4, margin=0.005, largest=1.0),
     _points("validation_accuracy", "validation accuracy", "validation", "accuracy", better="more", margin=0.5),
+    _points(
+        "first_epoch_accuracy",
+        "validation accuracy after one epoch",
+        "validation",
+        "first_epoch_accuracy",
+        better="more",
+        margin=0.5,
+    ),
     _factor("final_train_loss", "final training loss", "final_train_loss", better="less", margin=1.1),
     Outcome("epochs_to_level", "epochs to the level", (), "epochs", better="less", margin=1.0),
     _points("calibration_error", "calibration error", "test", "calibration_error", better="less", margin=0.5),
@@ -157,6 +173,12 @@ def read_results(
     return table
 
 
+def ended_well(results: pd.DataFrame) -> list[tuple[str, int]]:
+    """Return cell and seed of the runs that ended well."""
+    well = results[results["state"] == "ok"]
+    return [(str(cell), int(seed)) for cell, seed in zip(well["cell"], well["seed"], strict=True)]
+
+
 def population_of(results: pd.DataFrame, outcome: Outcome) -> str:
     """Name the images that an outcome is about, as the end of a sentence; empty where it is not about images."""
     part = outcome.source[0] if outcome.source else ""
@@ -195,6 +217,8 @@ def _read_run(run: PlannedRun, health: Mapping[tuple[str, int], Health] | None) 
     facts = dict(verdict.get("result") or {})
     if lines:
         facts.setdefault("final_train_loss", lines[-1].get("train_loss"))  # runs of before it stood in the verdict
+        first = {"first_epoch_accuracy": lines[0].get("validation_accuracy")}
+        facts["validation"] = {**(facts.get("validation") or {}), **first}
     if isinstance(facts.get("peak_memory_bytes"), int | float):
         facts["peak_memory_mb"] = facts["peak_memory_bytes"] / 2**20
     if (run.folder.path / "flow").exists():

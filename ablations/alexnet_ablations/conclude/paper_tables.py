@@ -17,9 +17,11 @@ from alexnet_ablations.conclude.conclusions import Conclusion, Conclusions
 from alexnet_ablations.conclude.outcomes import HEADLINE, Outcome, write_results
 from alexnet_ablations.conclude.sentences import (
     averaging_note,
+    decisive,
     effect,
     equivalence_interval,
     p_value,
+    seeds_alone,
     shown_interval,
 )
 from alexnet_lab.records import write_atomically
@@ -103,14 +105,17 @@ def effects_table(conclusions: Conclusions) -> PaperTable:
     """One row per contrast of the headline outcome."""
     headline = conclusions.headline
     margin = headline[0].inference.margin
+    where = next((item.population for item in headline if item.population), "")
+    beside = any(item.inference.images for item in headline)
     header = (
         "change",
         f"effect, {HEADLINE.unit}",
         "95% interval",
+        *(["seeds alone"] if beside else []),
         "n pairs",
         "p, t test",
         "p, t test, Holm",
-        "90% interval",
+        "equivalence interval",
         f"p, within {HEADLINE.show_margin(margin)}, Holm" if margin is not None else "p, equivalence, Holm",
         "p, sign flip",
         "verdict",
@@ -120,6 +125,7 @@ def effects_table(conclusions: Conclusions) -> PaperTable:
             item.contrast.name,
             item.outcome.show_effect(item.inference.mean),
             shown_interval(item),
+            *([seeds_alone(item)] if beside else []),
             str(item.n),
             p_value(item.inference.t_p),
             p_value(item.holm_p),
@@ -131,15 +137,24 @@ def effects_table(conclusions: Conclusions) -> PaperTable:
         for item in headline
     )
     smallest = min((item.inference.attainable_p for item in headline if item.n), default=1.0)
-    where = next((item.population for item in headline if item.population), "")
     note = averaging_note([item.contrast for item in headline])
     average = f"{note} " if note else ""
+    interval = f"Student's 95% interval: for other seeds {where}"
+    if beside:
+        tested = next((item.tested_on for item in headline if item.tested_on), "")
+        interval = (
+            f"the 95% interval over seeds and images, {where}, and beside it Student's over the seeds alone, {tested}"
+        )
+        if not all(item.inference.images for item in headline if item.n > 1):
+            interval += "; rows without one beside it are about these test images alone"
     caption = (
-        f"Effects on {HEADLINE.label}, paired by seed, with Student's 95% interval: for other seeds {where}. "
+        f"Effects on {HEADLINE.label}, paired by seed, with {interval}. "
         f"{_cut(headline)}{average}Holm: the p of the t test before it, adjusted for all {len(headline)} comparisons. "
-        "The 90% interval lies within the margin where two one-sided t tests have p up to 0.05, before Holm's rule. "
-        f"Sign flip: another test, exact, not adjusted, whose p cannot go below {smallest:.2g} here. A verdict other "
-        "than undecided needs an adjusted p of at most 0.05."
+        f"The equivalence interval ({decisive(headline[0])}) lies within the margin where two one-sided t tests have p "
+        f"up to {headline[0].level:.2g}, before Holm's rule. "
+        f"Sign flip: another test, exact, of the seeds alone, not adjusted, whose p cannot go below {smallest:.2g} "
+        f"here. A verdict other than undecided needs an adjusted p of at most {headline[0].level:.2g}, what this look "
+        "may spend."
     )
     return PaperTable("effects", f"Effects on {HEADLINE.label}", header, rows, caption, 1)
 
@@ -181,9 +196,9 @@ def _other_effects(conclusions: Conclusions, outcomes: Sequence[Outcome]) -> Pap
     note = averaging_note([item.contrast for item in conclusions.items])
     average = f"{note} " if note else ""
     caption = (
-        f"{average}{_cut(conclusions.items)}Exploratory: Holm's rule adjusts the t tests within each outcome and not "
-        "over outcomes, so that some of many will stand out by chance. The 90% interval decides on equivalence. × is a "
-        "factor; points are hundredths of a share."
+        f"{average}{_cut(conclusions.items)}{populations_note(conclusions, outcomes)}Exploratory: Holm's rule adjusts "
+        "the t tests within each outcome and not over outcomes, so that some of many will stand out by chance. The "
+        "equivalence interval decides on equivalence. × is a factor; points are hundredths of a share."
     )
     header = (
         "outcome",
@@ -193,10 +208,23 @@ def _other_effects(conclusions: Conclusions, outcomes: Sequence[Outcome]) -> Pap
         "n pairs",
         "p, t test",
         "p, t test, Holm",
-        "90% interval",
+        "equivalence interval",
         "verdict",
     )
     return PaperTable("other-effects", "Effects on other outcomes (exploratory)", header, rows, caption, 2)
+
+
+def populations_note(conclusions: Conclusions, outcomes: Sequence[Outcome]) -> str:
+    """Say which outcomes' intervals are about other images too; empty where none are."""
+    over_images = [
+        outcome.label for outcome in outcomes if any(item.inference.images for item in conclusions.of(outcome))
+    ]
+    if not over_images or conclusions.answers is None:
+        return ""
+    return (
+        f"The interval of {' and '.join(over_images)} is {conclusions.answers.population}; the others are about other "
+        "seeds on these images alone. "
+    )
 
 
 def _cut(conclusions: Sequence[Conclusion]) -> str:

@@ -9,7 +9,9 @@ import pandas as pd
 
 from alexnet_ablations.conclude.conclusions import Conclusion, Conclusions
 from alexnet_ablations.conclude.intervals import LEVEL, Interval
+from alexnet_ablations.conclude.looks import look_in_words
 from alexnet_ablations.conclude.outcomes import Outcome
+from alexnet_ablations.conclude.seeds import MOST
 from alexnet_ablations.conclude.survival import Survival
 from alexnet_ablations.declare.contrasts import Contrast
 from alexnet_ablations.declare.design import level_text
@@ -60,11 +62,11 @@ def finding_of(conclusion: Conclusion) -> str:
     if inference.t is None:
         return _without_interval(conclusion)
     size, where = effect(conclusion.outcome, inference.mean), _where(conclusion)
-    estimate = f"{size} {shown_interval(conclusion)}{where}, {pairs}"
+    estimate = f"{size} {shown_interval(conclusion)}{where}{_beside(conclusion)}, {pairs}"
     if conclusion.covers_all:
         estimate = f"{size}{where}, {pairs}; the 95% interval holds {ALL_POSSIBLE}"
     within = f"less than {_margin(conclusion)} either way"
-    between = f"90% interval {equivalence_interval(conclusion)}"
+    between = f"{decisive(conclusion)} interval {equivalence_interval(conclusion)}"
     if conclusion.verdict == "equivalent":
         return f"{within}, {between}{where}, {pairs}"
     if conclusion.verdict == "difference within margin":
@@ -74,20 +76,97 @@ def finding_of(conclusion: Conclusion) -> str:
     texts = [f"undecided with {conclusion.n} seeds, {estimate}"]
     # What a lone test would have called a difference is named, and so is the reason why it does not count.
     if not inference.t.low <= 0 <= inference.t.high:
-        adjusted = f"t test, Holm: p = {p_value(conclusion.holm_p)}"
-        texts.append(f"not beyond chance among {conclusion.family} comparisons ({adjusted})")
-    return "; ".join(filter(None, (*texts, seeds_to_go(conclusion))))
+        adjusted = f"p = {p_value(conclusion.holm_p)}"
+        if conclusion.holm_p is not None and conclusion.holm_p <= LEVEL:
+            texts.append(f"not beyond chance at {100 * conclusion.level:.2g}%, the level of this look ({adjusted})")
+        else:
+            adjusted = f"t test, Holm: {adjusted}"
+            texts.append(f"not beyond chance among {conclusion.family} comparisons ({adjusted})")
+    return "; ".join(filter(None, (*texts, reach_of(conclusion))))
 
 
-def seeds_to_go(conclusion: Conclusion) -> str:
-    """Say what it would take to know: whether so large an effect is real, or whether a small one is small for sure."""
-    needed = conclusion.seeds_needed if conclusion.is_within_margin else conclusion.seeds_to_show
-    if needed is None:
+def reach_of(conclusion: Conclusion) -> str:
+    """Say what such a study shows, and what it would take to show the margin: by seeds, by images, or not at all."""
+    known = conclusion.sensitivity
+    if known is None:
         return ""
-    seeds = f"about {max(needed, conclusion.n + 1)} seeds would"
-    if conclusion.is_within_margin:
-        return f"{seeds} narrow it to {_margin(conclusion)} either way"
-    return f"{seeds} show an effect of this size four times in five"
+    outcome = conclusion.outcome
+    images = "" if known.groups is None else f" and {known.groups:,} {_units(conclusion)}"
+    said = f"{known.seeds} seeds{images} show {_size(outcome, known.effect)} four times in five"
+    if known.margin is None or known.effect <= known.margin:
+        return said
+    wanted = outcome.show_margin(known.margin)
+    if known.seeds_for_margin is not None:
+        return f"{said}, and {wanted} with about {known.seeds_for_margin:,} seeds"
+    if known.groups is None:
+        return f"{said}; {wanted} would take more than {MOST:,} seeds"
+    said += (
+        f"; no number of seeds shows less than {_size(outcome, known.least)} on {known.groups:,} {_units(conclusion)}"
+    )
+    if known.groups_for_margin is not None:
+        said += f", and {wanted} takes about {_rounded(known.groups_for_margin)} with {known.seeds} seeds"
+    return said
+
+
+def _units(conclusion: Conclusion) -> str:
+    return "test patients" if "patients" in conclusion.population else "test images"
+
+
+def _size(outcome: Outcome, effect_size: float) -> str:
+    """Write an effect without its sign: 2.3 points, ×1.2."""
+    return effect(outcome, effect_size).removeprefix("+")
+
+
+def _rounded(count: int) -> str:
+    """Write a count with two digits that matter."""
+    digits = max(len(str(count)) - 2, 0)
+    return f"{round(count, -digits):,}"
+
+
+def _beside(conclusion: Conclusion) -> str:
+    """Give the interval over seeds alone beside the one for other images: ([+1.5, +2.7] on these 359 test images)."""
+    if conclusion.inference.images is None:
+        return ""
+    if conclusion.inference.seeds_alone is None:
+        return f" (the same under each seed {conclusion.tested_on})"
+    return f" ({seeds_alone(conclusion)} {conclusion.tested_on})"
+
+
+def seeds_alone(conclusion: Conclusion) -> str:
+    """Write the 95% interval for other seeds on the same images; a dash where the interval is that one already."""
+    if conclusion.inference.images is None:
+        return "-"
+    return interval_text(conclusion.outcome, conclusion.within_possible(conclusion.inference.seeds_alone))
+
+
+def lacking_sentence(conclusions: Conclusions) -> str:
+    """Say which runs have no predictions, or others' test images, and what follows; empty where all have theirs."""
+    answers = conclusions.answers
+    if not any(item.n for item in conclusions.headline):
+        return ""
+    if answers is None:
+        return (
+            "no run has kept its predictions (runs of earlier versions did not): intervals are about these test "
+            "images, and on others an effect may differ by more"
+        )
+    texts = []
+    for runs, what in ((answers.lacking, "no predictions"), (answers.elsewhere, "other test images than the rest")):
+        if runs:
+            names = _first_of([f"{cell} under seed {seed}" for cell, seed in runs], MOST_DAMAGED)
+            texts.append(f"{_counted(len(runs), 'run')} {'has' if len(runs) == 1 else 'have'} {what}: {names}")
+    if not texts:
+        return ""
+    return f"{'; '.join(texts)}; comparisons that need them are about these test images alone"
+
+
+def look_sentence(conclusions: Conclusions) -> str:
+    """Say which look at the study this is; empty for the first."""
+    planned = max((item.planned for item in conclusions.headline), default=0)
+    return look_in_words(planned, conclusions.looks)
+
+
+def _counted(number: int, word: str) -> str:
+    return f"{number} {word}" if number == 1 else f"{number} {word}s"
 
 
 def _without_interval(conclusion: Conclusion) -> str:
@@ -119,10 +198,15 @@ def shown_interval(conclusion: Conclusion) -> str:
 
 
 def equivalence_interval(conclusion: Conclusion) -> str:
-    """Write the 90% interval, whose place within the margin decides on equivalence; a dash where there is none."""
+    """Write the interval whose place within the margin decides on equivalence; a dash where there is none."""
     if conclusion.censored is not None:
         return "-"
-    return interval_text(conclusion.outcome, conclusion.within_possible(conclusion.inference.t_90))
+    return interval_text(conclusion.outcome, conclusion.within_possible(conclusion.inference.equivalence))
+
+
+def decisive(conclusion: Conclusion) -> str:
+    """Return the confidence of the interval that decides on equivalence: 93.3% where a look is tested at 3.3%."""
+    return f"{100 * (1 - 2 * conclusion.level):.3g}%"
 
 
 def interval_text(outcome: Outcome, interval: Interval | None) -> str:

@@ -28,7 +28,8 @@ KINDS: Mapping[str, type] = {
     "design": str,
     "seeds": int,
     **dict.fromkeys(("margin", "level"), float),
-    **dict.fromkeys(TABLES, dict),
+    "looks": list,
+    **dict.fromkeys((*TABLES, "executor"), dict),
 }
 # Fields with one value for all cells, and why.
 SHARED: Mapping[str, str] = {
@@ -56,6 +57,10 @@ EXAMPLES: Mapping[str, str] = {
     "learning_rate": "0.003",
     "augment": '"flip,crop;"',
     "ten_views": "true",
+    "weights": "runs/cifar10",
+    "freeze": "features",
+    "sampling": "balanced",
+    "class_weights": "balanced",
 }
 
 Words = str | Sequence[Any]  # levels as a flag has them, or as a list in a file
@@ -174,7 +179,7 @@ def find_study(source: str) -> Path:
 
 
 def read_study_file(path: Path) -> dict[str, Any]:
-    """Return what a study file says: about, design, seeds, margin, level; tables recipe, baseline and factors."""
+    """Return what a study file says: its words (about, design, seeds, margin, level, looks) and its tables."""
     words = read_toml(path)
     try:
         _check_kinds(words)
@@ -208,7 +213,9 @@ def _check_kinds(words: Mapping[str, Any]) -> None:
             raise unknown_choice("word", name, KINDS)
         accepted = (int, float) if KINDS[name] is float else KINDS[name]
         if not isinstance(value, accepted) or isinstance(value, bool):
-            wanted = {str: "text", int: "a whole number", float: "a number", dict: "a table"}[KINDS[name]]
+            wanted = {str: "text", int: "a whole number", float: "a number", dict: "a table", list: "a list"}[
+                KINDS[name]
+            ]
             raise ValueError(f"{name} must be {wanted}, got {value!r}")  # noqa: TRY004  # a mistake in a file ends as one line
 
 
@@ -219,6 +226,9 @@ def _check_numbers(words: Mapping[str, Any]) -> None:
         value = words.get(name, 1)
         if not 0 < value <= most or math.isinf(value):
             raise ValueError(f"{name} must be above 0{' and up to 1' * (most == 1)}, got {value}")
+    looks = words.get("looks", [])
+    if not all(type(n) is int and n > 0 for n in looks) or looks != sorted(set(looks)):
+        raise ValueError(f"looks must be a list of whole numbers of seeds that grow, such as [3, 6], got {looks}")
 
 
 def _split(field: str, text: str) -> list[str]:

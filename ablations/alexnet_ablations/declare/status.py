@@ -1,12 +1,13 @@
 """The status of a study, read from its folders alone: which runs ended and how, which are in progress, which wait.
 
-Nothing here writes. What a folder says counts, and its lock says whether a process works in it.
+Nothing here writes. What a folder says counts, and its lock says whether a process works in it. Of runs on other
+machines their attempts are read (alexnet_lab/training/handover.py), and what their scheduler says is passed in.
 """
 
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -15,12 +16,21 @@ from alexnet_ablations.declare.history import History, read_history
 from alexnet_ablations.declare.study import PlannedRun
 from alexnet_lab.locks import Lock
 from alexnet_lab.records import RunFolder
+from alexnet_lab.training.handover import attempts_of, furthest_attempt, without_attempt
 
 # In the order in which they are shown. `lost`: it began, nobody works on it, and it left no verdict.
 STATES = ("ok", "diverged", "oom", "error", "timeout", "lost", "damaged", "running", "waiting")
 FAILED = ("oom", "error", "timeout", "lost", "damaged")
 RETRIED = (*FAILED, "diverged")
 COORDINATOR_LOCK = "coordinator.lock"
+
+
+@dataclass(frozen=True)
+class Sighting:
+    """What a scheduler says of a run at this moment."""
+
+    text: str  # slurm job 12_3: RUNNING on n1
+    is_running: bool
 
 
 @dataclass(frozen=True)
@@ -37,11 +47,35 @@ class RunStatus:
     seconds: float | None = None  # that its logged epochs took
     holder: str | None = None
     history: History = field(default_factory=History)
+    scheduler: str = ""  # what the scheduler of its cluster says of it
 
 
-def status_of(folder: RunFolder, cell: str, seed: int) -> RunStatus:
-    """Read the state of a run from its folder, whatever the folder is like."""
+def status_of(
+    folder: RunFolder, cell: str, seed: int, sighting: Sighting | None = None, *, is_coordinated: bool = False
+) -> RunStatus:
+    """Read the state of a run from its folder, whatever the folder is like.
+
+    Of a run that is not published the furthest attempt is read. It is running if a scheduler says so, or if it has not
+    ended and a coordinator is at work in the study.
+    """
+    attempts = attempts_of(folder.path)
+    if path := furthest_attempt(folder.path) if attempts else None:
+        folder = RunFolder(path)
     holder, history = Lock(folder.lock).holder(), read_history(folder.path)
+    if sighting is not None and sighting.is_running:
+        holder = sighting.text
+    elif sighting is None and is_coordinated and path is not None:
+        histories = [read_history(attempt) for attempt in attempts]
+        holder = next((one.slot for one in histories if one.attempts and one.state is None), None)
+    status = _read_status(folder, cell, seed, holder, history)
+    if sighting is None:
+        return status
+    if status.state == "lost":  # an attempt was cut off, and the next one has its place in the queue
+        status = replace(status, state="waiting", why="")
+    return replace(status, scheduler=sighting.text)
+
+
+def _read_status(folder: RunFolder, cell: str, seed: int, holder: str | None, history: History) -> RunStatus:
     try:
         rows = list(folder.metrics())
         verdict, began = folder.verdict(), folder.recipe() is not None
@@ -52,7 +86,7 @@ def status_of(folder: RunFolder, cell: str, seed: int) -> RunStatus:
     elif verdict is not None and (damages := folder.damages()):
         state, why = "damaged", f"{', '.join(damages)} changed after it ended; the same command makes it again"
     elif verdict is not None:
-        state, why = str(verdict.get("state", "damaged")), str(verdict.get("why", ""))
+        state, why = str(verdict.get("state", "damaged")), without_attempt(str(verdict.get("why", "")))
     elif began:
         state, why = "lost", "it was cut off before it ended; the same command goes on with it"
     else:
@@ -71,9 +105,17 @@ def status_of(folder: RunFolder, cell: str, seed: int) -> RunStatus:
     )
 
 
-def statuses(runs: Sequence[PlannedRun]) -> list[RunStatus]:
-    """Read the state of every planned run."""
-    return [status_of(run.folder, run.cell.name, run.seed) for run in runs]
+def statuses(
+    runs: Sequence[PlannedRun], sightings: Mapping[Path, Sighting] | None = None, *, is_coordinated: bool = False
+) -> list[RunStatus]:
+    """Read the state of every planned run; `sightings` are what schedulers say, by absolute folder."""
+    seen = sightings or {}
+    return [
+        status_of(
+            run.folder, run.cell.name, run.seed, seen.get(run.folder.path.absolute()), is_coordinated=is_coordinated
+        )
+        for run in runs
+    ]
 
 
 def found_runs(study: Path) -> list[tuple[str, int, RunFolder]]:

@@ -27,6 +27,7 @@ from alexnet_ablations.declare.toml import toml_value
 from alexnet_lab.networks.catalogue import published_level
 from alexnet_lab.records import RunFolder, write_atomically
 from alexnet_lab.training.recipe import Recipe, read_recipe
+from alexnet_lab.training.weight_sources import find_weights
 
 SAID = ("margin", "level")
 
@@ -48,7 +49,7 @@ class PlannedRun:
         except ValueError:  # a damaged verdict is none
             return False
         is_final = verdict is not None and verdict["state"] in ("ok", "diverged")
-        return is_final and self._is_recorded and not self.folder.damages()
+        return is_final and self._is_recorded and self._has_its_weights and not self.folder.damages()
 
     @property
     def _is_recorded(self) -> bool:
@@ -58,6 +59,21 @@ class PlannedRun:
             return recorded is not None and read_recipe(recorded) == self.recipe
         except ValueError:  # damaged, or written by another version, with fields or levels unknown to this one
             return False
+
+    @property
+    def _has_its_weights(self) -> bool:
+        """Return whether the weights that the run began with are those that its recipe names today.
+
+        Weights that are gone change nothing: what was made with them stays.
+        """
+        if not self.recipe.weights:
+            return True
+        try:
+            recorded = (self.folder.provenance() or {}).get("weights_digest")
+            source = find_weights(self.recipe)
+        except (ValueError, OSError):
+            return True
+        return recorded is None or source is None or recorded == source.digest
 
 
 @dataclass(frozen=True)
@@ -73,6 +89,7 @@ class Study:
     # These change what is concluded and not which runs are made. None: see conclude/conclusions.py and outcomes.py.
     margin: float | None = None
     level: float | None = None
+    looks: tuple[int, ...] = ()  # seeds of the reports that were there before the study was extended
 
     def __post_init__(self) -> None:
         """Refuse a study that is too large before any of its runs is listed."""
@@ -156,7 +173,13 @@ class Study:
             about=self.about or theirs.about,
             margin=self.margin or theirs.margin,
             level=self.level or theirs.level,
+            looks=theirs.looks_after(max(self.seeds, theirs.seeds)),
         )
+
+    def looks_after(self, seeds: int) -> tuple[int, ...]:
+        """Return the looks before so many seeds: a report on fewer seeds has been read before the study went on."""
+        was_read = seeds > self.seeds and (self.folder / "report" / "index.html").exists()
+        return (*self.looks, self.seeds) if was_read else self.looks
 
     def open_folder(self) -> "Study":
         """Write study.toml; a study that is there already grows by seeds and levels, and another one is refused."""
@@ -184,6 +207,8 @@ class Study:
         lines = [f"about = {toml_value(self.about)}"] if self.about else []
         lines += [f"design = {toml_value(self.design)}", f"seeds = {self.seeds}"]
         lines += [f"{name} = {toml_value(said)}" for name in SAID if (said := getattr(self, name)) is not None]
+        if self.looks and whole:
+            lines.append(f"looks = {toml_value(list(self.looks))}  # seeds of the reports before this one")
         lines += ["", "[baseline]  # what each change is held against"]
         lines += [f"{name} = {toml_value('published' if level is None else level)}" for name, level in baselines]
         lines += ["", "[factors]"]
@@ -230,6 +255,7 @@ def read_study(path: Path, folder: Path) -> Study:
             about=words.get("about", ""),
             margin=words.get("margin"),
             level=words.get("level"),
+            looks=words.get("looks", ()),
         )
     except ValueError as error:
         raise ValueError(f"in {path}, {error}") from None
@@ -245,6 +271,7 @@ def declare(
     about: str = "",
     margin: float | None = None,
     level: float | None = None,
+    looks: Sequence[int] = (),
 ) -> Study:
     """Return a study from text as flags and files have it; raise ValueError for any mistake in it."""
     if seeds < 1:
@@ -256,7 +283,13 @@ def declare(
     recipe = read_recipe({**vars(recipe), **{factor.field: factor.levels[0] for factor in chosen}})
     design = design or default_design(chosen)
     check_design(design, chosen)
-    return Study(recipe, chosen, seeds, folder, design, about, margin, level)
+    return Study(recipe, chosen, seeds, folder, design, about, margin, level, tuple(looks))
+
+
+def refuse_unfit_weights(runs: Sequence[PlannedRun]) -> None:
+    """Raise the error of the first run whose weights are missing, unfinished or of another network."""
+    for run in runs:
+        find_weights(run.recipe)
 
 
 def as_published(recipe: Recipe) -> Recipe:

@@ -30,10 +30,16 @@ def forest(conclusions: Sequence[Conclusion], zero: str) -> Figure:
     outcome, margin = conclusions[0].outcome, conclusions[0].inference.margin
     shown = _widest(conclusions)
     population = next((item.population for item in conclusions if item.population), "")
+    over_images = next((item for item in conclusions if item.inference.images), None)
     reading = (
         "Dot and bar: mean difference and its 95% interval, paired by seed; a full dot where the bar leaves 0 out. "
-        f"Small rings: one seed each. The bar is about other seeds {population}. "
+        "Small rings: one seed each. "
     )
+    if over_images is None:
+        reading += f"The bar is about other seeds {population}. "
+    else:
+        others = over_images.population.removeprefix("for ")
+        reading += f"The rings are {over_images.tested_on}; the bar is about other seeds and {others}. "
     if margin:
         reading += f"Shaded: less than {outcome.show_margin(margin)} either way, too small to matter. "
     reading += zero

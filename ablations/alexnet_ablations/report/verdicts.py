@@ -13,6 +13,8 @@ from alexnet_ablations.conclude.sentences import (
     damage_sentence,
     effect,
     exact_test_note,
+    lacking_sentence,
+    look_sentence,
     name_of,
     notes_of,
     shown_interval,
@@ -79,7 +81,8 @@ def lead(study: Study, results: pd.DataFrame, conclusions: Conclusions) -> str:
     missing = unfinished(results)
     warning = f"Unfinished: {missing}; all that follows rests on these. " if missing else ""
     headline = conclusions.headline
-    measured = f"{HEADLINE.label} {population_of(results, HEADLINE)}"
+    where = next((item.population for item in headline if item.n), population_of(results, HEADLINE))
+    measured = f"{HEADLINE.label} {where}"
     if not any(item.n for item in headline):
         return warning + what + f"No comparison has a pair of runs with a {HEADLINE.label}: nothing can be said yet."
     if not any(item.inference.t for item in headline):
@@ -162,9 +165,13 @@ def limits(conclusions: Conclusions, limitations: Sequence[str]) -> list[str]:
             f"{what} rest{'s' if len(fewer) == 1 else ''} on fewer than {fewer[0].planned} seeds, the fewest {least}; "
             "a seed under which a run that is needed has no result is left out"
         )
-    population = next((item.population for item in headline if item.n and item.population), "")
-    if population:
-        notes.append(f"intervals are about other seeds {population}; on other images an effect may differ by more")
+    notes += filter(None, (lacking_sentence(conclusions), look_sentence(conclusions)))
+    if conclusions.answers is not None and any(item.inference.images for item in headline):
+        notes.append(
+            f"intervals {conclusions.answers.population} take the {conclusions.answers.images:,} test images as drawn "
+            "from those that matter; the training images were the same under every seed, and with others an effect may "
+            "differ"
+        )
     return [as_sentence(text) for text in (*notes, *limitations)]
 
 

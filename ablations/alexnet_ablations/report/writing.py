@@ -11,7 +11,7 @@ from typing import Literal
 import pandas as pd
 
 import alexnet_lab
-from alexnet_ablations.conclude.conclusions import Conclusions, conclude
+from alexnet_ablations.conclude.conclusions import Conclusions, conclude_study
 from alexnet_ablations.conclude.outcomes import read_results
 from alexnet_ablations.conclude.paper_tables import write_tables
 from alexnet_ablations.declare.study import Study
@@ -53,7 +53,7 @@ def write_report(
         health = {(cell.cell, run.seed): run.health for cell in cells for run in cell.runs}
         results = read_results(study.runs(), level=study.level, health=health)
     if conclusions is None:
-        conclusions = conclude(results, study.contrasts(), margin=study.margin)
+        conclusions = conclude_study(study, results)
     folder = study.folder / REPORT
     page = study_page(study, results, conclusions, cells)
     write_tables(results, conclusions, folder)

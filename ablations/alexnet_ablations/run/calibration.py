@@ -39,6 +39,7 @@ PROCESSES = 8  # calibrations side by side, at most
 # Fields that change what is learned, and not how long it takes.
 FREE = {"seed", "init", "learning_rate", "schedule", "warmup_epochs", "momentum", "weight_decay"}
 FREE |= {"dropout", "label_smoothing", "epochs", "patience", "best_by", "split_seed", "deterministic", "clip_norm"}
+FREE |= {"layer_decay", "head_lr", "class_weights"}
 
 
 @dataclass(frozen=True)
@@ -159,18 +160,25 @@ def measure(recipe: Recipe, start_seconds: float | None = None) -> Pace:
     """Time a few steps of the recipe in this process; `start_seconds` is how long its start took, where known."""
     import torch
 
-    from alexnet_lab.networks import load_pretrained
+    from alexnet_lab.networks.layers import frozen_layers
     from alexnet_lab.training.optim import build_optimiser
     from alexnet_lab.training.run import configure_torch, open_feed_of
     from alexnet_lab.training.trainer import network_of
+    from alexnet_lab.training.weight_loading import load_weights
+    from alexnet_lab.training.weight_sources import find_weights
 
     configure_torch(recipe)
     began = time.perf_counter()
     feed = open_feed_of(recipe, lambda _kind, _facts: None)
     opening = time.perf_counter() - began
     network = network_of(recipe, len(feed.classes), feed.channels)
-    if recipe.weights:  # not worth timing, but a missing or unfit file is refused here
-        load_pretrained(network, recipe.weights)
+    source = find_weights(recipe)
+    if source is not None:  # not worth timing, but an unfit file is refused here
+        load_weights(network, source, recipe, feed)
+    if recipe.is_frozen_in(recipe.epochs):
+        for layer in frozen_layers(network, recipe.freeze):
+            for parameter in layer.parameters:
+                parameter.requires_grad_(False)
     network.to(recipe.device)
     optimiser = build_optimiser(recipe, network)
     side, channels = recipe.image_size, feed.channels
@@ -238,7 +246,9 @@ def _seconds_per_step_of_a_run(recipe: Recipe, feed: "Feed") -> float | None:
         folder = RunFolder(Path(path))
         folder.begin(recipe.to_json(), {}, "{}")
         # Compiling takes a minute, once: too long to wait for here.
-        trainer = Trainer(replace(recipe, compile=False, epochs=1), folder, feed, ranks, watch)
+        # Layers that train later take their time too.
+        freeze = recipe.freeze if recipe.is_frozen_in(recipe.epochs) else "none"
+        trainer = Trainer(replace(recipe, compile=False, epochs=1, freeze=freeze), folder, feed, ranks, watch)
         with suppress(InterruptedRunError, DivergedError):
             trainer.run()
     if len(seen) < 2:

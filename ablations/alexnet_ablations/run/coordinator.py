@@ -8,21 +8,23 @@ coordinator holds a lock on the study, and a second one is refused. It may be ki
 end, and the same call continues, with the numbers of an undisturbed study to the last bit.
 """
 
+import re
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from alexnet_ablations.declare.history import note_end, note_start, read_history
+from alexnet_ablations.declare.history import read_history
 from alexnet_ablations.declare.status import COORDINATOR_LOCK, FAILED, coordinator_of, found_runs
 from alexnet_ablations.declare.study import PlannedRun
 from alexnet_ablations.run.attempt import Attempt
-from alexnet_ablations.run.executors import Executor, Refusal
-from alexnet_ablations.run.executors.local import LocalExecutor
-from alexnet_lab.choices import unknown_choice
-from alexnet_lab.locks import Lock
+from alexnet_ablations.run.engines import read_engine
+from alexnet_ablations.run.executors import Engine, Needs, Order, Refusal
+from alexnet_lab.locks import NO_LOCKS, Lock
+from alexnet_lab.records import RunFolder
+from alexnet_lab.training.handover import remove_attempts, run_of, without_attempt
 
 # So many first runs that fail in the same way are one error of the study, and end it.
 SAME_FAILURES = 3
@@ -32,9 +34,6 @@ ATTEMPTS = 2
 TICK = 0.25
 # The name under which a finished run records its peak memory.
 PEAK = "peak_memory_bytes"
-# Executors by name. A constructor takes threads per run, device, runs side by side (None: as many as fit), the largest
-# memory of an earlier run in bytes, and a function that tells the user a sentence.
-EXECUTORS: dict[str, Callable[..., Executor[Any]]] = {"local": LocalExecutor}
 
 
 class SameFailureError(ValueError):
@@ -80,17 +79,17 @@ def run_all(
     *,
     timeout: float | None = None,
     repeat: bool = False,
-    executor: str = "local",
+    executor: str | Engine = "local",
 ) -> None:
     """Make every run, `jobs` at a time or as many as the machine carries, and wait for them.
 
     A run that is already done is skipped, unless `repeat` is set. `timeout`, in minutes, stops a run that takes longer.
-    KeyboardInterrupt lets the runs in progress save, and is raised again.
+    KeyboardInterrupt lets the runs in progress save, and is raised again; runs of an engine that outlives its
+    coordinator, such as slurm, go on. `executor` is an engine, such as `Slurm(partition="gpu")`, or its name.
     """
     if timeout is not None and timeout <= 0:
         raise ValueError(f"a time limit must be above 0 minutes, got {timeout:g}")
-    if executor not in EXECUTORS:
-        raise unknown_choice("executor", executor, EXECUTORS)
+    engine = read_engine(executor) if isinstance(executor, str) else executor
     if not runs:
         with suppress(OSError):  # a study that is complete may be read-only
             lock = Lock(study / COORDINATOR_LOCK)
@@ -102,7 +101,7 @@ def run_all(
     try:
         _clear_leftovers(study)
         with _signals_as_interrupts():
-            _Coordinator(study, runs, jobs, watcher or Watcher(), timeout, repeat, EXECUTORS[executor]).work()
+            _Coordinator(study, runs, jobs, watcher or Watcher(), timeout, repeat, engine).work()
     finally:
         lock.release()
 
@@ -123,6 +122,8 @@ def _take(study: Path) -> Lock:
         if lock.take():
             return lock
     except OSError as error:
+        if error.errno in NO_LOCKS:  # a file system of a cluster: two coordinators there waste time, and harm nothing
+            return lock
         raise ValueError(f"{study} must be a folder that can be written ({error.strerror}); choose another") from None
     refuse_if_coordinated(study)
     raise ValueError(f"{study} was in use by another process a moment ago; try again")
@@ -136,6 +137,10 @@ def _clear_leftovers(study: Path) -> None:
             if lock.take(patience=0.0):  # else the run is about to remove them itself
                 folder.clear_leftovers()
                 lock.release()
+    for run in {run_of(path) for path in (study / "runs").glob("*/seed-*.attempt-*")}:
+        verdict = _verdict_in(RunFolder(run))
+        if verdict is not None and verdict["state"] in ("ok", "diverged"):
+            remove_attempts(run)
 
 
 class _Coordinator:
@@ -149,9 +154,10 @@ class _Coordinator:
         watcher: Watcher,
         timeout: float | None,
         repeat: bool,
-        executor: Callable[..., Executor[Any]],
+        engine: Engine,
     ) -> None:
         self.waiting, self.watcher, self.timeout, self.repeat = list(runs), watcher, timeout, repeat
+        self.engine = engine
         self.active: list[Attempt] = []
         self.tried: dict[tuple[str, int], int] = {}
         self.failures: list[str] | None = []  # None as soon as a run has ended otherwise
@@ -159,10 +165,13 @@ class _Coordinator:
         folders = [path for _, _, path in found_runs(study)]
         largest = max((read_history(folder.path).memory for folder in folders), default=0)
         threads = max(run.recipe.threads for run in runs)
-        self.executor = executor(threads, runs[0].recipe.device, jobs, largest, self._say_once)
+        gpus = int(runs[0].recipe.device == "cuda")
+        needs = Needs(threads, gpus, largest, None if timeout is None else 60 * timeout)
+        self.executor = engine.open(Order(study, needs, jobs, self._say_once))
 
     def work(self) -> None:
         self.watcher.begin(self.waiting, self.executor.count)
+        left = False
         try:
             while self.waiting or self.active:
                 self._start_runs()
@@ -172,13 +181,19 @@ class _Coordinator:
                     self._look_at(attempt)
                 self.watcher.tick()
         except KeyboardInterrupt:
-            if self.active:
+            left = self.engine.outlives
+            if self.active and left:
+                self.watcher.note(
+                    f"{len(self.active)} runs go on without this command, which follows them when it is back"
+                )
+            elif self.active:
                 self.watcher.note(
                     f"{len(self.active)} runs are saved before this ends; once more Ctrl-C ends them at once"
                 )
             raise
         finally:
-            self._stop_all()
+            if not left:
+                self._stop_all()
             self.watcher.close()
 
     def _start_runs(self) -> None:
@@ -196,7 +211,7 @@ class _Coordinator:
             self.tried[key] = started.number
             self.active.append(started)
             with self._recording():
-                note_start(run.folder.path, started.slot)
+                started.record_start()
             self.watcher.started(started)
 
     def _look_at(self, attempt: Attempt) -> None:
@@ -214,9 +229,10 @@ class _Coordinator:
         """Take the verdict of a run that ended, or give one in its place."""
         self.active.remove(attempt)
         run = attempt.run
-        verdict = _verdict_of(run)
+        verdict = _verdict_in(run.folder)
         if verdict is not None:
-            attempt.state, attempt.why, peak = verdict["state"], verdict["why"], verdict["result"].get(PEAK)
+            attempt.state, attempt.why = verdict["state"], without_attempt(verdict["why"])
+            peak = verdict["result"].get(PEAK)
             if peak and run.recipe.device == "cpu":  # what the run measured itself, where the system showed nothing
                 attempt.memory = max(attempt.memory, int(peak))
         elif attempt.is_over_time:
@@ -240,6 +256,8 @@ class _Coordinator:
                 self.executor.write_verdict(attempt)
             except OSError as error:
                 self.watcher.note(f"the verdict of {attempt.name} cannot be written: {error}")
+        elif attempt.state in ("ok", "diverged"):
+            remove_attempts(run.folder.path)
         self.watcher.ended(attempt)
         self._stop_if_all_fail_alike(attempt)
 
@@ -247,7 +265,9 @@ class _Coordinator:
         if self.failures is None or attempt.state not in FAILED:
             self.failures = None
             return
-        self.failures.append(f"{attempt.state}: {attempt.why.replace(str(attempt.run.folder.path), 'its folder')}")
+        own = re.escape(f"{attempt.run.cell.name}/seed-{attempt.run.seed}")
+        why = re.sub(rf"\S*{own}\b", "its folder", attempt.why)  # a path of its own makes every failure one of a kind
+        self.failures.append(f"{attempt.state}: {why}")
         if len(set(self.failures)) > 1:
             self.failures = None
         elif len(self.failures) == SAME_FAILURES:
@@ -260,7 +280,7 @@ class _Coordinator:
 
     def _record_end(self, attempt: Attempt) -> None:
         with self._recording():
-            note_end(attempt.run.folder.path, attempt.state, attempt.seconds, attempt.memory)
+            attempt.record_end()
 
     @contextmanager
     def _recording(self) -> Iterator[None]:
@@ -280,16 +300,16 @@ class _Coordinator:
             self.executor.stop_all()
         finally:
             for attempt in list(self.active):
-                verdict = _verdict_of(attempt.run)
+                verdict = _verdict_in(attempt.run.folder)
                 attempt.state = verdict["state"] if verdict is not None else "lost"
                 self.executor.close(attempt)
                 self._record_end(attempt)
             self.active.clear()
 
 
-def _verdict_of(run: PlannedRun) -> dict[str, Any] | None:
+def _verdict_in(folder: RunFolder) -> dict[str, Any] | None:
     try:
-        return run.folder.verdict()
+        return folder.verdict()
     except ValueError:  # damaged: as good as none
         return None
 

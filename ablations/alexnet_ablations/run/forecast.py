@@ -4,12 +4,13 @@ import heapq
 import math
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from alexnet_ablations.conclude.intervals import LEVEL
+from alexnet_ablations.conclude.looks import level_of_look
 from alexnet_ablations.declare.history import read_history
 from alexnet_ablations.declare.study import PlannedRun, Study
 from alexnet_ablations.run.calibration import FREE, Pace, UnfitRecipeError, calibrate, key_of
@@ -17,6 +18,8 @@ from alexnet_lab.training.recipe import Recipe
 
 # Standard deviation between seeds of one cell, in points, assumed (and said to be) until runs have shown it.
 ASSUMED_SPREAD = 1.0
+# Share of the images that two cells answer differently under every seed, one right and the other wrong: likewise.
+ASSUMED_DISAGREEMENT = 0.04
 # Epochs in all: a smaller study of the laptop's size runs faster than it can be calibrated.
 SMALL = 200
 RECORDS_BYTES = 2**20  # of a run, beside its weights: metrics, instruments, split; tens of epochs
@@ -25,7 +28,7 @@ CALIBRATION = "calibration.json"
 
 @dataclass(frozen=True)
 class Power:
-    """What so many seeds can show."""
+    """What so many seeds and test images can show."""
 
     pairs: int
     family: int  # effects that Holm's rule adjusts for
@@ -35,6 +38,12 @@ class Power:
     spread: float  # points, standard deviation between runs of one cell
     is_assumed: bool
     detectable: Mapping[str, float]  # points, by kind of contrast; infinite below two seeds
+    test_images: int | None = None  # None: not known before the first run
+    disagreement: float = ASSUMED_DISAGREEMENT  # share of the images that two cells answer differently for good
+    is_disagreement_assumed: bool = True
+    least: Mapping[str, float] = field(default_factory=dict)  # points that no number of seeds goes below
+    margin: float | None = None  # points, the smallest effect of interest, where the user has named one
+    seeds_for_margin: int | None = None  # for an effect; None: no margin, or out of reach of any number of seeds
 
     def sentences(self) -> list[str]:
         """Return the smallest p and the detectable effects as sentences."""
@@ -53,11 +62,34 @@ class Power:
             sizes = " and ".join(f"{_points(least)} for an {kind}" for kind, least in self.detectable.items())
             spread = f"{self.spread:.2g} point{'' if self.spread == 1 else 's'}"
             adjusted = f", adjusted for {self.family} comparisons," if self.family > 1 else ""
+            images = "" if self.test_images is None else f" and {self.test_images:,} test images"
             found = (
-                f"with a spread of {spread} between seeds of one cell (standard deviation, {source}) a t test"
-                f"{adjusted} finds effects of this size four times in five: {sizes}"
+                f"{self.pairs} seeds{images} show effects of this size four times in five{adjusted}: {sizes}; with a "
+                f"spread of {spread} between seeds of one cell (standard deviation, {source}){self._disagreement()}"
             )
-        return [said, found]
+        return [text for text in (said, found, self._limit()) if text]
+
+    def _disagreement(self) -> str:
+        if self.test_images is None:
+            return ", for these test images alone"
+        source = "assumed" if self.is_disagreement_assumed else "seen"
+        share = f"{100 * self.disagreement:.2g}% of the images"
+        return f", and {share} that two cells answer differently whatever the seed ({source})"
+
+    def _limit(self) -> str:
+        """Say what no number of seeds can show on so few images, and what the margin takes."""
+        if self.test_images is None or not self.least:
+            return ""
+        least = _points(min(self.least.values()))
+        said = (
+            f"{self.test_images:,} test images: no number of seeds shows less than about {least} for images like these"
+        )
+        if self.margin is None:
+            return said
+        wanted = f"{self.margin:g} point{'' if self.margin == 1 else 's'}, the margin,"
+        if self.seeds_for_margin is None:
+            return f"{said}; {wanted} cannot be shown with them"
+        return f"{said}; {wanted} take about {self.seeds_for_margin:,} seeds"
 
 
 @dataclass(frozen=True)
@@ -88,17 +120,22 @@ class Forecast:
     def facts(self) -> dict[str, Any]:
         """Return the numbers, fit for JSON: None for what is not measured or cannot be found."""
         power = asdict(self.power)
-        found = {kind: None if math.isinf(points) else points for kind, points in self.power.detectable.items()}
-        return {**asdict(self), "power": {**power, "detectable": found}}
+        for name in ("detectable", "least"):
+            power[name] = {kind: None if math.isinf(points) else points for kind, points in power[name].items()}
+        return {**asdict(self), "power": power}
 
 
-def forecast(study: Study, slots: int, *, measured: bool) -> Forecast:
-    """Return what a study will cost and can show; some training steps are timed if `measured` or it is not small."""
+def forecast(study: Study, slots: int, *, measured: bool | None, test_images: int | None = None) -> Forecast:
+    """Return what a study will cost and can show; some training steps are timed if `measured` or it is not small.
+
+    Where `measured` is None nothing is timed, since the runs are made on other machines. Without the number of test
+    images, what it can show is about these images alone.
+    """
     runs = study.runs()
     missing = [run for run in runs if not run.is_done]
     seconds, needed = None, None
     free = shutil.disk_usage(_existing(study.folder)).free
-    if missing and (measured or not is_small(missing)):
+    if missing and measured is not None and (measured or not is_small(missing)):
         recipes = [run.recipe for run in missing]
         try:
             paces = calibrate(recipes, min(slots, len(missing)), study.folder / CALIBRATION)
@@ -118,7 +155,7 @@ def forecast(study: Study, slots: int, *, measured: bool) -> Forecast:
             )
     elif missing:
         seconds = _by_runs_that_ended(study, missing, slots)
-    power = expected_power(study, runs, done=len(runs) - len(missing))
+    power = expected_power(study, runs, done=len(runs) - len(missing), test_images=test_images)
     return Forecast(len(study.cells), len(runs), len(missing), slots, seconds, needed, free, power)
 
 
@@ -167,47 +204,78 @@ def disk_need(found: Sequence[tuple[Recipe, Pace]], slots: int) -> int:
     return kept + slots * max(working, default=0)
 
 
-def expected_power(study: Study, runs: Sequence[PlannedRun], *, done: int) -> Power:
-    """Return what the seeds of a study can show; the spread is its own where two seeds or more have ended."""
+def expected_power(study: Study, runs: Sequence[PlannedRun], *, done: int, test_images: int | None = None) -> Power:
+    """Return what the seeds and test images of a study can show; spreads are its own once two seeds have ended."""
     from alexnet_ablations.conclude.intervals import attainable_p
-    from alexnet_ablations.conclude.seeds import detectable_effect
+    from alexnet_ablations.conclude.seeds import MOST, fewest
+    from alexnet_ablations.conclude.sensitivity import Spread
 
     contrasts = study.contrasts()
-    seen = _spread_of(study, runs) if done > len(study.cells) else None
+    seen, seen_images = _spreads_of(study, runs) if done > len(study.cells) else (None, None)
     spread = ASSUMED_SPREAD if seen is None else seen
+    disagreement = ASSUMED_DISAGREEMENT if seen_images is None else seen_images
+    groups, between_images = test_images or 1, 0.0 if test_images is None else 100 * math.sqrt(disagreement / 2)
+    # At the level of the first step of Holm's rule at this look, as the verdicts are; and at what no look exceeds.
+    level, most = level_of_look(study.seeds, study.looks) / len(contrasts), LEVEL / len(contrasts)
     detectable: dict[str, float] = {}
+    spreads: dict[str, Spread] = {}
     for contrast in contrasts:
         # As for independent runs; common random numbers can only make the spread smaller.
-        of_contrast = spread * math.sqrt(sum(weight**2 for weight in contrast.weights.values()))
-        # At the level of the first step of Holm's rule, as the verdicts are.
-        least = detectable_effect(study.seeds, of_contrast, LEVEL / len(contrasts))
-        detectable[contrast.kind] = max(detectable.get(contrast.kind, 0.0), least)
+        scale = math.sqrt(sum(weight**2 for weight in contrast.weights.values()))
+        known = Spread(spread * scale, between_images * scale)
+        effect = known.detectable(study.seeds, groups, level) if level > 0 else math.inf
+        if effect >= detectable.get(contrast.kind, 0.0):
+            detectable[contrast.kind], spreads[contrast.kind] = effect, known
+    margin, of_effect = study.margin, spreads.get("effect")
     return Power(
         study.seeds,
         len(contrasts),
         attainable_p(study.seeds),
         _seeds_below(LEVEL),
-        _seeds_below(LEVEL / len(contrasts)),
+        _seeds_below(most),
         spread,
         seen is None,
         detectable,
+        test_images=test_images,
+        disagreement=disagreement,
+        is_disagreement_assumed=seen_images is None,
+        least={}
+        if test_images is None
+        else {kind: known.detectable(MOST, groups, most) for kind, known in spreads.items()},
+        margin=margin,
+        seeds_for_margin=None
+        if margin is None or of_effect is None
+        else fewest(lambda n: of_effect.shows(margin, n, groups, most)),
     )
 
 
-def _spread_of(study: Study, runs: Sequence[PlannedRun]) -> float | None:
-    """Return the spread of one run that the contrasts of the finished runs show, pooled; None where none has two."""
+def _spreads_of(study: Study, runs: Sequence[PlannedRun]) -> tuple[float | None, float | None]:
+    """Return the spread of one run in points, and the share of images that two cells answer differently for good.
+
+    Both are pooled over what the contrasts of the finished runs show; None where none has two seeds, or predictions.
+    """
     from statistics import variance
 
+    from alexnet_ablations.conclude.answers import image_values, read_answers
     from alexnet_ablations.conclude.conclusions import values_by_seed
-    from alexnet_ablations.conclude.outcomes import HEADLINE, read_results
+    from alexnet_ablations.conclude.crossed import crossed
+    from alexnet_ablations.conclude.outcomes import HEADLINE, ended_well, read_results
 
     results = read_results(runs)
-    found = []
+    answers = read_answers(runs, ended_well(results))
+    found, disagreeing = [], []
     for contrast in study.contrasts():
-        values = list(values_by_seed(results, contrast, HEADLINE).values())
-        if len(values) > 1:
-            found.append(variance(values) / sum(weight**2 for weight in contrast.weights.values()))
-    return math.sqrt(sum(found) / len(found)) if found else None
+        values = values_by_seed(results, contrast, HEADLINE)
+        if len(values) < 2:
+            continue
+        size = sum(weight**2 for weight in contrast.weights.values())
+        found.append(variance(values.values()) / size)
+        table = None if answers is None else answers.differences(contrast.weights, values)
+        if answers is not None and table is not None:
+            squares = crossed(image_values(table, answers))
+            disagreeing.append(0.0 if squares is None else 2 * squares.image_spread**2 / size)
+    spread = math.sqrt(sum(found) / len(found)) if found else None
+    return spread, (sum(disagreeing) / len(disagreeing) if disagreeing else None)
 
 
 def _seeds_below(level: float) -> int:

@@ -16,12 +16,15 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
+from alexnet_ablations.declare.status import Sighting
 from alexnet_ablations.declare.study import PlannedRun
 from alexnet_ablations.run.attempt import Attempt
-from alexnet_ablations.run.executors import Refusal
+from alexnet_ablations.run.executors import Order, Refusal
 from alexnet_ablations.run.executors.forking import UNSEEN, ForkedProcess, ForkServer, ServerLostError, environment_of
 from alexnet_ablations.run.slots import Slot, find_slots, free_memory, memory_allows, resident_memory
 from alexnet_lab.locks import Lock
@@ -108,6 +111,24 @@ class LocalAttempt(Attempt):
         self.process.wait()
         self._ended_at = time.monotonic()
         self._wake.set()
+
+
+@dataclass(frozen=True)
+class Local:
+    """This machine, as an engine."""
+
+    outlives: ClassVar[bool] = False
+    is_here: ClassVar[bool] = True
+
+    def open(self, order: Order) -> "LocalExecutor":
+        """Return an executor for one study."""
+        needs = order.needs
+        return LocalExecutor(needs.threads, "cuda" if needs.gpus else "cpu", order.jobs, needs.memory, order.say)
+
+    @staticmethod
+    def sightings(_study: Path) -> Mapping[Path, Sighting]:
+        """Return nothing: here the lock of a run's folder says whether it is at work."""
+        return {}
 
 
 class LocalExecutor:

@@ -1,0 +1,113 @@
+"""What every run of a study answered on each test image, from its predictions.npz; one bit per run and image.
+
+A conclusion about other images needs all runs of a contrast on the same test images. Runs without predictions, as those
+of earlier versions, and runs that were tested on other images than the first are named; what needs them is about these
+test images alone.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alexnet_ablations.declare.study import PlannedRun
+from alexnet_lab.predictions_file import FILE, PartPredictions, read_predictions
+
+Key = tuple[str, int]  # cell and seed
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Which test images each run got right; G groups are the patients of N images, or the images themselves."""
+
+    labels: NDArray[np.int64] = field(repr=False)  # N
+    group: NDArray[np.int64] = field(repr=False)  # N: its row among the G groups
+    are_grouped: bool = False  # by patient or slide, as the data says
+    right: Mapping[Key, NDArray[np.uint8]] = field(default_factory=dict, repr=False)  # N bits of each run, packed
+    lacking: tuple[Key, ...] = ()  # runs that ended well and kept no predictions, or whose file cannot be read
+    elsewhere: tuple[Key, ...] = ()  # runs that were tested on other images
+
+    @property
+    def images(self) -> int:
+        """Count the test images."""
+        return len(self.labels)
+
+    @property
+    def groups(self) -> int:
+        """Count the patients; the images where the data names none."""
+        return int(self.group.max()) + 1 if len(self.group) else 0
+
+    @property
+    def population(self) -> str:
+        """Name what a conclusion over seeds and groups is about, as the end of a sentence."""
+        return "for patients like these" if self.are_grouped else "for images like these"
+
+    def of(self, cell: str, seed: int) -> NDArray[np.float32] | None:
+        """Return 1 for each image that a run got right and 0 for the others; None where nothing is known."""
+        packed = self.right.get((cell, seed))
+        return None if packed is None else np.unpackbits(packed, count=self.images).astype(np.float32)
+
+    def differences(self, weights: Mapping[str, float], seeds: Iterable[int]) -> NDArray[np.float32] | None:
+        """Return a weighted sum over cells by seed and image; None where any run that it needs is missing."""
+        rows = []
+        for seed in seeds:
+            row = np.zeros(self.images, np.float32)
+            for cell, weight in weights.items():
+                answered = self.of(cell, seed)
+                if answered is None:
+                    return None
+                row += np.float32(weight) * answered
+            rows.append(row)
+        return np.stack(rows) if rows else None
+
+
+def read_answers(runs: Sequence[PlannedRun], ended_well: Iterable[Key]) -> Answers | None:
+    """Read the test answers of the runs that ended well, one file at a time; None where no run kept any."""
+    wanted = set(ended_well)
+    first: PartPredictions | None = None
+    right: dict[Key, NDArray[np.uint8]] = {}
+    lacking, elsewhere = [], []
+    for run in runs:
+        key = (run.cell.name, run.seed)
+        if key not in wanted:
+            continue
+        try:
+            test = read_predictions(run.folder.path / FILE, ["test"])["test"]
+        except ValueError:  # named in `lacking`; a damaged file has made its run `damaged` already
+            lacking.append(key)
+            continue
+        first = test if first is None else first
+        if not (np.array_equal(test.ids, first.ids) and np.array_equal(test.labels, first.labels)):
+            elsewhere.append(key)
+            continue
+        right[key] = np.packbits(test.correct)
+    if first is None:
+        return None
+    group = np.arange(len(first.ids))
+    if first.groups is not None:
+        group = np.unique(first.groups, return_inverse=True)[1].astype(np.int64)
+    return Answers(first.labels, group, first.groups is not None, right, tuple(lacking), tuple(elsewhere))
+
+
+def image_values(differences: NDArray[Any], answers: Answers, *, by_class: bool = False) -> NDArray[np.float64]:
+    """Return what each image, or each patient, adds to a mean over images, as differences by seed and group (n G).
+
+    The mean over groups of a row is that seed's own difference. `by_class` is for a mean over classes of means over
+    images, balanced accuracy. Groups of different sizes have the linear part of a ratio of sums (Taylor).
+    """
+    images = answers.images
+    weight = np.full(images, 1 / images)
+    centre = np.full(images, float(differences.mean()))
+    if by_class:
+        counts = np.bincount(answers.labels)
+        present = np.flatnonzero(counts)
+        weight = 1 / (len(present) * counts[answers.labels])
+        means = np.bincount(answers.labels, differences.mean(0)) / np.maximum(counts, 1)
+        centre = means[answers.labels]
+    total = float(differences.mean(0) @ weight)
+    added = (differences - centre) * weight
+    if answers.groups < images or answers.are_grouped:
+        added = np.stack([np.bincount(answers.group, row, minlength=answers.groups) for row in added])
+    return total + answers.groups * np.asarray(added, np.float64)

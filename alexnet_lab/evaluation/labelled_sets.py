@@ -1,0 +1,173 @@
+"""The labelled sets that a run is judged on: its own validation and test images, and sets from elsewhere.
+
+A set from elsewhere goes through the preprocessing of the run, image by image, as `predict` does it.
+"""
+
+import io
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from alexnet_lab.data.feed import Feed
+from alexnet_lab.data.lists import in_brief
+from alexnet_lab.data.sources import list_images, load_images
+from alexnet_lab.evaluation.assessment import Predicted
+from alexnet_lab.evaluation.predictions import ImageFile
+from alexnet_lab.evaluation.trained import Run, torch_set_as_in
+from alexnet_lab.predictions_file import FILE, PARTS, PartPredictions, read_predictions
+from alexnet_lab.records import RunFolder
+from alexnet_lab.training.evaluation import evaluation_batch, probabilities_of
+from alexnet_lab.training.run import open_feed_of
+
+Told = Callable[[str, int, int], None]  # what, done, total
+
+
+@dataclass(frozen=True)
+class LabelledSet:
+    """A set with its predictions, and its pixels where they can be had."""
+
+    predicted: Predicted
+    pixels: Callable[[int], NDArray[np.uint8]] | None  # of an image of the set, as stored: C T T
+    notes: tuple[str, ...] = ()
+
+
+def own_sets(run: Run, device: str, told: Told) -> dict[str, LabelledSet]:
+    """Return a run's validation and test sets: its predictions as it recorded them, else from its weights and data.
+
+    Without its data a run that recorded its predictions has numbers for names, and no pixels.
+    """
+    feed, why = None, ""
+    try:
+        feed = _feed_of(run, device, told)
+    except (ValueError, OSError) as error:
+        why = str(error).partition("\n")[0]
+    kept = run.path / FILE
+    if kept.exists():
+        if FILE in RunFolder(run.path).damages():
+            raise ValueError(f"{kept} changed after the run ended; the command that made the run makes it again")
+        return {part: _recorded(found, feed, why) for part, found in read_predictions(kept, PARTS).items()}
+    if feed is None:
+        raise ValueError(
+            f"the run in {run.path} kept no predictions, and they cannot be computed from its data ({why}); make "
+            f"{run.recipe.data} available where the run found it, or train again"
+        )
+    return _computed(run, feed, device, told)
+
+
+def _recorded(found: PartPredictions, feed: Feed | None, why: str) -> LabelledSet:
+    probabilities = found.probabilities.astype(np.float64)
+    probabilities /= probabilities.sum(1, keepdims=True)  # stored in float32
+    if feed is not None:
+        return _set_of(feed, found.ids, probabilities)
+    names = tuple(f"image {index}" for index in found.ids)
+    note = f"the data of the run is not here ({why}): images have numbers for names, and pictures are not shown"
+    return LabelledSet(Predicted(names, found.labels, probabilities, found.groups), None, (note,))
+
+
+def external_set(run: Run, data: str, device: str, told: Told) -> LabelledSet:
+    """Return a labelled set from elsewhere, all parts of it; its classes must be among those of the run."""
+    with _opened(data) as source:
+        files = source.files
+        strange = [name for name in source.classes if name not in run.classes]
+        if strange:
+            raise ValueError(
+                f"{data} must have the classes of the run ({in_brief(list(run.classes))}), and has others: "
+                f"{in_brief(strange)}; rename or remove these"
+            )
+        found = run.predict_files(files, device, partial(told, "predicting"))
+        place_of = {file.name: place for place, file in enumerate(files)}
+        kept = [place_of[name] for name in found.files]
+        if not kept:
+            name, why = next(iter(found.unreadable.items()))
+            raise ValueError(f"none of the {len(files)} images of {data} can be read; the first is {name}: {why}")
+    notes = found.notes
+    if found.unreadable:
+        listed = in_brief([f"{name}: {why}" for name, why in found.unreadable.items()])
+        notes = (*notes, f"{len(found.unreadable)} of {len(files)} images cannot be read and are left out ({listed})")
+    number = np.array([run.classes.index(name) for name in source.classes])
+    groups = None if source.groups is None else source.groups[kept]
+    of_set = Predicted(found.files, number[source.labels[kept]], found.probabilities, groups)
+
+    def pixels(image: int) -> NDArray[np.uint8]:
+        with _opened(data) as again, again.files[kept[image]].opened() as content:
+            return run.preprocessing.decoded(content, run.recipe.fit)[0]
+
+    return LabelledSet(of_set, pixels, notes)
+
+
+def _feed_of(run: Run, device: str, told: Told) -> Feed:
+    """Open the data of a run and refuse it if it is not what the run was trained on."""
+
+    def report(_kind: str, facts: dict[str, Any]) -> None:
+        told(facts["what"], facts["done"], facts["total"])
+
+    with torch_set_as_in(run.recipe):
+        feed = open_feed_of(replace(run.recipe, device="cuda" if device.startswith("cuda") else "cpu"), report)
+    provenance = RunFolder(run.path).provenance() or {}
+    if feed.fingerprint != provenance.get("data_fingerprint"):
+        raise ValueError(f"{run.recipe.data} has changed since the run")
+    return feed
+
+
+def _computed(run: Run, feed: Feed, device: str, told: Told) -> dict[str, LabelledSet]:
+    """Compute the predictions as the run's own test did: ten views of test images if the recipe says so."""
+    folder, recipe = RunFolder(run.path), run.recipe
+    split = folder.split()
+    if split is None or "split.json" in folder.damages():
+        raise ValueError(
+            f"split.json in {run.path} is missing or damaged, and names the images of the test; train again"
+        )
+    network = run.network(device)
+    batch = evaluation_batch(recipe.batch_size, recipe.accumulate)
+    sets = {}
+    with torch_set_as_in(recipe):
+        for part in PARTS:
+            ids = np.array(split[part], np.int64)
+            told(f"predicting {part} images", 0, len(ids))
+            probabilities = probabilities_of(network, feed, ids, batch, recipe.ten_views and part == "test")
+            told(f"predicting {part} images", len(ids), len(ids))
+            sets[part] = _set_of(feed, ids, probabilities)
+    return sets
+
+
+def _set_of(feed: Feed, ids: NDArray[np.int64], probabilities: NDArray[np.float64]) -> LabelledSet:
+    names = tuple(f"image {index}" for index in ids) if feed.names is None else tuple(map(str, feed.names[ids]))
+    groups = None if feed.groups is None else feed.groups[ids]
+    predicted = Predicted(names, feed.labels.cpu().numpy()[ids], probabilities, groups)
+    return LabelledSet(predicted, lambda image: np.asarray(feed.stored[ids[image]]))
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Labelled image files, readable while the source is open."""
+
+    files: list[ImageFile]
+    labels: NDArray[np.int64]
+    classes: tuple[str, ...]
+    groups: NDArray[np.str_] | None
+
+
+@contextmanager
+def _opened(data: str) -> Iterator[_Source]:
+    listing = list_images(data)
+    if listing is None:
+        images = load_images(data)
+        files = [ImageFile(f"image {at}", partial(_as_png, pixels)) for at, pixels in enumerate(images.pixels)]
+        yield _Source(files, images.labels, images.classes, images.groups)
+        return
+    with listing.reader() as read:
+        files = [ImageFile(path, partial(read, path)) for path in listing.paths]
+        yield _Source(files, listing.labels, listing.classes, listing.groups)
+
+
+def _as_png(pixels: NDArray[np.uint8]) -> nullcontext[bytes]:
+    """Return an image as the bytes of a PNG file, which keeps every pixel."""
+    content = io.BytesIO()
+    Image.fromarray(pixels[0] if len(pixels) == 1 else np.moveaxis(pixels, 0, 2)).save(content, "PNG")
+    return nullcontext(content.getvalue())
