@@ -142,10 +142,11 @@ class Drawing:
         # A format's own canvas draws once. savefig draws twice, first without ink for the layout, which is done here.
         with mpl.rc_context(STYLE), _unknown_letters_allowed():
             if kind == "svg":
-                FigureCanvasSVG(self.canvas).print_svg(content, metadata={"Date": None, "Creator": "alexnet-lab"})
+                about = {"Date": None, "Creator": "alexnet-lab"}
+                FigureCanvasSVG(self.canvas).print_svg(content, metadata=about)  # type: ignore[no-untyped-call]
             else:
                 self.canvas.set_dpi(PIXELS_PER_INCH * PNG_SCALE)
-                FigureCanvasAgg(self.canvas).print_png(content)
+                FigureCanvasAgg(self.canvas).print_png(content)  # type: ignore[no-untyped-call]
                 self.canvas.set_dpi(PIXELS_PER_INCH)
         return content.getvalue()
 
@@ -181,6 +182,11 @@ def label(text: str, longest: int = LONGEST_LABEL) -> str:
         return flat
     head = 0 if "." in flat and " " not in flat else (longest - 1) // 2
     return f"{flat[:head]}…{flat[len(flat) - (longest - 1 - head) :].lstrip('.')}"
+
+
+def in_rows(entries: Sequence[Any]) -> list[Any]:
+    """Return what a legend of two columns must be given to be read row by row: matplotlib fills the first one first."""
+    return [*entries[::2], *entries[1::2]]
 
 
 def whole_epochs(axes: Axes, epochs: Sequence[float]) -> None:

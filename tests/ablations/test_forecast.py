@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from alexnet_ablations.declare.history import note_end, note_start
-from alexnet_ablations.declare.study import declare
+from alexnet_ablations.declare.study import declare_study
 from alexnet_ablations.run import calibration, forecast
 from alexnet_ablations.run.calibration import Pace, calibrate, key_of, measure
 from alexnet_ablations.run.forecast import duration, expected_power, is_small, wall_time
@@ -21,7 +21,7 @@ TINY = {"width": 0.0625, "norm": "bn", "data": "synthetic:classes=2,side=16,coun
 
 
 def study_in(folder, seeds=3, **factors):
-    return declare(factors or {"norm": "bn", "act": "leaky"}, {}, folder, seeds=seeds)
+    return declare_study(factors or {"norm": "bn", "act": "leaky"}, {}, folder, seeds=seeds)
 
 
 def test_a_run_takes_its_start_its_steps_and_its_evaluations():

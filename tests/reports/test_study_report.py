@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from planted_studies import figures_of, page_of, planted, text_of
 
-from alexnet_ablations.conclude.conclusions import conclude
+from alexnet_ablations.conclude.conclusions import conclusions_of
 from alexnet_ablations.conclude.outcomes import OUTCOMES, read_results
 from alexnet_ablations.conclude.sentences import sentence_of
 from alexnet_ablations.report import verdicts, write_report
@@ -286,7 +286,7 @@ def test_what_the_exact_test_alone_does_not_see_is_said_by_name(make_study):
 def test_verdicts_say_what_such_a_study_shows_as_the_terminal_does(make_study):
     study = make_study(lambda seed, norm: 0.9 + (0.01 * (seed - 1) if norm == "bn" else 0), {"norm": ["bn"]})
     results = read_results(study.runs())
-    found = conclude(results, study.contrasts()).headline[0]
+    found = conclusions_of(results, study.contrasts()).headline[0]
     assert found.verdict == "undecided"
     known = found.sensitivity
     assert known.seeds_for_margin > 3

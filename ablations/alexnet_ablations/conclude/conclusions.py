@@ -264,10 +264,10 @@ def _values_by_seed(by_seed_and_cell: pd.DataFrame, contrast: Contrast) -> dict[
 def conclude_study(study: Study, results: pd.DataFrame) -> Conclusions:
     """Conclude from a study whose results were read: with the predictions of its runs, its margin and its looks."""
     answers = read_answers(study.runs(), ended_well(results))
-    return conclude(results, study.contrasts(), margin=study.margin, answers=answers, looks=study.looks)
+    return conclusions_of(results, study.contrasts(), margin=study.margin, answers=answers, looks=study.looks)
 
 
-def conclude(
+def conclusions_of(
     results: pd.DataFrame,
     contrasts: Sequence[Contrast],
     outcomes: Sequence[Outcome] = OUTCOMES,

@@ -100,12 +100,10 @@ def reach_of(conclusion: Conclusion) -> str:
         return f"{said}, and {wanted} with about {known.seeds_for_margin:,} seeds"
     if known.groups is None:
         return f"{said}; {wanted} would take more than {MOST:,} seeds"
-    said += (
-        f"; no number of seeds shows less than {_size(outcome, known.least)} on {known.groups:,} {_units(conclusion)}"
-    )
-    if known.groups_for_margin is not None:
-        said += f", and {wanted} takes about {_rounded(known.groups_for_margin)} with {known.seeds} seeds"
-    return said
+    said += f" (no number of seeds less than {_size(outcome, known.least)})"
+    if known.groups_for_margin is None:
+        return said
+    return f"{said}; {wanted} would take about {_rounded(known.groups_for_margin)} {_units(conclusion)}"
 
 
 def _units(conclusion: Conclusion) -> str:

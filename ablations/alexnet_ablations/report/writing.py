@@ -19,6 +19,7 @@ from alexnet_ablations.report import provenance, sections, verdicts
 from alexnet_ablations.report.context import ReportContext
 from alexnet_ablations.report.findings import diagnose_runs
 from alexnet_ablations.report.readings import CellReadings, read_cells
+from alexnet_ablations.report.tuning import tuning_section
 from alexnet_lab.reports.page import Page
 
 Inspect = Literal["none", "cells", "all"]
@@ -71,6 +72,7 @@ def study_page(
     made = [
         sections.verdicts_section(context),
         sections.effect_plots(context),
+        *([tuning_section(context)] if study.tuning is not None else []),
         sections.cells_section(context),
         sections.curves_section(context),
         sections.gradients_section(context),
