@@ -25,6 +25,7 @@ from alexnet_lab.records import atomically, digest_of, write_atomically
 
 KEPT = 2
 BEST = "best"
+BLOCK = 2**20  # bytes of a file that are read at once
 
 
 @dataclass(frozen=True)
@@ -114,21 +115,24 @@ def _written(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> d
     return {**facts, "digest": _digest(_blake_of(path), facts)}
 
 
-def _is_signed(content: Any, facts: dict[str, Any]) -> bool:
+def _is_signed(content: "hashlib.blake2b", facts: dict[str, Any]) -> bool:
     own = {name: value for name, value in facts.items() if name != "digest"}
     # Version 0.1.0 signed the tensors alone.
     return facts.get("digest") in (_digest(content, own), content.hexdigest())
 
 
-def _digest(content: Any, facts: dict[str, Any]) -> str:
+def _digest(content: "hashlib.blake2b", facts: dict[str, Any]) -> str:
     hasher = content.copy()
     hasher.update(digest_of(facts).encode())
     return hasher.hexdigest()
 
 
-def _blake_of(path: Path) -> Any:
+def _blake_of(path: Path) -> "hashlib.blake2b":
+    hasher = hashlib.blake2b(digest_size=16)
     with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16))
+        while block := file.read(BLOCK):
+            hasher.update(block)
+    return hasher
 
 
 def network_tensors(network: nn.Module, prefix: str = RUN_PREFIX) -> dict[str, Tensor]:
