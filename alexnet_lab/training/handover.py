@@ -9,7 +9,6 @@ and whoever ends second deletes its own. A run has the same numbers whoever make
 """
 
 import errno
-import os
 import re
 import shutil
 import uuid
@@ -43,7 +42,7 @@ def attempts_in(cell: Path) -> dict[Path, list[Path]]:
     """Return the folders of the attempts that are not published, by run, of all runs in one folder."""
     found: dict[Path, list[Path]] = {}
     try:
-        names = sorted(os.listdir(cell))
+        names = sorted(path.name for path in cell.iterdir())
     except OSError:  # nothing of this cell has begun
         return found
     for name in names:
