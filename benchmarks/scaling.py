@@ -169,9 +169,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
     print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, seed {asked.seed}\n")
-    print(
-        "| runs | coordinator, ms a run | status, ms a run | results, ms a run | folder, kB a run | memory at the peak, MB |"
-    )
+    print("| runs | coordinator, ms a run | status, ms a run | results, ms a run | folder, kB a run | peak, MB |")
     print("|---|---|---|---|---|---|")
     for count in asked.runs:
         print(with_runs(count, asked.seed), flush=True)
