@@ -1,4 +1,4 @@
-"""What grows with a study: a coordinator's time per run, the folder, `status` and the table of results.
+"""What grows with a study: processor time of coordinator, `status` and results, memory, and the folder.
 
     python benchmarks/scaling.py                        # 10, 100 and 1,000 runs, nothing trained
     python benchmarks/scaling.py --runs 1000 --seed 3
@@ -7,7 +7,7 @@ Training is simulated: an engine of the benchmark's own writes a finished run's 
 the seed, so what is left is what a study costs beside training. Each size is a study of its own, in a temporary folder.
 The second part writes one run with more epochs, parameters and test images, and reports its folder's bytes.
 
-Prints a table; seconds are of this machine, which must be quiet for them to mean anything.
+Prints tables. Seconds are those of the processor, without what the disk took, so a busy machine changes them little.
 """
 
 import argparse
@@ -136,13 +136,13 @@ def with_runs(count: int, seed: int) -> str:
     with tempfile.TemporaryDirectory() as scratch:
         study = study_of(Path(scratch) / "study", count)
         runs = study.runs()
-        seconds = [time.perf_counter()]
+        seconds = [time.process_time()]
         run_all(study.folder, runs, executor=Simulated(seed))
-        seconds.append(time.perf_counter())
+        seconds.append(time.process_time())
         states = {one.state for one in statuses(runs)}
-        seconds.append(time.perf_counter())
+        seconds.append(time.process_time())
         table = read_results(runs)
-        seconds.append(time.perf_counter())
+        seconds.append(time.process_time())
         if states != {"ok"} or len(table) != len(runs):
             raise SystemExit(f"of {len(runs)} runs {len(table)} were read, in states {', '.join(states)}")
         made, shown, read = np.diff(seconds)

@@ -12,7 +12,7 @@ import errno
 import re
 import shutil
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -38,13 +38,23 @@ def without_attempt(text: str) -> str:
     return _NAME.sub("", text)
 
 
+def attempts_in(cell: Path) -> dict[Path, list[Path]]:
+    """Return the folders of the attempts that are not published, by run, of all runs in one folder."""
+    found: dict[Path, list[Path]] = {}
+    try:
+        names = sorted(path.name for path in cell.iterdir())
+    except OSError:  # nothing of this cell has begun
+        return found
+    for name in names:
+        run = _NAME.sub("", name)
+        if run != name:
+            found.setdefault(cell / run, []).append(cell / name)
+    return found
+
+
 def attempts_of(run: Path) -> list[Path]:
     """Return the folders of the attempts at a run that are not published, by name."""
-    try:
-        beside = list(run.parent.iterdir())
-    except OSError:  # nothing of this cell has begun
-        return []
-    return sorted(path for path in beside if path.name != run.name and run_of(path) == run)
+    return attempts_in(run.parent).get(run, [])
 
 
 def furthest_step(folder: Path) -> int:
@@ -52,10 +62,11 @@ def furthest_step(folder: Path) -> int:
     return max((int(path.stem[5:]) for path in (folder / "checkpoints").glob("step-*[0-9].json")), default=-1)
 
 
-def furthest_attempt(run: Path) -> Path:
+def furthest_attempt(run: Path, attempts: Sequence[Path] | None = None) -> Path:
     """Return the folder of the attempt at a run that got furthest; the run's own once it is there, or if none began."""
-    attempts = [] if run.exists() else attempts_of(run)
-    return max(attempts, key=_progress_of, default=run)
+    if run.exists():
+        return run
+    return max(attempts_of(run) if attempts is None else attempts, key=_progress_of, default=run)
 
 
 def others_further(folder: Path) -> list[Path]:

@@ -27,13 +27,12 @@ from alexnet_ablations.run.executors import ray as executor
 SMALL = replace(START, data="synthetic:classes=3,side=16,count=240")
 # A checkpoint after every epoch; the first attempt at a run of seed 0 waits after its second epoch.
 RUN = """
-import os, sys, time
+import json, os, sys, time
 from pathlib import Path
 from alexnet_lab.training import run, trainer
-from alexnet_lab.training.handover import run_of
 trainer.BETWEEN_EPOCHS = 0.0
-folder = Path(sys.argv[-1])
-gate = Path(os.environ["GATES"], f"{folder.parent.name}-{run_of(folder).name}")
+recipe = json.loads(Path(sys.argv[-1], "recipe.json").read_text())
+gate = Path(os.environ["GATES"], f"norm={recipe['norm']}-seed-{recipe['seed']}")
 save = trainer.Trainer._save
 first = not gate.exists()
 def save_and_wait(self):

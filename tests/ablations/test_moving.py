@@ -13,7 +13,7 @@ from alexnet_ablations.run.elsewhere import make_way, task_of
 from alexnet_ablations.run.executors import local
 from alexnet_lab.training.handover import attempts_of
 
-# A run that saves after every epoch, and is killed as soon as it has saved the epoch that the environment names.
+# A run that saves after every epoch, and is killed as soon as it has saved one that the environment names or a later.
 RUN = """
 import os, signal, sys
 from alexnet_lab.training import run, trainer
@@ -21,7 +21,7 @@ trainer.BETWEEN_EPOCHS = 0.0
 save = trainer.Trainer._save
 def save_and_die(self):
     save(self)
-    if self.epoch - 1 == int(os.environ["LAST_EPOCH"]):
+    if self.epoch - 1 >= int(os.environ["LAST_EPOCH"]):
         os.kill(os.getpid(), signal.SIGKILL)
 trainer.Trainer._save = save_and_die
 sys.exit(run.main(sys.argv[1:]))
@@ -40,11 +40,11 @@ def test_from_this_machine_to_another_and_back_to_the_last_bit(tmp_path, monkeyp
     monkeypatch.setattr(local, "command_of", command_of)
     monkeypatch.setattr(node, "command_of", command_of)
 
-    # Here, until epoch 1, twice: what is left is a run without a verdict.
+    # Here, until epoch 1, and once more until epoch 2: what is left is a run without a verdict.
     monkeypatch.setattr(local.LocalExecutor, "write_verdict", lambda *_: None)
     monkeypatch.setenv("LAST_EPOCH", "1")
     run_all(moved.folder, moved.runs(), 2)
-    assert [len(list(run.folder.metrics())) for run in moved.runs()] == [1, 1]
+    assert [len(list(run.folder.metrics())) for run in moved.runs()] == [2, 2]
 
     # Elsewhere, until epoch 3: nothing has the run's name then.
     monkeypatch.setenv("LAST_EPOCH", "3")

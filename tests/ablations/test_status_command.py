@@ -217,6 +217,7 @@ def test_the_table_is_no_wider_than_the_terminal_and_no_higher():
             slot="gpu 1",
             share=0.5,
             accuracy=0.987,
+            is_queued=False,
             seconds=3725.0,
         )
         for seed in range(18)

@@ -16,7 +16,7 @@ from alexnet_ablations.declare.history import History, read_history
 from alexnet_ablations.declare.study import PlannedRun
 from alexnet_lab.locks import Lock
 from alexnet_lab.records import RunFolder
-from alexnet_lab.training.handover import attempts_of, furthest_attempt, without_attempt
+from alexnet_lab.training.handover import attempts_in, attempts_of, furthest_attempt, without_attempt
 
 # In the order in which they are shown. `lost`: it began, nobody works on it, and it left no verdict.
 STATES = ("ok", "diverged", "oom", "error", "timeout", "lost", "damaged", "running", "waiting")
@@ -53,15 +53,22 @@ class RunStatus:
 
 
 def status_of(
-    folder: RunFolder, cell: str, seed: int, sighting: Sighting | None = None, *, is_coordinated: bool = False
+    folder: RunFolder,
+    cell: str,
+    seed: int,
+    sighting: Sighting | None = None,
+    attempts: Sequence[Path] | None = None,
+    *,
+    is_coordinated: bool = False,
 ) -> RunStatus:
     """Read the state of a run from its folder, whatever the folder is like.
 
-    Of a run that is not published the furthest attempt is read. It is running if a scheduler says so, or if it has not
-    ended and a coordinator is at work in the study.
+    Of a run that is not published the furthest of its attempts is read, which are looked up unless they are given. It
+    is running if a scheduler says so, or if it has not ended and a coordinator is at work in the study.
     """
-    attempts = attempts_of(folder.path)
-    if path := furthest_attempt(folder.path) if attempts else None:
+    if attempts is None:
+        attempts = attempts_of(folder.path)
+    if path := furthest_attempt(folder.path, attempts) if attempts else None:
         folder = RunFolder(path)
     holder, history = Lock(folder.lock).holder(), read_history(folder.path)
     if sighting is not None and sighting.is_running:
@@ -112,9 +119,17 @@ def statuses(
 ) -> list[RunStatus]:
     """Read the state of every planned run; `sightings` are what schedulers say, by absolute folder."""
     seen = sightings or {}
+    attempts: dict[Path, list[Path]] = {}
+    for cell in {run.folder.path.parent for run in runs}:  # each is listed once
+        attempts |= attempts_in(cell)
     return [
         status_of(
-            run.folder, run.cell.name, run.seed, seen.get(run.folder.path.absolute()), is_coordinated=is_coordinated
+            run.folder,
+            run.cell.name,
+            run.seed,
+            seen.get(run.folder.path.absolute()),
+            attempts.get(run.folder.path, []),
+            is_coordinated=is_coordinated,
         )
         for run in runs
     ]

@@ -49,7 +49,8 @@ class Ray:
 
     def open(self, order: Order) -> "RayExecutor":
         """Return an executor for one study, connected to the cluster."""
-        return RayExecutor(_connect(self.ray_address), order)
+        ray, is_ours = _connect(self.ray_address)
+        return RayExecutor(ray, order, is_ours=is_ours)
 
     @staticmethod
     def sightings(_study: Path) -> Mapping[Path, Sighting]:
@@ -76,8 +77,8 @@ class RayAttempt(RemoteAttempt):
 class RayExecutor:
     """Places runs as tasks of Ray: see Executor."""
 
-    def __init__(self, ray: Any, order: Order) -> None:
-        self.ray, self.order = ray, order
+    def __init__(self, ray: Any, order: Order, *, is_ours: bool) -> None:
+        self.ray, self.order, self.is_ours = ray, order, is_ours
         self.wake = threading.Event()
         self.active: list[RayAttempt] = []
         needs = order.needs
@@ -128,7 +129,7 @@ class RayExecutor:
             return False
         try:
             place, content = self.ray.get(attempt.task)
-        except (self.ray.exceptions.RayError, KeyboardInterrupt) as error:
+        except self.ray.exceptions.RayError as error:
             attempt.failure = f"ray says {type(error).__name__}, {str(error).strip().splitlines()[0][:300]}"
         else:
             attempt.slot, attempt.failure = f"ray {place}", "the run's process ended before it was done"
@@ -158,7 +159,8 @@ class RayExecutor:
             for attempt in self.active:
                 self.poll(attempt)
             self.mark.unlink(missing_ok=True)
-            self.ray.shutdown()
+            if self.is_ours:
+                self.ray.shutdown()
 
     def close(self, attempt: RayAttempt) -> None:
         """Forget an attempt."""
@@ -184,12 +186,15 @@ def do_task(text: str, mark: str) -> tuple[str, bytes | None]:
         return place, _pack(there) if there.exists() else None
 
 
-def _connect(address: str | None) -> Any:
+def _connect(address: str | None) -> tuple[Any, bool]:
+    """Return Ray, connected, and whether the connection is ours to close."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no report of this study to anybody
     try:
         import ray
     except ImportError:
         raise ValueError('executor ray needs the extra ray: pip install "alexnet-lab[ray]"') from None
+    if ray.is_initialized():  # by the program that calls us; it keeps its connection
+        return ray, False
     try:
         ray.init(address=address, log_to_driver=False, logging_level="error", include_dashboard=None)
     except (ConnectionError, ValueError, RuntimeError) as error:
@@ -198,7 +203,7 @@ def _connect(address: str | None) -> Any:
             f"no Ray cluster answers at {address or 'this machine'} ({said}); start one with ray start --head, or "
             "leave --ray-address out"
         ) from None
-    return ray
+    return ray, True
 
 
 def _pack(folder: Path) -> bytes:
