@@ -10,8 +10,8 @@ Seconds from start to end, with every import, and every picture decoded anew (at
 `study`: seconds of `alexnet-lab ablate --norm bn --act leaky` with its runs forked, over the same with each run started
 by itself (at most 0.7). Both must learn the same, to the last digit.
 
-All are ratios within a round, interleaved, as medians with 20/80 quantiles. Needs a quiet machine. Exits 1 where one is
-missed.
+All are ratios within a round, interleaved, as medians with 20/80 quantiles. Needs a quiet machine. Exits 1 where one
+is missed.
 """
 
 import argparse
