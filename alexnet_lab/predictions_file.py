@@ -142,6 +142,6 @@ def _write(
         for block in blocks:
             if is_first:
                 header = np.lib.format.header_data_from_array_1_0(block)
-                np.lib.format.write_array_header_1_0(member, {**header, "shape": shape or block.shape})  # type: ignore[arg-type]
+                np.lib.format.write_array_header_1_0(member, {**header, "shape": shape or block.shape})
                 is_first = False
             member.write(np.ascontiguousarray(block).data if block.dtype.kind != "U" else block.tobytes())

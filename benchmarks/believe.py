@@ -5,7 +5,7 @@
     python benchmarks/believe.py --real STUDY        # A/A comparisons among the runs of a real study folder
 
 The p-values and intervals are the product's own, one study at a time. The first studies of each row also go through
-`conclude`, table of results and all, which must come to the same verdicts, or the script ends. Shares come with
+`conclusions_of`, table of results and all, which must come to the same verdicts, or the script ends. Shares come with
 their Monte Carlo error, one standard error. Seeded: the same numbers every time.
 
     A/A         identical cells under different names: whatever is found is false
@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from alexnet_ablations.conclude.conclusions import conclude
+from alexnet_ablations.conclude.conclusions import conclusions_of
 from alexnet_ablations.conclude.intervals import (
     LEVEL,
     equivalence_p_value,
@@ -33,6 +33,7 @@ from alexnet_ablations.conclude.intervals import (
     t_interval,
     t_p_value,
 )
+from alexnet_ablations.conclude.looks import level_of_look
 from alexnet_ablations.conclude.multiplicity import holm
 from alexnet_ablations.conclude.outcomes import HEADLINE
 from alexnet_ablations.conclude.seeds import power
@@ -45,7 +46,7 @@ SHARED, OWN = 0.01, 0.01  # standard deviations of what the cells of a seed shar
 IMAGES = 360  # a small test set: accuracies are multiples of 1/360
 MISSING = 0.1  # share of runs that left no number
 MARGIN = 0.5  # points
-CHECKED = 10  # studies of each row that also go through conclude
+CHECKED = 10  # studies of each row that also go through conclusions_of
 SPLITS = 2000  # of a real cell's seeds into two groups
 ASYMMETRIC = "exponential differences"
 
@@ -101,18 +102,21 @@ def check_against_conclude(accuracies: NDArray[np.float64], p_values: list[float
     rows = pd.DataFrame(list(itertools.product(LEVELS[:cells], range(seeds))), columns=["cell", "seed"])
     state = np.where(np.isnan(accuracies.ravel()), "diverged", "ok")
     contrasts = [Contrast(f"a → {level}", "effect", {level: 1.0, "a": -1.0}, ("x",)) for level in LEVELS[1:cells]]
-    headline = conclude(rows.assign(test_accuracy=accuracies.ravel(), state=state), contrasts, [HEADLINE]).headline
+    headline = conclusions_of(
+        rows.assign(test_accuracy=accuracies.ravel(), state=state), contrasts, [HEADLINE]
+    ).headline
+    level = level_of_look(seeds)  # these tables test at 5%, the product at what a first look may spend
     for conclusion, p, q in zip(headline, p_values, holm(p_values), strict=True):
         t_p = conclusion.inference.t_p
         same = t_p is p or (t_p is not None and p is not None and math.isclose(t_p, p, rel_tol=1e-6))
-        if not same or conclusion.verdict.startswith("difference") != _is_found(q):
+        if not same or conclusion.verdict.startswith("difference") != _is_found(q, level):
             raise SystemExit(
-                f"conclude says {sentence_of(conclusion)!r} where p is {p} and adjusted {q}; these tables are not right"
+                f"conclusions_of says {sentence_of(conclusion)!r} at p {p} and adjusted {q}; these tables are wrong"
             )
 
 
-def _is_found(p: float | None) -> bool:
-    return p is not None and p <= LEVEL
+def _is_found(p: float | None, level: float = LEVEL) -> bool:
+    return p is not None and p <= level
 
 
 def share(hits: Sequence[bool]) -> str:

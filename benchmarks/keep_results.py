@@ -19,7 +19,7 @@ from typing import Any
 import pandas as pd
 
 from alexnet_ablations.conclude.answers import read_answers
-from alexnet_ablations.conclude.conclusions import Conclusion, Conclusions, conclude
+from alexnet_ablations.conclude.conclusions import Conclusion, Conclusions, conclusions_of
 from alexnet_ablations.conclude.outcomes import HEADLINE, OUTCOMES, ended_well, read_results, write_results
 from alexnet_ablations.conclude.paper_tables import markdown, paper_tables
 from alexnet_ablations.conclude.sentences import sentence_of, survival_sentences
@@ -88,8 +88,8 @@ def keep(
         raise ValueError(f"only a finished study is kept; {study.folder}: {missing}; give its command again")
     write_report(study)
     known = {"answers": read_answers(study.runs(), ended_well(results)), "looks": study.looks}
-    conclusions = conclude(results, study.contrasts(), KEPT, **known)
-    simple = conclude(results, at_each_level(study, *at_each), [HEADLINE], **known).headline if at_each else []
+    conclusions = conclusions_of(results, study.contrasts(), KEPT, **known)
+    simple = conclusions_of(results, at_each_level(study, *at_each), [HEADLINE], **known).headline if at_each else []
     folder.mkdir(parents=True, exist_ok=True)
     for stale in folder.glob("*.svg"):
         stale.unlink()
@@ -105,7 +105,7 @@ def keep(
     (folder / "README.md").write_text(page)
     again = read_rows(folder / "results.csv")
     again.attrs = rows.attrs
-    if markdown(paper_tables(again, conclude(again, study.contrasts(), KEPT, **known))) != tables:
+    if markdown(paper_tables(again, conclusions_of(again, study.contrasts(), KEPT, **known))) != tables:
         raise ValueError(f"rows and tables of {folder} differ: the rows and predictions do not lead back to the tables")
     return conclusions
 

@@ -27,7 +27,7 @@ import numpy as np
 
 from alexnet_ablations.conclude.outcomes import read_results
 from alexnet_ablations.declare.status import Sighting, statuses
-from alexnet_ablations.declare.study import PlannedRun, Study, declare
+from alexnet_ablations.declare.study import PlannedRun, Study, declare_study
 from alexnet_ablations.run.coordinator import run_all
 from alexnet_ablations.run.elsewhere import RemoteAttempt, make_way
 from alexnet_ablations.run.executors import Order, Refusal
@@ -123,7 +123,7 @@ def write_run(
 def study_of(folder: Path, runs: int) -> Study:
     """Declare a study of that many runs, in two cells."""
     start = {"data": "digits", "epochs": EPOCHS, "threads": 1, "device": "cpu"}
-    return declare({"norm": ["bn"]}, start, folder, seeds=max(runs // 2, 1)).open_folder()
+    return declare_study({"norm": ["bn"]}, start, folder, seeds=max(runs // 2, 1)).open_folder()
 
 
 def bytes_in(folder: Path) -> int:

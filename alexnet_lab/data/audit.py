@@ -18,6 +18,7 @@ Indices = NDArray[np.int64]
 
 BYTES = "byte-identical"
 PICTURE = "the same picture with other contrast or size"
+OTHER_CLASS = "under another class too"
 LIST = "copies.json"  # in the folder of a run
 SHOWN = 3  # examples in a remark
 MOST_TWINS = 10  # listed for one image
@@ -33,6 +34,11 @@ class Copy:
     why: str  # "in train too", "in validation too", "under another class too"
     kind: str  # BYTES, PICTURE
     of: tuple[str | int, ...]  # at most MOST_TWINS
+
+    @property
+    def is_in_two_parts(self) -> bool:
+        """Return whether it makes the split leak; else it has another class elsewhere."""
+        return self.why != OTHER_CLASS
 
 
 @dataclass(frozen=True)
@@ -68,7 +74,7 @@ def audit_copies(images: Images, split: Split) -> Audit:
                 f"{len(copies)} of {len(held)} {part} images are {name} images too: {_counted(copies)}. {effect}: take "
                 f"them out of one part; {LIST} in the run's folder lists all"
             )
-    copies = search.copies_among(search.used, search.twins_of_another_class, "under another class too")
+    copies = search.copies_among(search.used, search.twins_of_another_class, OTHER_CLASS)
     every += copies
     if copies:
         remarks.append(
@@ -119,7 +125,7 @@ class _Search:
             similar = (twin for content in sorted(self.near.get(own, ())) for twin in twins(index, content))
             of = equal or list(islice(similar, MOST_TWINS))
             if of:
-                name, *others = (_name(self.images, number) for number in (index, *of))
+                name, *others = (self.images.name_of(number) for number in (index, *of))
                 label = self.images.classes[self.images.labels[index]]
                 kind = BYTES if equal else PICTURE
                 copies.append(Copy(name, self.part_of[index], label, why, kind, tuple(others)))
@@ -136,7 +142,3 @@ def _counted(copies: list[Copy]) -> str:
     """Say how many there are of either kind, with examples."""
     named = {kind: [str(copy.image) for copy in copies if copy.kind == kind] for kind in (BYTES, PICTURE)}
     return ", and ".join(f"{len(names)} {kind} ({in_brief(names, SHOWN)})" for kind, names in named.items() if names)
-
-
-def _name(images: Images, index: int) -> str | int:
-    return index if images.names is None else str(images.names[index])

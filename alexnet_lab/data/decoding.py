@@ -4,11 +4,13 @@ fit   crop     shorter side to the chosen side, then the square in the middle (p
       stretch  both sides to the chosen side: all of the image, its proportions lost
       pad      longer side to the chosen side, black beside it: all of the image, its proportions kept
 
-Only the formats in FORMATS are opened, whatever a file is called: Pillow knows others that start programs.
+DICOM is read by dicom.py. Only that and the formats in FORMATS are opened, whatever a file is called: Pillow knows
+others that start programs.
 """
 
 import io
 import struct
+import warnings
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -20,12 +22,14 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from alexnet_lab.choices import unknown_choice
+from alexnet_lab.data.dicom import SUFFIXES as DICOM_SUFFIXES
+from alexnet_lab.data.dicom import is_dicom, picture_of, silence_pydicom
 from alexnet_lab.data.reading import Budget
 
 FITS = ("crop", "stretch", "pad")
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "GIF", "WEBP", "PPM")  # PPM reads every PNM
 SUFFIXES = frozenset(
-    {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm", ".pbm", ".pnm"}
+    {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm", ".pbm", ".pnm", *DICOM_SUFFIXES}
 )
 DEEP_MODES = frozenset({"I", "I;16", "I;16L", "I;16B", "I;16N"})  # more than 8 bits a pixel, always grey
 GREY_MODES = frozenset({"1", "L", "LA", *DEEP_MODES})
@@ -71,6 +75,15 @@ def fitted_side(width: int, height: int, fit: str) -> int:
     return min(width, height) if fit == "crop" else max(width, height)
 
 
+@contextmanager
+def quiet_decoders() -> Iterator[None]:
+    """Silence what decoders warn of, for a block: what is refused for its size is refused here with its name."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        silence_pydicom()
+        yield
+
+
 def check_fit(fit: str) -> None:
     """Refuse an unknown way to make an image square."""
     if fit not in FITS:
@@ -91,11 +104,15 @@ def look_at(content: bytes) -> Look:
 
 @contextmanager
 def _opened(content: bytes) -> Iterator[Image.Image]:
-    """Open an image of a known format and a size that can be decoded; nothing is decoded yet."""
+    """Open an image of a known format and a size that can be decoded; only DICOM is decoded yet."""
+    if is_dicom(content):
+        with picture_of(content, MOST_PIXELS) as image:
+            yield image
+        return
     try:
         image = Image.open(io.BytesIO(content), formats=FORMATS)
     except UnidentifiedImageError:
-        raise ValueError(f"it is no image, or not in one of these formats: {', '.join(FORMATS)}") from None
+        raise ValueError(f"it is no image, or not in one of these formats: {', '.join(FORMATS)}, DICOM") from None
     except Image.DecompressionBombError:
         raise ValueError(f"it has more than {MOST_PIXELS:,} pixels; save it smaller") from None
     with image:
@@ -104,6 +121,35 @@ def _opened(content: bytes) -> Iterator[Image.Image]:
                 f"it has {image.width} x {image.height} pixels, more than {MOST_PIXELS:,}; save it smaller"
             )
         yield image
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What can be known of an image file without looking at its picture."""
+
+    width: int
+    height: int
+    mode: str
+    format: str
+    bits: int
+    tint: float  # mean distance of its highest from its lowest channel, grey levels
+
+
+def small_picture(content: bytes, side: int) -> tuple[Facts, NDArray[np.uint8]]:
+    """Return the facts of an image file and all of its picture as a grey square of that side; raises as `decode`."""
+    with _opened(content) as image, IN_PROGRESS.hold(image.width * image.height):
+        size, mode, kind = image.size, image.mode, image.format or ""
+        image.draft(None, (2 * side, 2 * side))  # a JPEG is decoded no larger than needed
+        ImageOps.exif_transpose(image, in_place=True)
+        brightest = int(np.asarray(image).max()) if mode in DEEP_MODES else 0
+        plain = _eight_bits(image, bits_for(brightest))
+        small = plain.convert("L" if plain.mode in GREY_MODES else "RGB").resize(
+            (side, side), Image.Resampling.BILINEAR
+        )
+        pixels = np.asarray(small)
+        tint = float(np.ptp(pixels, axis=2).mean()) if pixels.ndim == 3 else 0.0
+        bits = 1 if mode == "1" else 16 if mode in DEEP_MODES else 8
+        return Facts(*size, mode, kind, bits, round(tint, 2)), np.asarray(small.convert("L"))
 
 
 def reason(error: BaseException) -> str:

@@ -28,9 +28,10 @@ from alexnet_lab.data.audit import Audit, audit_copies
 from alexnet_lab.data.augment import Augmentation, draw, parse_augmentation
 from alexnet_lab.data.decoding import shrink
 from alexnet_lab.data.images import Images
+from alexnet_lab.data.leaks import Dropped, Usable, leaking, refuse_leaks, without_duplicates, without_shared_groups
 from alexnet_lab.data.lists import in_brief
 from alexnet_lab.data.scaling import SCALES, Scaling, check_scale, count_channels, scaling_of, with_channels
-from alexnet_lab.data.sources import Progress, load_images
+from alexnet_lab.data.sources import SOURCES, Progress, load_images
 from alexnet_lab.data.splits import PARTS, Split, split_images
 from alexnet_lab.data.views import Geometry, middle_view, ten_views, view
 from alexnet_lab.randomness import stream
@@ -68,6 +69,7 @@ class Feed:
     resident: Tensor | None = field(default=None, repr=False)  # the same on the device, if they fit
     audit: Audit = field(default_factory=Audit, repr=False)  # copies that the split has on both sides
     deep_bits: int = 8  # of the brightest pixel in the files; the upper 8 are stored
+    dropped: tuple[Dropped, ...] = field(default=(), repr=False)  # left out, so that the split does not leak
 
     def training_batches(
         self,
@@ -233,22 +235,41 @@ def open_feed(
     channels: str = "auto",
     device: str = "cpu",
     skip_bad: bool = False,
+    group: str = "",
+    patient_from: str = "",
+    drop_duplicates: bool = False,
+    allow_leaks: bool = False,
     progress: Progress | None = None,
 ) -> Feed:
     """Open a data source (sources.py lists them) for a network of that image size.
 
     channels is auto (one if all images are grey, else three), grey or rgb. fold `2/5` makes the second of five folds
     the test. progress is called with (what, done, total).
+
+    group and patient_from say which images are of one patient (listings.py); images of patients in two given parts are
+    left out of the training images. drop_duplicates leaves out all but one of the images that show one picture. A split
+    of image files that still has copies in two parts is refused unless allow_leaks.
     """
     check_scale(scale)
     augmentation = parse_augmentation(augment)
     whole = image_size + augmentation.margin(image_size)
-    images = load_images(data, whole, fit, skip_bad=skip_bad, progress=progress)
+    images = load_images(data, whole, fit, skip_bad=skip_bad, progress=progress, group=group, patient_from=patient_from)
     seen = count_channels(channels, images.pixels.shape[1])
-    usable = np.setdiff1d(np.arange(len(images.labels)), np.array(list(images.unreadable), np.int64))
-    split = split_images(images.labels, images.classes, images.parts, images.groups, usable, split_seed, fold)
+    usable = Usable(np.setdiff1d(np.arange(len(images.labels)), np.array(list(images.unreadable), np.int64)))
+    if drop_duplicates:
+        usable = without_duplicates(images, usable)
+    if group or patient_from:
+        usable = without_shared_groups(images, usable)
+    split = split_images(images.labels, images.classes, images.parts, images.groups, usable.indices, split_seed, fold)
     geometry = Geometry(image_size, images.pixels.shape[3], whole)
-    return _feed(images, split, geometry, scale, augmentation, seen, device)
+    feed = _feed(images, split, geometry, scale, augmentation, seen, device)
+    notes = [*feed.notes, *usable.notes]
+    if data.partition(":")[0] not in SOURCES:  # published splits are compared as they are, and said to have copies
+        if not allow_leaks:
+            refuse_leaks(feed.audit, data)
+        elif leaking(feed.audit):
+            notes.append("the split leaks, which --allow-leaks permits: results are better than on new images")
+    return replace(feed, notes=tuple(notes), dropped=usable.dropped)
 
 
 def prepare(images: Images, split: Split, side: int, scale: str) -> Feed:

@@ -26,6 +26,10 @@ class Images:
     near_copies: NDArray[np.int64] | None = None  # M 2: pairs of the same picture in other bytes, the smaller first
     deep_bits: int = 8  # of the brightest pixel; the upper 8 were kept
 
+    def name_of(self, index: int) -> str | int:
+        """Return the file of an image, or its number where there are no files."""
+        return index if self.names is None else str(self.names[index])
+
     @property
     def fingerprint(self) -> str:
         """Return a digest of the data: the same data has the same one wherever it is stored.

@@ -10,18 +10,20 @@ An archive is read in place. Nothing is written under a name from one, so no nam
 import errno
 import hashlib
 import os
+import re
 import struct
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
 
 from alexnet_lab.data.decoding import MOST_BYTES, SUFFIXES
+from alexnet_lab.data.dicom import SUFFIXES as DICOM_SUFFIXES
 from alexnet_lab.data.lists import in_brief, line_by_line
 from alexnet_lab.data.reading import Budget, check_member, read_regular, read_whole
 from alexnet_lab.data.tables import read_table
@@ -48,6 +50,7 @@ class Listing:
     parts: NDArray[np.str_] | None = None
     groups: NDArray[np.str_] | None = None
     notes: tuple[str, ...] = ()
+    columns: Mapping[str, Sequence[str]] = field(default_factory=dict)  # further columns of a table
 
     @contextmanager
     def reader(self) -> Iterator[Callable[[str], AbstractContextManager[bytes]]]:
@@ -155,8 +158,8 @@ def _members_of(root: Path) -> list[zipfile.ZipInfo]:
 
 
 def list_table(path: Path) -> Listing:
-    """List the images that a table names (tables.py)."""
-    table = read_table(path)
+    """List the images that a table names, with all its columns (tables.py)."""
+    table = read_table(path, every=True)
     rows, counted = table.rows, table.counted
     problems = [
         f"{counted} {number}: {problem}"
@@ -181,7 +184,66 @@ def list_table(path: Path) -> Listing:
         digest,
         np.array([PART_NAMES[row["split"].lower()] for row in rows]) if "split" in table.columns else None,
         np.array([row["group"] for row in rows]) if "group" in table.columns else None,
+        columns=table.others,
     )
+
+
+def with_patients(listing: Listing, group: str, patient_from: str) -> Listing:
+    """Return a listing whose groups are the patients that a column of its table or a pattern in its paths names.
+
+    `group` is a column, or `patient` for what is known: the pattern, a column of that name, or the groups there are.
+    """
+    if not group and not patient_from:
+        return listing
+    state = _digest([listing.state, group, patient_from])
+    if patient_from and group in ("", "patient"):
+        groups, notes = _matched(listing.paths, patient_from)
+        return replace(listing, groups=groups, state=state, notes=(*listing.notes, *notes))
+    columns = {name.strip().lower().replace(" ", "_"): name for name in listing.columns}
+    wanted = (
+        ("patient", "patient_id", "patientid") if group == "patient" else (group.strip().lower().replace(" ", "_"),)
+    )
+    named = next((columns[name] for name in wanted if name in columns), None)
+    if named is not None:
+        values = list(listing.columns[named])
+        empty = [path for path, value in zip(listing.paths, values, strict=True) if not value]
+        if empty:
+            raise ValueError(
+                f"the column {named} must name a patient for each image; it is empty for {in_brief(empty)}"
+            )
+        return replace(listing, groups=np.array(values), state=state)
+    if group in ("patient", "group") and listing.groups is not None:
+        return listing
+    if group == "patient" and any(PurePosixPath(path).suffix.lower() in DICOM_SUFFIXES for path in listing.paths):
+        return listing  # the files themselves say it
+    known = in_brief([*listing.columns]) or "none"
+    raise ValueError(
+        f"group {group} is not known for {listing.root}: name a column of its table (it has: {known}), or find "
+        r"patients in the paths with patient_from, for example person(\d+)"
+    )
+
+
+def _matched(paths: Sequence[str], pattern: str) -> tuple[NDArray[np.str_], list[str]]:
+    """Return what a pattern finds in each path, and notes; a path without a match is a patient of its own."""
+    try:
+        finder = re.compile(pattern)
+    except re.error as error:
+        raise ValueError(
+            rf"patient_from: must be a regular expression such as person(\d+) ({error}), got {pattern!r}"
+        ) from None
+    found = [finder.search(path) for path in paths]
+    others = sum(match is None for match in found)
+    if others == len(paths):
+        raise ValueError(
+            f"patient_from: {pattern!r} is found in none of the {len(paths)} paths, such as {in_brief(paths[:1])}; "
+            r"write a pattern that is in the paths, such as person(\d+)"
+        )
+    groups = [
+        path if match is None else (match.group(1) if finder.groups else match.group()) or path
+        for path, match in zip(paths, found, strict=True)
+    ]
+    notes = [f"{others} of {len(paths)} paths do not match {pattern!r}: each counts as a patient of its own"]
+    return np.array(groups), notes if others else []
 
 
 def _problem_of(row: dict[str, str], folder: Path) -> str:

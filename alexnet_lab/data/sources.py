@@ -10,7 +10,6 @@ a folder, .zip, .csv, .parquet
 
 import hashlib
 import os
-import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,13 +17,23 @@ from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from alexnet_lab.choices import unknown_choice
 from alexnet_lab.data.cache import Allocate, cached_images
-from alexnet_lab.data.decoding import UNREADABLE, Look, bits_for, check_fit, decode, look_at, reason, shrink
+from alexnet_lab.data.decoding import (
+    UNREADABLE,
+    Look,
+    bits_for,
+    check_fit,
+    decode,
+    look_at,
+    quiet_decoders,
+    reason,
+    shrink,
+)
+from alexnet_lab.data.dicom import numbered, patient_of
 from alexnet_lab.data.images import Images, first_alike
-from alexnet_lab.data.listings import Listing, list_archive, list_folder, list_table
+from alexnet_lab.data.listings import Listing, list_archive, list_folder, list_table, with_patients
 from alexnet_lab.data.lists import line_by_line
 from alexnet_lab.data.near_copies import near_copies
 from alexnet_lab.data.published import PUBLISHED, check_published, load_published
@@ -32,7 +41,7 @@ from alexnet_lab.data.reading import check_regular
 from alexnet_lab.data.synthetic import parse_pictures
 from alexnet_lab.data.tables import MOST_TABLE_BYTES
 
-__all__ = ["SOURCES", "Images", "check_source", "list_images", "load_images"]
+__all__ = ["SOURCES", "Images", "check_source", "listing_of", "load_images"]
 
 Progress = Callable[[str, int, int], None]  # what, done, total
 Result = TypeVar("Result")
@@ -53,14 +62,21 @@ LARGEST_SIDE = 2**14  # of a stored image: no network sees more
 
 
 def load_images(
-    data: str, side: int = LARGEST_SIDE, fit: str = "crop", *, skip_bad: bool = False, progress: Progress | None = None
+    data: str,
+    side: int = LARGEST_SIDE,
+    fit: str = "crop",
+    *,
+    skip_bad: bool = False,
+    progress: Progress | None = None,
+    group: str = "",
+    patient_from: str = "",
 ) -> Images:
     """Load a source at no more than that side: images are stored no larger than they are, nor than they are needed.
 
     Unreadable files are listed in one error, or left out and noted with skip_bad.
     """
     check_fit(fit)
-    images = _loaded(data, side, fit, skip_bad, progress or (lambda _what, _done, _total: None))
+    images = _loaded(data, side, fit, skip_bad, progress or (lambda _what, _done, _total: None), group, patient_from)
     _check_readable(images.unreadable, len(images.labels), skip_bad)
     if len(images.classes) < 2:
         raise ValueError(
@@ -105,29 +121,34 @@ def check_source(data: str) -> None:
             raise ValueError(f"cannot read {path} as data; {expected}")
 
 
-def _loaded(data: str, side: int, fit: str, skip_bad: bool, progress: Progress) -> Images:
+def listing_of(data: str, group: str = "", patient_from: str = "") -> Listing | None:
+    """Return the image files of a source with their labels and patients; None for one that is not made of files."""
     check_source(data)
+    if data.partition(":")[0] in SOURCES:
+        if group or patient_from:
+            raise ValueError(
+                f"patients are known of images in files; {data} has none: leave out group and patient_from"
+            )
+        return None
+    path = Path(data).expanduser()
+    listing = list_folder(path) if path.is_dir() else LISTINGS[path.suffix.lower()](path)
+    return with_patients(listing, group, patient_from)
+
+
+def _loaded(
+    data: str, side: int, fit: str, skip_bad: bool, progress: Progress, group: str, patient_from: str
+) -> Images:
     name, _, argument = data.partition(":")
+    listing = listing_of(data, group, patient_from)
+    if listing is not None:
+        return _decoded(listing, side, fit, skip_bad, progress)
     if name == "digits":
         return _fitted(_digits(), side, fit)
     if name == "synthetic":
         pictures = parse_pictures(argument)
         classes = tuple(f"grating {number}" for number in range(pictures.classes))
         return _fitted(Images(str(pictures), pictures.pixels(), pictures.labels, classes), side, fit)
-    if name in PUBLISHED:
-        return load_published(name, argument, side, fit, progress)
-    return _decoded(_listed(Path(data).expanduser()), side, fit, skip_bad, progress)
-
-
-def list_images(data: str) -> Listing | None:
-    """Return the image files of a source with their labels; None for a source that is not made of files."""
-    check_source(data)
-    name, _, _ = data.partition(":")
-    return None if name in SOURCES else _listed(Path(data).expanduser())
-
-
-def _listed(path: Path) -> Listing:
-    return list_folder(path) if path.is_dir() else LISTINGS[path.suffix.lower()](path)
+    return load_published(name, argument, side, fit, progress)
 
 
 def _digits() -> Images:
@@ -163,14 +184,14 @@ def _decode_all(listing: Listing, side: int, fit: str, allocate: Allocate, progr
     digests = [b""] * count
     # Pillow releases the interpreter's lock while it decodes and resizes, so threads use every core; they share one
     # open archive.
-    with listing.reader() as read, ThreadPoolExecutor(os.cpu_count()) as pool, warnings.catch_warnings():
-        # Pillow warns of images that are refused here, each with its name, for their size.
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+    patients = [b""] * count
+    with listing.reader() as read, ThreadPoolExecutor(os.cpu_count()) as pool, quiet_decoders():
 
         def look(index: int) -> Look | None:
             try:
                 with read(listing.paths[index]) as content:
                     digests[index] = hashlib.blake2b(content, digest_size=16).digest()
+                    patients[index] = patient_of(content)
                     return look_at(content)
             except UNREADABLE as error:
                 unreadable[index] = f"{listing.paths[index]}: {reason(error)}"
@@ -213,7 +234,7 @@ def _decode_all(listing: Listing, side: int, fit: str, allocate: Allocate, progr
         listing.labels,
         listing.classes,
         listing.parts,
-        listing.groups,
+        numbered(patients) if listing.groups is None else listing.groups,
         np.array(listing.paths),
         contents,
         tuple(notes),

@@ -235,6 +235,6 @@ def _refuse_shared_groups(parts: NDArray[np.str_], groups: NDArray[np.str_]) -> 
     if shared:
         raise ValueError(
             f"{len(shared)} groups are in two parts of the given split ({in_brief(shared)}), so a network would be "
-            "tested on groups that it was trained on; correct the column `split`, or remove it to split the data by "
-            "group"
+            "tested on groups that it was trained on; leave their training images out with --group patient, correct "
+            "the column `split`, or remove it to split the data by group"
         )

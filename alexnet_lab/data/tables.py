@@ -5,15 +5,16 @@
     split       optional: train, validation or test, or another name of them (listings.py)
     group       optional: the patient, the slide
 
-The case of column names does not matter, and other columns are ignored. The same table gives the same rows in either
-format; a missing value (an empty cell, a null, a NaN) is the empty text. A CSV is UTF-8.
+The case of column names does not matter, and other columns are read only where they are asked for. The same
+table gives the same rows in either format; a missing value (an empty cell, a null, a NaN) is the empty text. A CSV is
+UTF-8.
 """
 
 import csv
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,23 +36,30 @@ class Table:
     rows: list[dict[str, str]]
     first: int  # the number of the first row, as a user would count
     counted: str  # what is counted: lines of a text, rows of a table
+    others: Mapping[str, list[str]] = field(default_factory=dict)  # further columns by their names in the file
 
 
-def read_table(path: Path) -> Table:
-    """Read the table in the format that its suffix names; raise a ValueError that names the file and what to do."""
+def read_table(path: Path, *, every: bool = False) -> Table:
+    """Read the table in the format that its suffix names; raise a ValueError that names the file and what to do.
+
+    every: further columns too.
+    """
     check_regular(path, MOST_TABLE_BYTES)
-    return FORMATS[path.suffix.lower()](path)
+    return FORMATS[path.suffix.lower()](path, every)
 
 
-def _read_csv(path: Path) -> Table:
+def _read_csv(path: Path, every: bool) -> Table:
     line = 0
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
             columns = _known_columns(path, list(reader.fieldnames or ()), "in its first line")
+            others: dict[str, list[str]] = _others(reader.fieldnames, columns) if every else {}
             rows = []
             for line, row in enumerate(reader, 2):
                 rows.append({name: (row[column] or "").strip() for name, column in columns.items()})
+                for name, values in others.items():
+                    values.append((row[name] or "").strip())
                 if any("\0" in value for value in rows[-1].values()):
                     raise ValueError(
                         f"{path} has a NUL character in line {line}; is it a CSV? Save it as one, in UTF-8"
@@ -68,7 +76,11 @@ def _read_csv(path: Path) -> Table:
         ) from None
     if not rows:
         raise ValueError(f"{path} names no image; each line after the first must be path,label")
-    return Table(tuple(columns), rows, 2, "line")
+    return Table(tuple(columns), rows, 2, "line", others)
+
+
+def _others(names: Iterable[str] | None, known: Mapping[str, str]) -> dict[str, list[str]]:
+    return {name: [] for name in names or () if name and name not in known.values()}
 
 
 def _check_count(path: Path, count: int) -> None:
@@ -76,7 +88,7 @@ def _check_count(path: Path, count: int) -> None:
         raise ValueError(f"{path} has more than {MOST_ROWS:,} rows, and no more are read; split it up")
 
 
-def _read_parquet(path: Path) -> Table:
+def _read_parquet(path: Path, every: bool) -> Table:
     try:
         import pyarrow
         import pyarrow.parquet
@@ -88,14 +100,17 @@ def _read_parquet(path: Path) -> Table:
         with pyarrow.parquet.ParquetFile(path) as file:
             names = _known_columns(path, file.schema_arrow.names, "")
             _check_count(path, file.metadata.num_rows)
-            columns = file.read(list(names.values()))
+            others = _others(file.schema_arrow.names, names) if every else {}
+            columns = file.read([*names.values(), *others])
     except (pyarrow.ArrowException, OSError) as error:
         raise ValueError(f"{path} is no readable Parquet ({error}); was it written to its end?") from None
     texts = {name: _as_texts(path, name, columns[column].to_pylist()) for name, column in names.items()}
     rows = [dict(zip(texts, values, strict=True)) for values in zip(*texts.values(), strict=True)]
     if not rows:
         raise ValueError(f"{path} names no image; it has columns and no rows")
-    return Table(tuple(names), rows, 1, "row")
+    for name in others:
+        others[name] = ["" if value is None else str(value) for value in columns[name].to_pylist()]
+    return Table(tuple(names), rows, 1, "row", others)
 
 
 def _known_columns(path: Path, names: list[str], where: str) -> dict[str, str]:
@@ -132,4 +147,4 @@ def _as_texts(path: Path, column: str, values: list[Any]) -> list[str]:
     return texts
 
 
-FORMATS: Mapping[str, Callable[[Path], Table]] = {".csv": _read_csv, ".parquet": _read_parquet}
+FORMATS: Mapping[str, Callable[[Path, bool], Table]] = {".csv": _read_csv, ".parquet": _read_parquet}

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from alexnet_lab.instruments.flow import Columns, Flow, Layout, read_columns, read_epoch, read_layout
+from alexnet_lab.instruments.flow import Columns, Flow, Layout, has_records, read_columns, read_epoch, read_layout
 from alexnet_lab.levels import parse_level
 from alexnet_lab.records import RunFolder
 from alexnet_lab.training.metrics import read_confusion
@@ -52,7 +52,7 @@ class Records:
     def flow(self, last_epochs: int | None = None) -> Flow | None:
         """Return the whole files of flow/, or only so many of the last; None without a layout that can be read."""
         folder = self.run.path / "flow"
-        if not (folder / "layout.json").exists():
+        if not has_records(self.run.path):
             return None
         layout = self._whole("flow/layout.json", partial(_checked_layout, folder / "layout.json"))
         if layout is None:

@@ -16,7 +16,7 @@ from PIL import Image
 
 from alexnet_lab.data.feed import Feed
 from alexnet_lab.data.lists import in_brief
-from alexnet_lab.data.sources import list_images, load_images
+from alexnet_lab.data.sources import listing_of, load_images
 from alexnet_lab.evaluation.assessment import Predicted
 from alexnet_lab.evaluation.predictions import ImageFile
 from alexnet_lab.evaluation.trained import Run, torch_set_as_in
@@ -155,7 +155,7 @@ class _Source:
 
 @contextmanager
 def _opened(data: str) -> Iterator[_Source]:
-    listing = list_images(data)
+    listing = listing_of(data)
     if listing is None:
         images = load_images(data)
         files = [ImageFile(f"image {at}", partial(_as_png, pixels)) for at, pixels in enumerate(images.pixels)]

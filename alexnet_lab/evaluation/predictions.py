@@ -1,7 +1,6 @@
 """Predictions for image files, and the files themselves: one by one, in folders, in .zip archives."""
 
 import os
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -12,9 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from alexnet_lab.data.decoding import UNREADABLE, reason
+from alexnet_lab.data.decoding import UNREADABLE, quiet_decoders, reason
 from alexnet_lab.data.listings import image_paths, open_reader, read_file
 from alexnet_lab.data.preprocessing import Preprocessing
 
@@ -95,9 +93,7 @@ class Decoder:
         """Yield names and pixels, B C T T, of `size` readable images each; the last batch may be smaller."""
         names: list[str] = []
         rows: list[NDArray[np.uint8]] = []
-        with ThreadPoolExecutor(os.cpu_count()) as pool, warnings.catch_warnings():
-            # Pillow warns of images that are refused, each with its name, for their size.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        with ThreadPoolExecutor(os.cpu_count()) as pool, quiet_decoders():
             for start in range(0, len(files), size):
                 part = files[start : start + size]
                 for file, decoded in zip(part, pool.map(self._decode, part), strict=True):

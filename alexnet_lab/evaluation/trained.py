@@ -2,12 +2,12 @@
 
 run = load_run("runs/digits-alexnet-1f0c")
 run.network()                            the trained module, in eval mode
+run.metrics()                            a row per epoch
 run.predict(["scan.png", "more/"]).table()
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from alexnet_lab.data.preprocessing import Preprocessing, preprocessing_of, restored
+from alexnet_lab.display import Displayed
 from alexnet_lab.evaluation.predictions import Decoder, ImageFile, Place, Predictions, Progress, image_files
 from alexnet_lab.records import RunFolder
 from alexnet_lab.training import checkpoint
@@ -23,7 +24,7 @@ from alexnet_lab.training.checkpoint import Checkpoint
 from alexnet_lab.training.errors import DivergedError
 from alexnet_lab.training.evaluation import evaluation_batch, images_at_once, probabilities_of
 from alexnet_lab.training.recipe import Recipe
-from alexnet_lab.training.run import configure_torch, open_feed_of
+from alexnet_lab.training.run import open_feed_of, torch_set_as_in
 from alexnet_lab.training.trainer import network_of
 from alexnet_lab.training.weight_sources import finished_run
 
@@ -35,8 +36,10 @@ NEEDED = ("state.json", "recipe.json", "provenance.json", "checkpoints/best.json
 
 
 @dataclass(frozen=True)
-class Run:
-    """A run that ended well; `load_run` returns it."""
+class Run(Displayed):
+    """A run that ended well; `load_run` and `train` return it. A notebook shows its result and its figures."""
+
+    shown_by = "alexnet_lab.reports.display:run_html"
 
     path: Path
     recipe: Recipe
@@ -128,7 +131,8 @@ def _measured_again(path: Path, recipe: Recipe, fingerprint: str) -> Preprocessi
     missing = f"the run in {path} did not record the mean and spread of its training images"
     with torch_set_as_in(recipe):
         try:
-            feed = open_feed_of(recipe, lambda _kind, _facts: None)
+            # It was trained when copies in two parts were only said.
+            feed = open_feed_of(replace(recipe, allow_leaks=True), lambda _kind, _facts: None)
         except (ValueError, OSError) as error:
             why = str(error).partition("\n")[0]
             raise ValueError(
@@ -149,18 +153,3 @@ def _check_device(device: str) -> None:
         raise ValueError(f"device must be cpu or cuda, got {device!r}")
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError("device cuda was asked for, and torch sees no GPU here; take device cpu")
-
-
-@contextmanager
-def torch_set_as_in(recipe: Recipe) -> Iterator[None]:
-    """Set torch's global settings as the run had them, and give back those of the process."""
-    threads, is_deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    tf32, precision = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
-    configure_torch(recipe)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-        torch.use_deterministic_algorithms(is_deterministic)
-        torch.backends.cudnn.allow_tf32 = tf32
-        torch.set_float32_matmul_precision(precision)

@@ -69,8 +69,8 @@ def occlusion(network: nn.Module, image: Tensor, kind: int) -> Tensor:
 
 
 def integrated_gradients(network: nn.Module, image: Tensor, kind: int) -> Tensor:
-    """Return the attribution of each pixel, its channels summed, without its sign and averaged over a small square."""
-    attribution = attributions(network, image, kind).sum(0).abs()
+    """Return what each pixel adds to the log odds, its channels summed, none below 0, averaged over a small square."""
+    attribution = attributions(network, image, kind).sum(0).relu()
     square = max(1, round(SMOOTH * image.shape[-1])) // 2 * 2 + 1
     padded = F.pad(attribution[None, None], (square // 2,) * 4, mode="replicate")
     return F.avg_pool2d(padded, square, 1)[0, 0]

@@ -137,9 +137,9 @@ class Flow:
     @classmethod
     def read(cls, run: Path, last: int | None = None) -> "Flow | None":
         """Read a run folder, or only so many of its last epochs; None where the run carried no instruments."""
-        folder = run / "flow"
-        if not (folder / "layout.json").exists():
+        if not has_records(run):
             return None
+        folder = run / "flow"
         paths = sorted(folder.glob("epoch-*.npz"))[-last if last else None :]
         layout = read_layout(folder / "layout.json")
         epochs = {int(path.stem.removeprefix("epoch-")): read_epoch(path, layout) for path in paths}
@@ -155,6 +155,11 @@ class Flow:
             for column, values in {**mine, "epoch": np.full(length, epoch, np.int32)}.items():
                 parts.setdefault(column, []).append(values)
         return {column: np.concatenate(of_epochs) for column, of_epochs in parts.items()}
+
+
+def has_records(folder: Path) -> bool:
+    """Say whether a folder has records of instruments: that of a run, or of a Panel."""
+    return (folder / "flow" / "layout.json").exists()
 
 
 def read_layout(path: Path) -> Layout:

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
+from alexnet_lab.display import Displayed
 from alexnet_lab.instruments import dying_relu, limits
 from alexnet_lab.instruments.counters import ACTIVATION_GRADIENT, Alone, Counters, Processes
 from alexnet_lab.instruments.flow import Columns, FlowWriter, Layout
@@ -52,13 +53,14 @@ class Flags:
         self.unsurveyed = False  # compiled code ran that had no survey
 
 
-class Panel:
+class Panel(Displayed):
     """Instruments on a network; they watch it from `with` to its end.
 
     One of `every` steps is measured, and `window` measured steps make one histogram: of all of them or, unless `each`,
-    of the first alone. With `folder`, records are written there (flow.py) at each end_epoch. `scaler` is the GradScaler
-    of fp16, `processes` the ranks of data-parallel training, each with the mean loss of its part: activation gradients
-    are recorded as those of the whole batch's.
+    of the first alone. With `folder`, records are written there (flow.py) at each end_epoch, and `alexnet-lab inspect`,
+    `compare` and `export` read them. A notebook shows a panel as figures. `scaler` is the GradScaler of fp16,
+    `processes` the ranks of data-parallel training, each with the mean loss of its part: activation gradients are
+    recorded as those of the whole batch's.
 
     A site is the input of an activation, module or function (`F.relu(x)`, `torch.relu(x)`, `x.relu()`,
     `x.clamp(min=0)`), told apart by the layer with weights that ran last before it. One that is used several times
@@ -86,6 +88,8 @@ class Panel:
     mode: their numbers differ by rounding. The hooks cannot be pickled: save model.state_dict(), not the model.
     """
 
+    shown_by = "alexnet_lab.reports.display:panel_html"
+
     def __init__(
         self,
         model: nn.Module,
@@ -94,7 +98,7 @@ class Panel:
         every: int = 10,
         window: int = 4,
         each: bool = True,
-        folder: Path | None = None,
+        folder: str | Path | None = None,
         precision: str = "fp32",
         scaler: torch.amp.GradScaler | None = None,
         processes: Processes | None = None,
@@ -104,7 +108,7 @@ class Panel:
             raise ValueError(f"every and window count steps and must be at least 1, got {every} and {window}")
         self.model, self.optimiser, self.every, self.window = unwrapped(model), optimiser, every, window
         self.each, self.probe = each, probe
-        self.writer = FlowWriter(folder) if folder else None
+        self.writer = FlowWriter(Path(folder).expanduser()) if folder else None
         self.scaler = scaler if scaler is not None and scaler.is_enabled() else None
         # The loss scale of the step under way, for compiled code, which cannot ask a scaler.
         self.loss_scale = torch.ones((), device=next((p.device for p in self.model.parameters()), None))

@@ -53,6 +53,11 @@ class Compared:
     runs: list[Measured]
 
     @property
+    def is_of_panels(self) -> bool:
+        """Return whether none of these is a run with a recipe and a result: all are records of a user's own Panel."""
+        return all(run.is_of_panel for run in self.runs)
+
+    @property
     def epoch(self) -> int:
         """Return the last epoch that every run with instruments has measured; 0 if there is none."""
         measured = [set(run.flow.epochs) for run in self.runs if run.flow]
@@ -99,10 +104,17 @@ def compare_runs(paths: Sequence[Path]) -> Page:
 
 def page_of(compared: Compared) -> Page:
     """Return the page of runs that were read already."""
+    trained = (
+        []
+        if compared.is_of_panels
+        else [
+            Section("Results", _results(compared)),
+            Section("What differs", _differences(compared)),
+            Section("Learning", [FigureGrid(_curves(compared))]),
+        ]
+    )
     sections = [
-        Section("Results", _results(compared)),
-        Section("What differs", _differences(compared)),
-        Section("Learning", [FigureGrid(_curves(compared))]),
+        *trained,
         Section("Through depth", _through_depth(compared)),
         Section("Distances", _distances(compared)),
         Section("Histograms", _histograms(compared)),
@@ -185,6 +197,8 @@ def remarks(compared: Compared) -> list[tuple[str, str]]:
 
     What holds for all runs, such as a note on their data, is said once; anything else with the names it holds for.
     """
+    if compared.is_of_panels:
+        return []
     seeds = [run.recipe.get("seed") for run in compared.runs]
     which = f"All have seed {seeds[0]}." if len(set(seeds)) == 1 else f"The seeds are {', '.join(map(str, seeds))}."
     more = "Another seed may change the order of these runs; alexnet-lab ablate compares several, with intervals."
@@ -222,6 +236,8 @@ def _results(compared: Compared) -> list[Block]:
 
 
 def _headline(compared: Compared) -> str:
+    if compared.is_of_panels:
+        return "They are records of a Panel, which knows of no recipe and no result."
     scores = [(run.result.get("test") or {}).get("accuracy") for run in compared.runs]
     told = [
         f"{name} {100 * score:.1f}%" if score is not None else f"{name} without a result"

@@ -20,6 +20,8 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure as Canvas
 from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
@@ -137,11 +139,14 @@ class Drawing:
         if kind == "svg" and self._drawn:
             return self._drawn
         content = io.BytesIO()
+        # A format's own canvas draws once. savefig draws twice, first without ink for the layout, which is done here.
         with mpl.rc_context(STYLE), _unknown_letters_allowed():
             if kind == "svg":
-                self.canvas.savefig(content, format="svg", metadata={"Date": None, "Creator": "alexnet-lab"})
+                FigureCanvasSVG(self.canvas).print_svg(content, metadata={"Date": None, "Creator": "alexnet-lab"})
             else:
-                self.canvas.savefig(content, format=kind, dpi=PIXELS_PER_INCH * PNG_SCALE)
+                self.canvas.set_dpi(PIXELS_PER_INCH * PNG_SCALE)
+                FigureCanvasAgg(self.canvas).print_png(content)
+                self.canvas.set_dpi(PIXELS_PER_INCH)
         return content.getvalue()
 
     def _in_pixels(self, axes: Axes, name: str, *place: Any) -> Points | Grid:
@@ -176,6 +181,11 @@ def label(text: str, longest: int = LONGEST_LABEL) -> str:
         return flat
     head = 0 if "." in flat and " " not in flat else (longest - 1) // 2
     return f"{flat[:head]}…{flat[len(flat) - (longest - 1 - head) :].lstrip('.')}"
+
+
+def in_rows(entries: Sequence[Any]) -> list[Any]:
+    """Return what a legend of two columns must be given to be read row by row: matplotlib fills the first one first."""
+    return [*entries[::2], *entries[1::2]]
 
 
 def whole_epochs(axes: Axes, epochs: Sequence[float]) -> None:

@@ -27,8 +27,7 @@ SHOWN = 224  # pixels, side of a picture
 STRENGTH = 0.6  # of the colour where a map is hottest
 LABEL = "no better than random weights"
 COLUMNS = (
-    "map", "verdict", "fall of log odds", "by random maps", "of random networks", "moved: correlation",
-    "heat at border", "border's area", "other seeds",
+    "map", "better than random", "fall", "by random maps", "of untrained", "moved", "heat at border", "border", "seeds",
 )  # fmt: skip
 Floats = NDArray[np.float64]
 
@@ -121,7 +120,7 @@ def _section(number: int, one: Explained, pictures: Sequence[Picture]) -> Sectio
 def _row(found: Map) -> list[object]:
     return [
         found.method,
-        LABEL if found.is_random else "better",
+        "no" if found.is_random else "yes",
         decimals(found.fall, 2),
         decimals(found.fall_by_random_maps, 2),
         decimals(found.fall_of_random_networks, 2),
@@ -134,15 +133,15 @@ def _row(found: Map) -> list[object]:
 
 def _legend() -> list[Block]:
     texts = (
-        f"Fall of log odds: what the explained class loses when the hottest {ERASED:.0%} of the pixels takes the mean "
-        "of the training images. By random maps: the most it loses when a map of an untrained network chooses the "
-        "pixels. Of random networks: the most that an untrained network loses by its own map. A map is better only if "
+        f"Fall: log odds that the explained class loses when the hottest {ERASED:.0%} of the pixels takes the mean "
+        "of the training images. By random maps: the most that it loses when a map of an untrained network chooses the "
+        "pixels. Of untrained: the most that an untrained network loses by its own map. A map is better only if "
         "its fall is larger than both.",
         "Moved: Spearman's correlation with the maps of untrained networks, their mean. Near 1 the map hardly depends "
         "on what was learned; near 0 it moved all the way.",
         f"Heat at border: the share of the heat in the outer {BORDER:.0%} of the side, beside the share of the pixels "
         "there. Much more heat than area speaks for tokens, tubes or edges of the film.",
-        "Other seeds: Spearman's correlation with the maps of the other runs that were given, their mean.",
+        "Seeds: Spearman's correlation with the maps of the other runs that were given, their mean.",
     )
     return [Paragraph(text) for text in texts]
 

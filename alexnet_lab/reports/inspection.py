@@ -18,6 +18,7 @@ from alexnet_lab.diagnosis.examination import examine, unexamined
 from alexnet_lab.diagnosis.findings import Finding
 from alexnet_lab.diagnosis.limitations import counts_of, limitations
 from alexnet_lab.diagnosis.proportions import wilson
+from alexnet_lab.instruments.flow import has_records
 from alexnet_lab.reports import panels
 from alexnet_lab.reports.measured import Measured
 from alexnet_lab.reports.page import (
@@ -52,14 +53,8 @@ def inspect_run(path: Path, findings: Sequence[Finding] | None = None) -> Page:
 def page_of(run: Measured, findings: Sequence[Finding] | None = None) -> Page:
     """Return the page of a run that was read already."""
     findings = examine(run.evidence) if findings is None else list(findings)
-    curves = panels.learning(run)
-    first = panels.result(run) or (curves.pop(0) if curves else None)
-    sections = [
-        Section("Result", _result(run, findings, first)),
-        Section("Findings", [*finding_blocks(findings), *_blind(run)]),
-        Section("Learning", _learning(run, curves)),
-        Section("Predictions", _predictions(run)),
-    ]
+    found = Section("Findings", [*finding_blocks(findings), *_blind(run)])
+    sections = [found] if run.is_of_panel else _training_sections(run, findings, found)
     if run.flow is None:
         said = run.damages.get("flow/layout.json", NO_INSTRUMENTS)
         sections.append(Section("Inside the network", [Paragraph(said)]))
@@ -73,27 +68,44 @@ def page_of(run: Measured, findings: Sequence[Finding] | None = None) -> Page:
             Section("First-layer filters", _filters(run)),
             Section("Cost of measuring", _cost(run)),
         ]
-    sections += [Section("Recipe and provenance", _recipe(run)), Section("Reproduce", _reproduce(run))]
+    if not run.is_of_panel:
+        sections += [Section("Recipe and provenance", _recipe(run)), Section("Reproduce", _reproduce(run))]
     title = f"Inspection of {run.path.resolve().name}"
     footer = f"alexnet-lab {alexnet_lab.__version__}; {run.path.resolve()}"
     return Page(title, summary(run, findings), sections, footer=footer)
 
 
+def _training_sections(run: Measured, findings: Sequence[Finding], found: Section) -> list[Section]:
+    curves = panels.learning(run)
+    first = panels.result(run) or (curves.pop(0) if curves else None)
+    return [
+        Section("Result", _result(run, findings, first)),
+        found,
+        Section("Learning", _learning(run, curves)),
+        Section("Predictions", _predictions(run)),
+    ]
+
+
 def open_run(path: Path) -> Measured:
-    """Read a run folder; anything else is refused, and of a study the runs are named."""
+    """Read a run folder, or the folder of a Panel; anything else is refused, and of a study the runs are named."""
     if (path / "study.toml").exists():
         runs = sorted(str(recipe.parent) for recipe in path.glob("runs/*/*/recipe.json"))
         shown = ", ".join(runs[:4]) + (f" and {len(runs) - 4} more" if len(runs) > 4 else "")
         raise ValueError(f"{path} is a study; name one of its runs: {shown or 'there are none yet'}")
-    if not (path / "recipe.json").exists():
+    if not (path / "recipe.json").exists() and not has_records(path):
         inside = sorted(str(recipe.parent) for recipe in path.glob("*/recipe.json"))
         hint = f"; it holds runs: name one of them, such as {inside[0]}" if inside else ""
-        raise ValueError(f"{path} is no run folder: a run has a recipe.json, as alexnet-lab train leaves it{hint}")
+        raise ValueError(
+            f"{path} is no run folder: a run has a recipe.json, as alexnet-lab train leaves it, and the folder of a "
+            f"Panel a flow/layout.json{hint}"
+        )
     return Measured(path)
 
 
 def summary(run: Measured, findings: Sequence[Finding]) -> str:
-    """Say in a sentence or two how the run ended."""
+    """Say in a sentence or two how the run ended, or what a Panel recorded."""
+    if run.is_of_panel:
+        return _recorded(run, findings)
     recipe = run.recipe
     slots = ", ".join(
         f"{name} {recipe[name]}" for name in ("preset", "norm", "act", "dropout") if recipe.get(name) is not None
@@ -102,6 +114,13 @@ def summary(run: Measured, findings: Sequence[Finding]) -> str:
     what = f"{recipe.get('network', 'a network')}{parts} on {_data(recipe)}"
     ending = _count(len(findings), "finding") if findings else "The diagnosis has no finding"
     return f"{what}: {_outcome(run)}. {ending}."
+
+
+def _recorded(run: Measured, findings: Sequence[Finding]) -> str:
+    epochs = _count(len(run.flow.epochs) if run.flow else 0, "epoch")
+    what = f"{_count(len(run.layers), 'layer')} with weights and {_count(len(run.sites), 'activation')}"
+    found = f"{_count(len(findings), 'finding')}." if findings else "The diagnosis has no finding."
+    return f"Records of a Panel: {epochs} of {what}. There is no result, since a Panel does not train. {found}"
 
 
 def _outcome(run: Measured) -> str:

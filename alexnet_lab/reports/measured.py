@@ -60,6 +60,11 @@ class Measured:
         points = [(row["epoch"], row[metric]) for row in self.rows if isinstance(row.get(metric), int | float)]
         return Series(name, [epoch for epoch, _ in points], [float(value) for _, value in points])
 
+    @property
+    def is_of_panel(self) -> bool:
+        """Return whether this is what a user's own Panel recorded, which knows of no recipe, data or result."""
+        return self.flow is not None and not self.path.joinpath("recipe.json").exists()
+
     # Layers and time.
 
     @cached_property

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet_lab.instruments.flow import KINDS, SPLITS, Flow
+from alexnet_lab.instruments.flow import KINDS, SPLITS, Flow, has_records
 from alexnet_lab.predictions_file import FILE, read_classes, read_predictions
 from alexnet_lab.records import RunFolder
 from alexnet_lab.training.metrics import DENSE_UP_TO, read_confusion
@@ -49,9 +49,9 @@ def run_tables(run: Path) -> "dict[str, pd.DataFrame]":
 
 
 def open_run(path: Path) -> RunFolder:
-    """Open a folder that holds a run; anything else is refused."""
+    """Open a folder that holds a run or a Panel's records; anything else is refused."""
     run = RunFolder(path)
-    if run.recipe() is None:
+    if run.recipe() is None and not has_records(path):
         inside = sorted(path.glob("runs/*/seed-*")) or sorted(path.glob("*/recipe.json"))
         example = inside[0].parent if inside and inside[0].name == "recipe.json" else next(iter(inside), None)
         hint = f"; it holds runs, such as {example}: name one of them" if example else ""

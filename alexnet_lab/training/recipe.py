@@ -35,6 +35,10 @@ YOUNGER: Mapping[str, Any] = {
     "head_lr": 0.0,
     "sampling": "uniform",
     "class_weights": "none",
+    "group": "",
+    "patient_from": "",
+    "drop_duplicates": False,
+    "allow_leaks": False,
 }
 # Far beyond what anyone trains with, and what 32-bit floats still hold after a few multiplications.
 LARGEST = 1e30
@@ -152,6 +156,14 @@ class Recipe:
         int, Field(ge=-(2**63), lt=2**63, description="names the split where the data has none of its own")
     ] = 0
     skip_bad: Annotated[bool, Field(description="go on without unreadable images, and record them")] = False
+    group: Annotated[
+        str, Field(description="column that names the patient; all images of one are in one part of the split")
+    ] = ""
+    patient_from: Annotated[str, Field(description=r"where paths name the patient: 'person(\d+)'")] = ""
+    drop_duplicates: Annotated[bool, Field(description="leave out copies of images, and list them")] = False
+    allow_leaks: Annotated[
+        bool, Field(description="train although copies are in two parts of the split; reports repeat it")
+    ] = False
     fit: Annotated[Literal["crop", "pad", "stretch"], Field(description="how a picture becomes a square")] = "crop"
     channels: Annotated[Literal["auto", "grey", "rgb"], Field(description="auto: grey if every picture is")] = "auto"
     input_scale: Annotated[

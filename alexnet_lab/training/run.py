@@ -11,8 +11,11 @@ import os
 import platform
 import signal
 import sys
+import threading
 import time
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -20,6 +23,8 @@ import torch.nn.functional as F
 
 from alexnet_lab.data.audit import LIST
 from alexnet_lab.data.feed import Feed, open_feed
+from alexnet_lab.data.leaks import LIST as DROPPED_LIST
+from alexnet_lab.data.leaks import dropped_as_json
 from alexnet_lab.records import RunFolder, State, write_atomically
 from alexnet_lab.training.errors import (
     DivergedError,
@@ -59,6 +64,8 @@ def train(recipe: Recipe, folder: RunFolder, report: Report = lambda _kind, _fac
         if not resumed and ranks.is_first:
             folder.begin(recipe.to_json(), _provenance(trainer, identity), feed.split.to_json())
             write_atomically(folder.path / LIST, feed.audit.to_json())
+            if feed.dropped:
+                write_atomically(folder.path / DROPPED_LIST, dropped_as_json(feed.dropped))
         ranks.wait()
         with _stopped_by_signals(trainer):
             try:
@@ -103,6 +110,24 @@ def configure_torch(recipe: Recipe) -> None:
     torch.set_float32_matmul_precision("high" if recipe.tf32 else "highest")
 
 
+@contextmanager
+def torch_set_as_in(recipe: Recipe) -> Iterator[None]:
+    """Set torch's global settings as a run has them, and give back those of the process."""
+    threads, is_deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    tf32, precision = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
+    dtype = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(torch.float32)
+        configure_torch(recipe)
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(is_deterministic)
+        torch.backends.cudnn.allow_tf32 = tf32
+        torch.set_float32_matmul_precision(precision)
+        torch.set_default_dtype(dtype)
+
+
 def open_feed_of(recipe: Recipe, report: Report) -> Feed:
     """Open the data that a recipe names, as its network will see it."""
     return open_feed(
@@ -116,6 +141,10 @@ def open_feed_of(recipe: Recipe, report: Report) -> Feed:
         augment=recipe.augment,
         device=recipe.device,
         skip_bad=recipe.skip_bad,
+        group=recipe.group,
+        patient_from=recipe.patient_from,
+        drop_duplicates=recipe.drop_duplicates,
+        allow_leaks=recipe.allow_leaks,
         progress=lambda what, done, total: report("preparing", {"what": what, "done": done, "total": total}),
     )
 
@@ -207,7 +236,10 @@ class _stopped_by_signals:  # noqa: N801  # a context manager reads as one
                 raise KeyboardInterrupt
             self.trainer.stop_asked = True
 
-        self.before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        # Python hands signals to the main thread alone, and lets no other ask for them.
+        heard = threading.current_thread() is threading.main_thread()
+        numbers = (signal.SIGINT, signal.SIGTERM) if heard else ()
+        self.before = {number: signal.signal(number, ask) for number in numbers}
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self.before.items():

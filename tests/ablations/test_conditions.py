@@ -4,7 +4,7 @@ import pytest
 
 from alexnet_ablations.cli import conditions
 from alexnet_ablations.cli.conditions import divide, folder_name, on_this_machine
-from alexnet_ablations.declare.study import declare
+from alexnet_ablations.declare.study import declare_study
 
 
 def test_one_number_of_epochs_is_for_all_cells_and_of_several_the_first_is_the_baseline():
@@ -49,7 +49,7 @@ def test_the_threads_of_a_run_are_its_share_of_the_cores_and_a_study_keeps_those
     assert on_this_machine({}, tmp_path, 2) == {"device": "cpu", "threads": 4}
     assert on_this_machine({}, tmp_path, 16) == {"device": "cpu", "threads": 1}
     assert on_this_machine({"threads": 3}, tmp_path, 2) == {"device": "cpu", "threads": 3}
-    declare({"norm": "bn"}, {"threads": 4, "device": "cpu"}, tmp_path).open_folder()
+    declare_study({"norm": "bn"}, {"threads": 4, "device": "cpu"}, tmp_path).open_folder()
     # Elsewhere, with another number of jobs, or on a machine that has a GPU by now: its runs would not be comparable.
     monkeypatch.setattr(conditions, "_has_gpu", lambda: True)
     assert on_this_machine({}, tmp_path, 1) == {"device": "cpu", "threads": 4}
@@ -57,7 +57,7 @@ def test_the_threads_of_a_run_are_its_share_of_the_cores_and_a_study_keeps_those
 
 
 def test_a_study_is_named_after_its_data_and_its_changes(tmp_path):
-    study = declare({"norm": "bn,lrn:k=1", "act": "leaky"}, {"data": "some/xrays.zip"}, tmp_path)
+    study = declare_study({"norm": "bn,lrn:k=1", "act": "leaky"}, {"data": "some/xrays.zip"}, tmp_path)
     assert folder_name(study) == "xrays_norm-bn+lrn-k=1.0_act-leaky"
-    long = declare({"dropout": ",".join(f"0.{at:03}" for at in range(60))}, {}, tmp_path)
+    long = declare_study({"dropout": ",".join(f"0.{at:03}" for at in range(60))}, {}, tmp_path)
     assert len(folder_name(long)) <= 120

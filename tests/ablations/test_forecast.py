@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from alexnet_ablations.declare.history import note_end, note_start
-from alexnet_ablations.declare.study import declare
+from alexnet_ablations.declare.study import declare_study
 from alexnet_ablations.run import calibration, forecast
 from alexnet_ablations.run.calibration import Pace, calibrate, key_of, measure
 from alexnet_ablations.run.forecast import duration, expected_power, is_small, wall_time
@@ -21,7 +21,7 @@ TINY = {"width": 0.0625, "norm": "bn", "data": "synthetic:classes=2,side=16,coun
 
 
 def study_in(folder, seeds=3, **factors):
-    return declare(factors or {"norm": "bn", "act": "leaky"}, {}, folder, seeds=seeds)
+    return declare_study(factors or {"norm": "bn", "act": "leaky"}, {}, folder, seeds=seeds)
 
 
 def test_a_run_takes_its_start_its_steps_and_its_evaluations():
@@ -57,7 +57,8 @@ def test_an_effect_as_large_as_foretold_is_found_four_times_in_five(tmp_path):
     effect = power.detectable["effect"] + runs @ np.array([0.5, 0.5, -0.5, -0.5])
     interaction = power.detectable["interaction"] + runs @ np.array([1, -1, -1, 1])
     for values in (effect, interaction):
-        found = stats.ttest_1samp(values, 0, axis=1).pvalue < 0.05 / 3  # the first step of Holm's rule
+        # The level of a first look with six seeds, at the first step of Holm's rule.
+        found = stats.ttest_1samp(values, 0, axis=1).pvalue < 0.05 * (1 - 1 / 6) / 3
         assert found.mean() == pytest.approx(0.8, abs=0.015)
 
 
@@ -72,6 +73,26 @@ def test_the_spread_of_runs_that_are_there_takes_the_place_of_the_assumption(tmp
     differences = 100 * np.subtract(accuracies["norm=bn"], accuracies["norm=lrn"])
     assert power.spread == pytest.approx(differences.std(ddof=1) / math.sqrt(2))
     assert "seen in the runs already there" in " ".join(power.sentences())
+
+
+def test_few_test_images_are_told_before_anything_runs(tmp_path):
+    from scipy import stats
+
+    study = replace(study_in(tmp_path, seeds=6, norm="bn"), margin=2.0)
+    power = expected_power(study, [], done=0, test_images=66)
+    # Two cells that answer 4% of the images differently: their difference on an image has a spread of 20 points.
+    error = 20 / math.sqrt(66)
+    assert power.least["effect"] == pytest.approx((stats.norm.ppf(0.975) + stats.norm.ppf(0.8)) * error, rel=0.03)
+    assert power.detectable["effect"] > power.least["effect"]
+    text = " ".join(power.sentences())
+    least = f"{power.least['effect']:.1f} points"
+    assert f"66 test images: no number of seeds shows less than about {least} for images like these" in text
+    assert "2 points, the margin, cannot be shown with them" in text
+    assert "4% of the images that two cells answer differently whatever the seed (assumed)" in text
+    many = expected_power(study, [], done=0, test_images=100_000)
+    assert f"take about {many.seeds_for_margin} seeds" in " ".join(many.sentences())
+    # With so many images the seeds alone decide, as without a word of images.
+    assert many.detectable["effect"] == pytest.approx(expected_power(study, [], done=0).detectable["effect"], rel=0.02)
 
 
 def test_one_seed_is_told_that_it_shows_no_spread(tmp_path):

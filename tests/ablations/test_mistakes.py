@@ -11,7 +11,7 @@ import torch
 
 from alexnet_ablations.cli import main
 from alexnet_ablations.cli.errors import sentence_of
-from alexnet_ablations.declare.study import declare
+from alexnet_ablations.declare.study import declare_study
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def told(monkeypatch, capsys, tmp_path, tmp_path_factory):
 
 def made_run(folder):
     """Write a run of two classes that ended well, without training it."""
-    recipe = declare({"norm": ["bn"]}, {"epochs": 1}, folder.path, seeds=1).runs()[0].recipe
+    recipe = declare_study({"norm": ["bn"]}, {"epochs": 1}, folder.path, seeds=1).runs()[0].recipe
     folder.begin(recipe.to_json(), {"classes": ["a", "b"], "alexnet_lab": "0"}, json.dumps({"train": [0]}))
     folder.log({"epoch": 1, "step": 5, "train_loss": 0.7, "validation_loss": 0.7, "validation_accuracy": 0.5})
     part = {"accuracy": 0.5, "images": 4, "confusion": [[1, 1], [1, 1]], "recall": [0.5, 0.5]}
@@ -46,7 +46,7 @@ def made_run(folder):
 
 @pytest.fixture
 def study(tmp_path):
-    planned = declare({"norm": ["bn"]}, {"epochs": 1, "device": "cpu"}, tmp_path / "study", seeds=1).open_folder()
+    planned = declare_study({"norm": ["bn"]}, {"epochs": 1, "device": "cpu"}, tmp_path / "study", seeds=1).open_folder()
     made_run(planned.runs()[0].folder)
     return planned
 
@@ -198,7 +198,7 @@ def test_an_empty_study_file_in_a_studys_folder_says_that_it_may_be_deleted(told
 def test_a_study_whose_file_was_deleted_is_recognised_by_the_command_that_began_it(study):
     text = (study.folder / "study.toml").read_text()
     (study.folder / "study.toml").unlink()
-    again = declare({"norm": ["bn"]}, {"epochs": 1, "device": "cpu"}, study.folder, seeds=1).open_folder()
+    again = declare_study({"norm": ["bn"]}, {"epochs": 1, "device": "cpu"}, study.folder, seeds=1).open_folder()
     assert (study.folder / "study.toml").read_text() == text
     assert again.runs()[0].is_done
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from scipy import stats
 
 from alexnet_ablations.cli.tables import print_conclusions, terminal_table
-from alexnet_ablations.conclude.conclusions import conclude
+from alexnet_ablations.conclude.conclusions import conclusions_of
 from alexnet_ablations.conclude.outcomes import OUTCOMES
 from alexnet_ablations.conclude.paper_tables import escape_latex, latex, markdown, paper_tables, write_tables
 from alexnet_ablations.declare.contrasts import Contrast
@@ -45,7 +45,7 @@ def study():
         Contrast(f"norm: lrn → {level}", "effect", {f"norm={level}": 1.0, "norm=lrn": -1.0}, ("norm",))
         for level in LEVELS[1:]
     ]
-    return results, conclude(results, contrasts)
+    return results, conclusions_of(results, contrasts)
 
 
 def test_cells_have_means_spreads_counts_and_survival():
@@ -66,7 +66,7 @@ def test_cells_have_means_spreads_counts_and_survival():
 def test_where_every_run_ended_well_the_share_needs_no_interval():
     results, _ = study()
     whole = results[results["norm"].isin(["lrn", "bn"])]
-    cells = paper_tables(whole, conclude(whole, []))
+    cells = paper_tables(whole, conclusions_of(whole, []))
     assert not any("share" in title for title in cells[0].header)
 
 
@@ -79,7 +79,7 @@ def test_each_p_value_of_an_effect_says_its_test_and_what_holm_adjusts_stands_be
         "n pairs",
         "p, t test",
         "p, t test, Holm",
-        "90% interval",
+        "equivalence interval",
         "p, within 0.5 points, Holm",
         "p, sign flip",
         "verdict",
@@ -90,7 +90,7 @@ def test_each_p_value_of_an_effect_says_its_test_and_what_holm_adjusts_stands_be
     oracle = stats.ttest_1samp([3, 3.1, 3.2], 0)
     assert float(p) == pytest.approx(oracle.pvalue, rel=0.05)
     assert float(holm) == pytest.approx(3 * oracle.pvalue, rel=0.05)  # one of three comparisons, the smallest p
-    assert narrow == "[{:+.1f}, {:+.1f}]".format(*oracle.confidence_interval(0.9))
+    assert narrow == "[{:+.1f}, {:+.1f}]".format(*oracle.confidence_interval(1 - 2 * 0.05 * 2 / 3))
     assert effects.rows[2][1:] == ("-", "-", "0", "-", "-", "-", "-", "-", "no pair")
     assert "cannot go below 0.25" in effects.caption
 
@@ -109,7 +109,7 @@ def test_many_cells_go_down_and_outcomes_across():
     copies = [results.assign(cell=results["cell"] + f",x={at}") for at in range(3)]
     many = pd.concat(copies, ignore_index=True)
     one = Contrast("norm: lrn → bn", "effect", {"norm=bn,x=0": 1.0, "norm=lrn,x=0": -1.0}, ("norm",))
-    means = paper_tables(many, conclude(many, [one]))[-2]
+    means = paper_tables(many, conclusions_of(many, [one]))[-2]
     assert means.header == ("cell", "images per second")
     assert means.rows[0] == ("norm=lrn,x=0", "182 (3)")
     assert len(means.rows) == 12
@@ -208,14 +208,14 @@ def test_markup_in_a_level_is_printed_and_not_obeyed():
     results, _ = study()
     odd = results.assign(norm=results["norm"].replace("bn", "[red]bn[/red]"))
     console = Console(width=160, record=True, file=io.StringIO())
-    console.print(terminal_table(paper_tables(odd, conclude(odd, []))[0], console))
+    console.print(terminal_table(paper_tables(odd, conclusions_of(odd, []))[0], console))
     assert "[red]bn[/red]" in console.export_text()
 
 
 def test_the_latex_leaves_out_what_has_no_pair_and_what_depends_on_the_machine(tmp_path):
     results, conclusions = study()
     results = results.assign(final_train_loss=[0.5, 0.25, 0.1, 2e-5, 3e-5, 4e-5, *[float("nan")] * 6])
-    conclusions = conclude(results, [item.contrast for item in conclusions.headline])
+    conclusions = conclusions_of(results, [item.contrast for item in conclusions.headline])
     tables, tex, _ = (path.read_text() for path in write_tables(results, conclusions, tmp_path))
     unpaired = [item for item in conclusions.headline if not item.n]
     assert len(unpaired) == 1
@@ -241,10 +241,10 @@ def test_no_caption_has_two_spaces_and_the_averages_of_a_factorial_are_in_it():
         "norm: lrn → bn", "effect", {"norm=bn": 1.0, "norm=lrn": -1.0}, ("norm",), over={"act": ("relu", None)}
     )
     for contrasts in ([contrast], [replace(contrast, over={})]):
-        captions = [table.caption for table in paper_tables(results, conclude(results, contrasts))]
+        captions = [table.caption for table in paper_tables(results, conclusions_of(results, contrasts))]
         assert not [caption for caption in captions if "  " in caption]
     effects, others = (
-        table.caption for table in paper_tables(results, conclude(results, [contrast])) if "effects" in table.name
+        table.caption for table in paper_tables(results, conclusions_of(results, [contrast])) if "effects" in table.name
     )
     assert "norm over act (relu, published)" in effects
     assert "norm over act (relu, published)" in others
@@ -256,7 +256,7 @@ def test_the_terminal_says_what_a_factorial_averages_over():
         "norm: lrn → bn", "effect", {"norm=bn": 1.0, "norm=lrn": -1.0}, ("norm",), over={"act": ("relu", "leaky")}
     )
     console = Console(width=200, record=True, file=io.StringIO())
-    print_conclusions(console, results, conclude(results, [contrast]))
+    print_conclusions(console, results, conclusions_of(results, [contrast]))
     assert "Effects are averaged over the levels of the other factors: norm over act (relu, leaky)." in (
         console.export_text()
     )

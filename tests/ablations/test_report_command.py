@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from alexnet_ablations.cli.application import application
-from alexnet_ablations.declare.study import declare
+from alexnet_ablations.declare.study import declare_study
 from alexnet_ablations.report.writing import write_inspections
 
 
@@ -20,7 +20,7 @@ def report(*words):
 def study(tmp_path):
     """Two cells under one seed, without instruments."""
     start = {"data": "digits", "epochs": 1, "threads": 1, "device": "cpu"}
-    made = declare({"norm": ["bn"]}, start, tmp_path / "study", seeds=1).open_folder()
+    made = declare_study({"norm": ["bn"]}, start, tmp_path / "study", seeds=1).open_folder()
     for at, run in enumerate(made.runs()):
         run.folder.begin(run.recipe.to_json(), {"classes": ["a", "b"], "alexnet_lab": "0"}, json.dumps({"train": [0]}))
         run.folder.log({"epoch": 1, "step": 5, "train_loss": 0.7, "validation_accuracy": 0.5 + at / 10})

@@ -205,7 +205,7 @@ def test_what_is_left_follows_from_measured_times(ended, running, waiting, slots
 
 
 def test_the_table_is_no_wider_than_the_terminal_and_no_higher():
-    from alexnet_ablations.cli.study_progress import LiveTable
+    from alexnet_ablations.run.progress import LiveTable
 
     long = "norm=bn_after,act=leaky_slope=0.1,dropout=0.5,batch_size=16"
     console = Console(width=80, height=10, force_terminal=True, color_system=None)
@@ -234,8 +234,9 @@ def test_the_table_is_no_wider_than_the_terminal_and_no_higher():
 
 
 def test_lines_for_machines_and_for_files_tell_each_run(study, monkeypatch):
-    from alexnet_ablations.cli.progress import JsonLines, PlainLines
-    from alexnet_ablations.cli.study_progress import Events, EventsWithEpochs
+    from alexnet_ablations.cli.study_progress import EventsWithEpochs
+    from alexnet_ablations.run.progress import Events
+    from alexnet_lab.progress import JsonLines, PlainLines
 
     use(monkeypatch, "if norm == 'none': os._exit(9)\n" + WELL)
     lines = []

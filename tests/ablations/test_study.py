@@ -10,7 +10,7 @@ from alexnet_ablations.conclude.outcomes import read_results
 from alexnet_ablations.declare.declaration import find_study, packaged_studies
 from alexnet_ablations.declare.design import Factor
 from alexnet_ablations.declare.status import COORDINATOR_LOCK
-from alexnet_ablations.declare.study import Study, declare, read_study
+from alexnet_ablations.declare.study import Study, declare_study, read_study
 from alexnet_ablations.run.study import run_study
 from alexnet_lab.locks import Lock
 from alexnet_lab.networks import build_network
@@ -58,7 +58,7 @@ def test_a_run_is_done_when_this_very_recipe_ended_with_a_finding(tmp_path):
 @pytest.mark.long
 def test_a_study_runs_from_python_and_the_second_time_nothing_is_made(tmp_path):
     start = {"width": 0.0625, "epochs": 1, "data": "synthetic:classes=2,side=16,count=120"}
-    study = declare({"norm": "bn"}, start, tmp_path, seeds=2)
+    study = declare_study({"norm": "bn"}, start, tmp_path, seeds=2)
     results = run_study(study, jobs=2)
     assert results[["norm", "seed", "state"]].to_numpy().tolist() == [
         ["lrn", 0, "ok"],
@@ -74,8 +74,8 @@ def test_a_study_runs_from_python_and_the_second_time_nothing_is_made(tmp_path):
 
 
 def test_new_levels_and_seeds_extend_a_study_and_what_it_holds_is_never_lost(tmp_path):
-    first = declare({"norm": "bn"}, {}, tmp_path, seeds=3).open_folder()
-    wider = declare({"norm": "none"}, {}, tmp_path, seeds=2).open_folder()
+    first = declare_study({"norm": "bn"}, {}, tmp_path, seeds=3).open_folder()
+    wider = declare_study({"norm": "none"}, {}, tmp_path, seeds=2).open_folder()
     assert wider.factors == (Factor("norm", ("lrn", "bn", "none")),)
     assert wider.seeds == 3
     assert read_study(tmp_path / "study.toml", tmp_path) == wider
@@ -84,26 +84,26 @@ def test_new_levels_and_seeds_extend_a_study_and_what_it_holds_is_never_lost(tmp
 
 
 def test_a_study_that_grows_keeps_its_design_unless_another_is_named(tmp_path):
-    declare({"norm": "bn", "act": "leaky"}, {}, tmp_path).open_folder()
+    declare_study({"norm": "bn", "act": "leaky"}, {}, tmp_path).open_folder()
     many = {"norm": "bn,none,gn", "act": "leaky,prelu"}
-    assert declare(many, {}, tmp_path / "other").design == "one-at-a-time"
-    assert declare(many, {}, tmp_path).design == "factorial"
-    assert declare(many, {}, tmp_path, design="one-at-a-time").design == "one-at-a-time"
+    assert declare_study(many, {}, tmp_path / "other").design == "one-at-a-time"
+    assert declare_study(many, {}, tmp_path).design == "factorial"
+    assert declare_study(many, {}, tmp_path, design="one-at-a-time").design == "one-at-a-time"
 
 
 def test_what_makes_another_study_is_said(tmp_path):
-    declare({"norm": "bn"}, {"epochs": 4}, tmp_path).open_folder()
+    declare_study({"norm": "bn"}, {"epochs": 4}, tmp_path).open_folder()
     with pytest.raises(ValueError, match=r"differs in epochs \(4, asked for 10\)"):
-        declare({"norm": "bn"}, {}, tmp_path).open_folder()
+        declare_study({"norm": "bn"}, {}, tmp_path).open_folder()
     with pytest.raises(ValueError, match=r"differs in norm \(lrn, asked for none\)"):
-        declare({"norm": "bn"}, {"epochs": 4, "norm": "none"}, tmp_path).open_folder()
+        declare_study({"norm": "bn"}, {"epochs": 4, "norm": "none"}, tmp_path).open_folder()
     with pytest.raises(ValueError, match=r"differs in its factors \(norm\)"):
-        declare({"act": "leaky"}, {"epochs": 4}, tmp_path).open_folder()
+        declare_study({"act": "leaky"}, {"epochs": 4}, tmp_path).open_folder()
 
 
 @pytest.mark.parametrize("whole", [True, False])
 def test_a_study_comes_back_from_its_file_as_it_was(tmp_path, whole):
-    study = declare(
+    study = declare_study(
         {"network": "resnet18", "norm": ["lrn:k=1,alpha=2"], "augment": "flip,crop;", "ten_views": "true"},
         {"data": 'a "quoted" \\ folder é \x1b\x7f\t', "epochs": 3, "learning_rate": 1e-05},
         tmp_path,
@@ -212,16 +212,18 @@ def test_packaged_studies_are_found_by_name_and_files_by_path(tmp_path, monkeypa
 
 
 def test_cells_that_are_one_network_and_cells_that_will_hardly_train_are_named(tmp_path):
-    study = declare({"network": "resnet18", "norm": "bn"}, {}, tmp_path)
+    study = declare_study({"network": "resnet18", "norm": "bn"}, {}, tmp_path)
     same = "network=resnet18,norm=published, network=resnet18,norm=bn are one and the same: they differ by nothing"
     assert study.warnings() == [same]
-    gaussian = declare({"init": "published"}, {}, tmp_path).warnings()
+    gaussian = declare_study({"init": "published"}, {}, tmp_path).warnings()
     assert all(text.startswith("in init=published: the 2012 initial values") for text in gaussian)
     assert len(gaussian) == 2
 
 
 def test_levels_that_stand_for_nothing_written_have_words_in_the_results(tmp_path):
-    study = declare({"network": "resnet18", "norm": "bn", "weights": "imagenet"}, {}, tmp_path, design="only", seeds=1)
+    study = declare_study(
+        {"network": "resnet18", "norm": "bn", "weights": "imagenet"}, {}, tmp_path, design="only", seeds=1
+    )
     results = read_results(study.runs())
     assert results[["network", "norm", "weights"]].to_numpy().tolist() == [
         ["alexnet", "published", "none"],
@@ -230,7 +232,7 @@ def test_levels_that_stand_for_nothing_written_have_words_in_the_results(tmp_pat
 
 
 def test_a_study_that_another_process_works_on_is_not_grown_from_python(tmp_path):
-    study = declare({"norm": "bn"}, {}, tmp_path)
+    study = declare_study({"norm": "bn"}, {}, tmp_path)
     lock = Lock(tmp_path / COORDINATOR_LOCK)
     assert lock.take()
     try:

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from alexnet_ablations.cli.application import application
 from alexnet_ablations.cli.study_options import StudyOptions
-from alexnet_ablations.declare.study import declare, read_study
+from alexnet_ablations.declare.study import declare_study, read_study
 
 # Six seeds that differ by 0.7 points, give or take 0.1: more than 0.5 and surely less than 1.
 BASELINE = (0.90, 0.91, 0.92, 0.90, 0.91, 0.92)
@@ -27,7 +27,7 @@ FAST = ((0.5, 0.7, 0.85, 0.9), (0.5, 0.85, 0.9, 0.9))
 def study(tmp_path):
     """Two cells under six seeds, all of which ended."""
     start = {"data": "digits", "epochs": 4, "threads": 1, "device": "cpu"}
-    made = declare({"norm": ["bn"]}, start, tmp_path / "study", seeds=6).open_folder()
+    made = declare_study({"norm": ["bn"]}, start, tmp_path / "study", seeds=6).open_folder()
     for run in made.runs():
         accuracy = BASELINE[run.seed] + (CHANGE[run.seed] if run.recipe.norm == "bn" else 0.0)
         run.folder.begin(run.recipe.to_json(), {"classes": ["a", "b"], "alexnet_lab": "0"}, json.dumps({"train": [0]}))

@@ -16,9 +16,9 @@ from rich.table import Table
 from rich.text import Text
 
 from alexnet_ablations.cli import main
-from alexnet_ablations.cli.progress import LiveBar, PlainLines
-from alexnet_ablations.cli.terminal import STEERING, PlainConsole, as_text, open_console
-from alexnet_ablations.declare.study import declare
+from alexnet_ablations.declare.study import declare_study
+from alexnet_lab.progress import LiveBar, PlainLines
+from alexnet_lab.terminal import STEERING, PlainConsole, as_text, open_console
 
 # Sets the title, colours, clears the screen, goes back, reverses the order of writing, and would be Rich markup.
 NASTY = "\x1b]0;owned\x07\x1b[31m\x9b2J\r\x08\u202e:warning:[bold][nosuch]"
@@ -41,7 +41,7 @@ def fill(run, state="ok", why=""):
 @pytest.fixture
 def study(tmp_path):
     """Two cells in a folder with a name from elsewhere, about images with such a name."""
-    made = declare({"norm": ["bn"]}, START, tmp_path / NASTY, seeds=2, about=NASTY).open_folder()
+    made = declare_study({"norm": ["bn"]}, START, tmp_path / NASTY, seeds=2, about=NASTY).open_folder()
     for run in made.runs():
         fill(run)
     return made
@@ -211,7 +211,7 @@ ASCII = ({"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "
 
 @pytest.mark.parametrize("environment", ASCII)
 def test_a_finished_study_is_printed_on_a_terminal_that_knows_ascii_alone(tmp_path, environment):
-    made = declare({"norm": ["bn"]}, {**START, "data": "digits"}, tmp_path / "s", seeds=2).open_folder()
+    made = declare_study({"norm": ["bn"]}, {**START, "data": "digits"}, tmp_path / "s", seeds=2).open_folder()
     for run in made.runs():
         fill(run)
     done = run_in(environment, "study", "s", cwd=tmp_path)
@@ -264,7 +264,7 @@ def test_a_full_disk_behind_standard_output_is_one_sentence(tmp_path):
 
 
 def test_a_home_that_cannot_be_written_and_no_folder_for_temporary_files_do_not_matter_to_a_study(tmp_path):
-    made = declare({"norm": ["bn"]}, {**START, "data": "digits"}, tmp_path / "s", seeds=2).open_folder()
+    made = declare_study({"norm": ["bn"]}, {**START, "data": "digits"}, tmp_path / "s", seeds=2).open_folder()
     for run in made.runs():
         fill(run)
     done = run_in({"HOME": "/dev/null", "XDG_CACHE_HOME": "", "TMPDIR": "/dev/null"}, "study", "s", cwd=tmp_path)

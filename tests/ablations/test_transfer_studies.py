@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 from alexnet_ablations.cli.application import application
 from alexnet_ablations.conclude.outcomes import outcome_named
-from alexnet_ablations.declare.study import declare, read_study
+from alexnet_ablations.declare.study import declare_study, read_study
 from alexnet_ablations.run.study import run_study
 from alexnet_lab.records import RunFolder
 from alexnet_lab.training.recipe import read_recipe
@@ -49,7 +49,7 @@ def call(*words):
 
 def test_a_run_is_done_until_the_weights_that_it_began_with_are_made_anew(tmp_path):
     made_run(tmp_path / "pre", b"first")
-    study = declare({"weights": ["pre"]}, {**SMALL, "data": IMAGES}, tmp_path / "study", seeds=1)
+    study = declare_study({"weights": ["pre"]}, {**SMALL, "data": IMAGES}, tmp_path / "study", seeds=1)
     scratch, transferred = study.runs()
     digest = RunFolder(tmp_path / "pre").verdict()["files"]["checkpoints/best.safetensors"]
     for run, facts in ((scratch, {}), (transferred, {"weights_digest": digest})):
@@ -71,7 +71,7 @@ def test_weights_that_cannot_serve_are_refused_before_anything_runs(tmp_path, we
     told = call("ablate", "--weights", weights, "--data", IMAGES, "--out", "study")
     assert isinstance(told.exception, FileNotFoundError if weights == "absent" else ValueError)
     assert str(told.exception).startswith("weights: ")
-    study = declare({"weights": [weights]}, {**SMALL, "data": IMAGES}, tmp_path / "study")
+    study = declare_study({"weights": [weights]}, {**SMALL, "data": IMAGES}, tmp_path / "study")
     with pytest.raises(type(told.exception), match=r"^weights: "):
         run_study(study)
     assert not (tmp_path / "study").exists()
@@ -96,7 +96,7 @@ def test_the_packaged_study_builds_its_networks_as_the_runs_that_it_starts_from(
 
 @pytest.mark.long
 def test_networks_and_weights_are_compared_from_the_first_epoch_on(tmp_path):
-    pretraining = declare({"network": ["resnet18"]}, {**SMALL, "data": PRETRAINING}, tmp_path / "pre", seeds=1)
+    pretraining = declare_study({"network": ["resnet18"]}, {**SMALL, "data": PRETRAINING}, tmp_path / "pre", seeds=1)
     assert (run_study(pretraining)["state"] == "ok").all()
     base = ",".join(f"{name}={value}" for name, value in SMALL.items() if name != "epochs")
     words = ["--network", "alexnet,resnet18", "--weights", "none,pre", "--epochs", 1, "--seeds", 2, "--data", IMAGES]

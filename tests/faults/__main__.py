@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from tests.faults.faults import FAULTS, Unavailable
+from tests.faults.faults import FAULTS, UnavailableError
 from tests.faults.studies import SmallStudy, undisturbed_results
 
 
@@ -41,7 +41,7 @@ def main() -> int:
                 FAULTS[name](study, draws)
                 study.recover()
                 study.check(expected)
-            except Unavailable as reason:
+            except UnavailableError as reason:
                 unavailable[name] = str(reason)
                 continue
             except AssertionError as problem:

@@ -16,7 +16,7 @@ Fault = Callable[[SmallStudy, random.Random], None]
 FAULTS: dict[str, Fault] = {}
 
 
-class Unavailable(Exception):
+class UnavailableError(Exception):
     """This machine does not let the fault be made."""
 
 
@@ -135,8 +135,8 @@ def full_disk(study: SmallStudy, draws: random.Random) -> None:
     study.folder.mkdir()
     size = draws.randint(66, 72)  # MiB; a run does not start with fewer than 64 free
     mount = ["mount", "-t", "tmpfs", "-o", f"size={size}m", "tmpfs", str(study.folder)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode:  # noqa: S603
-        raise Unavailable("mounting a small disk needs root")
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        raise UnavailableError("mounting a small disk needs root")
     (study.folder / "ballast").write_bytes(bytes((size - 65) * 2**20))
     process = study.start()
     study.wait_for_a_run(process)

@@ -20,10 +20,9 @@ from alexnet_lab.locks import Lock
 from alexnet_lab.records import RunFolder
 
 CELLS, SEEDS, EPOCHS = 2, 2, 2
-WORDS = (
-    "ablate --norm bn --baseline width=0.0625,epochs=2,dropout=0.5,image_size=63,batch_size=24 --seeds 2 "
-    "--data synthetic:count=240,side=32,classes=3,difficulty=0.5 --jobs 2"
-).split()
+BASELINE = "width=0.0625,epochs=2,dropout=0.5,image_size=63,batch_size=24"
+DATA = "synthetic:count=240,side=32,classes=3,difficulty=0.5"
+WORDS = ("ablate", "--norm", "bn", "--baseline", BASELINE, "--seeds", "2", "--data", DATA, "--jobs", "2")
 # What learning produced; how fast it went is another matter.
 LEARNT = ("epoch", "step", "train_loss", "train_accuracy", "validation_loss", "validation_accuracy", "learning_rate")
 PROGRAM = "from alexnet_ablations.cli import main; main()"

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from alexnet_ablations.cli.application import application
 from alexnet_ablations.declare.declaration import read_factor
-from alexnet_ablations.declare.study import as_published, declare
+from alexnet_ablations.declare.study import as_published, declare_study
 from alexnet_lab.networks import build_network, load_pretrained, to_torchvision_state_dict
 from alexnet_lab.networks.catalogue import CATALOGUE, Entry, Variant, Weights, published_level
 from alexnet_lab.networks.slots import ConvUnit, NormSlot
@@ -124,7 +124,7 @@ class TestOneEntry:
     @pytest.mark.usefixtures("threads")
     def test_lets_studies_train_it(self, tmp_path):
         start = {"data": "synthetic:classes=3,side=16,count=90", "image_size": 16, "epochs": 1, "width": 0.25}
-        study = declare({"network": "plainnet", "norm": "bn"}, start, tmp_path, seeds=1)
+        study = declare_study({"network": "plainnet", "norm": "bn"}, start, tmp_path, seeds=1)
         recipes = {cell.name: cell.recipe(study.start, 0) for cell in study.cells}
         assert {recipe.network for recipe in recipes.values()} == {"alexnet", "plainnet"}
         recipe = recipes["network=plainnet,norm=bn"]
@@ -153,7 +153,7 @@ class TestOneEntry:
 
 
 def test_a_preset_is_left_to_the_networks_that_have_it(plainnet, tmp_path):
-    study = declare({"network": "plainnet"}, {"preset": "caffe"}, tmp_path, seeds=1)
+    study = declare_study({"network": "plainnet"}, {"preset": "caffe"}, tmp_path, seeds=1)
     alexnet, plain = (cell.recipe(study.start, 0) for cell in study.cells)
     assert (alexnet.network, alexnet.preset) == ("alexnet", "caffe")
     assert (plain.network, plain.preset) == ("plainnet", None)

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from alexnet_ablations.cli.application import application
 from alexnet_ablations.declare.declaration import read_factor
-from alexnet_ablations.declare.study import declare
+from alexnet_ablations.declare.study import declare_study
 from alexnet_lab.instruments.panel import Panel
 from alexnet_lab.levels import (
     ACTIVATIONS,
@@ -148,7 +148,7 @@ class TestOneEntry:
             "none",
         )
         start = {"data": "synthetic:classes=3,side=16,count=90", "epochs": 1, "width": 0.125}
-        study = declare({"norm": "in"}, start, tmp_path, seeds=1)
+        study = declare_study({"norm": "in"}, start, tmp_path, seeds=1)
         (recipe,) = [cell.recipe(study.start, 0) for cell in study.cells if cell.name == "norm=in"]
         folder, threads = RunFolder(tmp_path / "run"), torch.get_num_threads()
         try:

@@ -3,6 +3,7 @@
 import functools
 import itertools
 import json
+import math
 import os
 import re
 import signal
@@ -512,6 +513,7 @@ def interrupted(path, recipe, monkeypatch, at=14):
 def test_a_run_that_is_cut_off_in_its_test_goes_on_there_and_keeps_no_second_copy_of_its_training(
     tmp_path, monkeypatch
 ):
+    monkeypatch.setattr(trainer, "BETWEEN_EPOCHS", math.inf)
     recipe = replace(QUICK, batch_size=128)
     run_in(tmp_path / "whole", recipe)
 

@@ -3,9 +3,9 @@
 import html
 import re
 
-from alexnet_ablations.conclude.conclusions import conclude
+from alexnet_ablations.conclude.conclusions import conclusions_of
 from alexnet_ablations.conclude.outcomes import read_results
-from alexnet_ablations.declare.study import declare
+from alexnet_ablations.declare.study import declare_study
 from alexnet_ablations.report.writing import study_page
 
 CROSSED = {"norm": ["bn"], "act": ["leaky"]}
@@ -16,7 +16,7 @@ def study_maker(new_folder, write_run):
 
     def make(outcome, factors=CROSSED, seeds=3, about="", flow=True, data="digits", **options):
         start = {"data": data, "epochs": 3, "threads": 1, "device": "cpu"}
-        study = declare(factors, start, new_folder("study"), seeds=seeds, about=about, **options)
+        study = declare_study(factors, start, new_folder("study"), seeds=seeds, about=about, **options)
         study = study.open_folder()
         for run in study.runs():
             settings = dict(run.cell.settings)
@@ -57,7 +57,7 @@ def planted(seed, norm, act):
 
 def page_of(study):
     results = read_results(study.runs())
-    return study_page(study, results, conclude(results, study.contrasts()))
+    return study_page(study, results, conclusions_of(results, study.contrasts()))
 
 
 def text_of(page):

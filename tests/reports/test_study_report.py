@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from planted_studies import figures_of, page_of, planted, text_of
 
-from alexnet_ablations.conclude.conclusions import conclude
+from alexnet_ablations.conclude.conclusions import conclusions_of
 from alexnet_ablations.conclude.outcomes import OUTCOMES, read_results
 from alexnet_ablations.conclude.sentences import sentence_of
 from alexnet_ablations.report import verdicts, write_report
@@ -283,13 +283,15 @@ def test_what_the_exact_test_alone_does_not_see_is_said_by_name(make_study):
     assert f"{told} (p = 0.062)." in text
 
 
-def test_verdicts_say_how_many_seeds_would_tell_as_the_terminal_does(make_study):
+def test_verdicts_say_what_such_a_study_shows_as_the_terminal_does(make_study):
     study = make_study(lambda seed, norm: 0.9 + (0.01 * (seed - 1) if norm == "bn" else 0), {"norm": ["bn"]})
     results = read_results(study.runs())
-    found = conclude(results, study.contrasts()).headline[0]
+    found = conclusions_of(results, study.contrasts()).headline[0]
     assert found.verdict == "undecided"
-    assert found.seeds_needed > 3
-    told = f"about {found.seeds_needed} seeds would narrow it to 0.5 points either way"
+    known = found.sensitivity
+    assert known.seeds_for_margin > 3
+    told = f"3 seeds show {known.effect:.1f} points four times in five, and 0.5 points with about "
+    told += f"{known.seeds_for_margin} seeds"
     assert told in text_of(page_of(study))
     assert told in sentence_of(found)
 
@@ -297,7 +299,7 @@ def test_verdicts_say_how_many_seeds_would_tell_as_the_terminal_does(make_study)
 def test_what_is_too_small_to_matter_is_the_readers_to_say(make_study):
     study = make_study(lambda seed, norm: 0.9 + (0.001 * (seed - 1) if norm == "bn" else 0), {"norm": ["bn"]})
     told = {margin: write_report(study, margin=margin).read_text() for margin in (0.05, 3.0)}
-    assert "Less than 3 points either way, 90% interval [" in told[3.0]
+    assert "Less than 3 points either way, 93.3% interval [" in told[3.0]
     assert "Less than" not in told[0.05]
 
 

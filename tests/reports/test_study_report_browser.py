@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from alexnet_ablations.declare.study import declare
+from alexnet_ablations.declare.study import declare_study
 from alexnet_ablations.report import write_report
 
 EVIL = "<script>alert(1)</script>"
@@ -16,7 +16,7 @@ def study(tmp_path_factory, write_run):
     factors = {"norm": ["bn"], "act": ["leaky"], "dropout": [0.3]}
     start = {"data": f"x/{EVIL.replace('/', '')}.zip", "epochs": 2, "threads": 1, "device": "cpu"}
     folder = tmp_path_factory.mktemp("seen") / "study"
-    made = declare(factors, start, folder, seeds=2, about=f"What {EVIL} is worth").open_folder()
+    made = declare_study(factors, start, folder, seeds=2, about=f"What {EVIL} is worth").open_folder()
     for at, run in enumerate(made.runs()):
         path = run.folder.path
         state = "diverged" if at == 3 else "ok"

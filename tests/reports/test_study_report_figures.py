@@ -12,6 +12,7 @@ from alexnet_ablations.report import training
 from alexnet_ablations.report.multiples import lines_by_cell
 from alexnet_ablations.report.readings import labels_of, read_cells
 from alexnet_lab.reports.curves import Series
+from alexnet_lab.reports.drawing import Drawing, in_rows
 
 EVIL = "<script>alert(1)</script>"
 
@@ -167,3 +168,15 @@ def test_of_a_run_that_diverged_the_curves_are_shown_as_far_as_they_go(make_stud
     assert "gradient-depth" in figures_of(page)
     assert "effects" not in figures_of(page)
     assert "nothing can be said yet" in page.lead
+
+
+@pytest.mark.parametrize("count", [2, 3, 4, 5])
+def test_a_legend_of_two_columns_is_read_row_by_row(count):
+    drawing = Drawing()
+    axes = drawing.axes()
+    names = [f"cell {at}" for at in range(count)]
+    lines = [axes.plot([0, 1], [at, at])[0] for at in range(count)]
+    legend = drawing.canvas.legend(in_rows(lines), in_rows(names), ncols=2)
+    drawing.canvas.canvas.draw()
+    boxes = {text.get_text(): text.get_window_extent() for text in legend.get_texts()}
+    assert sorted(names, key=lambda name: (-round(boxes[name].y0), boxes[name].x0)) == names

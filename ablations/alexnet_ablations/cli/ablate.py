@@ -10,8 +10,8 @@ from alexnet_ablations.cli.conditions import SET_BY_ONE_VALUE, divide, folder_na
 from alexnet_ablations.cli.recipe_options import with_study_options
 from alexnet_ablations.cli.run_study import plan_run_conclude
 from alexnet_ablations.cli.study_options import StudyOptions, with_shared_options
-from alexnet_ablations.cli.terminal import open_console
 from alexnet_ablations.declare.declaration import FACTORS, read_start
+from alexnet_lab.terminal import open_console
 
 DESIGN_HELP = "factorial, one-at-a-time, leave-one-out, fractional, only."
 
@@ -22,7 +22,7 @@ def ablate(
     recipe: Annotated[
         str, typer.Option(help="What all cells start from: laptop, modern, paper, or a TOML file.")
     ] = "laptop",
-    seeds: Annotated[int, typer.Option(min=1, help="Seeds per cell.", rich_help_panel="Study")] = 3,
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds per cell.", rich_help_panel="Study")] = 6,
     design: Annotated[
         str | None,
         typer.Option(
@@ -44,7 +44,7 @@ def ablate(
     """Change parts of AlexNet, train all combinations, and say what changed.
 
     [bold]alexnet-lab ablate --norm bn --act leaky[/]          all four combinations
-    [bold]alexnet-lab ablate --norm bn,none --seeds 6[/]       three norms, six seeds
+    [bold]alexnet-lab ablate --norm bn,none --seeds 12[/]      three norms, twelve seeds
     [bold]alexnet-lab ablate --norm lrn:k=1,alpha=2,bn[/]      two levels: LRN, BN
     [bold]alexnet-lab ablate --augment "flip,crop;xray"[/]     two levels: ; between
     [bold]alexnet-lab ablate --norm bn --preset torchvision[/] one preset for all cells
@@ -55,6 +55,7 @@ def ablate(
     [bold]alexnet-lab ablate --norm bn --track tensorboard:tb[/]
     [bold]alexnet-lab ablate --norm bn --margin 1 --level 0.9[/]
     [bold]alexnet-lab ablate --norm bn --executor slurm --partition gpu --time 4h[/]
+    [bold]alexnet-lab ablate --norm bn --tune learning_rate:8[/]
 
     An option that takes LEVELS, one or several with commas between, is varied:
     each level is compared with the published value, or with what the recipe or
@@ -66,11 +67,17 @@ def ablate(
     trains a part of the combinations of four fields or more; only compares whole
     variants.
 
+    --tune tries the same values in every cell, under each seed the recipe's own
+    and others around it, chooses by validation, and compares the cells at their
+    best under fresh seeds. More points or seeds later extend the search;
+    "learning_rate=1e-4..1e-1,weight_decay:16" names a range and two fields, and
+    :once at the end searches once per cell, not once per seed.
+
     Each run is a process with a folder of its own. The same command again makes
     only the runs that are missing; more seeds or levels extend the study.
     Another --margin or --level trains nothing, and the study keeps it.
     """
-    from alexnet_ablations.declare.study import declare
+    from alexnet_ablations.declare.study import declare_study
 
     console = open_console()
     factors, shared = divide(given, baseline)
@@ -78,8 +85,10 @@ def ablate(
         raise nothing_to_vary(shared)
     start = {**read_start(recipe), **shared}
     # The name of the folder depends on the levels, so the study is declared once for its name and once for its folder.
-    folder = how.out or Path("runs") / folder_name(declare(factors, start, Path(), design="one-at-a-time", seeds=seeds))
-    study = declare(
+    folder = how.out or Path("runs") / folder_name(
+        declare_study(factors, start, Path(), design="one-at-a-time", seeds=seeds)
+    )
+    study = declare_study(
         factors,
         {**start, **on_this_machine(start, folder, how.jobs)},
         folder,
@@ -87,6 +96,7 @@ def ablate(
         seeds=seeds,
         margin=how.margin,
         level=how.level,
+        tune=how.tune,
     )
     plan_run_conclude(console, study, how)
 

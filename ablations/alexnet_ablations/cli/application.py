@@ -9,6 +9,7 @@ from rich.markup import escape
 
 import alexnet_lab
 from alexnet_ablations.cli.ablate import ablate
+from alexnet_ablations.cli.audit import audit
 from alexnet_ablations.cli.bench import bench
 from alexnet_ablations.cli.cache import cache
 from alexnet_ablations.cli.compare import compare
@@ -22,8 +23,8 @@ from alexnet_ablations.cli.predict import predict
 from alexnet_ablations.cli.report import report
 from alexnet_ablations.cli.status import retry, status
 from alexnet_ablations.cli.study import study
-from alexnet_ablations.cli.terminal import open_console, print_anything
 from alexnet_ablations.cli.train import train
+from alexnet_lab.terminal import open_console, print_anything
 
 PROGRAM = "alexnet-lab"  # in every message, whatever the file is called that was started
 STOPPED = 130  # exit status after Ctrl-C, as shells have it
@@ -42,6 +43,7 @@ application.command()(study)
 application.command()(status)
 application.command()(retry)
 application.command()(train)
+application.command()(audit)
 application.command()(networks)
 application.command()(cache)
 application.command()(report)

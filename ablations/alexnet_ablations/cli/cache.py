@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from alexnet_ablations.cli.terminal import open_console
+from alexnet_lab.terminal import open_console
 
 if TYPE_CHECKING:
     from alexnet_lab.data.upkeep import Entry

@@ -10,12 +10,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from alexnet_ablations.cli.folders import refuse_place
-from alexnet_ablations.cli.terminal import open_console
+from alexnet_lab.terminal import open_console
 
 
 def compare(
     runs: Annotated[
-        list[Path], typer.Argument(help="Run folders; differences are from the first.", show_default=False)
+        list[Path],
+        typer.Argument(help="Folders of runs or Panels; differences are from the first.", show_default=False),
     ],
     out: Annotated[Path, typer.Option(help="Folder of the report.")] = Path("comparison"),
 ) -> None:
@@ -35,13 +36,14 @@ def compare(
     compared = open_runs(runs)
     page = page_of(compared).write(out)  # first, whatever the terminal can print
     results = result_table(compared)
-    console.print(plain_table(results.columns, results.rows))
+    if not compared.is_of_panels:
+        console.print(plain_table(results.columns, results.rows))
     for title, text in remarks(compared):
         console.print("\n".join(wrapped(f"{title}: {text}", "  ", 100, hang=2)), markup=False, highlight=False)
     rows = recipe_rows(compared)
     if rows:
         console.print(plain_table(["recipe", *compared.names], rows))
-    else:
+    elif not compared.is_of_panels:
         console.print("the recipes are the same in every field")
     for other in range(1, len(compared.runs)):
         distances = [

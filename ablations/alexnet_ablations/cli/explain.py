@@ -7,8 +7,8 @@ import typer
 from rich.markup import escape
 
 from alexnet_ablations.cli.folders import refuse_place
-from alexnet_ablations.cli.progress import Stages
-from alexnet_ablations.cli.terminal import open_console
+from alexnet_lab.progress import Stages
+from alexnet_lab.terminal import open_console
 
 
 def explain(

@@ -6,11 +6,11 @@ from typing import Annotated
 import typer
 
 from alexnet_ablations.cli.folders import refuse_place
-from alexnet_ablations.cli.terminal import open_console
+from alexnet_lab.terminal import open_console
 
 
 def export(
-    run: Annotated[Path, typer.Argument(help="Run folder.", show_default=False)],
+    run: Annotated[Path, typer.Argument(help="Folder of a run or a Panel.", show_default=False)],
     to: Annotated[str, typer.Option(help="parquet, csv, tensorboard or onnx.")] = "parquet",
     out: Annotated[Path | None, typer.Option(help="Where to write.", show_default="RUN/export")] = None,
 ) -> None:

@@ -9,11 +9,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from alexnet_ablations.cli.folders import refuse_place
-from alexnet_ablations.cli.terminal import open_console
+from alexnet_lab.terminal import open_console
 
 
 def inspect(
-    run: Annotated[Path, typer.Argument(help="Run folder.", show_default=False)],
+    run: Annotated[Path, typer.Argument(help="Folder of a run or a Panel.", show_default=False)],
     out: Annotated[Path | None, typer.Option(help="Folder of the report.", show_default="RUN/report")] = None,
     opened: Annotated[bool, typer.Option("--open", help="Show the page in the browser.")] = False,
 ) -> None:

@@ -7,8 +7,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from alexnet_ablations.cli.terminal import open_console
 from alexnet_lab.networks.catalogue import CATALOGUE, find_entry
+from alexnet_lab.terminal import open_console
 
 
 def networks(

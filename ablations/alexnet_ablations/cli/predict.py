@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from alexnet_ablations.cli.terminal import open_console
+from alexnet_lab.terminal import open_console
 
 if TYPE_CHECKING:
     from alexnet_lab.evaluation.predictions import Predictions

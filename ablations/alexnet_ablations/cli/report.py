@@ -7,8 +7,8 @@ import typer
 from rich.markup import escape
 
 from alexnet_ablations.cli.study_options import Level, Margin, check
-from alexnet_ablations.cli.terminal import open_console
 from alexnet_lab.choices import unknown_choice
+from alexnet_lab.terminal import open_console
 
 INSPECT = ("none", "cells", "all")
 

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,10 +11,10 @@ from rich.console import Console
 from rich.markup import escape
 
 from alexnet_ablations.cli.folders import refuse_place
-from alexnet_ablations.cli.progress import PlainLines
 from alexnet_ablations.cli.study_options import StudyOptions, open_sinks
 from alexnet_ablations.declare.design import level_text
 from alexnet_ablations.run.executors import Engine
+from alexnet_lab.progress import PlainLines
 from alexnet_lab.training.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def plan_run_conclude(
     if how.save is not None:
         save_study(console, asked, how.save, silent=how.is_silent)
     if not how.is_silent:
-        print_plan(console, study, asked, len(missing))
+        print_plan(console, study, asked, missing)
         say_damages(console, missing)
     test_images = prepare_data(console, study, silent=how.is_silent) if missing else None
     predicted = predict(study, missing, how.jobs, engine, plan=how.plan, test_images=test_images)
@@ -72,13 +72,18 @@ def plan_run_conclude(
 
 
 def missing_runs(study: "Study", most: int) -> "list[PlannedRun]":
-    """Return the runs that are not done, refused where they are more than a user meant or their weights are missing."""
-    from alexnet_ablations.declare.study import refuse_unfit_weights
+    """Return the runs that are not done, those of searches first.
 
-    missing = [run for run in study.runs() if not run.is_done]
+    They are refused where they are more than a user meant, and where their weights are missing.
+    """
+    from alexnet_ablations.declare.study import refuse_unfit_weights
+    from alexnet_ablations.tune.searches import every_run
+
+    missing = [run for run in every_run(study) if not run.is_done]
     if len(missing) > most:
+        fewer = "levels or seeds" if study.tuning is None else "levels, seeds or points to tune"
         raise ValueError(
-            f"this study makes {len(missing)} runs, more than {most}; name fewer levels or seeds, take "
+            f"this study makes {len(missing)} runs, more than {most}; name fewer {fewer}, take "
             f"--design one-at-a-time, or allow them with --yes {len(missing)}"
         )
     refuse_unfit_weights(missing)
@@ -108,22 +113,33 @@ def make(
     sinks: "Sequence[Sink]" = (),
     engine: Engine | None = None,
 ) -> None:
-    """Make these runs of a study, whose folder is open, and print what the study shows; exit 1 if any failed."""
+    """Make these runs of a study, whose folder is open, and print what the study shows; exit 1 if any failed.
+
+    Of a study that is tuned the searches are made first; trackers get the runs of the comparison only.
+    """
     from alexnet_ablations.cli.study_progress import run_with_live_table
 
     started = time.monotonic()
-    run_with_live_table(
-        console,
-        study,
-        runs,
-        jobs,
-        timeout=timeout,
-        repeat=repeat,
-        quiet=quiet,
-        as_json=as_json,
-        sinks=sinks,
-        engine=engine,
-    )
+
+    def work(some: "Sequence[PlannedRun]", sinks: "Sequence[Sink]") -> None:
+        run_with_live_table(
+            console,
+            study,
+            some,
+            jobs,
+            timeout=timeout,
+            repeat=repeat,
+            quiet=quiet,
+            as_json=as_json,
+            sinks=sinks,
+            engine=engine,
+        )
+
+    if study.tuning is not None:
+        study, runs = make_searches(
+            console, study, runs, lambda some: work(some, ()), repeat=repeat, silent=quiet or as_json
+        )
+    work(runs, sinks)
     results = conclude_and_print(console, study, silent=quiet or as_json)
     if not quiet and not as_json:
         seconds = f"{time.monotonic() - started:.0f} s"
@@ -137,33 +153,83 @@ def make(
         raise typer.Exit(1)
 
 
+def make_searches(
+    console: Console,
+    study: "Study",
+    runs: "Sequence[PlannedRun]",
+    work: "Callable[[Sequence[PlannedRun]], None]",
+    *,
+    repeat: bool,
+    silent: bool,
+) -> "tuple[Study, list[PlannedRun]]":
+    """Make the runs that belong to searches, and choose; return the study with its choices, and which runs are left.
+
+    Exit 1 if a search could not be completed: without a choice there is nothing to compare.
+    """
+    from alexnet_ablations.tune.choice import UnfinishedSearchError, read_outcomes, with_choices
+    from alexnet_ablations.tune.searches import is_search
+    from alexnet_ablations.tune.sentences import chosen_sentences, edge_sentences
+
+    searches = [run for run in runs if is_search(run)]
+    if searches:
+        if not silent:
+            console.print(f"tuning first: {len(searches)} runs", markup=False, highlight=False)
+        work(searches)
+    try:
+        study = with_choices(study).open_folder()
+    except UnfinishedSearchError as error:
+        if not silent:
+            console.print(str(error), style="red", markup=False, highlight=False)
+        raise typer.Exit(1) from None
+    if not silent:
+        outcomes = read_outcomes(study)
+        for sentence in chosen_sentences(outcomes):
+            console.print(sentence, markup=False, highlight=False)
+        for sentence in edge_sentences(study, outcomes):
+            console.print(sentence, style="yellow", markup=False, highlight=False)
+    # A new choice may ask for runs that were done before; a retry makes only what it was asked for.
+    asked = {(run.cell.name, run.seed) for run in runs if not is_search(run)}
+    if repeat:
+        return study, [run for run in study.runs() if (run.cell.name, run.seed) in asked]
+    return study, [run for run in study.runs() if not run.is_done]
+
+
 def conclude_and_print(console: Console, study: "Study", *, silent: bool = False) -> "pd.DataFrame":
     """Read all runs back, write rows and report, and print what the runs say together.
 
     Files come first: they are complete even if printing fails.
     """
     from alexnet_ablations.cli.tables import print_conclusions
-    from alexnet_ablations.conclude.answers import read_answers
-    from alexnet_ablations.conclude.conclusions import conclude
-    from alexnet_ablations.conclude.outcomes import ended_well, read_results, write_results
+    from alexnet_ablations.conclude.conclusions import conclude_study
+    from alexnet_ablations.conclude.outcomes import read_results, write_results
     from alexnet_ablations.report import write_report
 
     results = read_results(study.runs(), level=study.level)
     write_results(results, study.folder / "results.csv")
-    answers = read_answers(study.runs(), ended_well(results))
-    conclusions = conclude(results, study.contrasts(), margin=study.margin, answers=answers, looks=study.looks)
+    conclusions = conclude_study(study, results)
     page = write_report(study, results, conclusions)
     if not silent:
         print_conclusions(console, results, conclusions)
+        if study.tuning is not None:
+            from alexnet_ablations.conclude.budgets import beside_sentences, effects_at_budgets, read_tuning_results
+            from alexnet_ablations.tune.choice import read_outcomes
+
+            budgets = effects_at_budgets(study, read_outcomes(study), read_tuning_results(study))
+            for sentence in beside_sentences(conclusions.headline, budgets):
+                console.print(sentence, markup=False, highlight=False)
         for sentence in study.limitations:
             console.print(sentence, style="dim", markup=False, highlight=False)
         console.print(f"report: {page}", markup=False, highlight=False, soft_wrap=True)
     return results
 
 
-def print_plan(console: Console, study: "Study", asked: "Study", missing: int) -> None:
+def print_plan(console: Console, study: "Study", asked: "Study", missing: "Sequence[PlannedRun]") -> None:
     """Say what is varied, what is set, how many runs that makes, and what to keep in mind."""
+    from alexnet_ablations.tune.searches import is_search
+    from alexnet_ablations.tune.sentences import plan_sentence
+
     start, total = study.start, study.size
+    left = sum(not is_search(run) for run in missing)
     factors = ", ".join(f"{factor.field} {{{_some(factor.levels)}}}" for factor in study.factors)
     many = "s" if study.seeds > 1 else ""
     is_shared = all(factor.field != "epochs" for factor in study.factors)
@@ -172,9 +238,11 @@ def print_plan(console: Console, study: "Study", asked: "Study", missing: int) -
     console.print(f"{network} on {escape(start.data)}, varied: {escape(factors)}", highlight=False)
     console.print(
         f"{study.design}: {total // study.seeds} cells x {study.seeds} seed{many} = {total} runs{epochs}"
-        + (f"; {total - missing} already done" if missing < total else ""),
+        + (f"; {total - left} already done" if left < total else ""),
         markup=False,
     )
+    if study.tuning is not None:
+        console.print(plan_sentence(study, len(missing) - left), markup=False, highlight=False)
     console.print(f"set for all cells: {', '.join(settings_of(study))}", style="dim", markup=False, highlight=False)
     if study.is_default_design and study.crossed > len(study.cells):
         console.print(
@@ -183,7 +251,7 @@ def print_plan(console: Console, study: "Study", asked: "Study", missing: int) -
             markup=False,
             highlight=False,
         )
-    if (study.seeds, study.factors) != (asked.seeds, asked.factors):
+    if (study.seeds, study.factors, study.tuning) != (asked.seeds, asked.factors, asked.tuning):
         console.print(f"{study.folder} holds more of this study than was asked for: all of it counts", markup=False)
     for note in [*study.warnings(), *study.limitations, *aliases(study)]:
         console.print(f"note: {note}", markup=False, highlight=False)
@@ -198,7 +266,7 @@ def _some(levels: "Sequence[Any]") -> str:
 def settings_of(study: "Study") -> list[str]:
     """Describe what all cells share: first what is not the default, then what matters in every study."""
     start, default = study.start, vars(Recipe())
-    varied = {factor.field for factor in study.factors}
+    varied = {factor.field for factor in study.factors} | set(study.tuning.names if study.tuning else ())
     known = {
         "width": f"width {start.width:g}",
         "image_size": f"{start.image_size} px",

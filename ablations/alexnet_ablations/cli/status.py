@@ -5,6 +5,7 @@ import re
 import time
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,7 +15,6 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from alexnet_ablations.cli.progress import about_left
 from alexnet_ablations.cli.study_options import (
     AsJson,
     EngineWords,
@@ -26,8 +26,9 @@ from alexnet_ablations.cli.study_options import (
     open_sinks,
     with_engine_options,
 )
-from alexnet_ablations.cli.terminal import open_console
 from alexnet_lab.choices import unknown_choice
+from alexnet_lab.progress import about_left
+from alexnet_lab.terminal import open_console
 
 if TYPE_CHECKING:
     from alexnet_ablations.declare.status import RunStatus, Sighting
@@ -86,6 +87,7 @@ def retry(
     from alexnet_ablations.declare.status import RETRIED, statuses
     from alexnet_ablations.declare.study import read_study
     from alexnet_ablations.run.coordinator import refuse_if_coordinated
+    from alexnet_ablations.tune.searches import every_run
 
     console = open_console()
     check(timeout)
@@ -101,7 +103,7 @@ def retry(
         )
     refuse_if_coordinated(folder)
     study = read_study(folder / "study.toml", folder)
-    runs = study.runs()
+    runs = every_run(study)
     run_statuses = statuses(runs, sightings_of(folder))
     again = [run for run, run_status in zip(runs, run_statuses, strict=True) if run_status.state in chosen]
     if not again:
@@ -174,13 +176,21 @@ def _read(folder: Path, *, is_coordinated: bool) -> tuple[str, "list[RunStatus]"
     """Read all planned runs, or, where the declaration cannot be read, those that are there."""
     from alexnet_ablations.declare.status import found_runs, status_of, statuses
     from alexnet_ablations.declare.study import read_study
+    from alexnet_ablations.tune.searches import searches_of, tuning_runs
 
     try:
         study = read_study(folder / "study.toml", folder)
     except (ValueError, OSError) as error:
         run_statuses = [status_of(run, cell, seed) for cell, seed, run in found_runs(folder)]
         return str(error), run_statuses, 0
-    return "", statuses(study.runs(), sightings_of(folder), is_coordinated=is_coordinated), study.start.epochs
+    searches, sightings = searches_of(study), sightings_of(folder)
+    cell_of = {run.cell.name: search.cell.name for search in searches for run in search.runs}
+    of_searches = [
+        replace(one, search_of=cell_of[one.cell])
+        for one in statuses(tuning_runs(searches), sightings, is_coordinated=is_coordinated)
+    ]
+    of_comparison = statuses(study.runs(), sightings, is_coordinated=is_coordinated)
+    return "", [*of_searches, *of_comparison], study.start.epochs
 
 
 def _table(run_statuses: "Sequence[RunStatus]") -> Table:
@@ -193,7 +203,8 @@ def _table(run_statuses: "Sequence[RunStatus]") -> Table:
         table.add_column(state, justify="right", header_style=COLOURS.get(state, "red"))
     of_cell: dict[str, Counter[str]] = defaultdict(Counter)
     for run_status in run_statuses:
-        of_cell[run_status.cell][run_status.state] += 1
+        name = run_status.cell if run_status.search_of is None else f"tuning {run_status.search_of}"
+        of_cell[name][run_status.state] += 1
     for cell, counts in of_cell.items():
         table.add_row(escape(cell), *(str(counts[state] or "") for state in states))
     return table
@@ -324,4 +335,5 @@ def _facts(run_status: "RunStatus") -> dict[str, object]:
         "slot": run_status.history.slot,
         "holder": run_status.holder,
         "scheduler": run_status.scheduler or None,
+        "search_of": run_status.search_of,
     }

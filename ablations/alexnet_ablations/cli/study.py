@@ -11,8 +11,8 @@ from rich.table import Table
 from alexnet_ablations.cli.conditions import divide, on_this_machine
 from alexnet_ablations.cli.run_study import plan_run_conclude
 from alexnet_ablations.cli.study_options import StudyOptions, with_shared_options
-from alexnet_ablations.cli.terminal import open_console
 from alexnet_ablations.declare.declaration import find_study, packaged_studies, read_study_file
+from alexnet_lab.terminal import open_console
 
 
 @with_shared_options
@@ -56,6 +56,7 @@ def study(
     [bold]alexnet-lab study mine.toml --out runs/mine[/]
     [bold]alexnet-lab study runs/mine --seeds 6[/]          continues, with more seeds
     [bold]alexnet-lab study runs/mine --margin 1[/]         concludes anew, trains nothing
+    [bold]alexnet-lab study mine.toml --tune learning_rate:8[/]  each cell at its best
 
     A study file has the fields of alexnet-lab ablate, whose --save writes one:
 
@@ -71,8 +72,12 @@ def study(
       name = "slurm"
       partition = "gpu"
       time = "4h"
+
+      \\[tune]
+      learning_rate = "1e-4..1e-1"
+      points = 8
     """
-    from alexnet_ablations.declare.study import declare, read_study
+    from alexnet_ablations.declare.study import declare_study, read_study
     from alexnet_lab.training.weight_sources import settings_of
 
     console = open_console()
@@ -90,7 +95,7 @@ def study(
         start |= settings_of(weights)
     start |= shared
     folder = how.out or (path.parent if path.name == "study.toml" else Path("runs") / path.stem)
-    chosen = declare(
+    chosen = declare_study(
         words["factors"],
         {**start, **on_this_machine(start, folder, how.jobs)},
         folder,
@@ -99,6 +104,8 @@ def study(
         about=words.get("about", ""),
         margin=how.margin or words.get("margin"),
         level=how.level or words.get("level"),
+        tune=how.tune or words.get("tune"),
+        chosen=None if how.tune else words.get("chosen"),
     )
     if chosen.about and not how.is_silent:
         console.print(chosen.about, style="bold", markup=False, highlight=False)

@@ -52,6 +52,15 @@ Level = Annotated[
         rich_help_panel="Study",
     ),
 ]
+Tune = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FIELD=LOW..HIGH,...:POINTS",
+        help="Choose these values for each cell on validation first: learning_rate:8.",
+        show_default="all cells share the recipe's",
+        rich_help_panel="Study",
+    ),
+]
 IsQuiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print lines of JSON.")]
 
@@ -88,6 +97,7 @@ class StudyOptions:
     quiet: IsQuiet = False
     as_json: AsJson = False
     track: Track = None
+    tune: Tune = None
     margin: Margin = None
     level: Level = None
     jobs: Jobs = None

@@ -11,15 +11,24 @@ from rich.table import Table
 if TYPE_CHECKING:
     import pandas as pd
 
-    from alexnet_ablations.conclude.conclusions import Conclusions
+    from alexnet_ablations.conclude.conclusions import Conclusion, Conclusions
     from alexnet_ablations.conclude.paper_tables import PaperTable
 
 # Beginnings of headers, dispensable first: a narrow terminal goes without these columns, which tables.md has too.
-DISPENSABLE = ("p, within", "90%", "p, sign flip", "p, t test", "seeds alone", "n", "sd over seeds", "each seed")
+DISPENSABLE = (
+    "p, within",
+    "equivalence interval",
+    "p, sign flip",
+    "p, t test",
+    "seeds alone",
+    "n",
+    "sd over seeds",
+    "each seed",
+)
 
 
 def print_conclusions(console: Console, results: "pd.DataFrame", conclusions: "Conclusions") -> None:
-    """Print a sentence for each comparison, the tables behind them, and what a reader should keep in mind."""
+    """Print a sentence for each comparison, what was found first, the tables behind them, and what to keep in mind."""
     from alexnet_ablations.conclude.paper_tables import cells_table, effects_table
     from alexnet_ablations.conclude.sentences import (
         averaging_note,
@@ -35,8 +44,8 @@ def print_conclusions(console: Console, results: "pd.DataFrame", conclusions: "C
     damages = damage_sentence(results)
     if damages:
         console.print(escape(damages), style="red", highlight=False)
-    for conclusion in headline:
-        style = "bold" if conclusion.verdict.startswith(("difference", "equivalent")) else ""
+    for conclusion in sorted(headline, key=lambda conclusion: not _is_decided(conclusion)):
+        style = "bold" if _is_decided(conclusion) else ""
         console.print(escape(sentence_of(conclusion)), style=style, highlight=False)
     console.print(terminal_table(cells_table(results, conclusions), console))
     if headline:
@@ -48,6 +57,10 @@ def print_conclusions(console: Console, results: "pd.DataFrame", conclusions: "C
     for note in filter(None, (*for_all, look_sentence(conclusions), *notes)):
         console.print(escape(note), style="dim", highlight=False)
     _print_others(console, results, conclusions)
+
+
+def _is_decided(conclusion: "Conclusion") -> bool:
+    return conclusion.verdict.startswith(("difference", "equivalent"))
 
 
 def terminal_table(table: "PaperTable", console: Console) -> Table:

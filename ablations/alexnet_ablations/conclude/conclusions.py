@@ -18,15 +18,16 @@ import numpy as np
 import pandas as pd
 
 from alexnet_ablations.conclude import intervals
-from alexnet_ablations.conclude.answers import Answers, image_values
+from alexnet_ablations.conclude.answers import Answers, image_values, read_answers
 from alexnet_ablations.conclude.crossed import Crossed, crossed
 from alexnet_ablations.conclude.intervals import LEVEL, Interval
 from alexnet_ablations.conclude.looks import level_of_look
 from alexnet_ablations.conclude.multiplicity import holm
-from alexnet_ablations.conclude.outcomes import HEADLINE, OUTCOMES, Outcome, population_of
+from alexnet_ablations.conclude.outcomes import HEADLINE, OUTCOMES, Outcome, ended_well, population_of
 from alexnet_ablations.conclude.sensitivity import Sensitivity, sensitivity_of
 from alexnet_ablations.conclude.survival import Survival, lost_cells, over_survivors, survivals
 from alexnet_ablations.declare.contrasts import Contrast
+from alexnet_ablations.declare.study import Study
 
 Verdict = Literal[
     "difference",  # beyond chance in its family
@@ -55,7 +56,7 @@ class Inference:
     sign_flip_p: float | None = None
     margin: float | None = None
     equivalence_p: float | None = None
-    t_90: Interval | None = None  # within the margin if and only if equivalence_p is at most 0.05
+    equivalence: Interval | None = None  # within the margin if and only if equivalence_p is at most the level
     differences: tuple[float, ...] = ()
     images: Crossed | None = None
     seeds_alone: Interval | None = None  # the 95% interval for other seeds on these images
@@ -202,8 +203,13 @@ class Conclusions:
         return self.of(HEADLINE)
 
 
-def infer(differences: Sequence[float], margin: float | None = None, images: Crossed | None = None) -> Inference:
-    """Say what paired differences, all finite, tell about their mean; with `images`, of other images too."""
+def infer(
+    differences: Sequence[float], margin: float | None = None, images: Crossed | None = None, level: float = LEVEL
+) -> Inference:
+    """Say what paired differences, all finite, tell about their mean; with `images`, of other images too.
+
+    `level` is that of the test of equivalence.
+    """
     d = np.asarray(differences, dtype=float)
     if not np.isfinite(d).all():
         raise ValueError(
@@ -220,7 +226,7 @@ def infer(differences: Sequence[float], margin: float | None = None, images: Cro
         sign_flip_p=intervals.sign_flip_p_value(d),
         margin=margin,
         equivalence_p=None if margin is None else intervals.equivalence_p_value(d, margin),
-        t_90=None if margin is None else intervals.t_interval(d, 1 - 2 * LEVEL),
+        equivalence=None if margin is None else intervals.t_interval(d, 1 - 2 * level),
         differences=tuple(d.tolist()),
     )
     if images is None:
@@ -230,7 +236,7 @@ def infer(differences: Sequence[float], margin: float | None = None, images: Cro
         t=images.interval(),
         t_p=images.p_value(),
         equivalence_p=None if margin is None else images.equivalence_p_value(margin),
-        t_90=None if margin is None else images.interval(1 - 2 * LEVEL),
+        equivalence=None if margin is None else images.interval(1 - 2 * level),
         images=images,
         seeds_alone=alone.t,
     )
@@ -255,7 +261,13 @@ def _values_by_seed(by_seed_and_cell: pd.DataFrame, contrast: Contrast) -> dict[
     return {int(seed): float(total) for seed, total in zip(wide.index, totals, strict=True)}
 
 
-def conclude(
+def conclude_study(study: Study, results: pd.DataFrame) -> Conclusions:
+    """Conclude from a study whose results were read: with the predictions of its runs, its margin and its looks."""
+    answers = read_answers(study.runs(), ended_well(results))
+    return conclusions_of(results, study.contrasts(), margin=study.margin, answers=answers, looks=study.looks)
+
+
+def conclusions_of(
     results: pd.DataFrame,
     contrasts: Sequence[Contrast],
     outcomes: Sequence[Outcome] = OUTCOMES,
@@ -296,6 +308,7 @@ def _conclude_one_family(
 ) -> list[Conclusion]:
     wide = _by_seed_and_cell(results, outcome)
     planned = int(results["seed"].nunique())
+    level = level_of_look(planned, looks)
     without = results[outcome.compared(results).isna()]
     family = []
     for declared in contrasts:
@@ -308,7 +321,7 @@ def _conclude_one_family(
                 outcome,
                 values,
                 planned=planned,
-                inference=infer(list(values.values()), margin, images),
+                inference=infer(list(values.values()), margin, images, level),
                 family=len(contrasts),
                 population=population_of(results, outcome) if images is None or answers is None else answers.population,
                 tested_on=population_of(results, outcome),
@@ -320,7 +333,6 @@ def _conclude_one_family(
         )
     different = holm([None if _is_without_verdict(item) else item.inference.t_p for item in family])
     same = holm([None if item.censored else item.inference.equivalence_p for item in family])
-    level = level_of_look(planned, looks)
     return [
         replace(item, holm_p=p, equivalence_holm_p=q, level=level)
         for item, p, q in zip(family, different, same, strict=True)

@@ -49,7 +49,7 @@ class Crossed:
             (self.between_groups, self.groups_df),
             (self.rest, (self.seeds - 1.0) * (self.groups - 1.0)),
         ]
-        spread = sum(square**2 / df for square, df in parts)
+        spread = sum(square**2 / df for square, df in parts if square)
         return max((self.variance * cells) ** 2 / spread, 1.0) if spread else 1.0
 
     @property

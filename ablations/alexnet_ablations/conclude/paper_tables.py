@@ -17,6 +17,7 @@ from alexnet_ablations.conclude.conclusions import Conclusion, Conclusions
 from alexnet_ablations.conclude.outcomes import HEADLINE, Outcome, write_results
 from alexnet_ablations.conclude.sentences import (
     averaging_note,
+    decisive,
     effect,
     equivalence_interval,
     p_value,
@@ -114,7 +115,7 @@ def effects_table(conclusions: Conclusions) -> PaperTable:
         "n pairs",
         "p, t test",
         "p, t test, Holm",
-        "90% interval",
+        "equivalence interval",
         f"p, within {HEADLINE.show_margin(margin)}, Holm" if margin is not None else "p, equivalence, Holm",
         "p, sign flip",
         "verdict",
@@ -149,7 +150,8 @@ def effects_table(conclusions: Conclusions) -> PaperTable:
     caption = (
         f"Effects on {HEADLINE.label}, paired by seed, with {interval}. "
         f"{_cut(headline)}{average}Holm: the p of the t test before it, adjusted for all {len(headline)} comparisons. "
-        "The 90% interval lies within the margin where two one-sided t tests have p up to 0.05, before Holm's rule. "
+        f"The equivalence interval ({decisive(headline[0])}) lies within the margin where two one-sided t tests have p "
+        f"up to {headline[0].level:.2g}, before Holm's rule. "
         f"Sign flip: another test, exact, of the seeds alone, not adjusted, whose p cannot go below {smallest:.2g} "
         f"here. A verdict other than undecided needs an adjusted p of at most {headline[0].level:.2g}, what this look "
         "may spend."
@@ -194,9 +196,9 @@ def _other_effects(conclusions: Conclusions, outcomes: Sequence[Outcome]) -> Pap
     note = averaging_note([item.contrast for item in conclusions.items])
     average = f"{note} " if note else ""
     caption = (
-        f"{average}{_cut(conclusions.items)}{_populations(conclusions, outcomes)}Exploratory: Holm's rule adjusts the "
-        "t tests within each outcome and not over outcomes, so that some of many will stand out by chance. The 90% "
-        "interval decides on equivalence. × is a factor; points are hundredths of a share."
+        f"{average}{_cut(conclusions.items)}{populations_note(conclusions, outcomes)}Exploratory: Holm's rule adjusts "
+        "the t tests within each outcome and not over outcomes, so that some of many will stand out by chance. The "
+        "equivalence interval decides on equivalence. × is a factor; points are hundredths of a share."
     )
     header = (
         "outcome",
@@ -206,13 +208,13 @@ def _other_effects(conclusions: Conclusions, outcomes: Sequence[Outcome]) -> Pap
         "n pairs",
         "p, t test",
         "p, t test, Holm",
-        "90% interval",
+        "equivalence interval",
         "verdict",
     )
     return PaperTable("other-effects", "Effects on other outcomes (exploratory)", header, rows, caption, 2)
 
 
-def _populations(conclusions: Conclusions, outcomes: Sequence[Outcome]) -> str:
+def populations_note(conclusions: Conclusions, outcomes: Sequence[Outcome]) -> str:
     """Say which outcomes' intervals are about other images too; empty where none are."""
     over_images = [
         outcome.label for outcome in outcomes if any(item.inference.images for item in conclusions.of(outcome))

@@ -66,7 +66,7 @@ def finding_of(conclusion: Conclusion) -> str:
     if conclusion.covers_all:
         estimate = f"{size}{where}, {pairs}; the 95% interval holds {ALL_POSSIBLE}"
     within = f"less than {_margin(conclusion)} either way"
-    between = f"90% interval {equivalence_interval(conclusion)}"
+    between = f"{decisive(conclusion)} interval {equivalence_interval(conclusion)}"
     if conclusion.verdict == "equivalent":
         return f"{within}, {between}{where}, {pairs}"
     if conclusion.verdict == "difference within margin":
@@ -100,12 +100,10 @@ def reach_of(conclusion: Conclusion) -> str:
         return f"{said}, and {wanted} with about {known.seeds_for_margin:,} seeds"
     if known.groups is None:
         return f"{said}; {wanted} would take more than {MOST:,} seeds"
-    said += (
-        f"; no number of seeds shows less than {_size(outcome, known.least)} on {known.groups:,} {_units(conclusion)}"
-    )
-    if known.groups_for_margin is not None:
-        said += f", and {wanted} takes about {_rounded(known.groups_for_margin)} with {known.seeds} seeds"
-    return said
+    said += f" (no number of seeds less than {_size(outcome, known.least)})"
+    if known.groups_for_margin is None:
+        return said
+    return f"{said}; {wanted} would take about {_rounded(known.groups_for_margin)} {_units(conclusion)}"
 
 
 def _units(conclusion: Conclusion) -> str:
@@ -198,10 +196,15 @@ def shown_interval(conclusion: Conclusion) -> str:
 
 
 def equivalence_interval(conclusion: Conclusion) -> str:
-    """Write the 90% interval, whose place within the margin decides on equivalence; a dash where there is none."""
+    """Write the interval whose place within the margin decides on equivalence; a dash where there is none."""
     if conclusion.censored is not None:
         return "-"
-    return interval_text(conclusion.outcome, conclusion.within_possible(conclusion.inference.t_90))
+    return interval_text(conclusion.outcome, conclusion.within_possible(conclusion.inference.equivalence))
+
+
+def decisive(conclusion: Conclusion) -> str:
+    """Return the confidence of the interval that decides on equivalence: 93.3% where a look is tested at 3.3%."""
+    return f"{100 * (1 - 2 * conclusion.level):.3g}%"
 
 
 def interval_text(outcome: Outcome, interval: Interval | None) -> str:

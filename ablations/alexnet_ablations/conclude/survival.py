@@ -87,8 +87,6 @@ def over_survivors(contrast: Contrast, results: pd.DataFrame, lost: frozenset[st
 
 
 def _mcnemar(results: pd.DataFrame, baseline: str, cell: str) -> float | None:
-    from scipy import stats
-
     if cell == baseline:
         return None
     ended = results[results["state"].isin(ENDED)]
@@ -98,4 +96,6 @@ def _mcnemar(results: pd.DataFrame, baseline: str, cell: str) -> float | None:
     only_cell = int((~both.iloc[:, 0] & both.iloc[:, 1]).sum())
     if only_baseline + only_cell == 0:
         return None
+    from scipy import stats  # takes as long to import as the rest of the conclusions together
+
     return float(stats.binomtest(only_cell, only_baseline + only_cell).pvalue)

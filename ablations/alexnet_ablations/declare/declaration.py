@@ -23,13 +23,14 @@ RECIPE_FIELDS = tuple(field.name for field in fields(Recipe))
 DEFAULTS: Mapping[str, Any] = vars(Recipe())
 # What a study file may hold besides.
 TABLES = ("recipe", "baseline", "factors")
+TUNING_TABLES = ("tune", "chosen")  # of a study that is tuned: declare/tuning.py, declare/study.py
 KINDS: Mapping[str, type] = {
     "about": str,
     "design": str,
     "seeds": int,
     **dict.fromkeys(("margin", "level"), float),
     "looks": list,
-    **dict.fromkeys((*TABLES, "executor"), dict),
+    **dict.fromkeys((*TABLES, "executor", *TUNING_TABLES), dict),
 }
 # Fields with one value for all cells, and why.
 SHARED: Mapping[str, str] = {
@@ -37,6 +38,10 @@ SHARED: Mapping[str, str] = {
     "fold": "which images are tested is the same for every cell",
     "split_seed": "which images are tested is the same for every cell",
     "skip_bad": "which images are used is the same for every cell",
+    "group": "which images are tested is the same for every cell",
+    "patient_from": "which images are tested is the same for every cell",
+    "drop_duplicates": "which images are used is the same for every cell",
+    "allow_leaks": "which images are used is the same for every cell",
     "best_by": "every cell is judged by the same metric",
     "instruments": "every cell is looked at in the same way",
     "deterministic": "it is where and how a study runs, not what it compares",
@@ -179,7 +184,7 @@ def find_study(source: str) -> Path:
 
 
 def read_study_file(path: Path) -> dict[str, Any]:
-    """Return what a study file says: its words (about, design, seeds, margin, level, looks) and its tables."""
+    """Return what a study file says: about, design, seeds, margin, level, looks, and its tables."""
     words = read_toml(path)
     try:
         _check_kinds(words)

@@ -23,6 +23,7 @@ STATES = ("ok", "diverged", "oom", "error", "timeout", "lost", "damaged", "runni
 FAILED = ("oom", "error", "timeout", "lost", "damaged")
 RETRIED = (*FAILED, "diverged")
 COORDINATOR_LOCK = "coordinator.lock"
+RUN_PLACES = ("runs", "tuned", "tuning")  # below a study's folder: see declare/study.py
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class RunStatus:
     holder: str | None = None
     history: History = field(default_factory=History)
     scheduler: str = ""  # what the scheduler of its cluster says of it
+    search_of: str | None = None  # the cell that this run of a search is about; None: a run of the comparison
 
 
 def status_of(
@@ -136,11 +138,11 @@ def statuses(
 def found_runs(study: Path) -> list[tuple[str, int, RunFolder]]:
     """List the run folders that are there, for a study whose declaration cannot be read."""
     found = []
-    for path in (study / "runs").glob("*/seed-*"):
+    for path in (path for place in RUN_PLACES for path in (study / place).glob("*/seed-*")):
         seed = re.fullmatch(r"seed-(\d+)", path.name)
         if seed and path.is_dir():
             found.append((path.parent.name, int(seed[1]), RunFolder(path)))
-    return sorted(found, key=lambda each: (each[1], each[0]))
+    return sorted(found, key=lambda each: (each[1], each[0], each[2].path))
 
 
 def coordinator_of(study: Path) -> str | None:

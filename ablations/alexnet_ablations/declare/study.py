@@ -1,13 +1,15 @@
 """A study: cells times seeds, in one folder, with an identity that a second call can recognise.
 
-STUDY/study.toml                 what was asked for; a folder holds one study only, which may grow
+STUDY/study.toml                 what was asked for, and what tuning chose; a folder holds one study, which may grow
 STUDY/runs/<cell>/seed-<k>/      run folders, each written by its own run
+STUDY/tuning/<cell and values>/  the same of a search for each cell's best values, if the study is tuned
+STUDY/tuned/<cell and values>/   the same of cells at chosen values that are not the recipe's own
 STUDY/results.csv                one row per run
 STUDY/report/                    index.html, tables.md, tables.tex, figures/: what they say together
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +26,15 @@ from alexnet_ablations.declare.design import (
     level_text,
 )
 from alexnet_ablations.declare.toml import toml_value
+from alexnet_ablations.declare.tuning import Tuning, read_tuning, shared_sentence
+from alexnet_lab.display import Displayed
 from alexnet_lab.networks.catalogue import published_level
 from alexnet_lab.records import RunFolder, write_atomically
 from alexnet_lab.training.recipe import Recipe, read_recipe
 from alexnet_lab.training.weight_sources import find_weights
 
 SAID = ("margin", "level")
+Chosen = Mapping[str, tuple[Mapping[str, float], ...]]  # by cell: the values that each of its searches chose
 
 
 @dataclass(frozen=True)
@@ -77,8 +82,13 @@ class PlannedRun:
 
 
 @dataclass(frozen=True)
-class Study:
-    """Factors, a design that says which of their levels meet, and several seeds, from one starting recipe."""
+class Study(Displayed):
+    """Factors, a design that says which of their levels meet, and several seeds, from one starting recipe.
+
+    A notebook shows what the runs in its folder say.
+    """
+
+    shown_by = "alexnet_ablations.report.display:study_html"
 
     start: Recipe
     factors: tuple[Factor, ...]
@@ -90,10 +100,15 @@ class Study:
     margin: float | None = None
     level: float | None = None
     looks: tuple[int, ...] = ()  # seeds of the reports that were there before the study was extended
+    # What each cell is searched for before it is compared, and what that chose so far: see tune/.
+    tuning: Tuning | None = None
+    chosen: Chosen = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse a study that is too large before any of its runs is listed."""
         check_size(self.design, self.factors, self.seeds)
+        if self.tuning is not None:  # as if every run of a search were a run under one more seed
+            check_size(self.design, self.factors, self.tuning.searches(self.seeds) * self.tuning.points + self.seeds)
 
     @property
     def size(self) -> int:
@@ -121,8 +136,16 @@ class Study:
 
     @property
     def limitations(self) -> list[str]:
-        """Return sentences about what this design cannot estimate."""
-        return limitations_of(self.design, self.factors)
+        """Return sentences about what this design cannot estimate, and what all its cells share."""
+        shared = shared_sentence(self.start, self.factors, self.tuning)
+        limitations = [*limitations_of(self.design, self.factors), *([shared] if shared else [])]
+        if self.tuning is not None and self.tuning.once:
+            limitations.append(
+                "Each cell was tuned once: intervals and tests are about other seeds at the chosen values, and another "
+                "search might choose others, so that equal cells may seem to differ; without `once` every seed has a "
+                "search of its own."
+            )
+        return limitations
 
     def warnings(self) -> list[str]:
         """Return warnings about settings that do not work well together, and about cells that are the same network."""
@@ -145,11 +168,20 @@ class Study:
     def runs(self) -> list[PlannedRun]:
         """Return every run, seed by seed, so that an interrupted study is still balanced."""
         cells = self.cells
-        return [
-            PlannedRun(cell, seed, cell.recipe(self.start, seed), RunFolder(self._run_path(cell, seed)))
-            for seed in range(self.seeds)
-            for cell in cells
-        ]
+        return [self._planned(cell, seed) for seed in range(self.seeds) for cell in cells]
+
+    def chosen_for(self, cell: Cell, seed: int) -> Mapping[str, float] | None:
+        """Return the values that a search chose for a cell under a seed; None where none has, or nothing is tuned."""
+        by_search = self.chosen.get(cell.name, ())
+        at = self.tuning.search_of(seed) if self.tuning is not None else 0
+        return by_search[at] if self.tuning is not None and at < len(by_search) else None
+
+    @property
+    def is_chosen(self) -> bool:
+        """Return whether every cell has its values under every seed; where nothing is tuned, all have the recipe's."""
+        if self.tuning is None:
+            return True
+        return all(self.chosen_for(cell, seed) is not None for cell in self.cells for seed in range(self.seeds))
 
     def grown_from_folder(self) -> "Study":
         """Return this study together with what its folder already holds of it; another study's folder is refused."""
@@ -174,6 +206,10 @@ class Study:
             margin=self.margin or theirs.margin,
             level=self.level or theirs.level,
             looks=theirs.looks_after(max(self.seeds, theirs.seeds)),
+            tuning=theirs.tuning.extended_by(self.tuning)
+            if theirs.tuning and self.tuning
+            else self.tuning or theirs.tuning,
+            chosen={**theirs.chosen, **self.chosen},
         )
 
     def looks_after(self, seeds: int) -> tuple[int, ...]:
@@ -218,10 +254,31 @@ class Study:
         if shared:
             lines += ["", "[recipe]  # what all cells share"]
             lines += [f"{name} = {toml_value(value)}" for name, value in shared.items()]
+        if self.tuning is not None:
+            lines += ["", "[tune]  # searched for every cell, chosen on validation"]
+            lines += [f"{name} = {toml_value(value)}" for name, value in self.tuning.words().items()]
+        if self.chosen and whole:
+            lines += ["", "[chosen]  # by the searches of each cell, in the order of the seeds"]
+            lines += [
+                f"{toml_value(cell)} = [{', '.join(map(_inline, by_search))}]"
+                for cell, by_search in self.chosen.items()
+            ]
         return "\n".join(lines) + "\n"
 
-    def _run_path(self, cell: Cell, seed: int) -> Path:
-        return self.folder / "runs" / cell.name / f"seed-{seed}"
+    def _planned(self, cell: Cell, seed: int) -> PlannedRun:
+        own = cell.recipe(self.start, seed)
+        if self.tuning is None:
+            return PlannedRun(cell, seed, own, self._folder("runs", cell, seed))
+        values = self.chosen_for(cell, seed)
+        if values is None:  # not to be made before its values are chosen
+            return PlannedRun(cell, seed, own, self._folder("tuned", cell, seed))
+        at_values = Cell((*cell.settings, *values.items()))
+        recipe = at_values.recipe(self.start, seed)
+        folder = self._folder("runs", cell, seed) if recipe == own else self._folder("tuned", at_values, seed)
+        return PlannedRun(cell, seed, recipe, folder)
+
+    def _folder(self, place: str, cell: Cell, seed: int) -> RunFolder:
+        return RunFolder(self.folder / place / cell.name / f"seed-{seed}")
 
     def _shared(self) -> dict[str, Any]:
         varied = {factor.field for factor in self.factors} | {"seed"}
@@ -246,7 +303,7 @@ def read_study(path: Path, folder: Path) -> Study:
     """Read a study file, or the study.toml of a study's folder."""
     words = read_study_file(path)
     try:
-        return declare(
+        return declare_study(
             words["factors"],
             {**words["recipe"], **words["baseline"]},
             folder,
@@ -256,15 +313,17 @@ def read_study(path: Path, folder: Path) -> Study:
             margin=words.get("margin"),
             level=words.get("level"),
             looks=words.get("looks", ()),
+            tune=words.get("tune"),
+            chosen=words.get("chosen"),
         )
     except ValueError as error:
         raise ValueError(f"in {path}, {error}") from None
 
 
-def declare(
+def declare_study(
     factors: dict[str, Any],
     start: dict[str, Any],
-    folder: Path,
+    folder: str | Path,
     *,
     design: str | None = None,
     seeds: int = 3,
@@ -272,24 +331,70 @@ def declare(
     margin: float | None = None,
     level: float | None = None,
     looks: Sequence[int] = (),
+    tune: str | Mapping[str, Any] | None = None,
+    chosen: Mapping[str, Any] | None = None,
 ) -> Study:
-    """Return a study from text as flags and files have it; raise ValueError for any mistake in it."""
+    """Return a study from text as flags and files have it; raise ValueError for any mistake in it.
+
+    >>> study = declare_study({"norm": "bn,none", "dropout": [0.3]}, {"data": "digits"}, "runs/norms", seeds=6)
+
+    `factors` are levels by field of the recipe, beside the baseline's, which is what `start` says or else what is
+    published. `start` holds fields of the recipe that all cells share. `tune` is what --tune takes, such as
+    `learning_rate:8`, or the table [tune] of a study file.
+    """
+    folder = Path(folder).expanduser()
     if seeds < 1:
         raise ValueError(f"a study needs at least one seed, got {seeds}")
     recipe = read_recipe({**start, "seed": 0})
-    chosen = read_factors(factors, recipe)
+    declared = read_factors(factors, recipe)
     if design is None and (folder / "study.toml").exists():
         design = read_study_file(folder / "study.toml").get("design")
-    recipe = read_recipe({**vars(recipe), **{factor.field: factor.levels[0] for factor in chosen}})
-    design = design or default_design(chosen)
-    check_design(design, chosen)
-    return Study(recipe, chosen, seeds, folder, design, about, margin, level, tuple(looks))
+    recipe = read_recipe({**vars(recipe), **{factor.field: factor.levels[0] for factor in declared}})
+    design = design or default_design(declared)
+    check_design(design, declared)
+    tuning = None if tune is None else read_tuning(tune, recipe, declared)
+    return Study(
+        recipe,
+        declared,
+        seeds,
+        folder,
+        design,
+        about,
+        margin,
+        level,
+        looks=tuple(looks),
+        tuning=tuning,
+        chosen=_read_chosen(chosen, tuning),
+    )
 
 
 def refuse_unfit_weights(runs: Sequence[PlannedRun]) -> None:
     """Raise the error of the first run whose weights are missing, unfinished or of another network."""
     for run in runs:
         find_weights(run.recipe)
+
+
+def _read_chosen(words: Mapping[str, Any] | None, tuning: Tuning | None) -> Chosen:
+    """Read the table [chosen], which alexnet-lab writes; what does not fit the search in it is a mistake."""
+    if not words or tuning is None:
+        return {}
+    for cell, searches in words.items():
+        if not isinstance(searches, list) or not all(
+            isinstance(one, dict)
+            and set(one) == set(tuning.names)
+            and all(type(v) in (int, float) for v in one.values())
+            for one in searches
+        ):
+            raise ValueError(
+                f"{cell} in [chosen] must be a list with a value of {', '.join(tuning.names)} for each search, got "
+                f"{searches!r:.80}; delete the table, and the same command chooses again"
+            )
+    return {cell: tuple(searches) for cell, searches in words.items()}
+
+
+def _inline(values: Mapping[str, float]) -> str:
+    """Write values as an inline table of TOML."""
+    return "{" + ", ".join(f"{name} = {toml_value(value)}" for name, value in values.items()) + "}"
 
 
 def as_published(recipe: Recipe) -> Recipe:

@@ -14,7 +14,7 @@ from alexnet_ablations.conclude.sentences import averaged, effect, interval_text
 from alexnet_ablations.declare.design import Cell, Factor, level_text
 from alexnet_ablations.report.verdicts import typeset
 from alexnet_lab.reports.curves import DASHES, MARKERS, Interval, intervals
-from alexnet_lab.reports.drawing import Drawing, label
+from alexnet_lab.reports.drawing import Drawing, in_rows, label
 from alexnet_lab.reports.page import Figure, Table
 from alexnet_lab.reports.palette import LIGHT, SERIES
 
@@ -169,8 +169,9 @@ def _interaction(
     axes.set_ylabel(HEADLINE.label)
     named = [label(f"{second.field} {level_text(level)}", 20) for level in second.levels]
     drawing.canvas.legend(
-        handles, named, loc="outside upper left", ncols=2, frameon=False, fontsize=10, handlelength=2.6
-    )
+        in_rows(handles), in_rows(named), loc="outside upper left", ncols=2, frameon=False, fontsize=10,
+        handlelength=2.6,
+    )  # fmt: skip
     reading = (
         f"Lines side by side: {first.field} is worth the same at every {second.field}; lines that cross or part: it "
         "is not. Each point is the mean over all runs with these levels, whatever their other levels."

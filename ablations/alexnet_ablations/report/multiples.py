@@ -11,7 +11,7 @@ from matplotlib.colors import Normalize
 from numpy.typing import NDArray
 
 from alexnet_lab.reports.curves import DASHES, MARKERS, Scale, Series, drawable, set_scale
-from alexnet_lab.reports.drawing import STYLE, Drawing, label, whole_epochs
+from alexnet_lab.reports.drawing import STYLE, Drawing, in_rows, label, whole_epochs
 from alexnet_lab.reports.maps import FAINTEST, Strip, draw_key
 from alexnet_lab.reports.page import Figure, Table, number
 from alexnet_lab.reports.palette import LIGHT, SERIES
@@ -66,10 +66,13 @@ def lines_by_cell(
     drawing.canvas.supylabel(label(y_label, 40), fontsize=11, color=LIGHT["muted"])
     if together and len(series) > 1:
         shown = [line for line in plots[0].get_lines() if not line.get_label().startswith("_")]
+        names = [label(each.name, 25) for each in series]
+        columns = 1 if max(len(each.name) for each in series) > 17 else 2
+        if columns == 2:
+            shown, names = in_rows(shown), in_rows(names)
         with _styled():
             drawing.canvas.legend(
-                shown, [label(each.name, 25) for each in series], loc="outside upper left",
-                ncols=1 if max(len(each.name) for each in series) > 17 else 2, frameon=False, fontsize=10,
+                shown, names, loc="outside upper left", ncols=columns, frameon=False, fontsize=10,
                 handlelength=2.6, borderaxespad=0.1, labelspacing=0.3,
             )  # fmt: skip
     return drawing.finish(name, title, reading, _lines_table(series, layers))

@@ -79,7 +79,7 @@ def runs_section(context: ReportContext) -> Section:
         key = (run.cell.name, run.seed)
         has_page = (run.folder.path / "report" / "index.html").exists()
         pages += has_page
-        where = quote(f"../runs/{run.cell.name}/seed-{run.seed}/report/index.html")
+        where = quote(f"../{run.folder.path.relative_to(context.study.folder)}/report/index.html")
         value = headline.get(key, float("nan"))
         rows.append(
             [

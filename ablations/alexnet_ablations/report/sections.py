@@ -4,7 +4,13 @@ from collections.abc import Mapping, Sequence
 
 from alexnet_ablations.conclude.conclusions import Conclusion
 from alexnet_ablations.conclude.outcomes import HEADLINE, label_in
-from alexnet_ablations.conclude.paper_tables import PaperTable, cells_table, effects_table, paper_tables
+from alexnet_ablations.conclude.paper_tables import (
+    PaperTable,
+    cells_table,
+    effects_table,
+    paper_tables,
+    populations_note,
+)
 from alexnet_ablations.conclude.sentences import effect, finding_of, shown_interval, survival_sentence
 from alexnet_ablations.report import effects, training, verdicts
 from alexnet_ablations.report.blocks import Folded, Heading, Sentences, SideBySide, Verdict
@@ -141,6 +147,7 @@ def others_section(context: ReportContext) -> Section:
         "Exploratory: each outcome is a family of its own, and over so many some will stand out by chance. "
         "×2 means twice as much."
     )
+    said = " ".join(filter(None, (said, populations_note(context.conclusions, outcomes).strip())))
     blocks: list[Block] = [Paragraph(said)]
     if told:
         blocks.append(Sentences(told[:MOST_STANDING_OUT]))

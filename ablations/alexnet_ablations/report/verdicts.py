@@ -73,21 +73,20 @@ def unfinished(results: pd.DataFrame) -> str:
 
 
 def lead(study: Study, results: pd.DataFrame, conclusions: Conclusions) -> str:
-    """Say in a few sentences what was compared and what came out."""
+    """Say in a few sentences what came out, and of what: what was found is the first."""
     data = study.start.data.rpartition("/")[2]
     seeds = "one seed" if study.seeds == 1 else f"{study.seeds} seeds"
     networks = dict.fromkeys(str(dict(cell.settings).get("network", study.start.network)) for cell in study.cells)
     what = f"{len(study.cells)} cells of {', '.join(networks)} on {data}, {seeds} each. "
     missing = unfinished(results)
-    if missing:
-        what = f"Unfinished: {missing}; all that follows rests on these. {what}"
+    warning = f"Unfinished: {missing}; all that follows rests on these. " if missing else ""
     headline = conclusions.headline
     where = next((item.population for item in headline if item.n), population_of(results, HEADLINE))
     measured = f"{HEADLINE.label} {where}"
     if not any(item.n for item in headline):
-        return what + f"No comparison has a pair of runs with a {HEADLINE.label}: nothing can be said yet."
+        return warning + what + f"No comparison has a pair of runs with a {HEADLINE.label}: nothing can be said yet."
     if not any(item.inference.t for item in headline):
-        return what + _without_intervals(headline, measured)
+        return warning + what + _without_intervals(headline, measured)
     different = [item for item in headline if item.verdict.startswith("difference")]
     equal = [item for item in headline if item.verdict == "equivalent"]
     rest = [item for item in headline if item not in different and item not in equal]
@@ -102,7 +101,7 @@ def lead(study: Study, results: pd.DataFrame, conclusions: Conclusions) -> str:
     if rest:
         where = "" if different or equal else f" in {measured}"
         sentences.append(f"Undecided{where}: {_names(rest) if different or equal else _spans(rest)}.")
-    return what + " ".join(sentences)
+    return f"{warning}{' '.join(sentences)} {what}".strip()
 
 
 def _without_intervals(headline: Sequence[Conclusion], measured: str) -> str:

@@ -11,15 +11,15 @@ from typing import Literal
 import pandas as pd
 
 import alexnet_lab
-from alexnet_ablations.conclude.answers import read_answers
-from alexnet_ablations.conclude.conclusions import Conclusions, conclude
-from alexnet_ablations.conclude.outcomes import ended_well, read_results
+from alexnet_ablations.conclude.conclusions import Conclusions, conclude_study
+from alexnet_ablations.conclude.outcomes import read_results
 from alexnet_ablations.conclude.paper_tables import write_tables
 from alexnet_ablations.declare.study import Study
 from alexnet_ablations.report import provenance, sections, verdicts
 from alexnet_ablations.report.context import ReportContext
 from alexnet_ablations.report.findings import diagnose_runs
 from alexnet_ablations.report.readings import CellReadings, read_cells
+from alexnet_ablations.report.tuning import tuning_section
 from alexnet_lab.reports.page import Page
 
 Inspect = Literal["none", "cells", "all"]
@@ -54,8 +54,7 @@ def write_report(
         health = {(cell.cell, run.seed): run.health for cell in cells for run in cell.runs}
         results = read_results(study.runs(), level=study.level, health=health)
     if conclusions is None:
-        answers = read_answers(study.runs(), ended_well(results))
-        conclusions = conclude(results, study.contrasts(), margin=study.margin, answers=answers, looks=study.looks)
+        conclusions = conclude_study(study, results)
     folder = study.folder / REPORT
     page = study_page(study, results, conclusions, cells)
     write_tables(results, conclusions, folder)
@@ -73,6 +72,7 @@ def study_page(
     made = [
         sections.verdicts_section(context),
         sections.effect_plots(context),
+        *([tuning_section(context)] if study.tuning is not None else []),
         sections.cells_section(context),
         sections.curves_section(context),
         sections.gradients_section(context),

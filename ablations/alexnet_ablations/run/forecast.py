@@ -14,6 +14,7 @@ from alexnet_ablations.conclude.looks import level_of_look
 from alexnet_ablations.declare.history import read_history
 from alexnet_ablations.declare.study import PlannedRun, Study
 from alexnet_ablations.run.calibration import FREE, Pace, UnfitRecipeError, calibrate, key_of
+from alexnet_ablations.tune.searches import every_run, is_search
 from alexnet_lab.training.recipe import Recipe
 
 # Standard deviation between seeds of one cell, in points, assumed (and said to be) until runs have shown it.
@@ -61,7 +62,7 @@ class Power:
         else:
             sizes = " and ".join(f"{_points(least)} for an {kind}" for kind, least in self.detectable.items())
             spread = f"{self.spread:.2g} point{'' if self.spread == 1 else 's'}"
-            adjusted = f", adjusted for {self.family} comparisons," if self.family > 1 else ""
+            adjusted = f", adjusted for {self.family} comparisons" if self.family > 1 else ""
             images = "" if self.test_images is None else f" and {self.test_images:,} test images"
             found = (
                 f"{self.pairs} seeds{images} show effects of this size four times in five{adjusted}: {sizes}; with a "
@@ -131,8 +132,8 @@ def forecast(study: Study, slots: int, *, measured: bool | None, test_images: in
     Where `measured` is None nothing is timed, since the runs are made on other machines. Without the number of test
     images, what it can show is about these images alone.
     """
-    runs = study.runs()
-    missing = [run for run in runs if not run.is_done]
+    every = every_run(study)
+    missing = [run for run in every if not run.is_done]
     seconds, needed = None, None
     free = shutil.disk_usage(_existing(study.folder)).free
     if missing and measured is not None and (measured or not is_small(missing)):
@@ -154,15 +155,18 @@ def forecast(study: Study, slots: int, *, measured: bool | None, test_images: in
                 "free some, or choose another folder with --out"
             )
     elif missing:
-        seconds = _by_runs_that_ended(study, missing, slots)
-    power = expected_power(study, runs, done=len(runs) - len(missing), test_images=test_images)
-    return Forecast(len(study.cells), len(runs), len(missing), slots, seconds, needed, free, power)
+        seconds = _by_runs_that_ended(every, missing, slots)
+    waiting = {id(run) for run in missing}
+    runs = [run for run in every if not is_search(run)]
+    done = sum(id(run) not in waiting for run in runs)
+    power = expected_power(study, runs, done=done, test_images=test_images)
+    return Forecast(len(study.cells), len(every), len(missing), slots, seconds, needed, free, power)
 
 
-def _by_runs_that_ended(study: Study, missing: Sequence[PlannedRun], slots: int) -> float | None:
+def _by_runs_that_ended(every: Sequence[PlannedRun], missing: Sequence[PlannedRun], slots: int) -> float | None:
     """Return the seconds to expect from the finished runs of each cell, or of any; None where none ended well."""
     took: dict[str, list[float]] = {}
-    for run in study.runs():
+    for run in every:
         history = read_history(run.folder.path)
         if history.seconds and history.state == "ok":
             took.setdefault(run.cell.name, []).append(history.seconds)

@@ -1,6 +1,7 @@
 """What is said of a run while it trains: a live bar, plain lines, lines of JSON, or nothing.
 
-Lines, plain or JSON, are made from events: a kind and its facts. Those of a study come from study_progress.py.
+All of it is made from events: a kind and its facts. Those of a study's runs, which are told in lines as well, come from
+alexnet_ablations.
 """
 
 import json
@@ -11,6 +12,11 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from alexnet_lab.live import live_on
+
+# Seconds between two drawings; a step may take less.
+BETWEEN_DRAWINGS = 0.1
 
 
 class Quiet:
@@ -58,8 +64,11 @@ class LiveBar(Quiet):
             MofNCompleteColumn(),
             TimeRemainingColumn(),
         )
-        self.progress = Progress(*columns, console=console, transient=True)
-        self.progress.start()
+        self.console = console
+        self.progress = Progress(*columns, console=console, auto_refresh=False)  # never started: `live` draws it
+        self.live = live_on(console)
+        self.live.start()
+        self.drawn_at = 0.0
         self.task: TaskID | None = None
         self.preparing: TaskID | None = None
 
@@ -80,14 +89,23 @@ class LiveBar(Quiet):
                 f"{facts['images_per_second']:.0f} images/s"
             )
             self.progress.update(self.task, completed=facts["step"], description=text)
-        elif kind == "note":
-            self.progress.console.print(f"note: {facts['text']}", markup=False, highlight=False)
-        elif kind == "epoch":
-            self.progress.console.print(_epoch_line(facts), markup=False, highlight=False)
+        elif kind in ("note", "epoch"):
+            self.console.print(SENTENCES[kind](facts), markup=False, highlight=False)
+        self._draw()
+
+    def _draw(self) -> None:
+        if time.monotonic() - self.drawn_at >= BETWEEN_DRAWINGS:
+            self.live.update(self.progress.get_renderable(), refresh=True)
+            self.drawn_at = time.monotonic()
 
     def close(self) -> None:
         """Take the bar off the screen."""
-        self.progress.stop()
+        self.live.stop()
+
+
+def reporter_on(console: Console) -> Quiet:
+    """Return what shows a run on a console: a bar where it can be redrawn, else lines."""
+    return LiveBar(console) if console.is_terminal else PlainLines(console)
 
 
 class Stages:

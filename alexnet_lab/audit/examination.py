@@ -1,0 +1,287 @@
+"""The audit of a dataset: everything that can be found before a network is trained on it."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alexnet_lab.audit.copies import SMALLEST_SIDE, Pair, clusters, copied, find_pairs
+from alexnet_lab.audit.patients import Groups, examine_groups
+from alexnet_lab.audit.shortcuts import Columns, Shortcut, encoded, judge
+from alexnet_lab.audit.survey import Progress, Survey, survey_files, survey_images
+from alexnet_lab.data.sources import listing_of, load_images
+from alexnet_lab.data.splits import PARTS, split_images
+
+BORDER = 3  # of 32: the width of the border that is looked at alone
+MOST_LISTED = 1000  # in audit.json
+PATIENT_COLUMNS = ("patient", "patient_id", "patientid")
+FILE_FACTS, BORDER_ALONE = "file facts", "border of the picture"
+
+
+@dataclass(frozen=True)
+class Examination:
+    """What an audit found."""
+
+    survey: Survey = field(repr=False)
+    parts: NDArray[np.str_] = field(repr=False)  # N: the part of each image in the split that `train` makes; or ""
+    is_official: bool  # the dataset gives its own parts
+    pairs: tuple[Pair, ...]
+    across: tuple[tuple[int, int], ...]  # copies in two parts
+    contradictory: tuple[tuple[int, int], ...]  # copies under two classes
+    groups: Groups | None
+    shortcuts: tuple[Shortcut, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def copies(self) -> list[Pair]:
+        """Return the pairs that show one picture."""
+        return [pair for pair in self.pairs if pair.is_copy]
+
+    @property
+    def alike(self) -> list[Pair]:
+        """Return the pairs that a person should look at."""
+        return [pair for pair in self.pairs if not pair.is_copy]
+
+    @property
+    def problems(self) -> list[tuple[str, str]]:
+        """Return what must be fixed before a result can be believed: what it is, and what to do about it."""
+        found = []
+        if self.across:
+            count = len({index for pair in self.across for index in pair})
+            found.append(
+                (
+                    f"{_many(count, 'image')} with copies in another part of the split",
+                    "A network is tested on what it was trained on. Remove them, or train with --drop-duplicates, "
+                    "which finds those that are not mirrored, turned or cropped.",
+                )
+            )
+        if self.contradictory:
+            count = len({index for pair in self.contradictory for index in pair})
+            found.append(
+                (
+                    f"{_many(count, 'image')} with copies under another class",
+                    "No network can be right about all of them. Correct the labels, or remove them.",
+                )
+            )
+        if self.groups and self.groups.on_two_sides:
+            found.append(
+                (
+                    f"{_many(len(self.groups.on_two_sides), 'patient')} in two parts of the split",
+                    "A network is tested on patients that it was trained on. Train with --group patient.",
+                )
+            )
+        found += [
+            (
+                f"The class can be told from {shortcut.source} alone",
+                f"AUROC {shortcut.auroc:.2f} (95% interval {shortcut.low:.2f} to {shortcut.high:.2f}; chance stays "
+                f"below {shortcut.chance:.2f}). A network may learn that instead of the disease.",
+            )
+            for shortcut in self.shortcuts
+            if shortcut.is_accused
+        ]
+        return found
+
+    def facts(self) -> dict[str, Any]:
+        """Return everything for JSON; images are known by their paths."""
+        survey, name = self.survey, self.survey.name_of
+        return {
+            "data": survey.name,
+            "images": len(survey.labels),
+            "problems": [": ".join(problem) for problem in self.problems],
+            "notes": list(self.notes),
+            "classes": self.balance(),
+            "kinds_of_file": dict(self.kinds()),
+            "unreadable": {name(index): why for index, why in list(survey.unreadable.items())[:MOST_LISTED]},
+            "pairs": [
+                {
+                    "images": [name(pair.one), name(pair.other)],
+                    "kind": pair.kind,
+                    "correlation": pair.correlation,
+                    "change": pair.change,
+                    "parts": [str(self.parts[pair.one]), str(self.parts[pair.other])],
+                    "classes": [self.class_of(pair.one), self.class_of(pair.other)],
+                }
+                for pair in self.pairs[:MOST_LISTED]
+            ],
+            "copies_in_two_parts": [[name(one), name(other)] for one, other in self.across[:MOST_LISTED]],
+            "copies_of_two_classes": [[name(one), name(other)] for one, other in self.contradictory[:MOST_LISTED]],
+            "patients": asdict(self.groups) if self.groups else None,
+            "shortcuts": [{**asdict(one), "accused": one.is_accused} for one in self.shortcuts],
+        }
+
+    def class_of(self, index: int) -> str:
+        """Return the class of an image."""
+        return self.survey.classes[int(self.survey.labels[index])]
+
+    def balance(self) -> dict[str, dict[str, int]]:
+        """Return the number of images of each class: in all, and in each part."""
+        labels = self.survey.labels
+        columns = {"all": labels, **{part: labels[self.parts == part] for part in PARTS if part in self.parts}}
+        return {
+            name: {part: int((values == number).sum()) for part, values in columns.items()}
+            for number, name in enumerate(self.survey.classes)
+        }
+
+    def kinds(self) -> list[tuple[str, dict[str, int]]]:
+        """Return the kinds of file, the most frequent first, and how many images of each class are of it."""
+        counts: dict[str, Counter[str]] = {}
+        for index, seen in enumerate(self.survey.facts):
+            if seen is not None:
+                tint = ", tinted" if seen.tint >= 1 else ""
+                kind = f"{seen.width} x {seen.height} {seen.format}, mode {seen.mode}, {seen.bits} bits{tint}"
+                counts.setdefault(kind, Counter())[self.class_of(index)] += 1
+        ordered = sorted(counts.items(), key=lambda item: -item[1].total())
+        return [(kind, {name: count[name] for name in self.survey.classes}) for kind, count in ordered]
+
+
+def examine(
+    data: str,
+    *,
+    group: str = "",
+    patient_from: str = "",
+    split_seed: int = 0,
+    fold: str = "",
+    progress: Progress = lambda _what, _done, _total: None,
+) -> Examination:
+    """Audit a data source: copies, patients, shortcuts, class balance; raise ValueError for one that cannot be read."""
+    listing = listing_of(data, group, patient_from)
+    with _reading(listing) as opened:
+        survey = (
+            survey_images(load_images(data, progress=progress), progress)
+            if listing is None
+            else survey_files(listing, progress)
+        )
+        if len(survey.unreadable) == len(survey.labels):
+            raise ValueError(
+                f"none of the {len(survey.labels)} images of {data} can be read; the first: {survey.name_of(0)}: "
+                f"{survey.unreadable[0]}"
+            )
+        pairs = find_pairs(survey, progress, opened)
+    notes = list(survey.notes)
+    if survey.stored_side < SMALLEST_SIDE:
+        notes.append(
+            f"some images have fewer than {SMALLEST_SIDE} pixels a side: only equal bytes were looked for, not copies "
+            "of a picture"
+        )
+    parts, remarks = _parts(survey, split_seed, fold)
+    readable = survey.readable
+    groups = None
+    if survey.groups is not None:
+        groups = examine_groups(survey.groups, survey.labels, survey.classes, parts, readable)
+        if groups.single_classes:
+            remarks.append(
+                f"all images of {', '.join(groups.single_classes)} are of one patient: class and patient cannot be "
+                "told apart"
+            )
+        if groups.of_two_classes:
+            remarks.append(f"{_many(len(groups.of_two_classes), 'patient')} have images of more than one class")
+    return Examination(
+        survey,
+        parts,
+        survey.parts is not None,
+        tuple(pairs),
+        tuple(copied(pairs, parts, readable[parts[readable] != ""])),
+        tuple(copied(pairs, survey.labels, readable)),
+        groups,
+        tuple(_shortcuts(survey, pairs, group, progress)),
+        (*notes, *remarks),
+    )
+
+
+@contextmanager
+def _reading(listing: Any) -> Iterator[Callable[[str], AbstractContextManager[bytes]] | None]:
+    if listing is None:
+        yield None
+    else:
+        with listing.reader() as read:
+            yield read
+
+
+def _parts(survey: Survey, split_seed: int, fold: str) -> tuple[NDArray[np.str_], list[str]]:
+    """Return the part of each image in the split that training would make, and remarks; "" for images in none."""
+    parts = np.full(len(survey.labels), "", dtype="<U10")
+    if survey.parts is not None and not fold:
+        parts[survey.readable] = survey.parts[survey.readable]
+        return parts, []
+    try:
+        split = split_images(
+            survey.labels, survey.classes, survey.parts, survey.groups, survey.readable, split_seed, fold
+        )
+    except ValueError as error:
+        return parts, [f"no split can be made: {error}"]
+    for part in PARTS:
+        parts[getattr(split, part)] = part
+    return parts, []
+
+
+def _shortcuts(survey: Survey, pairs: Sequence[Pair], group: str, progress: Progress) -> list[Shortcut]:
+    readable = survey.readable
+    sources: dict[str, Columns | None] = {FILE_FACTS: _of_files(survey, readable)}
+    for name, values in survey.columns.items():
+        plain = name.strip().lower().replace(" ", "_")
+        if plain not in (*PATIENT_COLUMNS, group.strip().lower().replace(" ", "_")):
+            sources[f"column {name}"] = encoded([values[index] for index in readable])
+    sources[BORDER_ALONE] = _of_border(survey.thumbs[readable])
+    kept: Mapping[str, Columns] = {name: columns for name, columns in sources.items() if columns is not None}
+    if not kept or len(survey.classes) < 2:
+        return []
+    together = _together(survey, pairs)[readable]
+    return judge(
+        kept, survey.labels[readable], together, tell=lambda done, all_: progress("looking for shortcuts", done, all_)
+    )
+
+
+def _of_files(survey: Survey, indices: NDArray[np.int64]) -> Columns | None:
+    seen = [facts for index in indices if survey.facts and (facts := survey.facts[index]) is not None]
+    if not seen:
+        return None
+    columns = [
+        encoded(np.array([one.width for one in seen], float)),
+        encoded(np.array([one.height for one in seen], float)),
+        encoded(np.array([one.width / one.height for one in seen])),
+        encoded([one.mode for one in seen]),
+        encoded([one.format for one in seen]),
+        encoded([str(one.bits) for one in seen]),
+        encoded(["tinted" if one.tint >= 1 else "grey" if one.tint == 0 else "faint" for one in seen]),
+    ]
+    kept = [column for column in columns if column is not None]
+    return np.column_stack(kept) if kept else None
+
+
+def _of_border(thumbs: NDArray[np.uint8]) -> Columns | None:
+    """Return the outer ring of each picture as standardised grey levels, N about 90."""
+    count, side = thumbs.shape[:2]
+    small = thumbs.reshape(count, 32, side // 32, 32, side // 32).mean((2, 4))
+    ring = (
+        np.concatenate(
+            [
+                small[:, :BORDER].mean(1),
+                small[:, -BORDER:].mean(1),
+                small[..., :BORDER].mean(2),
+                small[..., -BORDER:].mean(2),
+            ],
+            1,
+        )
+        .reshape(count, -1, 2)
+        .mean(2)
+    )
+    spread = ring.std(0)
+    ring = (ring - ring.mean(0))[:, spread > 0] / spread[spread > 0]
+    return ring if ring.shape[1] else None
+
+
+def _together(survey: Survey, pairs: Sequence[Pair]) -> NDArray[np.int64]:
+    """Return a number for each image, the same for copies of one picture and for images of one patient."""
+    joined = list(pairs)
+    if survey.groups is not None:
+        _, first, group = np.unique(survey.groups, return_index=True, return_inverse=True)
+        joined += [Pair(int(first[number]), index, "") for index, number in enumerate(group) if first[number] != index]
+    return clusters(joined, len(survey.labels))
+
+
+def _many(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
