@@ -3,12 +3,12 @@
     python benchmarks/end_to_end.py job  [--rounds 5] [--pictures 384] [--epochs 2] [--csv FILE]
     python benchmarks/end_to_end.py study [--rounds 3] [--seeds 6] [--csv FILE]
 
-`job`: full-width AlexNet at 227 pixels on pictures made here, `alexnet-lab train` over benchmarks/plain_script.py. Seconds
-from start to end, with every import, and every picture decoded anew (at most 1.0); seconds of training (at most 1/1.1);
-peak memory of the process (at most 1.15).
+`job`: full-width AlexNet at 227 pixels on pictures made here, `alexnet-lab train` over benchmarks/plain_script.py.
+Seconds from start to end, with every import, and every picture decoded anew (at most 1.0); seconds of training (at most
+1/1.1); peak memory of the process (at most 1.15).
 
-`study`: seconds of `alexnet-lab ablate --norm bn --act leaky` with its runs forked, over the same with each run started by
-itself (at most 0.7). Both must learn the same, to the last digit.
+`study`: seconds of `alexnet-lab ablate --norm bn --act leaky` with its runs forked, over the same with each run started
+by itself (at most 0.7). Both must learn the same, to the last digit.
 
 All are ratios within a round, interleaved, as medians with 20/80 quantiles. Needs a quiet machine. Exits 1 where one is
 missed.

@@ -31,9 +31,10 @@ from alexnet_lab.data.scaling import with_channels
 from alexnet_lab.data.views import middle_weights, ten_view_weights
 from alexnet_lab.evaluation.evaluating import Evaluation, evaluate_run
 from alexnet_lab.evaluation.resampling import REPLICATES
-from alexnet_lab.evaluation.trained import Run, load_run, torch_set_as_in
+from alexnet_lab.evaluation.trained import Run, load_run
 from alexnet_lab.records import RunFolder, write_atomically
 from alexnet_lab.training.evaluation import probabilities_of
+from alexnet_lab.training.run import torch_set_as_in
 from alexnet_lab.version import __version__
 
 MODEL, CARD = "model.onnx", "card.json"

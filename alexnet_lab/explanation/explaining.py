@@ -21,10 +21,11 @@ from torch import Tensor, nn
 from alexnet_lab.choices import unknown_choice
 from alexnet_lab.data.views import middle_view
 from alexnet_lab.evaluation.predictions import Decoder, Place, image_files
-from alexnet_lab.evaluation.trained import Run, load_run, torch_set_as_in
+from alexnet_lab.evaluation.trained import Run, load_run
 from alexnet_lab.explanation.checks import border_area, border_share, fall_when_erased, rank_correlation
 from alexnet_lab.explanation.maps import METHODS
 from alexnet_lab.randomness import derived_seed
+from alexnet_lab.training.run import torch_set_as_in
 from alexnet_lab.training.trainer import network_of
 
 Floats = NDArray[np.float64]

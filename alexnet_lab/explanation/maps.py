@@ -80,7 +80,7 @@ def attributions(network: nn.Module, image: Tensor, kind: int, steps: int = STEP
     """Return integrated gradients, C S S; they sum to the log odds of the image less those of the mean image."""
     total = torch.zeros_like(image)
     shares = (torch.arange(steps, device=image.device) + 0.5) / steps  # midpoints
-    for part in shares.split(AT_ONCE):
+    for part in torch.split(shares, AT_ONCE):
         with torch.enable_grad():
             path = (part[:, None, None, None] * image).requires_grad_()
             (gradient,) = torch.autograd.grad(log_odds(network(path), kind).sum(), path)

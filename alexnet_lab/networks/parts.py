@@ -57,7 +57,11 @@ class WithinMapNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Divide every value by its neighbours on the map; pixels beyond the edge count as 0."""
         wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-        energy = F.avg_pool2d(wide.square(), self.size, stride=1, padding=self.size // 2, divisor_override=1)
+        half = self.size // 2
+        if torch.compiler.is_exporting():  # torch's ONNX exporter passes over the divisor
+            energy = self.size**2 * F.avg_pool2d(wide.square(), self.size, stride=1, padding=half)
+        else:
+            energy = F.avg_pool2d(wide.square(), self.size, stride=1, padding=half, divisor_override=1)
         return (wide / (1 + self.scale * energy).pow(self.beta)).to(x.dtype)
 
 

@@ -142,10 +142,11 @@ class Drawing:
         # A format's own canvas draws once. savefig draws twice, first without ink for the layout, which is done here.
         with mpl.rc_context(STYLE), _unknown_letters_allowed():
             if kind == "svg":
-                FigureCanvasSVG(self.canvas).print_svg(content, metadata={"Date": None, "Creator": "alexnet-lab"})
+                about = {"Date": None, "Creator": "alexnet-lab"}
+                FigureCanvasSVG(self.canvas).print_svg(content, metadata=about)  # type: ignore[no-untyped-call]
             else:
                 self.canvas.set_dpi(PIXELS_PER_INCH * PNG_SCALE)
-                FigureCanvasAgg(self.canvas).print_png(content)
+                FigureCanvasAgg(self.canvas).print_png(content)  # type: ignore[no-untyped-call]
                 self.canvas.set_dpi(PIXELS_PER_INCH)
         return content.getvalue()
 

@@ -129,7 +129,8 @@ def claim_answers(evaluation: Evaluation) -> dict[int, str]:
         24: f"weights {recipe.weights}" if recipe.weights else f"random, init {recipe.init}, seed {recipe.seed}",
         25: (
             f"{recipe.epochs} epochs, {recipe.optimiser}, learning rate {recipe.learning_rate:g} ({recipe.schedule}), "
-            f"batch {recipe.batch_size}, weight decay {recipe.weight_decay:g}, augmentation {recipe.augment}"
+            f"batch {recipe.batch_size}, weight decay {recipe.weight_decay:g}, augmentation {recipe.augment}, "
+            f"class weights {recipe.class_weights}, sampling {recipe.sampling}, frozen {recipe.freeze}"
         ),
         26: (
             f"the epoch with the best validation {recipe.best_by}: {result.get('tested_epoch', '?')} of "

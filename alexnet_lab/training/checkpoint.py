@@ -25,6 +25,7 @@ from alexnet_lab.records import atomically, digest_of, write_atomically
 
 KEPT = 2
 BEST = "best"
+BLOCK = 2**20  # bytes of a file that are read at once
 
 
 @dataclass(frozen=True)
@@ -127,8 +128,11 @@ def _digest(content: "hashlib.blake2b", facts: dict[str, Any]) -> str:
 
 
 def _blake_of(path: Path) -> "hashlib.blake2b":
+    hasher = hashlib.blake2b(digest_size=16)
     with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16))
+        while block := file.read(BLOCK):
+            hasher.update(block)
+    return hasher
 
 
 def network_tensors(network: nn.Module, prefix: str = RUN_PREFIX) -> dict[str, Tensor]:

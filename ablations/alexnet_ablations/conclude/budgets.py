@@ -18,7 +18,7 @@ from alexnet_ablations.conclude.conclusions import Conclusion, conclusions_of
 from alexnet_ablations.conclude.outcomes import HEADLINE, read_results
 from alexnet_ablations.conclude.sentences import ALL_POSSIBLE, effect, name_of, shown_interval
 from alexnet_ablations.declare.study import Study
-from alexnet_ablations.tune.choice import Outcome, within_budget
+from alexnet_ablations.tune.choice import SearchResult, within_budget
 from alexnet_ablations.tune.searches import searches_of, tuning_runs
 
 
@@ -42,7 +42,7 @@ def read_tuning_results(study: Study) -> pd.DataFrame:
     return read_results(tuning_runs(searches_of(study)), health={})
 
 
-def effects_at_budgets(study: Study, outcomes: Sequence[Outcome], rows: pd.DataFrame) -> list[AtBudget]:
+def effects_at_budgets(study: Study, outcomes: Sequence[SearchResult], rows: pd.DataFrame) -> list[AtBudget]:
     """Return the effects at every budget; `rows` is what read_tuning_results returns."""
     complete = [outcome for outcome in outcomes if outcome.is_complete]
     if not complete:
@@ -62,7 +62,7 @@ def effects_at_budgets(study: Study, outcomes: Sequence[Outcome], rows: pd.DataF
     return found
 
 
-def _row(outcome: Outcome, row: Mapping[Any, Any]) -> dict[str, Any]:
+def _row(outcome: SearchResult, row: Mapping[Any, Any]) -> dict[str, Any]:
     settings = {field: row[field] for field, _ in outcome.cell.settings}
     kept = {name: row[name] for name in ("state", "why", HEADLINE.name)}
     return {"cell": outcome.cell.name, **settings, "seed": outcome.number, **kept}

@@ -176,13 +176,6 @@ class Study(Displayed):
         at = self.tuning.search_of(seed) if self.tuning is not None else 0
         return by_search[at] if self.tuning is not None and at < len(by_search) else None
 
-    @property
-    def is_chosen(self) -> bool:
-        """Return whether every cell has its values under every seed; where nothing is tuned, all have the recipe's."""
-        if self.tuning is None:
-            return True
-        return all(self.chosen_for(cell, seed) is not None for cell in self.cells for seed in range(self.seeds))
-
     def grown_from_folder(self) -> "Study":
         """Return this study together with what its folder already holds of it; another study's folder is refused."""
         path = self.folder / "study.toml"

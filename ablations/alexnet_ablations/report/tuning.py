@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from alexnet_ablations.conclude.budgets import (
     AtBudget,
@@ -19,7 +19,7 @@ from alexnet_ablations.declare.tuning import TUNABLE, Tuning
 from alexnet_ablations.report.blocks import Heading, Sentences
 from alexnet_ablations.report.context import MOST_UNFOLDED, ReportContext
 from alexnet_ablations.report.verdicts import typeset
-from alexnet_ablations.tune.choice import LESS_IS_BETTER, Outcome, read_outcomes
+from alexnet_ablations.tune.choice import LESS_IS_BETTER, SearchResult, read_outcomes
 from alexnet_ablations.tune.sentences import chosen_values, edge_sentences, listed
 from alexnet_lab.reports.curves import DASHES, MARKERS, Series, curves
 from alexnet_lab.reports.drawing import Drawing, label
@@ -27,6 +27,7 @@ from alexnet_lab.reports.page import Block, Callout, Figure, FigureGrid, Paragra
 from alexnet_lab.reports.palette import LIGHT, SERIES
 
 MOST_LINES = 8  # cells that share a figure
+NARROW = 500.0  # a log axis from some value to so many times it has marks between powers of ten too
 MOST_EFFECTS = 6  # comparisons that are drawn over the budget
 
 
@@ -79,7 +80,7 @@ def _method(study: Study, tuning: Tuning) -> str:
     )
 
 
-def _figure(context: ReportContext, outcomes: Sequence[Outcome], name: str) -> Figure:
+def _figure(context: ReportContext, outcomes: Sequence[SearchResult], name: str) -> Figure:
     """Draw the validation metric over one field: a line or dots for each cell, rings at what was chosen."""
     study = context.study
     metric, scale = study.start.best_by, TUNABLE[name]
@@ -119,6 +120,8 @@ def _figure(context: ReportContext, outcomes: Sequence[Outcome], name: str) -> F
             )
     if scale == "log" and min((row[1] for row in rows if isinstance(row[1], float)), default=0.0) > 0:
         axes.set_xscale("log")
+        low, high = axes.get_xlim()
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0) if high < NARROW * low else (1.0,)))
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
@@ -183,7 +186,7 @@ def _budget_figure(budgets: Sequence[AtBudget], context: ReportContext) -> Figur
     )
 
 
-def _chosen_table(context: ReportContext, outcomes: Sequence[Outcome]) -> Table:
+def _chosen_table(context: ReportContext, outcomes: Sequence[SearchResult]) -> Table:
     tuning = context.study.tuning
     names = tuning.names if tuning is not None else ()
     metric = context.study.start.best_by

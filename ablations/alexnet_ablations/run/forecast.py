@@ -215,7 +215,8 @@ def expected_power(study: Study, runs: Sequence[PlannedRun], *, done: int, test_
     from alexnet_ablations.conclude.sensitivity import Spread
 
     contrasts = study.contrasts()
-    seen, seen_images = _spreads_of(study, runs) if done > len(study.cells) else (None, None)
+    seen, seen_images, tested = _spreads_of(study, runs) if done > len(study.cells) else (None, None, None)
+    test_images = test_images or tested
     spread = ASSUMED_SPREAD if seen is None else seen
     disagreement = ASSUMED_DISAGREEMENT if seen_images is None else seen_images
     groups, between_images = test_images or 1, 0.0 if test_images is None else 100 * math.sqrt(disagreement / 2)
@@ -253,10 +254,10 @@ def expected_power(study: Study, runs: Sequence[PlannedRun], *, done: int, test_
     )
 
 
-def _spreads_of(study: Study, runs: Sequence[PlannedRun]) -> tuple[float | None, float | None]:
-    """Return the spread of one run in points, and the share of images that two cells answer differently for good.
+def _spreads_of(study: Study, runs: Sequence[PlannedRun]) -> tuple[float | None, float | None, int | None]:
+    """Return the spread of a run in points, the share of images that two cells answer differently, and their number.
 
-    Both are pooled over what the contrasts of the finished runs show; None where none has two seeds, or predictions.
+    The first two are pooled over the contrasts of the finished runs; None where none has two seeds, or predictions.
     """
     from statistics import variance
 
@@ -279,7 +280,8 @@ def _spreads_of(study: Study, runs: Sequence[PlannedRun]) -> tuple[float | None,
             squares = crossed(image_values(table, answers))
             disagreeing.append(0.0 if squares is None else 2 * squares.image_spread**2 / size)
     spread = math.sqrt(sum(found) / len(found)) if found else None
-    return spread, (sum(disagreeing) / len(disagreeing) if disagreeing else None)
+    disagreement = sum(disagreeing) / len(disagreeing) if disagreeing else None
+    return spread, disagreement, None if answers is None else answers.images
 
 
 def _seeds_below(level: float) -> int:

@@ -27,7 +27,7 @@ class Tried:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class SearchResult:
     """What one search found."""
 
     cell: Cell
@@ -45,12 +45,6 @@ class Outcome:
         """Return which point is chosen."""
         return choose(self.tried, self.metric)
 
-    def edges(self) -> list[str]:
-        """Return the fields whose chosen value is the lowest or highest that was tried."""
-        best = self.tried[self.chosen].values
-        ends = {name: [one.values[name] for one in self.tried] for name in best}
-        return [name for name, value in best.items() if value in (min(ends[name]), max(ends[name]))]
-
 
 class UnfinishedSearchError(ValueError):
     """A choice was asked for before every point had been tried."""
@@ -67,10 +61,10 @@ def choose(tried: Sequence[Tried], metric: str = "accuracy") -> int:
     return max(range(len(tried)), key=lambda at: (*goodness(tried[at]), -at))
 
 
-def read_outcomes(study: Study) -> list[Outcome]:
+def read_outcomes(study: Study) -> list[SearchResult]:
     """Read what every search of a study found so far, from its run folders."""
     return [
-        Outcome(
+        SearchResult(
             search.cell,
             search.number,
             study.start.best_by,
@@ -99,7 +93,7 @@ def with_choices(study: Study) -> Study:
     return replace(study, chosen={cell: tuple(values) for cell, values in chosen.items()})
 
 
-def within_budget(outcome: Outcome, points: int) -> Outcome:
+def within_budget(outcome: SearchResult, points: int) -> SearchResult:
     """Return what the search would have found with its first points alone."""
     return replace(outcome, tried=outcome.tried[:points])
 

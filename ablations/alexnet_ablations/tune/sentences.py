@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from alexnet_ablations.declare.study import Study
 from alexnet_ablations.declare.tuning import TUNABLE, TunedField
-from alexnet_ablations.tune.choice import Outcome
+from alexnet_ablations.tune.choice import SearchResult
 from alexnet_ablations.tune.searches import searches_of, tuning_runs
 from alexnet_lab.training.recipe import Recipe
 
@@ -30,12 +30,12 @@ def plan_sentence(study: Study, missing: int) -> str:
     )
 
 
-def chosen_values(outcomes: Sequence[Outcome], cell: str, name: str) -> list[float]:
+def chosen_values(outcomes: Sequence[SearchResult], cell: str, name: str) -> list[float]:
     """Return the values of a field that the finished searches of a cell chose, by search."""
     return [one.tried[one.chosen].values[name] for one in outcomes if one.cell.name == cell and one.is_complete]
 
 
-def chosen_sentences(outcomes: Sequence[Outcome]) -> list[str]:
+def chosen_sentences(outcomes: Sequence[SearchResult]) -> list[str]:
     """Say for each cell which values its searches chose."""
     sentences = []
     for cell in dict.fromkeys(one.cell.name for one in outcomes):
@@ -47,7 +47,7 @@ def chosen_sentences(outcomes: Sequence[Outcome]) -> list[str]:
     return sentences
 
 
-def edge_sentences(study: Study, outcomes: Sequence[Outcome]) -> list[str]:
+def edge_sentences(study: Study, outcomes: Sequence[SearchResult]) -> list[str]:
     """Warn of each cell whose best value is the lowest or highest that was tried, in half of its searches or more."""
     sentences = []
     fields = study.tuning.fields if study.tuning is not None else ()

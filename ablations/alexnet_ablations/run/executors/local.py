@@ -98,7 +98,7 @@ class LocalAttempt(Attempt):
     def how_it_died(self) -> str:
         """Say how a process without a verdict ended."""
         code = self.process.returncode
-        if code == UNSEEN:
+        if code is None or code == UNSEEN:
             return "its process ended together with the one that had started it, and left no verdict"
         if code == -signal.SIGKILL:
             return "its process was killed (SIGKILL), which is also what a system does when memory runs out"
