@@ -23,7 +23,11 @@ def test_a_machine_that_is_killed_midway_changes_no_number(disk, tmp_path):
     run_all(whole.folder, runs_of(whole), 2)
     scenario = Path(__file__).with_name("ray_scenario.py")
     done = subprocess.run(
-        [sys.executable, str(scenario), str(study.folder), disk], capture_output=True, text=True, check=False
+        [sys.executable, str(scenario), str(study.folder), disk],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
     )
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout.splitlines()[-1])

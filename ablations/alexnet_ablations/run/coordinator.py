@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from alexnet_ablations.declare.history import read_history
-from alexnet_ablations.declare.status import COORDINATOR_LOCK, FAILED, coordinator_of, found_runs
+from alexnet_ablations.declare.status import COORDINATOR_LOCK, FAILED, RUN_PLACES, coordinator_of, found_runs
 from alexnet_ablations.declare.study import PlannedRun
 from alexnet_ablations.run.attempt import Attempt
 from alexnet_ablations.run.engines import read_engine
@@ -137,7 +137,7 @@ def _clear_leftovers(study: Path) -> None:
             if lock.take(patience=0.0):  # else the run is about to remove them itself
                 folder.clear_leftovers()
                 lock.release()
-    for run in {run_of(path) for path in (study / "runs").glob("*/seed-*.attempt-*")}:
+    for run in {run_of(path) for place in RUN_PLACES for path in (study / place).glob("*/seed-*.attempt-*")}:
         verdict = _verdict_in(RunFolder(run))
         if verdict is not None and verdict["state"] in ("ok", "diverged"):
             remove_attempts(run)

@@ -10,7 +10,9 @@ Tasks end with the coordinator. The extra `ray` brings what this needs.
 """
 
 import io
+import logging
 import os
+import platform
 import shutil
 import tarfile
 import tempfile
@@ -173,10 +175,8 @@ class RayExecutor:
 
 def do_task(text: str, mark: str) -> tuple[str, bytes | None]:
     """Make an attempt at a run on this machine; return the machine, and the run's folder if it is not shared."""
-    import ray
-
     task = Task.from_json(text)
-    place = ray.util.get_node_ip_address()
+    place = platform.node()
     if Path(mark).exists():
         make_attempt(task, f"ray {place}")
         return place, None
@@ -196,7 +196,7 @@ def _connect(address: str | None) -> tuple[Any, bool]:
     if ray.is_initialized():  # by the program that calls us; it keeps its connection
         return ray, False
     try:
-        ray.init(address=address, log_to_driver=False, logging_level="error", include_dashboard=None)
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=None)
     except (ConnectionError, ValueError, RuntimeError) as error:
         said = str(error).strip().splitlines()[0][:200]
         raise ValueError(
