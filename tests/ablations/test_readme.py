@@ -104,8 +104,10 @@ def test_the_first_readme_shows_what_its_first_command_prints(folder):
 
 @pytest.mark.parametrize("number", range(len(PROGRAMS)))
 def test_the_python_of_the_first_readme_runs(number, tmp_path):
+    tiny = 'train(data="synthetic:classes=3,side=16,count=60", width=1 / 16, threads=1, norm="bn", epochs=1)'
+    program = PROGRAMS[number].replace('train(norm="bn", epochs=5)', tiny)
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAMS[number]], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=100
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=100
     )
     assert done.returncode == 0, done.stderr
 

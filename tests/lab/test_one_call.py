@@ -149,13 +149,16 @@ def test_a_kernel_interrupted_midway_loses_nothing_and_the_same_call_goes_on(tmp
     fields = {name: value for name, value in vars(recipe).items() if not name.startswith("_")}
     kernel, client = manager.start_new_kernel(cwd=str(tmp_path))
     try:
-        client.execute(CALL.format(fields=fields))
+        asked = client.execute(CALL.format(fields=fields))
         deadline = time.monotonic() + 300
         while not list(RunFolder(tmp_path / "run").metrics()):
             assert time.monotonic() < deadline
             time.sleep(0.05)
         kernel.interrupt_kernel()
-        reply = client.get_shell_msg(timeout=120)["content"]
+        answer = client.get_shell_msg(timeout=120)
+        while answer["parent_header"]["msg_id"] != asked:  # to a question that the client asked when it began
+            answer = client.get_shell_msg(timeout=120)
+        reply = answer["content"]
         assert reply["status"] == "error", reply
         assert reply["ename"] == "Interrupted"
         assert reply["traceback"] == ["stopped, and saved in run; the same call goes on from there"]
