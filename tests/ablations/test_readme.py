@@ -83,7 +83,8 @@ def test_every_command_of_the_first_readme_runs(section, folder):
     for command in SECTIONS[section]:
         if command != TESTS:
             done = in_shell(short(command), folder)
-            assert done.returncode == 0, f"{short(command)}\n{done.stdout}\n{done.stderr}"
+            told = (0, 1) if " audit " in command else (0,)  # 1: these pictures differ in their brightness
+            assert done.returncode in told, f"{short(command)}\n{done.stdout}\n{done.stderr}"
 
 
 def test_the_first_readme_names_the_tests_and_a_published_set():
