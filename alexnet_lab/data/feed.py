@@ -179,8 +179,8 @@ class Feed:
             for read in read_ahead(partial(self._read, batch, pinned=True) for batch in _cut(order, size)):
                 yield read.to(self.device, non_blocking=True)
             return
-        for batch, batch_on_device in zip(_cut(order, size), torch.split(on_device, size), strict=True):
-            yield self._raw(batch, batch_on_device)
+        for start in range(0, len(order), size):
+            yield self._raw(order[start : start + size], on_device[start : start + size])
 
     def _read(self, indices: Indices, pinned: bool = False) -> Tensor:
         """Return stored pixels in memory, in ascending order of reading, which spares a disk the jumps."""

@@ -66,7 +66,7 @@ def test_the_options_of_the_recipe_stand_in_panels_by_subject(command):
     text = alexnet_lab(command, "--help").stdout
     panels = re.findall(r"^╭─ (\w+) ", text, re.MULTILINE)
     own = ["Options", "Study"] if command == "ablate" else ["Options"]
-    assert panels == [*own, "Network", "Data", "Optimisation", "Instruments", "Machine"]
+    assert panels == [*own, "Network", "Transfer", "Data", "Optimisation", "Instruments", "Machine"]
     parts = dict(zip(panels, re.split(r"^╭─ ", text, flags=re.MULTILINE)[1:], strict=True))
     for panel, option in (
         ("Network", "--norm"),
@@ -115,8 +115,8 @@ def test_networks_lists_all_and_shows_one():
         (["ablate", "--norm", "bn", "--epochs", "0"], "epochs: must be greater than or equal to 1"),
         (
             ["ablate", "--dropout", ",".join(f"0.{i:02}" for i in range(90)), "--out", "s"],
-            "this study makes 270 runs, more than 200; name fewer levels or seeds, take --design one-at-a-time, "
-            "or allow them with --yes 270",
+            "this study makes 540 runs, more than 200; name fewer levels or seeds, take --design one-at-a-time, "
+            "or allow them with --yes 540",
         ),
         (["ablate", "--norm", "bn,none", "--act", "leaky,prelu,elu", "--seeds", "40"], "makes 240 runs, more than 200"),
         (["study", "lrn-or-nb"], "unknown study 'lrn-or-nb'. Did you mean 'lrn-or-bn'"),

@@ -64,7 +64,7 @@ def study(tmp_path):
         ("train --data=", "data names no images; it must be a folder, a .zip, a .csv or a .parquet"),
         ("train --data nowhere", "No folder or file has that name either."),
         ("train --weights nowhere", "--weights: nowhere does not exist; give a run's folder, a folder of runs, a .pth"),
-        ("ablate --norm bn --freeze until", "freeze: until takes the number of the last frozen layer, as in until:5"),
+        ("ablate --norm bn --freeze until", "--freeze: until takes the number of the last frozen layer, as in until:5"),
         ("ablate --norm bn --norm none", "--norm is given twice, and only one of them could count; say all of it in"),
         ("ablate --norm bn --baseline width=0", "width: must be greater than 0 (got '0')"),
         ("ablate --norm bn --seeds 0", "invalid value for '--seeds': it must be greater than or equal to 1, got '0'; "),
@@ -363,7 +363,7 @@ def test_a_run_without_provenance_is_exported_with_numbers_for_the_names_of_clas
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        (None, "--weights: mine.pth does not exist; give a .pth or .safetensors file, or imagenet"),
+        (None, "--weights: mine.pth does not exist; give a run's folder, a folder of runs, a .pth"),
         (b"no weights", "--weights: mine.pth is not a torch file, or an incomplete one; fetch or save it again"),
         ({"a": torch.zeros(2)}, "--weights: mine.pth: these tensors do not fit this AlexNet; "),
     ],

@@ -38,7 +38,7 @@ def test_a_difference_that_is_certain_and_of_no_use_is_not_accused(monkeypatch):
     monkeypatch.setattr(shortcuts, "PERMUTATIONS", 99)
     rng = np.random.default_rng(2)
     labels = labels_at(0.5, 3000, rng)
-    weak = (rng.random(3000) < 0.5 + 0.06 * labels).astype(float)
+    weak = (rng.random(3000) < 0.5 + 0.12 * labels).astype(float)
     (found,) = judge({"weak": encoded(weak)}, labels, np.arange(3000))
     assert found.adjusted < 0.05
     assert found.auroc < shortcuts.LEAST_AUROC

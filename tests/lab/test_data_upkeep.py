@@ -42,6 +42,7 @@ def command(*arguments, cwd):
         cwd=cwd,
         check=False,
         timeout=120,
+        env={**os.environ, "COLUMNS": "1000"},  # no path is cut at the end of a line
     )
 
 

@@ -81,7 +81,7 @@ def test_a_panel_shows_its_table_and_figures_whatever_its_layers_are_called():
     html = measure(names=(NASTY, "b"))._repr_html_()
     elements = assert_harmless(html)
     drawn = [base64.b64decode(value.partition(",")[2]) for name, value in elements.attributes if name == "src"]
-    assert sum(b"&lt;script&gt;alert(1)&lt;/script" in drawing for drawing in drawn) >= 2
+    assert sum(b"&lt;script&gt;" in drawing for drawing in drawn) >= 2  # long names are cut in the middle
     assert pictures(html) == [
         "Gradient through depth",
         "Update ratio by layer",
