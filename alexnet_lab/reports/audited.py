@@ -1,19 +1,15 @@
 """The page of an audit: what must be fixed first, then copies side by side, patients, shortcuts, classes and files."""
 
-import base64
-import io
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-
-import numpy as np
-from PIL import Image
 
 from alexnet_lab.audit.copies import Pair
 from alexnet_lab.audit.examination import Examination
 from alexnet_lab.audit.shortcuts import LEAST_AUROC, LEVEL, PERMUTATIONS
 from alexnet_lab.data.decoding import UNREADABLE, decode
 from alexnet_lab.reports.page import Block, Callout, Facts, Page, Paragraph, Section, Table, escape
+from alexnet_lab.reports.pictures import source_of, thumbnail
 
 SHOWN_PAIRS = 60
 SHOWN_ROWS = 200
@@ -33,8 +29,7 @@ class SideBySide:
     def html(self) -> str:
         """Return its markup."""
         cells = "".join(
-            f'<div><img alt="{escape(caption)}" src="data:image/jpeg;base64,{base64.b64encode(picture).decode()}">'
-            f"<p>{escape(caption)}</p></div>"
+            f'<div><img alt="{escape(caption)}" src="{source_of(picture)}"><p>{escape(caption)}</p></div>'
             for picture, caption in zip(self.pictures, self.captions, strict=True)
         )
         return f'<div class="pair"><h3>{escape(self.title)}</h3><div class="two">{cells}</div></div>'
@@ -144,10 +139,7 @@ def _picture(found: Examination, index: int, opened: Open | None) -> bytes:
                 pixels = decode(content, PICTURE_SIDE, "pad", grey=False, deep_bits=deep)
         except UNREADABLE:  # it changed since; the small picture stands for it
             pixels = found.survey.thumbs[index][None]
-    picture = Image.fromarray(pixels[0] if len(pixels) == 1 else np.ascontiguousarray(pixels.transpose(1, 2, 0)))
-    written = io.BytesIO()
-    picture.save(written, "JPEG", quality=80)
-    return written.getvalue()
+    return thumbnail(pixels, PICTURE_SIDE)
 
 
 def _patients(found: Examination) -> list[Block]:

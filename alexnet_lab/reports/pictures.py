@@ -23,11 +23,9 @@ class Picture:
 
     def html(self) -> str:
         """Return its markup."""
-        kind = "png" if self.content.startswith(b"\x89PNG") else "jpeg"
-        data = base64.b64encode(self.content).decode()
         alt = escape(", ".join(self.lines))
         text = "".join(f"<span>{escape(line)}</span>" for line in self.lines)
-        return f'<li><img alt="{alt}" src="data:image/{kind};base64,{data}">{text}</li>'
+        return f'<li><img alt="{alt}" src="{source_of(self.content)}">{text}</li>'
 
 
 @dataclass(frozen=True)
@@ -44,6 +42,12 @@ class Gallery:
         if self.folded:
             return f"<details><summary>{escape(self.title)}</summary>{shown}</details>"
         return f"<h3>{escape(self.title)}</h3>{shown}"
+
+
+def source_of(content: bytes) -> str:
+    """Return the content of a JPEG or PNG file as the address of a picture, so that the page needs no other file."""
+    kind = "png" if content.startswith(b"\x89PNG") else "jpeg"
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
 def thumbnail(pixels: NDArray[np.uint8], side: int = THUMBNAIL) -> bytes:

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, library
 from torch.autograd import forward_ad
 
 from alexnet_kernels import _backends, _reference
@@ -44,14 +44,14 @@ def _code(x: Tensor, backend: str, size: int, groups: int) -> Any:
 def _operator(name: str) -> Callable[[Callable[..., Any]], Any]:
     """Define an operator for every device from a typed function.
 
-    torch.library.custom_op does the same, but its first call imports the compiler and Triton (1.2 s), and every call
+    torch's custom_op does the same, but its first call imports the compiler and Triton (1.2 s), and every call
     takes some microseconds more.
     """
 
     def define(function: Callable[..., Any]) -> Any:
-        schema = torch.library.infer_schema(function, mutates_args=())
-        torch.library.define(name, schema, tags=(torch.Tag.pt2_compliant_tag,))
-        torch.library.impl(name, "CompositeExplicitAutograd", function)
+        schema = library.infer_schema(function, mutates_args=())
+        library.define(name, schema, tags=(torch.Tag.pt2_compliant_tag,))
+        library.impl(name, "CompositeExplicitAutograd", function)
         namespace, short = name.split("::")
         return getattr(getattr(torch.ops, namespace), short).default
 
@@ -93,7 +93,7 @@ def _differentiable(
             return recorded.apply(*inputs)
         return below_autograd(*inputs)
 
-    torch.library.impl(operator.name(), "Autograd", autograd_kernel)
+    library.impl(operator.name(), "Autograd", autograd_kernel)
 
     methods = {
         "forward": staticmethod(operator),
@@ -139,8 +139,8 @@ def lrn_backward(
     )
 
 
-torch.library.register_fake("alexnet_kernels::lrn", lambda x, *_numbers: torch.empty_like(x))
-torch.library.register_fake("alexnet_kernels::lrn_backward", lambda _gradient, x, *_numbers: torch.empty_like(x))
+library.register_fake("alexnet_kernels::lrn", lambda x, *_numbers: torch.empty_like(x))
+library.register_fake("alexnet_kernels::lrn_backward", lambda _gradient, x, *_numbers: torch.empty_like(x))
 
 
 def _save_lrn(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -225,8 +225,8 @@ def relu_lrn_maxpool_backward(
 
 
 # The last four numbers are pool, stride, whether to keep the winners, and the backend.
-torch.library.register_fake("alexnet_kernels::relu_lrn_maxpool", lambda x, *numbers: pooled_outputs(x, *numbers[-4:-1]))
-torch.library.register_fake("alexnet_kernels::relu_lrn_maxpool_backward", lambda _gradient, x, *_: torch.empty_like(x))
+library.register_fake("alexnet_kernels::relu_lrn_maxpool", lambda x, *numbers: pooled_outputs(x, *numbers[-4:-1]))
+library.register_fake("alexnet_kernels::relu_lrn_maxpool_backward", lambda _gradient, x, *_: torch.empty_like(x))
 
 
 def _save_pooled(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -296,7 +296,7 @@ def _map_over_batch(operator: Any, tensors: int) -> None:
         mapped_of = [None if part.dim() == 1 else 0 for part in result]
         return tuple(part if part.dim() == 1 else unfold(part) for part in result), tuple(mapped_of)
 
-    torch.library.register_vmap(operator.name(), rule)
+    library.register_vmap(operator.name(), rule)
 
 
 _map_over_batch(lrn, 1)

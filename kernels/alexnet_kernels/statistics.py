@@ -4,7 +4,7 @@ Nothing here waits for the device, so a training step can call it and read the b
 """
 
 import torch
-from torch import Tensor
+from torch import Tensor, library
 
 from alexnet_kernels import _backends
 from alexnet_kernels._backends import Backend
@@ -111,7 +111,7 @@ def _add_off_counts(x: Tensor, counts: Tensor, backend: str) -> None:
 
 
 for _name, _function in ((_HISTOGRAM, _add_exponent_histogram), (_OFF, _add_off_counts)):
-    _schema = torch.library.infer_schema(_function, mutates_args={"counts"})
-    torch.library.define(_name, _schema, tags=(torch.Tag.pt2_compliant_tag,))
-    torch.library.impl(_name, "CompositeExplicitAutograd", _function)
-    torch.library.register_fake(_name, lambda _x, _counts, _backend: None)
+    _schema = library.infer_schema(_function, mutates_args={"counts"})
+    library.define(_name, _schema, tags=(torch.Tag.pt2_compliant_tag,))
+    library.impl(_name, "CompositeExplicitAutograd", _function)
+    library.register_fake(_name, lambda _x, _counts, _backend: None)

@@ -60,4 +60,4 @@ class Attempt:
 
     def how_it_died(self) -> str:
         """Say how an attempt ended that left no verdict."""
-        raise NotImplementedError
+        return "it ended without a verdict"
