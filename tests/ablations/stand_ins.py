@@ -1,5 +1,8 @@
 """Small programs that stand in for runs, each ending in one of the ways in which runs end, and studies made of them."""
 
+import os
+import signal
+import subprocess
 import sys
 
 from alexnet_ablations.declare.design import Factor
@@ -21,6 +24,32 @@ WELL = """
 folder.log({"epoch": before + 1, "validation_accuracy": 0.5})
 folder.end("ok", result={"test": {"accuracy": 0.5}})
 """
+# Says that it is ready, and saves when it is asked to stop.
+SAVING = """
+def save(*_):
+    (folder.path / "saved").touch()
+    sys.exit(130)
+signal.signal(signal.SIGTERM, save)
+(folder.path / "ready").touch()
+time.sleep(60)
+"""
+DEATHS = [
+    ("os.kill(os.getpid(), signal.SIGKILL)", "killed (SIGKILL), which is also what a system does when memory"),
+    ("os.kill(os.getpid(), signal.SIGSEGV)", "ended by SIGSEGV"),
+    ("print('the last word', flush=True); os._exit(3)", "ended with status 3 and no verdict: the last word"),
+]
+
+
+def command(*words, cwd):
+    """Give a command as a user does."""
+    return subprocess.run(
+        [sys.executable, "-c", "from alexnet_ablations.cli import main; main()", *map(str, words)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        check=False,
+        timeout=300,
+    )
 
 
 def use(monkeypatch, program):
@@ -79,6 +108,18 @@ class Listener(Watcher):
 
     def of(self, kind):
         return [(cell, seed) for what, cell, seed in self.heard if what == kind]
+
+
+class Interrupting(Listener):
+    """Interrupts the coordinator once two runs are ready."""
+
+    def __init__(self, study):
+        super().__init__()
+        self.study = study
+
+    def tick(self):
+        if len(list(self.study.glob("runs/*/*/ready"))) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
 
 
 def study_in(path, seeds=2, levels=("lrn", "bn")):

@@ -8,7 +8,7 @@ import threading
 import time
 
 import pytest
-from stand_ins import WELL, Listener, states_of, study_in, use
+from stand_ins import SAVING, WELL, Interrupting, Listener, states_of, study_in, use
 
 from alexnet_ablations.declare.history import read_history
 from alexnet_ablations.run import coordinator as execution
@@ -17,25 +17,9 @@ from alexnet_lab.locks import Lock
 
 
 def test_an_interrupt_lets_runs_save_and_leaves_no_process_behind(tmp_path, monkeypatch):
-    use(
-        monkeypatch,
-        """
-def save(*_):
-    (folder.path / "saved").touch()
-    sys.exit(130)
-signal.signal(signal.SIGTERM, save)
-(folder.path / "ready").touch()
-time.sleep(60)
-""",
-    )
+    use(monkeypatch, SAVING)
     study = study_in(tmp_path)
-
-    class Interrupting(Listener):
-        def tick(self):
-            if len(list(tmp_path.glob("runs/*/*/ready"))) == 2:
-                os.kill(os.getpid(), signal.SIGTERM)
-
-    listener = Interrupting()
+    listener = Interrupting(tmp_path)
     with pytest.raises(KeyboardInterrupt):
         run_all(study.folder, study.runs(), 2, listener)
     assert len(listener.processes) == 2

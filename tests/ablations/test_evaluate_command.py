@@ -1,25 +1,13 @@
 """alexnet-lab evaluate, explain and export --to onnx as a user meets them."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 from PIL import Image
+from stand_ins import command
 
 from alexnet_lab.data.sources import load_images
 from alexnet_lab.records import RunFolder
-
-
-def command(*words, cwd):
-    return subprocess.run(
-        [sys.executable, "-c", "from alexnet_ablations.cli import main; main()", *map(str, words)],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        check=False,
-        timeout=500,
-    )
 
 
 @pytest.fixture(scope="module")

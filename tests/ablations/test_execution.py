@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 
 import pytest
-from stand_ins import WELL, Listener, make, states_of, study_in, use
+from stand_ins import DEATHS, WELL, Listener, make, states_of, study_in, use
 
 from alexnet_ablations.declare.history import read_history
 from alexnet_ablations.declare.status import statuses
@@ -38,9 +38,7 @@ if norm == "bn" and seed == 0 and not mark.exists():
 @pytest.mark.parametrize(
     ("death", "why"),
     [
-        ("os.kill(os.getpid(), signal.SIGKILL)", "killed (SIGKILL), which is also what a system does when memory"),
-        ("os.kill(os.getpid(), signal.SIGSEGV)", "ended by SIGSEGV"),
-        ("print('the last word', flush=True); os._exit(3)", "ended with status 3 and no verdict: the last word"),
+        *DEATHS,
     ],
 )
 def test_a_run_that_dies_twice_is_lost_and_takes_no_other_with_it(death, why, tmp_path, monkeypatch):

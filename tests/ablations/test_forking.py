@@ -9,7 +9,19 @@ import time
 from pathlib import Path
 
 import pytest
-from stand_ins import BEGINNING, SERVER, WELL, Listener, make, states_of, study_in, use_forked
+from stand_ins import (
+    BEGINNING,
+    DEATHS,
+    SAVING,
+    SERVER,
+    WELL,
+    Interrupting,
+    Listener,
+    make,
+    states_of,
+    study_in,
+    use_forked,
+)
 
 from alexnet_ablations.run.coordinator import run_all
 from alexnet_ablations.run.executors import local
@@ -75,9 +87,7 @@ def test_one_process_forks_all_runs_and_each_leads_a_session_with_files_of_its_o
 @pytest.mark.parametrize(
     ("death", "why"),
     [
-        ("os.kill(os.getpid(), signal.SIGKILL)", "killed (SIGKILL), which is also what a system does when memory"),
-        ("os.kill(os.getpid(), signal.SIGSEGV)", "ended by SIGSEGV"),
-        ("print('the last word', flush=True); os._exit(3)", "ended with status 3 and no verdict: the last word"),
+        *DEATHS,
         ("raise RuntimeError('not caught')", "ended with status 1 and no verdict: RuntimeError: not caught"),
         ("raise KeyboardInterrupt", "ended by SIGINT"),
     ],
@@ -93,25 +103,9 @@ def test_a_forked_run_that_dies_twice_is_lost_and_takes_no_other_with_it(death, 
 
 
 def test_a_forked_run_saves_when_it_is_asked_to_stop(tmp_path, monkeypatch):
-    use_forked(
-        monkeypatch,
-        """
-def save(*_):
-    (folder.path / "saved").touch()
-    sys.exit(130)
-signal.signal(signal.SIGTERM, save)
-(folder.path / "ready").touch()
-time.sleep(60)
-""",
-    )
+    use_forked(monkeypatch, SAVING)
     study = study_in(tmp_path)
-
-    class Interrupting(Listener):
-        def tick(self):
-            if len(list(tmp_path.glob("runs/*/*/ready"))) == 2:
-                os.kill(os.getpid(), signal.SIGTERM)
-
-    listener = Interrupting()
+    listener = Interrupting(tmp_path)
     with pytest.raises(KeyboardInterrupt):
         run_all(study.folder, study.runs(), 2, listener)
     assert [process.returncode for process in listener.processes] == [130, 130]

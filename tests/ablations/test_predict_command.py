@@ -2,27 +2,15 @@
 
 import csv
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 from PIL import Image
+from stand_ins import command
 
 from alexnet_lab import load_run
 from alexnet_lab.data.sources import load_images
 from alexnet_lab.records import RunFolder
-
-
-def command(*words, cwd):
-    return subprocess.run(
-        [sys.executable, "-c", "from alexnet_ablations.cli import main; main()", *map(str, words)],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        check=False,
-        timeout=300,
-    )
 
 
 @pytest.fixture(scope="module")

@@ -4,10 +4,13 @@ import os
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+
+from alexnet_lab.training import trainer
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -31,6 +34,15 @@ def torch_settings():
     torch.use_deterministic_algorithms(deterministic)
     torch.backends.cudnn.allow_tf32 = cudnn
     torch.set_float32_matmul_precision(products)
+
+
+@pytest.fixture
+def quick(device, monkeypatch):
+    """The quick recipe on a device; a GPU repeats to the bit where it is asked to, and reports every step."""
+    from quick_runs import QUICK
+
+    monkeypatch.setitem(trainer.STEPS_BETWEEN_READS, "cuda", 1)
+    return replace(QUICK, device=device, deterministic=device == "cuda")
 
 
 @pytest.fixture

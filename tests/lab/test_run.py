@@ -8,63 +8,23 @@ import os
 import re
 import signal
 import subprocess
-import sys
-import time
 from dataclasses import replace
 
 import numpy as np
 import pytest
-import safetensors.torch
 import torch
+from quick_runs import QUICK, assert_same_run, run_in, start_process, wait_for_epochs, weights_of
 
 from alexnet_lab.data.feed import open_feed
 from alexnet_lab.networks import build_network
 from alexnet_lab.predictions_file import FILE, read_predictions
 from alexnet_lab.records import RunFolder
 from alexnet_lab.training import trainer
-from alexnet_lab.training.errors import DivergedError
-from alexnet_lab.training.evaluation import evaluate
 from alexnet_lab.training.parallel import Ranks
 from alexnet_lab.training.recipe import Recipe
-from alexnet_lab.training.run import check_gpu, configure_torch, main, train, train_with_verdict
-
-QUICK = Recipe(norm="bn", width=1 / 16, epochs=2, seed=1)
-LAST_BIT = ("train_loss", "train_accuracy", "validation_loss", "validation_auroc", "learning_rate")
-
+from alexnet_lab.training.run import check_gpu, configure_torch, train
 
 pytestmark = pytest.mark.usefixtures("torch_settings")
-
-
-@pytest.fixture
-def quick(device, monkeypatch):
-    """The quick recipe on a device; a GPU repeats to the bit where it is asked to, and reports every step."""
-    monkeypatch.setitem(trainer.STEPS_BETWEEN_READS, "cuda", 1)
-    return replace(QUICK, device=device, deterministic=device == "cuda")
-
-
-def weights_of(path):
-    return safetensors.torch.load_file(path / "checkpoints/best.safetensors")
-
-
-def verdict_of(path):
-    """The verdict, without what the run cost, and without the digests of files that say so too."""
-    verdict = {name: RunFolder(path).verdict()[name] for name in ("state", "why", "result")}
-    for cost in ("train_seconds", "images_per_second", "peak_memory_bytes", "measuring_share"):
-        verdict["result"].pop(cost)
-    return verdict
-
-
-def assert_same_run(one, other):
-    """Every number that learning produced is the same to the last bit."""
-    for first, second in zip(RunFolder(one).metrics(), RunFolder(other).metrics(), strict=True):
-        assert [first[name] for name in LAST_BIT] == [second[name] for name in LAST_BIT]
-    assert verdict_of(one) == verdict_of(other)
-    a, b = weights_of(one), weights_of(other)
-    assert all(torch.equal(a[name], b[name]) for name in a)
-
-
-def run_in(path, recipe, report=lambda _kind, _facts: None):
-    return train_with_verdict(recipe, RunFolder(path), report)
 
 
 def test_a_run_learns_writes_its_folder_and_repeats_to_the_bit(tmp_path, quick):
@@ -230,20 +190,6 @@ def test_another_recipe_in_the_same_folder_starts_afresh(tmp_path, monkeypatch):
     assert_same_run(tmp_path / "run", tmp_path / "fresh")
 
 
-def start_process(path, recipe):
-    path.mkdir()
-    (path / "recipe.json").write_text(recipe.to_json())
-    command = [sys.executable, "-m", "alexnet_lab.training.run", str(path)]
-    return command, subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-
-
-def wait_for_epochs(path, count):
-    deadline = time.monotonic() + 120
-    while len(list(RunFolder(path).metrics())) < count:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 @pytest.mark.long
 def test_kill_9_loses_nothing_and_changes_nothing(tmp_path):
     recipe = replace(QUICK, epochs=30)
@@ -282,43 +228,6 @@ def test_two_processes_have_the_numbers_of_one_up_to_rounding(tmp_path, run_in_t
     for one, two in zip(RunFolder(tmp_path / "one").metrics(), RunFolder(path).metrics(), strict=True):
         assert two["train_loss"] == pytest.approx(one["train_loss"], rel=1e-4)
         assert two["validation_loss"] == pytest.approx(one["validation_loss"], rel=1e-3)
-
-
-def test_a_run_that_diverges_says_where_and_keeps_what_it_logged(tmp_path, quick):
-    (tmp_path / "run").mkdir()
-    wild = replace(quick, norm="none", learning_rate=1e4, epochs=3)
-    (tmp_path / "run" / "recipe.json").write_text(wild.to_json())
-    assert main([str(tmp_path / "run")]) == 0
-    verdict = RunFolder(tmp_path / "run").verdict()
-    assert verdict["state"] == "diverged"
-    assert re.search(r"at step \d+, epoch 1: the last update made (conv|fc)\d\.\w+ infinite or NaN", verdict["why"])
-
-
-def test_losses_that_are_read_late_name_the_same_step_and_layer(tmp_path, monkeypatch, quick):
-    built, cross_entropy = [], torch.nn.functional.cross_entropy
-    network_of = trainer.network_of
-
-    def capture(*arguments):
-        built.append(network_of(*arguments))
-        return built[-1]
-
-    def planted(scores, labels, **options):
-        """Step 3 breaks conv2 alone; step 4 then breaks every layer."""
-        loss = cross_entropy(scores, labels, **options)
-        if built[-1].training:
-            steps.append(loss)
-            if len(steps) == 3:
-                loss = loss + torch.nan * built[-1].get_parameter("conv2.weight").sum()
-        return loss
-
-    monkeypatch.setattr(trainer, "network_of", capture)
-    monkeypatch.setattr(trainer.F, "cross_entropy", planted)
-    for every in (1, 20):
-        steps = []
-        monkeypatch.setitem(trainer.STEPS_BETWEEN_READS, quick.device, every)
-        assert run_in(tmp_path / str(every), quick) == 0
-        why = RunFolder(tmp_path / str(every)).verdict()["why"]
-        assert why == "the loss was nan at step 3, epoch 1: the last update made conv2.weight infinite or NaN"
 
 
 def test_a_run_that_fails_leaves_its_reason(tmp_path):
@@ -410,73 +319,6 @@ def test_the_default_recipe_is_finite_at_the_first_step(tmp_path):
     with pytest.raises(PowerCutError):
         train(Recipe(), RunFolder(tmp_path), stop)
     assert losses[0] < 7  # three times the loss of a guess among ten
-
-
-def overflowing(network, *_):
-    """Weights that are finite, and whose outputs are not."""
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.fill_(1e30)
-    return network
-
-
-@pytest.mark.parametrize("change", [{}, {"ema": 0.9}, {"precision": "bf16"}, {"instruments": "off"}])
-def test_a_bad_number_of_the_last_update_of_an_epoch_is_a_divergence(tmp_path, change, quick):
-    one_step = replace(quick, norm="none", batch_size=1079, learning_rate=1e30, **change)
-    assert run_in(tmp_path, one_step) == 0
-    verdict = RunFolder(tmp_path).verdict()
-    assert verdict["state"] == "diverged"
-    assert re.fullmatch(
-        r"in validation after epoch 1, the output for \d+ of 359 images was infinite or NaN: "
-        r"(the output of \w+ is the first that is not finite|the last update made [\w.]+ infinite or NaN.*)",
-        verdict["why"],
-    )
-    assert run_in(tmp_path, one_step) == 0  # and again, as an ended run that is repeated
-    assert RunFolder(tmp_path).verdict()["why"] == verdict["why"]
-
-
-@pytest.mark.parametrize("ten_views", [False, True])
-@pytest.mark.parametrize("part", ["validation", "test"])
-def test_tested_weights_whose_output_overflows_are_a_divergence(tmp_path, monkeypatch, part, ten_views, quick):
-    original, seen = trainer.probabilities_of, []
-
-    def probabilities_of(network, feed, indices, *rest):
-        seen.append(len(indices))
-        # One epoch's validation first, then validation and test of the tested weights.
-        bad = len(seen) == {"validation": 2, "test": 3}[part]
-        return original(overflowing(network) if bad else network, feed, indices, *rest)
-
-    monkeypatch.setattr(trainer, "probabilities_of", probabilities_of)
-    monkeypatch.setattr(trainer, "MOST_KEPT", 0)  # else an epoch's validation is that of the weights to be tested
-    assert run_in(tmp_path, replace(quick, epochs=1, batch_size=256, ten_views=ten_views, norm="none")) == 0
-    verdict = RunFolder(tmp_path).verdict()
-    assert verdict["state"] == "diverged"
-    assert verdict["why"].startswith(f"in {part}, weights of epoch 1, the output for 359 of 359 images was infinite")
-
-
-def test_one_bad_image_among_many_is_found_and_its_layer_named(device):
-    feed = open_feed("digits", image_size=67, device=device)
-    network = build_network("alexnet", 10, norm="none", width=1 / 16, image_size=67, in_channels=1).to(device)
-    indices = feed.split.test[:40]
-    pixels = next(feed.batches_of(indices, 40))[0]
-
-    class Poison(torch.nn.Module):
-        def forward(self, x):
-            is_bad = (x == pixels[33]).flatten(1).all(1)
-            return torch.where(is_bad[:, None, None, None], float("-inf"), x)
-
-    poisoned = torch.nn.Sequential(Poison(), network)
-    with pytest.raises(DivergedError, match="the output for 1 of 40 images .* the output of 0 is the first"):
-        evaluate(poisoned, feed, indices, 16)
-    assert evaluate(poisoned, feed, indices[:33], 16)["images"] == 33
-
-
-@pytest.mark.long
-def test_a_compiled_run_that_diverges_in_evaluation_says_so(tmp_path):
-    wild = replace(QUICK, norm="none", batch_size=1079, learning_rate=1e30, compile=True)
-    _, process = start_process(tmp_path / "run", wild)  # torch.compile warns of much that is not ours
-    process.communicate()
-    assert RunFolder(tmp_path / "run").verdict()["state"] == "diverged"
 
 
 def test_a_loss_of_exactly_zero_survives_a_resume(tmp_path, monkeypatch):
