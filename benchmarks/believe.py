@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from simulation_tables import share, table
 
 from alexnet_ablations.conclude.conclusions import conclusions_of
 from alexnet_ablations.conclude.intervals import (
@@ -117,23 +118,6 @@ def check_against_conclude(accuracies: NDArray[np.float64], p_values: list[float
 
 def _is_found(p: float | None, level: float = LEVEL) -> bool:
     return p is not None and p <= level
-
-
-def share(hits: Sequence[bool]) -> str:
-    """Write a share in percent with its Monte Carlo error; a dash where nothing was tried."""
-    if not len(hits):
-        return "-"
-    mean = float(np.mean(hits))
-    return f"{100 * mean:.1f} ± {100 * math.sqrt(mean * (1 - mean) / len(hits)):.1f}"
-
-
-def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table as Markdown."""
-    print(f"\n### {title}\n")
-    print("| " + " | ".join(header) + " |")
-    print("|" + "---|" * len(header))
-    for row in rows:
-        print("| " + " | ".join(row) + " |", flush=True)
 
 
 def same_under_other_names(studies: int) -> None:

@@ -21,12 +21,11 @@ Monte Carlo error, one standard error. Seeded: the same numbers every time.
 import argparse
 import itertools
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from simulation_tables import share, table
 
 from alexnet_ablations.conclude.conclusions import infer
 from alexnet_ablations.conclude.crossed import Crossed, crossed
@@ -60,9 +59,9 @@ class World:
         total = math.sqrt(1 + self.image**2 + self.cell_image**2 + self.seed_image**2 + self.seed_cell**2)
         shared = self.image * normal(images) + self.seed_image * normal(seeds, images)
         answers = []
-        for share in self.right:
+        for right in self.right:
             own = self.cell_image * normal(images) + self.seed_cell * normal(seeds, 1)
-            answers.append(normal(seeds, images) + shared + own > -total * _normal_quantile(share))
+            answers.append(normal(seeds, images) + shared + own > -total * _normal_quantile(right))
         return 100.0 * (answers[1].astype(float) - answers[0])
 
     @property
@@ -179,21 +178,6 @@ def _normal_quantile(share_right: float) -> float:
     from scipy import special
 
     return float(special.ndtri(share_right))
-
-
-def share(hits: NDArray[Any]) -> str:
-    """Write a share in percent with its Monte Carlo error."""
-    mean = float(np.mean(hits))
-    return f"{100 * mean:.1f} ± {100 * math.sqrt(mean * (1 - mean) / len(hits)):.1f}"
-
-
-def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table as Markdown."""
-    print(f"\n### {title}\n")
-    print("| " + " | ".join(header) + " |")
-    print("|" + "---|" * len(header))
-    for row in rows:
-        print("| " + " | ".join(row) + " |", flush=True)
 
 
 def main() -> None:

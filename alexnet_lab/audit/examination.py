@@ -19,7 +19,7 @@ from alexnet_lab.data.splits import PARTS, split_images
 BORDER = 3  # of 32: the width of the border that is looked at alone
 MOST_LISTED = 1000  # in audit.json
 PATIENT_COLUMNS = ("patient", "patient_id", "patientid")
-FILE_FACTS, BORDER_ALONE = "file facts", "border of the picture"
+FILE_FACTS, BORDER_ALONE = "file facts", "the picture's border"
 
 
 @dataclass(frozen=True)

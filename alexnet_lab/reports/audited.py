@@ -77,9 +77,9 @@ def _copies(found: Examination, opened: Open | None) -> list[Block]:
         return [Paragraph("No picture is there twice.")]
     kinds = {kind: sum(pair.kind == kind for pair in copies) for kind in dict.fromkeys(pair.kind for pair in copies)}
     across = {index for pair in found.across for index in pair}
-    counted = ", ".join(f"{count:,} of {kind}" for kind, count in kinds.items())
+    counted = ", ".join(f"{count:,} with the {kind}" for kind, count in kinds.items())
     split = "its own split" if found.is_official else "the split that training would make"
-    text = f"{len(copies):,} pairs: {counted}. {len(across):,} of these images stand in two parts of {split}."
+    text = f"{len(copies):,} pairs: {counted}. {len(across):,} of these images have a copy in another part of {split}."
     return [Paragraph(text), *_pictured(found, copies, opened)]
 
 

@@ -79,7 +79,7 @@ def test_a_class_that_its_files_give_away_is_a_shortcut(tmp_path):
     assert done.exit_code == 1
     facts = json.loads(done.output)
     accused = {one["source"]: one["accused"] for one in facts["shortcuts"]}
-    assert accused == {"file facts": True, "border of the picture": False}
+    assert accused == {"file facts": True, "the picture's border": False}
 
 
 def test_patients_on_two_sides_are_a_leak(tmp_path):

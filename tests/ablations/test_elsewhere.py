@@ -34,6 +34,23 @@ def never(_run):
     return False
 
 
+def started(run, program, place):
+    """Start an attempt at a run, with this program in its place, and wait until it is ready."""
+    starter = f"""
+import sys
+from alexnet_ablations.run import node
+node.command_of = lambda folder: [sys.executable, "-c", {program!r}, str(folder)]
+sys.exit(node.main(sys.argv[1:]))
+"""
+    task = place / "task.json"
+    task.write_text(task_of(run).to_json())
+    process = subprocess.Popen([sys.executable, "-c", starter, str(task), "here"])
+    while not list(place.glob("runs/*/*/ready")):
+        assert process.poll() is None
+        time.sleep(0.02)
+    return process
+
+
 def test_an_attempt_that_ends_well_is_the_run_and_nothing_else_is_left(run, monkeypatch):
     use(monkeypatch, "print('at work', os.environ['OMP_NUM_THREADS'])\n" + WELL)
     assert node.make_attempt(task_of(run), "here") == 0
@@ -103,18 +120,7 @@ threading.Thread(target=process._end_with_coordinator, args=(0,), daemon=True).s
 Path(sys.argv[-1], "ready").touch()
 time.sleep(60)
 """
-    starter = f"""
-import sys
-from alexnet_ablations.run import node
-node.command_of = lambda folder: [sys.executable, "-c", {program!r}, str(folder)]
-sys.exit(node.main(sys.argv[1:]))
-"""
-    task = tmp_path / "task.json"
-    task.write_text(task_of(run).to_json())
-    process = subprocess.Popen([sys.executable, "-c", starter, str(task), "here"])
-    while not list(tmp_path.glob("runs/*/*/ready")):
-        assert process.poll() is None
-        time.sleep(0.02)
+    process = started(run, program, tmp_path)
     (attempt,) = attempts_of(run.folder.path)
 
     def at_work():
@@ -159,18 +165,7 @@ signal.signal(signal.SIGTERM, save)
 time.sleep(60)
 """
     )
-    starter = f"""
-import sys
-from alexnet_ablations.run import node
-node.command_of = lambda folder: [sys.executable, "-c", {program!r}, str(folder)]
-sys.exit(node.main(sys.argv[1:]))
-"""
-    task = tmp_path / "task.json"
-    task.write_text(task_of(run).to_json())
-    process = subprocess.Popen([sys.executable, "-c", starter, str(task), "here"])
-    while not list(tmp_path.glob("runs/*/*/ready")):
-        assert process.poll() is None
-        time.sleep(0.02)
+    process = started(run, program, tmp_path)
     process.terminate()
     assert process.wait(10) == 130
     assert len(list(tmp_path.glob("runs/*/*.attempt-*/saved"))) == 1

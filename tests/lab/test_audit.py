@@ -66,22 +66,18 @@ def test_copies_on_one_side_and_files_that_cannot_be_read_are_no_matter(tmp_path
     assert any(note.startswith("1 image cannot be read and was left out: train/dog/torn.png") for note in notes)
 
 
+def trained(data, out):
+    """Train for one epoch in spite of copies across the split."""
+    words = ["train", "--data", str(data), "--epochs", "1", "--batch-size", "4", "--out", str(out), "--allow-leaks"]
+    said = CliRunner().invoke(application, words)
+    assert said.exit_code == 0, said.output
+    return said
+
+
 def test_train_says_it_before_the_first_step(tmp_path):
     root = make_folder(tmp_path / "xrays", ("train", "test"), each=6, side=80)
     shutil.copy(root / "train/cat/0.png", root / "test/cat/copy.png")
-    options = [
-        "--data",
-        str(root),
-        "--epochs",
-        "1",
-        "--batch-size",
-        "4",
-        "--out",
-        str(tmp_path / "run"),
-        "--allow-leaks",
-    ]
-    said = CliRunner().invoke(application, ["train", *options])
-    assert said.exit_code == 0, said.output
+    said = trained(root, tmp_path / "run")
     flat = " ".join(said.output.split())
     assert "1 of 13 test images are training images too" in flat
     assert flat.index("training images too") < flat.index("epoch 1")
@@ -135,19 +131,7 @@ def test_the_folder_of_a_run_lists_every_copy(tmp_path):
     root = make_folder(tmp_path / "xrays", ("train", "val", "test"), each=6, side=80)
     for number in range(5):
         shutil.copy(root / f"train/cat/{number}.png", root / f"test/cat/copy{number}.png")
-    options = [
-        "--data",
-        str(root),
-        "--epochs",
-        "1",
-        "--batch-size",
-        "4",
-        "--out",
-        str(tmp_path / "run"),
-        "--allow-leaks",
-    ]
-    said = CliRunner().invoke(application, ["train", *options])
-    assert said.exit_code == 0, said.output
+    said = trained(root, tmp_path / "run")
     assert "copies.json in the run's folder lists all" in " ".join(said.output.split())
     listed = json.loads((tmp_path / "run" / LIST).read_text())
     assert listed == [
