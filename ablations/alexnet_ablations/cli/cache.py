@@ -56,7 +56,7 @@ def cache(
         return
     if prune is None and not clear:
         _print_list(console, entries)
-        console.print(f"{cache_folder()}: {_counted(entries)}", highlight=False, markup=False)
+        console.print(f"{cache_folder()}: {_counted(entries)}", highlight=False, markup=False, soft_wrap=True)
         return
     # Unfinished downloads count as downloads.
     wanted = [entry for entry in entries if downloads or entry.path.parent == images_folder()]
@@ -91,7 +91,7 @@ def _check(console: Console, entries: "list[Entry]") -> None:
             if remove(entry)
             else "in use, so not removed: end the runs that use it and check again"
         )
-        console.print(f"damaged: {why}; {done}", highlight=False, markup=False)
+        console.print(f"damaged: {why}; {done}", highlight=False, markup=False, soft_wrap=True)
     console.print(f"checked {_counted(entries)}: {damaged or 'none'} damaged", highlight=False)
     if damaged:
         raise typer.Exit(1)
@@ -104,7 +104,8 @@ def _remove(console: Console, entries: "list[Entry]") -> None:
     for entry in entries:
         if entry in removed:
             continue
-        console.print(f"kept, in use: {entry.source}, {_size([entry])} ({entry.path})", highlight=False, markup=False)
+        kept = f"kept, in use: {entry.source}, {_size([entry])} ({entry.path})"
+        console.print(kept, highlight=False, markup=False, soft_wrap=True)
     console.print(f"removed {_counted(removed)}", highlight=False)
 
 

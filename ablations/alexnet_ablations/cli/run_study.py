@@ -143,7 +143,8 @@ def make(
     results = conclude_and_print(console, study, silent=quiet or as_json)
     if not quiet and not as_json:
         seconds = f"{time.monotonic() - started:.0f} s"
-        console.print(f"{seconds}. Runs and rows: {study.folder}", style="dim", markup=False, highlight=False)
+        where = f"{seconds}. Runs and rows: {study.folder}"
+        console.print(where, style="dim", markup=False, highlight=False, soft_wrap=True)
     broken = results[~results["state"].isin(("ok", "diverged"))]
     if len(broken):
         if not as_json:
@@ -252,7 +253,8 @@ def print_plan(console: Console, study: "Study", asked: "Study", missing: "Seque
             highlight=False,
         )
     if (study.seeds, study.factors, study.tuning) != (asked.seeds, asked.factors, asked.tuning):
-        console.print(f"{study.folder} holds more of this study than was asked for: all of it counts", markup=False)
+        more = f"{study.folder} holds more of this study than was asked for: all of it counts"
+        console.print(more, markup=False, soft_wrap=True)
     for note in [*study.warnings(), *study.limitations, *aliases(study)]:
         console.print(f"note: {note}", markup=False, highlight=False)
 
@@ -292,7 +294,8 @@ def end_plan(console: Console, study: "Study", predicted: "Forecast", how: Study
         print(json.dumps({"event": "plan", "folder": str(study.folder), **predicted.facts()}))  # noqa: T201  # the interface
     elif not how.quiet:
         runs_folder = study.folder / "runs"
-        console.print(f"a plan: nothing was trained; without --plan the runs go to {runs_folder}", markup=False)
+        plan = f"a plan: nothing was trained; without --plan the runs go to {runs_folder}"
+        console.print(plan, markup=False, soft_wrap=True)
 
 
 def aliases(study: "Study") -> list[str]:
@@ -360,4 +363,4 @@ def save_study(console: Console, study: "Study", path: Path, *, silent: bool = F
         raise ValueError(f"{path} exists and says something else; choose another name with --save")
     path.write_bytes(text)
     if not silent:
-        console.print(f"saved: alexnet-lab study {path}", markup=False, highlight=False)
+        console.print(f"saved: alexnet-lab study {path}", markup=False, highlight=False, soft_wrap=True)

@@ -56,7 +56,7 @@ def train(
         except Stopped as stop:  # interrupted, or one of torchrun's further processes
             raise typer.Exit(stop.status) from None
     elif not quiet and not as_json:
-        console.print(f"already done: {folder.path}", markup=False)
+        console.print(f"already done: {folder.path}", markup=False, soft_wrap=True)
     if as_json:
         told = {name: verdict[name] for name in ("state", "why", "result")}
         print(json.dumps({"event": "verdict", "folder": str(folder.path), **told}))  # noqa: T201  # the interface
@@ -92,4 +92,4 @@ def _print_verdict(console: Console, folder: RunFolder, verdict: dict[str, Any])
         table.add_row(escape(f"recall of {name}"), *("-" if v is None else f"{v:.4f}" for v in values))
     console.print(table)
     what = "recipe, split, metrics of every epoch, best weights, verdict"
-    console.print(f"{folder.path}: {what}", style="dim", markup=False)
+    console.print(f"{folder.path}: {what}", style="dim", markup=False, soft_wrap=True)
