@@ -85,6 +85,12 @@ def digest_of(values: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(as_read, sort_keys=True).encode()).hexdigest()
 
 
+def title_of(path: Path) -> str:
+    """Return what to call a run: its folder's name, and for a run of a study its cell too: norm=bn,act=relu/seed-0."""
+    parts = path.resolve().parts
+    return "/".join(parts[-2:] if re.fullmatch(r"seed-\d+", parts[-1]) else parts[-1:])
+
+
 class RunFolder:
     """One run's folder. Readers return None for what was not written, and raise ValueError for what is damaged."""
 

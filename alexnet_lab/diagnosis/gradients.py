@@ -121,7 +121,7 @@ def frozen(evidence: Evidence) -> list[Finding]:
                 "note",
                 title=f"Frozen, as asked: {_names(evidence, asked)}",
                 contrary="Marked as not trainable, so it is no mistake if it was meant.",
-                remedy="Nothing, if it was meant; else set requires_grad.",
+                remedy="Nothing, if it was meant; else leave out --freeze, or set requires_grad in a loop of your own.",
                 moving=len(evidence.weights) - len(still),
             )
         )

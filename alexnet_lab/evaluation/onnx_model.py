@@ -32,7 +32,7 @@ from alexnet_lab.data.views import middle_weights, ten_view_weights
 from alexnet_lab.evaluation.evaluating import Evaluation, evaluate_run
 from alexnet_lab.evaluation.resampling import REPLICATES
 from alexnet_lab.evaluation.trained import Run, load_run
-from alexnet_lab.records import RunFolder, write_atomically
+from alexnet_lab.records import RunFolder, title_of, write_atomically
 from alexnet_lab.training.evaluation import probabilities_of
 from alexnet_lab.training.run import torch_set_as_in
 from alexnet_lab.version import __version__
@@ -155,7 +155,7 @@ def card_of(run: Run, evaluation: Evaluation | None, why: str) -> dict[str, Any]
         thresholds = {"rule": rules.rule, "chosen_on": "validation", "at_or_above_is_positive": thresholds}
         thresholds["temperature_not_applied"] = rules.temperature
     return {
-        "model": f"{recipe.network} of {run.path.resolve().name}",
+        "model": f"{recipe.network} of {title_of(run.path)}",
         "made_by": f"alexnet-lab {__version__}, torch {torch.__version__}",
         "classes": list(run.classes),
         "input": {

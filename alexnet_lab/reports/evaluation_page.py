@@ -17,7 +17,7 @@ from alexnet_lab.evaluation.estimates import Estimate
 from alexnet_lab.evaluation.evaluating import Evaluation
 from alexnet_lab.evaluation.labelled_sets import LabelledSet
 from alexnet_lab.evaluation.statistics import OF_CLASSES
-from alexnet_lab.records import RunFolder, write_atomically
+from alexnet_lab.records import RunFolder, title_of, write_atomically
 from alexnet_lab.reports.claim import ITEMS, NOT_FILLED
 from alexnet_lab.reports.evaluation_figures import calibration_figure, decision_figure, roc_figure
 from alexnet_lab.reports.export import csv_text
@@ -70,7 +70,7 @@ def page_of(evaluation: Evaluation) -> Page:
         words += ["--threshold", evaluation.rules.rule]
     sections.append(Section("Reproduce", [Commands([shlex.join(words)])]))
     footer = f"alexnet-lab {alexnet_lab.__version__}; {run.path.resolve()}; checklist: CLAIM 2020, 42 items"
-    return Page(f"Evaluation of {run.path.resolve().name}", summary(evaluation), sections, footer=footer)
+    return Page(f"Evaluation of {title_of(run.path)}", summary(evaluation), sections, footer=footer)
 
 
 def summary(evaluation: Evaluation) -> str:
@@ -285,7 +285,11 @@ def all_rows(evaluation: Evaluation) -> list[list[object]]:
 
 def markdown(evaluation: Evaluation) -> str:
     """Return the tables for a paper."""
-    parts = [f"# Evaluation of {evaluation.run.path.name}", summary(evaluation), _how(evaluation.rules, evaluation)]
+    parts = [
+        f"# Evaluation of {title_of(evaluation.run.path)}",
+        summary(evaluation),
+        _how(evaluation.rules, evaluation),
+    ]
     for assessment in evaluation.assessments:
         parts += [
             f"## {_titled(assessment)}",

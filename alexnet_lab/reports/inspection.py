@@ -19,6 +19,7 @@ from alexnet_lab.diagnosis.findings import Finding
 from alexnet_lab.diagnosis.limitations import counts_of, limitations
 from alexnet_lab.diagnosis.proportions import wilson
 from alexnet_lab.instruments.flow import has_records
+from alexnet_lab.records import title_of
 from alexnet_lab.reports import panels
 from alexnet_lab.reports.measured import Measured
 from alexnet_lab.reports.page import (
@@ -70,7 +71,7 @@ def page_of(run: Measured, findings: Sequence[Finding] | None = None) -> Page:
         ]
     if not run.is_of_panel:
         sections += [Section("Recipe and provenance", _recipe(run)), Section("Reproduce", _reproduce(run))]
-    title = f"Inspection of {run.path.resolve().name}"
+    title = f"Inspection of {title_of(run.path)}"
     footer = f"alexnet-lab {alexnet_lab.__version__}; {run.path.resolve()}"
     return Page(title, summary(run, findings), sections, footer=footer)
 

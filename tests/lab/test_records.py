@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from alexnet_lab.instruments.flow import Flow, FlowWriter, Layout, Parameter
-from alexnet_lab.records import RunFolder, write_atomically
+from alexnet_lab.records import RunFolder, title_of, write_atomically
 
 RESULT = {"test": {"accuracy": 0.1 + 0.2, "auroc": None}, "steps": 3}
 
@@ -248,3 +248,8 @@ def test_what_a_kill_leaves_is_cleared_and_what_is_needed_stays(tmp_path):
     folder.clear_leftovers()
     assert not any(path.exists() for path in (*scratch, orphan))
     assert all(path.exists() for path in (*step, tmp_path / ".note"))
+
+
+def test_a_run_of_a_study_is_called_by_its_cell_too():
+    assert title_of(Path("runs/lrn")) == "lrn"
+    assert title_of(Path("runs/study/runs/norm=bn,act=relu/seed-10")) == "norm=bn,act=relu/seed-10"
