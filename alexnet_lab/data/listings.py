@@ -97,7 +97,7 @@ def list_folder(root: Path) -> Listing:
 
 def image_paths(root: Path) -> tuple[str, ...]:
     """Return the paths of all image files below a folder or in a .zip, in any folder, in order; refuse to find none."""
-    entries = _walked(root)[0] if root.is_dir() else [m.filename for m in _members_of(root) if not m.is_dir()]
+    entries = _walked(root)[0] if root.is_dir() else [m.filename for m in _members_of(root) if not _is_folder(m)]
     paths = _images_among(path for path in entries if not _is_clutter(path))
     if not paths:
         raise ValueError(f"{root} holds no images; expected files such as .png, .jpg or .tif")
@@ -138,8 +138,8 @@ def _raise(error: OSError) -> None:
 def list_archive(root: Path) -> Listing:
     """List a .zip of class folders; its state is the sizes and checksums in its directory."""
     members = _members_of(root)
-    entries = {m.filename: f"{m.file_size},{m.CRC:08x}" for m in members if not m.is_dir()}
-    folders = {m.filename.rstrip("/") for m in members if m.is_dir()}
+    entries = {m.filename: f"{m.file_size},{m.CRC:08x}" for m in members if not _is_folder(m)}
+    folders = {m.filename.rstrip("/") for m in members if _is_folder(m)}
     return _listed(root, entries, folders, state="")
 
 
@@ -155,6 +155,11 @@ def _members_of(root: Path) -> list[zipfile.ZipInfo]:
         except ValueError as error:
             raise ValueError(f"{root} cannot be read: {error}") from None
     return members
+
+
+def _is_folder(member: zipfile.ZipInfo) -> bool:
+    """Return whether a member of a .zip is a folder; zipfile's own answer fails for a name without a letter."""
+    return member.filename.endswith("/")
 
 
 def list_table(path: Path) -> Listing:
@@ -345,6 +350,8 @@ def _is_part(name: str) -> bool:
 def _is_clutter(path: str) -> bool:
     """Return whether a system left this file: hidden files, and resource forks in archives made on a Mac."""
     parts = PurePosixPath(path).parts
+    if not parts:  # a member of a .zip may be called `.`, or nothing at all
+        return True
     hidden = any(part.startswith(".") and part != ".." for part in parts)
     return hidden or "__MACOSX" in parts or parts[-1] == "Thumbs.db"
 

@@ -65,6 +65,8 @@ def _recorded(found: PartPredictions, feed: Feed | None, why: str) -> LabelledSe
     probabilities = found.probabilities.astype(np.float64)
     probabilities /= probabilities.sum(1, keepdims=True)  # stored in float32
     if feed is not None:
+        if len(found.ids) and found.ids.max() >= len(feed.labels):
+            raise ValueError(f"{FILE} has images that its data has not; the command that made the run makes it again")
         return _set_of(feed, found.ids, probabilities)
     names = tuple(f"image {index}" for index in found.ids)
     note = f"the data of the run is not here ({why}): images have numbers for names, and pictures are not shown"
