@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from alexnet_lab.data.decoding import MOST_BYTES, SUFFIXES
 from alexnet_lab.data.dicom import SUFFIXES as DICOM_SUFFIXES
 from alexnet_lab.data.lists import in_brief, line_by_line
-from alexnet_lab.data.reading import Budget, check_member, read_regular, read_whole
+from alexnet_lab.data.reading import Budget, check_member, is_of_content, read_regular, read_whole
 from alexnet_lab.data.tables import read_table
 
 MOST_VISITS = 8  # of one folder, through links; a link to a folder above itself would be followed without end
@@ -147,7 +147,9 @@ def _members_of(root: Path) -> list[zipfile.ZipInfo]:
     try:
         with zipfile.ZipFile(root) as archive:
             members = archive.infolist()
-    except (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error) as error:
+    except (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error, OSError) as error:
+        if isinstance(error, OSError) and not is_of_content(error):
+            raise
         raise ValueError(f"{root} is no readable .zip ({error}); was the download cut short?") from None
     for member in members:
         try:
