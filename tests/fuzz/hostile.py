@@ -71,8 +71,12 @@ def _hear(event, arguments):
         )
         if is_writing and not isinstance(path, int) and not _is_below(path, folder):
             offences.append(f"writes {path!r}")
-    elif event in WRITING and not isinstance(arguments[0], int) and not _is_below(arguments[0], folder):
-        offences.append(f"{event} {arguments!r:.200}")
+    elif event in WRITING and not isinstance(arguments[0], int):
+        path = os.fsdecode(arguments[0])
+        if event != "os.truncate" and isinstance(arguments[-1], int) and arguments[-1] >= 0:  # below an open folder
+            path = os.path.join(f"/proc/self/fd/{arguments[-1]}", path)  # noqa: PTH118  # it may be absolute already
+        if not _is_below(path, folder):
+            offences.append(f"{event} {arguments!r:.200}")
 
 
 def _is_below(path, folder):

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from alexnet_lab import records
 from alexnet_lab.instruments.flow import Flow, FlowWriter, Layout, Parameter, read_columns
 from alexnet_lab.records import RunFolder, digest_of, write_atomically
 
@@ -160,11 +161,12 @@ def test_text_that_would_fill_the_memory_is_not_read(tmp_path):
             list(folder.metrics()) if name == "metrics.jsonl" else folder.verdict()
 
 
-def test_arrays_that_would_fill_the_memory_are_not_inflated(tmp_path):
+def test_arrays_that_would_fill_the_memory_are_not_inflated(tmp_path, monkeypatch):
+    monkeypatch.setattr(records, "FREELY_INFLATED", 2**20)
     path = tmp_path / "epoch-0001.npz"
-    np.savez_compressed(path, **{"steps.step": np.zeros(2**26)})
-    assert path.stat().st_size < 2**20
-    with pytest.raises(ValueError, match=r"epoch-0001\.npz is damaged; .* \(it would inflate to 536,871,040 bytes\)"):
+    np.savez_compressed(path, **{"steps.step": np.zeros(2**18)})
+    assert 100 * path.stat().st_size < 2**20
+    with pytest.raises(ValueError, match=r"epoch-0001\.npz is damaged; .* \(it would inflate to 2,097,280 bytes\)"):
         read_columns(path)
     np.savez(path, **{"steps.step": np.zeros(2**10)})
     assert read_columns(path)["steps.step"].shape == (2**10,)
