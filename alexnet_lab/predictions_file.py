@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet_lab.records import UNREADABLE_NPZ, atomically
+from alexnet_lab.records import UNREADABLE_NPZ, atomically, opened_npz
 
 FILE = "predictions.npz"
 PARTS = ("validation", "test")
@@ -83,9 +83,7 @@ def read_classes(path: Path) -> tuple[str, ...]:
 def _opened(path: Path) -> Iterator[Mapping[str, NDArray[Any]]]:
     """Open the arrays of a file; whatever cannot be read within is one ValueError with the name of the file."""
     try:
-        if not path.is_file():  # a named pipe would be waited for
-            raise ValueError("it is no regular file")
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+        with opened_npz(path) as arrays:
             yield arrays
     except UNREADABLE_NPZ as error:
         text = str(error).partition("\n")[0]

@@ -3,6 +3,8 @@
     recipe.json        every setting of the run
     provenance.json    versions, machine, fingerprint of the data
     split.json         indices of the training, validation and test images
+    copies.json        images that are in two parts of the split, or under two classes
+    dropped.json       images that the recipe left out, where it left out any
     metrics.jsonl      one line per epoch, appended at its end
     predictions.npz    probabilities for validation and test images at the tested weights (predictions_file.py)
     flow/              records of the instruments (instruments/flow.py), where the recipe has any
@@ -42,6 +44,8 @@ RECORDED = (
     "recipe.json",
     "provenance.json",
     "split.json",
+    "copies.json",
+    "dropped.json",
     "metrics.jsonl",
     "predictions.npz",
     "flow/layout.json",
@@ -50,6 +54,10 @@ RECORDED = (
     "checkpoints/best.safetensors",
 )
 PARTS = ("train", "validation", "test")
+MOST_TEXT_BYTES = 2**28  # of a JSON file or of the metrics: a split of twenty million images, a million epochs
+LONGEST_INTEGER = 20  # characters, as of -2^63
+# An npz file may inflate to the first, or to so many times its size.
+FREELY_INFLATED, MOST_INFLATED = 2**28, 100
 # What numpy raises for a damaged npz file: RuntimeError is zipfile's for an encryption that is none.
 UNREADABLE_NPZ = (
     OSError, ValueError, EOFError, KeyError, TypeError, RuntimeError, OverflowError, MemoryError, BadZipFile,
@@ -111,7 +119,8 @@ class RunFolder:
         (self.path / "checkpoints").mkdir(parents=True, exist_ok=True)
         (self.path / "state.json").unlink(missing_ok=True)
         write_atomically(self.path / "metrics.jsonl", "")
-        for pattern in ("checkpoints/*.json", "checkpoints/*.safetensors", "flow/*.npz", "flow/layout.json", "*.npz"):
+        stale_files = ("checkpoints/*.json", "checkpoints/*.safetensors", "flow/*.npz", "flow/layout.json", "*.npz")
+        for pattern in (*stale_files, "copies.json", "dropped.json"):
             for stale in self.path.glob(pattern):
                 stale.unlink()
         write_atomically(self.path / "recipe.json", recipe)
@@ -175,11 +184,13 @@ class RunFolder:
         (self.path / "progress.json").unlink(missing_ok=True)
 
     def progress(self) -> dict[str, Any] | None:
-        """Return how far the run is, or None while it has not said."""
+        """Return how far the run is, or None while it has not said; steps and epochs are whole numbers."""
         try:
-            return _read_json(self.path / "progress.json")
+            facts = _read_json(self.path / "progress.json")
         except ValueError:  # a power cut may leave it empty
             return None
+        counts = [value for name, value in (facts or {}).items() if name in ("epoch", "epochs", "step", "steps")]
+        return facts if all(type(count) is int and count >= 0 for count in counts) else None
 
     def recipe(self) -> dict[str, Any] | None:
         """Return the fields of the recipe as they were written; read_recipe checks them."""
@@ -205,7 +216,7 @@ class RunFolder:
             return None
         parts = {name: content[name] for name in PARTS if name in content}
         for name, indices in parts.items():
-            if not isinstance(indices, list) or not all(type(index) is int and index >= 0 for index in indices):
+            if not isinstance(indices, list) or not all(type(at) is int and 0 <= at < 2**63 for at in indices):
                 raise _damaged(path, f"{name} is no list of indices")
         return parts
 
@@ -259,11 +270,13 @@ class RunFolder:
     def _metrics_lines(self) -> Iterator[tuple[str, dict[str, Any]]]:
         path = self.path / "metrics.jsonl"
         try:
-            text = path.read_text(errors="replace") if path.is_file() else ""
+            text = read_text(path, errors="replace") if path.is_file() else ""
         except FileNotFoundError:
             return
         except OSError as error:
             raise _unreadable(path, error) from None
+        except ValueError as error:
+            raise _damaged(path, str(error)) from None
         for line in text.splitlines():
             row = _row_of(line)
             if row is None:
@@ -298,26 +311,63 @@ def _matches(path: Path, digest: str) -> bool:
         return False
 
 
+@contextmanager
+def opened_npz(path: Path) -> Iterator[Mapping[str, Any]]:
+    """Open the arrays of an npz file; raises one of UNREADABLE_NPZ, also for one that would fill the memory."""
+    import numpy as np  # here, since whoever only reads JSON need not wait for it
+
+    if not path.is_file():  # a named pipe would be waited for
+        raise ValueError("it is no regular file")
+    # Opened here, since numpy leaves a damaged file open.
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+        size = sum(member.file_size for member in arrays.zip.infolist())
+        if size > max(FREELY_INFLATED, MOST_INFLATED * path.stat().st_size):
+            raise ValueError(f"it would inflate to {size:,} bytes")
+        yield arrays
+
+
+def read_text(path: Path, errors: str = "strict") -> str:
+    """Return the text of a regular file; ValueError, which does not name it, for one that no run would have written."""
+    if path.exists() and not path.is_file():  # a named pipe would be waited for, without end
+        raise ValueError("it is no regular file")
+    size = path.stat().st_size
+    if size > MOST_TEXT_BYTES:
+        raise ValueError(f"it has {size:,} bytes, and at most {MOST_TEXT_BYTES:,} are read")
+    return path.read_text(errors=errors)
+
+
+def parse_json(text: str) -> Any:
+    """Return what JSON holds; ValueError for text that is none, or that no run would have written."""
+    try:
+        return json.loads(text, parse_int=_whole_number)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def _whole_number(text: str) -> int:
+    """Read a whole number; one beyond 64 bits, which no run wrote, would fail wherever it is used."""
+    if len(text) > LONGEST_INTEGER:
+        raise ValueError(f"{text[:10]}... is a number beyond 64 bits")
+    return int(text)
+
+
 def _row_of(line: str) -> dict[str, Any] | None:
     try:
-        row = json.loads(line)
-    except (ValueError, RecursionError):
+        row = parse_json(line)
+    except ValueError:
         return None
-    if not isinstance(row, dict) or type(row.get("epoch")) is not int or row["epoch"] < 1:
+    if not isinstance(row, dict) or type(row.get("epoch")) is not int or not 1 <= row["epoch"] < 2**31:
         return None
     return row if all(value is None or type(value) in (int, float) for value in row.values()) else None
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:
     try:
-        # A named pipe would be waited for, without end.
-        content = json.loads(path.read_text()) if path.is_file() or not path.exists() else None
+        content = parse_json(read_text(path))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         raise _unreadable(path, error) from None
-    except RecursionError:
-        raise _damaged(path, "it is nested too deeply") from None
     except ValueError as error:
         raise _damaged(path, str(error)) from None
     if not isinstance(content, dict):
@@ -326,7 +376,7 @@ def _read_json(path: Path) -> dict[str, Any] | None:
 
 
 def _damaged(path: Path, why: str) -> ValueError:
-    return ValueError(f"{path} is damaged ({why}); delete it, and its run is made again")
+    return ValueError(f"{path} is damaged ({why}); leave it as it is: the command that made the run makes it again")
 
 
 def _unreadable(path: Path, error: OSError) -> ValueError:

@@ -80,6 +80,7 @@ def quiet_decoders() -> Iterator[None]:
     """Silence what decoders warn of, for a block: what is refused for its size is refused here with its name."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        warnings.filterwarnings("ignore", module=r"PIL(\.|$)")  # of damaged tags, with a path of Pillow's own
         silence_pydicom()
         yield
 

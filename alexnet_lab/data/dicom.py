@@ -14,6 +14,7 @@ import io
 import logging
 import os
 import warnings
+import zlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -21,11 +22,17 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from alexnet_lab.data.reading import PIECE
+
 if TYPE_CHECKING:
     from pydicom.dataset import FileDataset
+    from pydicom.tag import BaseTag
 
 SUFFIXES = (".dcm", ".dicom")
 INSTALL = 'pip install "alexnet-lab[medical]"'
+MOST_INFLATED = 2**28  # bytes of a deflated file; as many as of one that is not
+MOST_ELEMENTS = 2**16  # outside of sequences; a picture has some hundred
+_PIXELS = (0x7FE00008, 0x7FE00009, 0x7FE00010)  # Float, Double Float and plain Pixel Data
 _KEY = os.urandom(32)  # of this process: a patient's number is the same everywhere, the digest nowhere
 Values = NDArray[Any]
 Range = tuple[float, float]
@@ -47,16 +54,17 @@ def picture_of(content: bytes, most_pixels: int) -> Image.Image:
     dataset = _read(content, pixels=True)
     try:
         problem = _problem_of(dataset, most_pixels)
-    except (ValueError, TypeError, AttributeError):  # of pydicom, for values that are none of their kind
+    except Exception:  # noqa: BLE001  # of pydicom, for values that are none of their kind: whatever it raises
         problem = "what it says of its picture is not to be understood; is the file damaged?"
     if problem:
         raise ValueError(problem)
     try:
         image = _coloured(dataset) if dataset.SamplesPerPixel == 3 or _is_palette(dataset) else _grey(dataset)
     except (RuntimeError, NotImplementedError, ImportError):
-        kind = dataset.file_meta.TransferSyntaxUID.name
+        syntax = dataset.file_meta.get("TransferSyntaxUID")
+        how = "in a way without a public name" if syntax is None or syntax.is_private else f"as {syntax.name}"
         raise ValueError(
-            f"its pixels are compressed as {kind}, and no decoder for that is installed, or it failed; {INSTALL}, or "
+            f"its pixels are compressed {how}, and no decoder for that is installed, or it failed; {INSTALL}, or "
             "save it uncompressed"
         ) from None
     except Exception as error:  # noqa: BLE001  # any message of pydicom may quote the file, which names a patient
@@ -69,8 +77,12 @@ def patient_of(content: bytes) -> bytes:
     """Return a digest of the patient's identifier, the same for one patient within this process; empty if unknown."""
     if not is_dicom(content):
         return b""
-    identifier = str(_read(content, pixels=False).get("PatientID") or "").strip()
-    return hashlib.blake2b(identifier.encode(), key=_KEY, digest_size=16).digest() if identifier else b""
+    dataset = _read(content, pixels=False)
+    try:
+        identifier = str(dataset.get("PatientID") or "").strip().encode()
+    except Exception:  # noqa: BLE001  # any message of pydicom may quote the file, which names a patient
+        raise ValueError("its patient's identifier is no text; is the file damaged?") from None
+    return hashlib.blake2b(identifier, key=_KEY, digest_size=16).digest() if identifier else b""
 
 
 def numbered(patients: Sequence[bytes]) -> NDArray[np.str_] | None:
@@ -85,13 +97,51 @@ def numbered(patients: Sequence[bytes]) -> NDArray[np.str_] | None:
 def _read(content: bytes, *, pixels: bool) -> "FileDataset":
     try:
         import pydicom
+        from pydicom.filereader import read_partial
     except ImportError:
         raise ValueError(f"reading DICOM needs pydicom, which is not installed: {INSTALL}") from None
     pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
+    count = 0
+
+    def stop_when(tag: "BaseTag", _kind: str | None, _length: int) -> bool:
+        nonlocal count
+        count += 1
+        if count > MOST_ELEMENTS:
+            raise _TooMuchError(f"it has more than {MOST_ELEMENTS:,} elements, and no more are read")
+        return tag in _PIXELS and not pixels
+
     try:
-        return pydicom.dcmread(io.BytesIO(content), stop_before_pixels=not pixels)
+        _check_inflated(content)
+        return read_partial(io.BytesIO(content), stop_when)
+    except _TooMuchError as error:
+        raise ValueError(str(error)) from None
     except Exception as error:  # noqa: BLE001  # any message of pydicom may quote the file, which names a patient
         raise ValueError(f"it is no DICOM that can be read ({type(error).__name__}); is the file damaged?") from None
+
+
+class _TooMuchError(Exception):
+    """A file that would take too long, or too much memory; the message says so and quotes nothing."""
+
+
+def _check_inflated(content: bytes) -> None:
+    """Refuse a deflated file that inflates to more than MOST_INFLATED: pydicom inflates it in one go."""
+    from pydicom.filereader import read_dataset
+    from pydicom.uid import DeflatedExplicitVRLittleEndian
+
+    file = io.BytesIO(content)
+    file.seek(132)  # the preamble, and DICM
+    meta = read_dataset(
+        file, is_implicit_VR=False, is_little_endian=True, stop_when=lambda tag, _kind, _length: tag >> 16 != 2
+    )
+    if meta.get("TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
+        return
+    inflating = zlib.decompressobj(-zlib.MAX_WBITS)
+    left, size = file.read(), 0
+    while left and not inflating.eof:
+        size += len(inflating.decompress(left, PIECE))
+        left = inflating.unconsumed_tail
+        if size > MOST_INFLATED:
+            raise _TooMuchError(f"inflated it has more than {MOST_INFLATED:,} bytes, and no more are read")
 
 
 def _problem_of(dataset: "FileDataset", most_pixels: int) -> str:

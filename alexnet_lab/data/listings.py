@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from alexnet_lab.data.decoding import MOST_BYTES, SUFFIXES
 from alexnet_lab.data.dicom import SUFFIXES as DICOM_SUFFIXES
 from alexnet_lab.data.lists import in_brief, line_by_line
-from alexnet_lab.data.reading import Budget, check_member, read_regular, read_whole
+from alexnet_lab.data.reading import Budget, check_member, is_of_content, read_regular, read_whole
 from alexnet_lab.data.tables import read_table
 
 MOST_VISITS = 8  # of one folder, through links; a link to a folder above itself would be followed without end
@@ -97,7 +97,7 @@ def list_folder(root: Path) -> Listing:
 
 def image_paths(root: Path) -> tuple[str, ...]:
     """Return the paths of all image files below a folder or in a .zip, in any folder, in order; refuse to find none."""
-    entries = _walked(root)[0] if root.is_dir() else [m.filename for m in _members_of(root) if not m.is_dir()]
+    entries = _walked(root)[0] if root.is_dir() else [m.filename for m in _members_of(root) if not _is_folder(m)]
     paths = _images_among(path for path in entries if not _is_clutter(path))
     if not paths:
         raise ValueError(f"{root} holds no images; expected files such as .png, .jpg or .tif")
@@ -138,8 +138,8 @@ def _raise(error: OSError) -> None:
 def list_archive(root: Path) -> Listing:
     """List a .zip of class folders; its state is the sizes and checksums in its directory."""
     members = _members_of(root)
-    entries = {m.filename: f"{m.file_size},{m.CRC:08x}" for m in members if not m.is_dir()}
-    folders = {m.filename.rstrip("/") for m in members if m.is_dir()}
+    entries = {m.filename: f"{m.file_size},{m.CRC:08x}" for m in members if not _is_folder(m)}
+    folders = {m.filename.rstrip("/") for m in members if _is_folder(m)}
     return _listed(root, entries, folders, state="")
 
 
@@ -147,7 +147,9 @@ def _members_of(root: Path) -> list[zipfile.ZipInfo]:
     try:
         with zipfile.ZipFile(root) as archive:
             members = archive.infolist()
-    except (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error) as error:
+    except (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error, OSError) as error:
+        if isinstance(error, OSError) and not is_of_content(error):
+            raise
         raise ValueError(f"{root} is no readable .zip ({error}); was the download cut short?") from None
     for member in members:
         try:
@@ -155,6 +157,11 @@ def _members_of(root: Path) -> list[zipfile.ZipInfo]:
         except ValueError as error:
             raise ValueError(f"{root} cannot be read: {error}") from None
     return members
+
+
+def _is_folder(member: zipfile.ZipInfo) -> bool:
+    """Return whether a member of a .zip is a folder; zipfile's own answer fails for a name without a letter."""
+    return member.filename.endswith("/")
 
 
 def list_table(path: Path) -> Listing:
@@ -345,6 +352,8 @@ def _is_part(name: str) -> bool:
 def _is_clutter(path: str) -> bool:
     """Return whether a system left this file: hidden files, and resource forks in archives made on a Mac."""
     parts = PurePosixPath(path).parts
+    if not parts:  # a member of a .zip may be called `.`, or nothing at all
+        return True
     hidden = any(part.startswith(".") and part != ".." for part in parts)
     return hidden or "__MACOSX" in parts or parts[-1] == "Thumbs.db"
 

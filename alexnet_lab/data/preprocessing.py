@@ -20,6 +20,14 @@ from alexnet_lab.data.scaling import Scaling
 from alexnet_lab.data.splits import Split
 from alexnet_lab.data.views import Geometry
 
+# The facts of a preprocessing: lengths in pixels, counts, and lists of numbers.
+SIDES, COUNTS, SCALES = (
+    ("seen", "stored", "whole"),
+    ("stored_channels", "channels", "deep_bits"),
+    ("mean", "spread", "colours"),
+)
+LARGEST_WHOLE = 2**15  # twice the largest image_size of a recipe
+
 
 @dataclass(frozen=True)
 class Preprocessing:
@@ -90,13 +98,25 @@ def preprocessing_of(feed: Feed) -> Preprocessing:
     return Preprocessing(feed.geometry, feed.stored.shape[1], feed.channels, feed.deep_bits, feed.scaling.to("cpu"))
 
 
-def restored(facts: Mapping[str, Any]) -> Preprocessing:
-    """Return the preprocessing with these facts."""
-    mean, spread = (torch.tensor(facts[name], dtype=torch.float32) for name in ("mean", "spread"))
+def restored(facts: Any) -> Preprocessing:
+    """Return the preprocessing with these facts; ValueError for facts of another kind."""
+    if not isinstance(facts, Mapping) or not facts.keys() >= {*SIDES, *COUNTS, *SCALES}:
+        raise ValueError(f"the preprocessing must have {', '.join((*SIDES, *COUNTS, *SCALES))}")
+    limits = {**dict.fromkeys(SIDES, LARGEST_WHOLE), "stored_channels": 3, "channels": 3, "deep_bits": 16}
+    for name, most in limits.items():
+        if type(facts[name]) is not int or not 1 <= facts[name] <= most:
+            raise ValueError(f"{name} of the preprocessing must be 1 to {most:,}, got {facts[name]!r:.40}")
+    try:
+        mean, spread = (torch.tensor(facts[name], dtype=torch.float32) for name in ("mean", "spread"))
+        colours = np.array(facts["colours"], np.float64)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        raise ValueError(f"{', '.join(SCALES)} of the preprocessing must be lists of numbers") from None
+    if mean.ndim != 3 or spread.ndim != 3:
+        raise ValueError("mean and spread of the preprocessing must have three axes: channels, rows, columns")
     return Preprocessing(
         Geometry(facts["seen"], facts["stored"], facts["whole"]),
         facts["stored_channels"],
         facts["channels"],
         facts["deep_bits"],
-        Scaling(mean, spread, np.array(facts["colours"])),
+        Scaling(mean, spread, colours),
     )

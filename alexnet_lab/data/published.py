@@ -23,7 +23,7 @@ from alexnet_lab.data.images import Images, first_alike
 from alexnet_lab.data.medmnist import MEDMNIST, ONE_LABEL, published_set
 from alexnet_lab.data.near_copies import near_copies
 from alexnet_lab.data.plain_pickle import read_plain_pickle
-from alexnet_lab.data.reading import check_regular
+from alexnet_lab.data.reading import check_regular, is_of_content
 from alexnet_lab.locks import lock_file
 
 Copies = Mapping[Path, str]  # local files, and the MD5 of the published ones; empty where unknown
@@ -121,7 +121,9 @@ def _cached(
                     # so that upkeep.py does not remove it
                     lock_file(held.enter_context(path.open("rb")), shared=True)
                 images = read(allocate)
-        except DAMAGED as error:
+        except (*DAMAGED, OSError) as error:
+            if not isinstance(error, DAMAGED) and not is_of_content(error):
+                raise
             listed = ", ".join(map(str, copies))
             hint = "" if isinstance(error, ValueError) else "; was a download cut short?"
             raise ValueError(f"{listed} cannot be read as {name}: {error}{hint}") from error

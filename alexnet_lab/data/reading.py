@@ -1,5 +1,6 @@
 """Read files made by others in bounded time and memory: regular files only, and no more bytes than a stated limit."""
 
+import errno
 import io
 import os
 import stat
@@ -43,6 +44,11 @@ def check_member(member: zipfile.ZipInfo) -> None:
         raise ValueError(f"{member.filename} is encrypted; decrypt it first")
     if member.compress_type not in BOUNDED_COMPRESSION:
         raise ValueError(f"{member.filename} is compressed by another method than deflate; pack it again with that")
+
+
+def is_of_content(error: OSError) -> bool:
+    """Return whether the system refused to go where a damaged archive points: before its own beginning."""
+    return error.errno == errno.EINVAL
 
 
 def read_whole(file: Readable, most: int) -> bytes:

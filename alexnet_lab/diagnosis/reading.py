@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from alexnet_lab.instruments.flow import Columns, Flow, Layout, has_records, read_columns, read_epoch, read_layout
+from alexnet_lab.instruments.flow import Columns, Flow, has_records, read_columns, read_epoch, read_layout
 from alexnet_lab.levels import parse_level
 from alexnet_lab.records import RunFolder
 from alexnet_lab.training.metrics import read_confusion
@@ -38,7 +38,7 @@ class Records:
     def verdict(self) -> dict[str, Any]:
         """Return state.json; empty until the run has ended."""
         self.damages.pop("state.json", None)  # its reader knows why
-        return self._whole("state.json", partial(_checked_verdict, self.run)) or {}
+        return self._whole("state.json", partial(checked_verdict, self.run)) or {}
 
     def metrics(self) -> list[dict[str, Any]]:
         """Return the rows of metrics.jsonl."""
@@ -54,7 +54,7 @@ class Records:
         folder = self.run.path / "flow"
         if not has_records(self.run.path):
             return None
-        layout = self._whole("flow/layout.json", partial(_checked_layout, folder / "layout.json"))
+        layout = self._whole("flow/layout.json", partial(read_layout, folder / "layout.json"))
         if layout is None:
             return None
         epochs: dict[int, Columns] = {}
@@ -87,7 +87,7 @@ def _checked_recipe(run: RunFolder) -> dict[str, Any] | None:
     return recipe
 
 
-def _checked_verdict(run: RunFolder) -> dict[str, Any] | None:
+def checked_verdict(run: RunFolder) -> dict[str, Any] | None:
     """Return the verdict, whose figures are numbers and whose confusion matrices are square."""
     verdict, path = run.verdict(), run.path / "state.json"
     if verdict is None:
@@ -103,6 +103,9 @@ def _checked_verdict(run: RunFolder) -> dict[str, Any] | None:
         for name, value in figures.items():
             if name not in ("recall", "confusion") and not isinstance(value, int | float | None):
                 raise _damaged(path, f"{part} {name} is no number")
+        recall = figures.get("recall") or []
+        if not isinstance(recall, list) or not all(isinstance(value, int | float | None) for value in recall):
+            raise _damaged(path, f"{part} recall is no list of numbers")
         if not _is_confusion(figures.get("confusion")):
             raise _damaged(path, f"the confusion for {part} holds no counts")
     return verdict
@@ -114,21 +117,6 @@ def _is_confusion(stored: Any) -> bool:
         return True
     matrix = read_confusion(stored)
     return bool(math.isfinite(matrix.sum()) and matrix.min() >= 0)
-
-
-def _checked_layout(path: Path) -> Layout:
-    layout = read_layout(path)
-    counts = [
-        *(site.units for site in layout.sites),
-        *(side for parameter in layout.parameters for side in parameter.shape),
-    ]
-    counts += [layout.every, layout.window, layout.first_exponent]
-    texts = [text for site in layout.sites for text in (site.name, site.fed_by, site.activation, site.unit)]
-    texts += [text for parameter in layout.parameters for text in (parameter.name, parameter.layer)]
-    texts += [layout.precision, layout.read_at, layout.probe, layout.cost_clock]
-    if not all(type(count) is int for count in counts) or not all(isinstance(text, str) for text in texts):
-        raise _damaged(path, "a name is no text, or a count no whole number")
-    return layout
 
 
 def _checked_filters(path: Path) -> Columns:

@@ -52,13 +52,27 @@ def own_sets(run: Run, device: str, told: Told) -> dict[str, LabelledSet]:
     if kept.exists():
         if FILE in RunFolder(run.path).damages():
             raise ValueError(f"{kept} changed after the run ended; the command that made the run makes it again")
-        return {part: _recorded(found, feed, why) for part, found in read_predictions(kept, PARTS).items()}
+        parts = read_predictions(kept, PARTS)
+        for part, found in parts.items():
+            _check_recorded(found, feed, len(run.classes), f"{part} in {kept}")
+        return {part: _recorded(found, feed, why) for part, found in parts.items()}
     if feed is None:
         raise ValueError(
             f"the run in {run.path} kept no predictions, and they cannot be computed from its data ({why}); make "
             f"{run.recipe.data} available where the run found it, or train again"
         )
     return _computed(run, feed, device, told)
+
+
+def _check_recorded(found: PartPredictions, feed: Feed | None, classes: int, what: str) -> None:
+    """Refuse predictions that are not of this run: of other images, of other classes, or that add up to nothing."""
+    again = "the command that made the run makes it again"
+    if found.probabilities.shape[1] != classes:
+        raise ValueError(f"{what} is of {found.probabilities.shape[1]} classes, and the run has {classes}; {again}")
+    if not (found.probabilities.sum(1) > 0).all():
+        raise ValueError(f"{what} has an image whose probabilities are all 0; {again}")
+    if feed is not None and len(found.ids) and found.ids.max() >= len(feed.labels):
+        raise ValueError(f"{what} has image {found.ids.max()}, and the data has {len(feed.labels)}; {again}")
 
 
 def _recorded(found: PartPredictions, feed: Feed | None, why: str) -> LabelledSet:

@@ -51,7 +51,13 @@ class Run(Displayed):
         """Return a new copy of the trained network in eval mode; its output is scores, B K, before softmax."""
         _check_device(device)
         network = network_of(self.recipe, len(self.classes), self.preprocessing.channels)
-        checkpoint.restore_network(network, self.weights.tensors)
+        try:
+            checkpoint.restore_network(network, self.weights.tensors)
+        except RuntimeError:  # torch's, with a line for each tensor
+            raise ValueError(
+                f"the weights in {self.path} are of another network than its recipe's; the command that made the run "
+                "makes it again"
+            ) from None
         network.to(device)
         if self.recipe.channels_last:
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stub
@@ -116,9 +122,24 @@ def load_run(folder: Place) -> Run:
         raise ValueError(_changed(path, ", ".join(damaged)))
     recipe, provenance, _ = finished_run(path)
     weights = checkpoint.load_checkpoint(path / "checkpoints", checkpoint.BEST)
+    classes = tuple(provenance.get("classes", ()))
+    if len(classes) < 2:
+        raise ValueError(
+            f"{path / 'provenance.json'} must name the classes of the run, at least two, and names {len(classes)}; "
+            "the command that made the run makes it again"
+        )
     facts = weights.facts.get("preprocessing")
-    images = _measured_again(path, recipe, provenance["data_fingerprint"]) if facts is None else restored(facts)
-    return Run(path, recipe, tuple(provenance["classes"]), images, weights)
+    if facts is None:
+        images = _measured_again(path, recipe, provenance.get("data_fingerprint", ""))
+    else:
+        try:
+            images = restored(facts)
+        except ValueError as error:
+            raise ValueError(
+                f"{path / 'checkpoints' / 'best.json'} is damaged ({error}); the command that made the run makes it "
+                "again"
+            ) from None
+    return Run(path, recipe, classes, images, weights)
 
 
 def predict(run: Place, images: Place | Sequence[Place], device: str = "cpu") -> Predictions:

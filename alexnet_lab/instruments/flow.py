@@ -33,13 +33,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet_lab.records import UNREADABLE_NPZ, write_atomically
+from alexnet_lab.records import UNREADABLE_NPZ, opened_npz, parse_json, read_text, write_atomically
 
 Columns = dict[str, NDArray[Any]]  # name of a column to its values, all of one length
 
 KINDS = ("weight", "gradient", "activation", "activation gradient")
 SPLITS = ("training", "probe")  # while weights move and dropout is on; and the fixed set in eval mode at an epoch's end
 VERSION = 1
+MOST_UNITS = 2**24  # of one layer, or along one side of its weights
+MOST_EXPONENT = 1022  # of the smallest normal number of 64 bits
 # Of each table that an epoch file has; those of `histograms` and `windows` are of one length.
 COLUMNS = {
     "steps": ("step", "parameter", "weight_norm", "gradient_norm", "update_norm"),
@@ -117,7 +119,7 @@ class FlowWriter:
     def write_filters(self, **filters: NDArray[np.float32]) -> None:
         """Keep the first layer's weights under these names, beside those already kept."""
         path = self.folder / "filters.npz"
-        kept: Columns = dict(np.load(path)) if path.exists() else {}
+        kept = read_columns(path) if path.exists() else {}
         self._write("filters.npz", {**kept, **filters})
 
     def _write(self, name: str, columns: Columns) -> None:
@@ -164,30 +166,39 @@ def has_records(folder: Path) -> bool:
 
 def read_layout(path: Path) -> Layout:
     """Read layout.json; ValueError if it is damaged, or of a later version."""
-    if not path.is_file():  # a named pipe would be waited for
-        raise ValueError(
-            f"{path} is damaged; move {path.parent} away to read the run without it (it is no regular file)"
-        )
     try:
-        values = json.loads(path.read_text())
+        values = parse_json(read_text(path))
         if values["version"] == VERSION:
             parameters = tuple(
                 Parameter(**{**entry, "shape": tuple(entry["shape"])}) for entry in values.pop("parameters")
             )
-            sites = tuple(Site(**entry) for entry in values.pop("sites"))
-            return Layout(parameters, sites, **values)
-    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
+            layout = Layout(parameters, tuple(Site(**entry) for entry in values.pop("sites")), **values)
+            _check_layout(layout)
+            return layout
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is damaged; move {path.parent} away to read the run without it ({error})") from None
     raise ValueError(f"{path} is of version {values['version']}, and this alexnet-lab reads {VERSION}; update it")
 
 
+def _check_layout(layout: Layout) -> None:
+    """Refuse names that are no text and counts that no network has: whoever reads them makes arrays as long."""
+    texts = [text for site in layout.sites for text in (site.name, site.fed_by, site.activation, site.unit)]
+    texts += [text for parameter in layout.parameters for text in (parameter.name, parameter.layer)]
+    texts += [layout.precision, layout.read_at, layout.probe, layout.cost_clock]
+    if not all(isinstance(text, str) for text in texts):
+        raise ValueError("a name is no text")
+    counts = [site.units for site in layout.sites]
+    counts += [side for parameter in layout.parameters for side in parameter.shape]
+    if not all(type(count) is int and 0 <= count <= MOST_UNITS for count in (*counts, layout.every, layout.window)):
+        raise ValueError(f"a count is no whole number up to {MOST_UNITS:,}")
+    if type(layout.first_exponent) is not int or abs(layout.first_exponent) > MOST_EXPONENT:
+        raise ValueError(f"first_exponent is no whole number up to {MOST_EXPONENT:,}")
+
+
 def read_columns(path: Path, names: Sequence[str] | None = None) -> Columns:
     """Read the arrays of one npz file, or those of them that `names` has; ValueError if it is damaged."""
-    if path.exists() and not path.is_file():  # a named pipe would be waited for
-        raise _damaged(path, "it is no regular file")
     try:
-        # Opened here, since numpy leaves a damaged file open.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+        with opened_npz(path) as arrays:
             return {name: arrays[name] for name in arrays if names is None or name in names}
     except UNREADABLE_NPZ as error:
         raise _damaged(path, str(error)) from None

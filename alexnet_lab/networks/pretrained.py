@@ -30,6 +30,11 @@ from torch import Tensor, nn
 from alexnet_lab.networks.catalogue import CATALOGUE, Entry, Reference, Weights, resolve
 
 RUN_PREFIX = "network."  # of a network's tensors in a run's checkpoint
+# What is raised for a damaged file of any format: torch's reader follows whatever the file says.
+DAMAGED = (
+    SafetensorError, RuntimeError, EOFError, OSError, struct.error, zipfile.BadZipFile, LookupError, TypeError,
+    ValueError, AttributeError, AssertionError, ArithmeticError, MemoryError,
+)  # fmt: skip
 WEIGHT_FILES_ADDRESS = "https://download.pytorch.org/models/"
 
 
@@ -332,6 +337,7 @@ def _read(path: Path, published: Iterable[str]) -> Mapping[str, Tensor]:
     if not zipfile.is_zipfile(path) and start != b"\x80\x02\x8a\x0a":
         raise ValueError(f"weights: {path} is not a torch file, or an incomplete one; fetch or save it again")
     with _file_errors(path):
+        _refuse_compressed(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     return _tensors_only(path, content)
 
@@ -344,6 +350,16 @@ def _tensors_only(path: Path, content: object) -> Mapping[str, Tensor]:
         f"weights: {path} should hold a state dict, tensors by name, and holds {held}; "
         "save the network's state_dict() alone"
     )
+
+
+def _refuse_compressed(path: Path) -> None:
+    """Refuse a zip archive that torch did not write: a compressed tensor may be a thousand times its file."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        compressed = [member.filename for member in archive.infolist() if member.compress_type != zipfile.ZIP_STORED]
+    if compressed:
+        raise ValueError(f"it holds {compressed[0]} compressed, as torch does not write it")
 
 
 @contextmanager
@@ -360,6 +376,6 @@ def _file_errors(path: Path) -> Iterator[None]:
             f"weights: {path} is refused, because it {needs}, and such a file can run anything; "
             "save the network's state_dict() alone, or as .safetensors"
         ) from error
-    except (SafetensorError, RuntimeError, EOFError, OSError, struct.error) as error:
+    except DAMAGED as error:
         detail = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"weights: {path} is broken or incomplete ({detail}); fetch or save it again") from error

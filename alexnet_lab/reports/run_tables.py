@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from alexnet_lab.diagnosis.reading import checked_verdict
 from alexnet_lab.instruments.flow import KINDS, SPLITS, Flow, has_records
 from alexnet_lab.predictions_file import FILE, read_classes, read_predictions
 from alexnet_lab.records import RunFolder
@@ -82,17 +83,20 @@ def _tables_of_records(folder: RunFolder) -> "Iterator[tuple[str, pd.DataFrame]]
     import pandas as pd
 
     yield "metrics", pd.DataFrame(list(folder.metrics()))
-    result = (folder.verdict() or {}).get("result", {})
+    result = (checked_verdict(folder) or {}).get("result", {})
+    figures = {part: result.get(part) or {} for part in PARTS}
     matrices = {
-        part: read_confusion(result[part]["confusion"]) for part in PARTS if "confusion" in result.get(part, {})
+        part: read_confusion(of_part["confusion"]) for part, of_part in figures.items() if "confusion" in of_part
     }
     count = max((matrix.shape[0] for matrix in matrices.values()), default=0)
+    count = max(count, *(len(of_part.get("recall") or ()) for of_part in figures.values()))
     # Without provenance the names of the classes are lost, not their counts.
-    classes = (folder.provenance() or {}).get("classes", [str(at) for at in range(count)])
+    classes = (folder.provenance() or {}).get("classes", [])
+    classes = [*classes, *(str(at) for at in range(len(classes), count))]
     rows: list[dict[str, Any]] = []
     confusion: list[dict[str, Any]] = []
     for part in PARTS:
-        for metric, value in result.get(part, {}).items():
+        for metric, value in figures[part].items():
             if metric == "confusion":
                 confusion += [
                     {"part": part, "true": classes[true], "predicted": classes[predicted], "count": count}
@@ -101,7 +105,7 @@ def _tables_of_records(folder: RunFolder) -> "Iterator[tuple[str, pd.DataFrame]]
             elif isinstance(value, list):
                 rows += [
                     {"part": part, "metric": metric, "class": name, "value": each}
-                    for name, each in zip(classes, value, strict=True)
+                    for name, each in zip(classes, value, strict=False)
                 ]
             else:
                 rows.append({"part": part, "metric": metric, "class": None, "value": value})

@@ -17,11 +17,12 @@ from typing import Any
 
 import safetensors.torch
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from alexnet_lab.networks.pretrained import RUN_PREFIX
-from alexnet_lab.records import atomically, digest_of, write_atomically
+from alexnet_lab.records import atomically, digest_of, parse_json, read_text, write_atomically
 
 KEPT = 2
 BEST = "best"
@@ -66,16 +67,19 @@ def save_best(folder: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -
 def load_checkpoint(folder: Path, name: str) -> Checkpoint:
     """Read one checkpoint; ValueError if it is missing, torn or damaged."""
     facts = facts_of(folder, name)
-    return Checkpoint(safetensors.torch.load_file(folder / f"{name}.safetensors"), facts)
+    try:
+        return Checkpoint(safetensors.torch.load_file(folder / f"{name}.safetensors"), facts)
+    except (SafetensorError, OSError) as error:  # it matches its digest, and was never a checkpoint
+        raise ValueError(f"checkpoint {folder / name} cannot be read: {error}") from None
 
 
 def facts_of(folder: Path, name: str) -> dict[str, Any]:
     """Return those facts of a checkpoint whose digest its tensors match; ValueError if there are none."""
     path = folder / f"{name}.safetensors"
     try:
-        written = json.loads((folder / f"{name}.json").read_text())
+        written = parse_json(read_text(folder / f"{name}.json"))
         content = _blake_of(path)
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise ValueError(f"checkpoint {folder / name} cannot be read: {error}") from None
     if isinstance(written, dict):
         before = written.pop("before", None)
@@ -129,6 +133,8 @@ def _digest(content: "hashlib.blake2b", facts: dict[str, Any]) -> str:
 
 def _blake_of(path: Path) -> "hashlib.blake2b":
     hasher = hashlib.blake2b(digest_size=16)
+    if path.exists() and not path.is_file():  # a named pipe would be waited for
+        raise ValueError("its tensors are in no regular file")
     with path.open("rb") as file:
         while block := file.read(BLOCK):
             hasher.update(block)

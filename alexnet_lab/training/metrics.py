@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 TOP_FIVE_FROM = 10  # classes; with fewer, being among the best five says little
 CALIBRATION_BINS = 15  # equal widths of confidence, as Guo et al. 2017
 DENSE_UP_TO = 200  # classes; a confusion matrix of more is stored as its counts above 0, of which N is the most
+MOST_CLASSES = 2**20  # of a confusion matrix that is read
 
 
 def classification_metrics(probabilities: NDArray[np.float64], labels: NDArray[np.int64]) -> dict[str, Any]:
@@ -64,6 +65,8 @@ def read_confusion(stored: list[list[int]] | dict[str, Any]) -> Any:
         if isinstance(stored, dict):
             from scipy.sparse import coo_array
 
+            if type(stored["classes"]) is not int or not 0 < stored["classes"] <= MOST_CLASSES:
+                raise ValueError(f"its number of classes is not 1 to {MOST_CLASSES:,}")  # noqa: TRY301  # as the others
             at = (np.array(stored["true"]), np.array(stored["predicted"]))
             return coo_array((np.array(stored["count"], float), at), (stored["classes"],) * 2).tocsr()
         return np.array(stored, float).reshape(len(stored), len(stored))

@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 
 from alexnet_lab.locks import Lock
 from alexnet_lab.records import RunFolder
+from alexnet_lab.terminal import as_text, print_anything
 from alexnet_lab.training.recipe import Recipe, read_recipe
 
 COORDINATED = "--coordinated"
@@ -27,6 +28,8 @@ PACKAGES = ("alexnet_lab", "alexnet_kernels", "alexnet_ablations")
 BETWEEN_NOTES = 0.5
 # Seconds in which a run whose coordinator died must reach its next step, save and end; after that it is killed.
 LINGER = 600.0
+# Bytes at the end of what a process printed in which its last line is looked for, and letters of it that are told.
+LAST_BYTES, LAST_LETTERS = 2**16, 300
 
 
 def python_command(module: str, *arguments: str) -> list[str]:
@@ -69,6 +72,20 @@ def _lines_of(path: Path) -> list[str]:
     return [line.rstrip("/") for line in path.read_text(errors="replace").splitlines()]
 
 
+def last_line(output: Path) -> str:
+    """Return the last line that a process printed into a file, cut short; empty where there is none.
+
+    A process may have printed without end, so only the end of the file is read.
+    """
+    try:
+        with output.open("rb") as file:
+            file.seek(max(output.stat().st_size - LAST_BYTES, 0))
+            lines = file.read(LAST_BYTES).decode(errors="replace").strip().splitlines()
+    except OSError:
+        return ""
+    return lines[-1][:LAST_LETTERS] if lines else ""
+
+
 def is_first_process() -> bool:
     """Say whether this process writes and prints for all that share the run; torchrun numbers them."""
     return os.environ.get("RANK", "0") == "0"
@@ -81,6 +98,7 @@ def run_folder(arguments: list[str], train: Callable[[Recipe, RunFolder, Callabl
     if len(names) != 1 or names[0].startswith("-"):
         print(USAGE, file=sys.stderr)  # noqa: T201  # a command prints
         return 2
+    print_anything()
     folder = RunFolder(Path(names[0]))
     if coordinated:
         threading.Thread(target=_end_with_coordinator, args=(sys.stdin.fileno(),), daemon=True).start()
@@ -89,7 +107,7 @@ def run_folder(arguments: list[str], train: Callable[[Recipe, RunFolder, Callabl
         if not coordinated and is_first_process():  # it holds the lock for all
             hold(folder)
     except ValueError as error:
-        print(error, file=sys.stderr)  # noqa: T201  # a command prints
+        print(as_text(str(error)), file=sys.stderr)  # noqa: T201  # a command prints
         return 2
     try:
         return train(recipe, folder, Tracker(folder))
@@ -139,7 +157,7 @@ class Tracker:
     def __call__(self, kind: str, facts: dict[str, Any]) -> None:
         """Take an event of the run."""
         if kind == "note":
-            print(facts["text"], flush=True)  # noqa: T201  # kept in the run's output.txt
+            print(as_text(facts["text"]), flush=True)  # noqa: T201  # kept in the run's output.txt
         elif kind == "begin":
             self.totals = {"epochs": facts["epochs"], "steps": facts["epochs"] * facts["steps_per_epoch"]}
             self.folder.note_progress({**self.totals, "epoch": 0, "step": facts["done"]})

@@ -26,6 +26,7 @@ from alexnet_lab.data.feed import Feed, open_feed
 from alexnet_lab.data.leaks import LIST as DROPPED_LIST
 from alexnet_lab.data.leaks import dropped_as_json
 from alexnet_lab.records import RunFolder, State, write_atomically
+from alexnet_lab.terminal import as_text
 from alexnet_lab.training.errors import (
     DivergedError,
     InterruptedRunError,
@@ -63,6 +64,7 @@ def train(recipe: Recipe, folder: RunFolder, report: Report = lambda _kind, _fac
         ranks.wait()  # until every process has read the checkpoint
         if not resumed and ranks.is_first:
             folder.begin(recipe.to_json(), _provenance(trainer, identity), feed.split.to_json())
+        if ranks.is_first:  # of a run that goes on, too: what stands there may have been damaged meanwhile
             write_atomically(folder.path / LIST, feed.audit.to_json())
             if feed.dropped:
                 write_atomically(folder.path / DROPPED_LIST, dropped_as_json(feed.dropped))
@@ -171,7 +173,7 @@ def train_with_verdict(recipe: Recipe, folder: RunFolder, report: Report = lambd
             why = f"a network for {size}, does not fit in memory; take a smaller image_size or width"
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             why = f"no space left on the disk of {folder.path}; what was saved is whole: free some and run it again"
-            print(why, file=sys.stderr)  # noqa: T201  # the verdict may not find room either
+            print(as_text(why), file=sys.stderr)  # noqa: T201  # the verdict may not find room either
         folder.path.mkdir(parents=True, exist_ok=True)
         state: State = "oom" if is_out_of_memory(error) else "error"
         folder.end(state, why, {"traceback": traceback.format_exc()})

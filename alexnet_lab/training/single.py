@@ -124,9 +124,12 @@ def _is_same(folder: RunFolder, recipe: Recipe, *, is_named: bool) -> bool:
         fields = folder.recipe()
         theirs = None if fields is None else read_recipe(fields)
     except ValueError as error:
-        if is_named:
+        if not is_named:
             return True
-        raise ValueError(f"the recipe in {folder.path} cannot be read: {error}; or choose another folder") from None
+        raise ValueError(
+            f"{folder.path} may hold another run, whose recipe cannot be read ({str(error).partition(';')[0]}); choose "
+            "another folder, or move this one away"
+        ) from None
     if theirs is None or theirs == recipe:
         return theirs is not None
     mine = asdict(recipe)

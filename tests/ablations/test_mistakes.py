@@ -341,7 +341,7 @@ def test_a_damaged_verdict_is_named_and_how_to_go_on(told, study, text):
     (run.path / "state.json").write_text(text)
     line = told("export", str(run.path), "--to", "csv")  # inspect and compare name it on their page
     assert line.startswith(f"{run.path / 'state.json'} is damaged (")
-    assert line.endswith("); delete it, and its run is made again")
+    assert line.endswith("); leave it as it is: the command that made the run makes it again")
 
 
 def test_metrics_that_are_none_end_the_reading(study):

@@ -172,7 +172,56 @@ def test_retry_makes_those_in_the_named_states_again_and_no_others(study, monkey
     shown = call("retry", study.folder, "--state", "oom,diverged", "--jobs", 1)
     assert "2 of 6 runs again" in shown
     assert [run_status.state for run_status in statuses(study.runs())] == ["ok", "ok", "ok", "lost", "lost", "waiting"]
-    assert "nothing to retry: no run is oom" in call("retry", study.folder, "--state", "oom")
+    said = " ".join(call("retry", study.folder, "--state", "oom").split())
+    assert said == (
+        "nothing to retry: none of the 6 runs is oom (3 ok, 2 lost, 1 waiting); the command that began this study "
+        "makes those that wait, and so does --state waiting"
+    )
+
+
+def test_retry_with_nothing_to_do_says_why(study):
+    for run in study.runs():
+        begin(study, run.cell.name, run.seed, 4).end("diverged" if run.cell.name == "norm=bn" else "ok")
+    assert call("retry", study.folder) == "nothing to retry: none of the 6 runs failed (4 ok, 2 diverged)\n"
+    for seed in (0, 1):
+        run_of(study, "norm=bn", seed).folder.end("ok")
+    assert call("retry", study.folder) == "nothing to retry: all 6 runs ended well\n"
+
+
+@pytest.mark.parametrize("text", ["", '{"state": "ok"}', '{"state": "ok", "why": "", "result": {}, "x": 1}', "\ud800"])
+def test_a_damaged_verdict_costs_nothing_but_the_verdict(study, text):
+    folder = begin(study, "norm=bn", 1, 3)
+    folder.end("ok")
+    (folder.path / "state.json").write_text(text, errors="surrogatepass")
+    before = {path: path.read_bytes() for path in folder.path.rglob("*") if path.is_file()}
+    shown = " ".join(call("status", study.folder).split())
+    assert "damaged norm=bn seed 1: state.json is damaged (" in shown
+    assert "leave it as it is: the command that made the run makes it again" in shown
+    assert "delete" not in shown
+    (status,) = [one for one in statuses(study.runs()) if one.state == "damaged"]
+    assert (status.epochs, status.accuracy) == (3, 0.75)
+    assert before == {path: path.read_bytes() for path in folder.path.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("progress.json", '{"steps": "many", "step": []}'),
+        ("progress.json", '{"steps": 3, "step": -1e999}'),
+        ("attempts.jsonl", '{"ended": "", "state": "ok", "seconds": 1, "memory": 1e999}\n'),
+        ("attempts.jsonl", f'{{"ended": "", "state": "ok", "seconds": {"9" * 4000}, "memory": 1}}\n'),
+        ("metrics.jsonl", f'{{"epoch": 1, "validation_accuracy": {"9" * 4000}}}\n'),
+        ("metrics.jsonl", '{"epoch": 1, "seconds": null}\n'),
+    ],
+)
+def test_numbers_that_are_none_do_not_stop_the_status(study, name, text):
+    folder = begin(study, "norm=bn", 1)
+    (folder.path / name).write_text(text)
+    assert "6 runs, 1 lost, 5 waiting" in call("status", study.folder)
+    lock = Lock(folder.lock)
+    assert lock.take()
+    assert "6 runs, 1 running, 5 waiting" in call("status", study.folder)
+    lock.release()
 
 
 def test_retry_refuses_states_that_nothing_can_be_in(study):

@@ -148,10 +148,13 @@ class SmallStudy:
             time.sleep(0.05)
 
     def _follow_advice(self, output: str) -> None:
-        """Delete the damaged file that an error names with that advice; anything else is for the same command."""
-        named = re.search(r"(/\S+) is damaged .*delete", output.replace("\n", " "))
-        if named and Path(named[1]).is_relative_to(self.folder):
-            Path(named[1]).unlink()
+        """Delete a study.toml that an error names, since the command writes it again; anything else is for the command.
+
+        An error names it where it cannot be read, and where a change makes it that of another study.
+        """
+        declaration = self.folder / "study.toml"
+        if re.search(rf"error: .*{re.escape(str(declaration))}", output.replace("\n", " ")):
+            declaration.unlink(missing_ok=True)
 
 
 def undisturbed_results(folder: Path) -> dict[str, Any]:

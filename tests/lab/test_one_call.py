@@ -15,6 +15,7 @@ from alexnet_lab.progress import LiveBar
 from alexnet_lab.records import RunFolder
 from alexnet_lab.training.errors import DivergedError
 from alexnet_lab.training.run import train_with_verdict
+from alexnet_lab.training.single import finished
 
 TINY = Recipe(data="synthetic:classes=3,side=16,count=90", norm="bn", width=1 / 16, epochs=2, batch_size=16, threads=1)
 
@@ -50,6 +51,15 @@ def test_a_mistake_is_one_sentence_and_leaves_nothing(call, message, tmp_path, m
     with pytest.raises(ValueError, match=message):
         call(tmp_path / "run")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_may_hold_another_run_is_not_made_again_unless_its_name_is_the_recipes(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.begin(TINY.to_json(), {}, "{}")
+    (tmp_path / "recipe.json").write_text("{")
+    with pytest.raises(ValueError, match=r"may hold another run, whose recipe cannot be read \(.*\); choose another"):
+        finished(TINY, folder, is_named=True)
+    assert finished(TINY, folder, is_named=False) == (None, "")
 
 
 def test_one_call_makes_the_run_of_the_command_and_gives_torch_back(undisturbed, tmp_path, capsys):

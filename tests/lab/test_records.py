@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from alexnet_lab.instruments.flow import Flow, FlowWriter, Layout, Parameter
-from alexnet_lab.records import RunFolder, title_of, write_atomically
+from alexnet_lab import records
+from alexnet_lab.instruments.flow import Flow, FlowWriter, Layout, Parameter, read_columns
+from alexnet_lab.records import RunFolder, digest_of, title_of, write_atomically
 
 RESULT = {"test": {"accuracy": 0.1 + 0.2, "auroc": None}, "steps": 3}
 
@@ -24,6 +25,8 @@ def finished(path):
     norms = {name: np.ones(1, np.float32) for name in ("weight_norm", "gradient_norm", "update_norm")}
     writer.write_epoch(1, {"steps": {"step": np.array([1]), "parameter": np.array([0]), **norms}})
     writer.write_filters(start=np.ones((2, 2), np.float32))
+    (path / "copies.json").write_text("[]\n")
+    (path / "dropped.json").write_text("[]\n")
     (path / "checkpoints" / "best.json").write_text("{}")
     (path / "checkpoints" / "best.safetensors").write_bytes(b"weights")
     folder.end("ok", result=RESULT)
@@ -102,7 +105,7 @@ def test_every_changed_letter_of_a_verdict_is_noticed(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["metrics.jsonl", "recipe.json", "flow/epoch-0001.npz", "checkpoints/best.safetensors"]
+    "name", ["metrics.jsonl", "recipe.json", "copies.json", "flow/epoch-0001.npz", "checkpoints/best.safetensors"]
 )
 @pytest.mark.parametrize("damage", ["one bit", "gone", "empty", "unreadable"])
 def test_a_recorded_file_that_changed_is_named(tmp_path, name, damage):
@@ -132,6 +135,51 @@ def test_a_verdict_of_version_0_1_0_is_read_and_nothing_is_known_of_damage(tmp_p
         (tmp_path / "state.json").write_text(json.dumps(wrong))
         with pytest.raises(ValueError, match=r"state\.json is damaged"):
             folder.verdict()
+
+
+def test_a_verdict_of_before_copies_json_had_a_digest_says_nothing_of_it(tmp_path):
+    folder = finished(tmp_path)
+    verdict = folder.verdict()
+    body = {name: value for name, value in verdict.items() if name != "digest"}
+    body["files"] = {name: digest for name, digest in verdict["files"].items() if name != "copies.json"}
+    (tmp_path / "state.json").write_text(json.dumps({**body, "digest": digest_of(body)}))
+    (tmp_path / "copies.json").write_text("damaged")
+    assert folder.damages(weights=True) == ()
+
+
+def test_lists_of_an_attempt_before_do_not_outlive_it(tmp_path):
+    folder = finished(tmp_path)
+    folder.begin("{}", {}, "{}")
+    assert not (tmp_path / "dropped.json").exists()
+
+
+def test_text_that_would_fill_the_memory_is_not_read(tmp_path):
+    folder = finished(tmp_path)
+    for name in ("state.json", "metrics.jsonl"):
+        os.truncate(tmp_path / name, 2 * 10**11)
+        with pytest.raises(ValueError, match=rf"{name} is damaged \(it has 200,000,000,000 bytes"):
+            list(folder.metrics()) if name == "metrics.jsonl" else folder.verdict()
+
+
+def test_arrays_that_would_fill_the_memory_are_not_inflated(tmp_path, monkeypatch):
+    monkeypatch.setattr(records, "FREELY_INFLATED", 2**20)
+    path = tmp_path / "epoch-0001.npz"
+    np.savez_compressed(path, **{"steps.step": np.zeros(2**18)})
+    assert 100 * path.stat().st_size < 2**20
+    with pytest.raises(ValueError, match=r"epoch-0001\.npz is damaged; .* \(it would inflate to 2,097,280 bytes\)"):
+        read_columns(path)
+    np.savez(path, **{"steps.step": np.zeros(2**10)})
+    assert read_columns(path)["steps.step"].shape == (2**10,)
+
+
+@pytest.mark.parametrize("number", ["9" * 21, "-" + "9" * 400, "9" * 5000])
+def test_a_number_that_no_run_can_have_written_is_damage(tmp_path, number):
+    folder = finished(tmp_path)
+    (tmp_path / "recipe.json").write_text(f'{{"seed": {number}}}')
+    with pytest.raises(ValueError, match=r"recipe\.json is damaged \(.* is a number beyond 64 bits\)"):
+        folder.recipe()
+    (tmp_path / "recipe.json").write_text(f'{{"seed": {-(2**63)}}}')
+    assert folder.recipe() == {"seed": -(2**63)}
 
 
 READERS = {

@@ -21,6 +21,7 @@ from alexnet_lab.predictions_file import FILE, read_predictions
 from alexnet_lab.records import RunFolder
 from alexnet_lab.training import trainer
 from alexnet_lab.training.parallel import Ranks
+from alexnet_lab.training.process import Tracker, last_line, run_folder
 from alexnet_lab.training.recipe import Recipe
 from alexnet_lab.training.run import check_gpu, configure_torch, train
 
@@ -431,6 +432,7 @@ DAMAGES = {
     "split.json": lambda content: b"",
     "recipe.json": lambda content: content.replace(b'"epochs": 2', b'"epochs": 3'),
     "state.json": lambda content: b"\0\0",
+    "copies.json": lambda content: b"[",
 }
 
 
@@ -446,7 +448,7 @@ def test_a_damaged_record_of_an_interrupted_run_never_stops_it_for_good(tmp_path
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
     assert RunFolder(tmp_path / "cut").damages(weights=True) == ()
     said = " ".join(notes)
-    if name in ("state.json", "flow/layout.json"):  # both are written again
+    if name in ("state.json", "flow/layout.json", "copies.json"):  # these are written again
         assert "going on at epoch 2" in said
     else:
         assert "starts again" in said
@@ -463,6 +465,24 @@ def test_a_changed_fact_of_a_checkpoint_is_passed_over_and_the_numbers_stay(tmp_
     run_in(tmp_path / "cut", recipe, lambda kind, facts: notes.append(facts.get("text", "")))
     assert any(newest.stem in note and "the one before it is used" in note for note in notes)
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_what_a_run_prints_steers_no_terminal_and_fails_at_no_letter(tmp_path, capsys):
+    name = "class \x1b]0;owned\x07 \udcff"
+    Tracker(RunFolder(tmp_path))("note", {"text": name})
+    assert run_folder([str(tmp_path / name)], lambda *_: 0) == 2
+    printed = capsys.readouterr()
+    assert printed.out == "class \\x1b]0;owned\\x07 \\xff\n"
+    assert r"class \x1b]0;owned\x07 \xff has no recipe.json" in printed.err
+
+
+def test_the_last_line_of_a_process_that_printed_without_end_is_read_in_little_memory(tmp_path):
+    assert last_line(tmp_path / "output.txt") == ""
+    with (tmp_path / "output.txt").open("wb") as file:
+        file.truncate(10**12)
+        file.seek(0, 2)
+        file.write(b"\xff\nthe last word" + b"!" * 400 + b"\n\n")
+    assert last_line(tmp_path / "output.txt") == "the last word" + "!" * 287
 
 
 def test_what_a_kill_left_half_written_is_cleared_at_the_next_start(tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ import math
 import re
 import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -110,6 +111,19 @@ def test_a_page_forbids_itself_every_request():
     addresses = [v for name, v in read(text).attributes if name in ("src", "href", "xlink:href", "action", "srcset")]
     assert [each for each in addresses if not each.startswith(("#", "data:"))] == ["runs/<b>/x.html"]
     assert not re.search(r"url\((?!#)", text)
+
+
+def test_every_page_is_made_where_its_policy_is():
+    # Pages of runs, studies, comparisons, audits, evaluations and explanations alike: nothing else writes a document.
+    root = Path(__file__).parents[2]
+    sources = [*(root / "alexnet_lab").rglob("*.py"), *(root / "ablations" / "alexnet_ablations").rglob("*.py")]
+    texts = {path.name: path.read_text().lower() for path in sources}
+    assert [name for name, text in texts.items() if "<!doctype" in text or "<html" in text] == ["page.py"]
+    assert [name for name, text in texts.items() if '/ "index.html",' in text] == ["page.py"]
+    kinds = {name for name, text in texts.items() if re.search(r"(return|page =) page\(", text)}
+    assert kinds == {
+        *("inspection.py", "comparison.py", "audited.py", "evaluation_page.py", "explanation_page.py", "writing.py"),
+    }
 
 
 def test_a_link_out_of_the_report_is_refused():

@@ -108,9 +108,7 @@ def retry(
     again = [run for run, run_status in zip(runs, run_statuses, strict=True) if run_status.state in chosen]
     if not again:
         if not quiet and not as_json:
-            console.print(
-                f"nothing to retry: no run is {' or '.join(chosen)} ({_counts(run_statuses)})", highlight=False
-            )
+            console.print(_nothing_to_retry(chosen, run_statuses), highlight=False, soft_wrap=True)
         return
     if not quiet and not as_json:
         console.print(f"{len(again)} of {len(runs)} runs again: those that are {', '.join(chosen)}", highlight=False)
@@ -126,6 +124,20 @@ def retry(
         sinks=sinks,
         engine=engine,
     )
+
+
+def _nothing_to_retry(chosen: "Sequence[str]", run_statuses: "Sequence[RunStatus]") -> str:
+    """Say that no run is in the chosen states, which runs there are, and what makes those that wait."""
+    from alexnet_ablations.declare.status import FAILED
+
+    count = len(run_statuses)
+    if all(run_status.state == "ok" for run_status in run_statuses):
+        return f"nothing to retry: all {count} runs ended well"
+    asked = "failed" if set(chosen) == set(FAILED) else f"is {' or '.join(chosen)}"
+    text = f"nothing to retry: none of the {count} runs {asked} ({_counts(run_statuses)})"
+    if "waiting" not in chosen and any(run_status.state == "waiting" for run_status in run_statuses):
+        text += "; the command that began this study makes those that wait, and so does --state waiting"
+    return text
 
 
 def _show_study(console: Console, folder: Path, as_json: bool) -> None:

@@ -14,6 +14,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from alexnet_lab.records import parse_json, read_text
+
 FILE = "attempts.jsonl"
 STAMP = "%Y-%m-%dT%H:%M:%SZ"
 
@@ -44,8 +46,8 @@ def note_end(folder: Path, state: str, seconds: float, memory: int) -> None:
 def read_history(folder: Path) -> History:
     """Read the attempts at the run of a folder; none where nothing is recorded."""
     try:
-        lines = (folder / FILE).read_text(errors="replace").splitlines()
-    except OSError:  # never started by a coordinator, or unreadable: the run's own files still say how it ended
+        lines = read_text(folder / FILE, errors="replace").splitlines()
+    except (OSError, ValueError):  # never started by a coordinator, or unreadable: the run's own files say how it ended
         return History()
     history = History()
     for line in lines:
@@ -55,13 +57,13 @@ def read_history(folder: Path) -> History:
 
 def _next(history: History, line: str) -> History:
     try:
-        row = json.loads(line)
+        row = parse_json(line)
         if "started" in row:
             started = float(timegm(time.strptime(row["started"], STAMP)))
             return History(history.attempts + 1, str(row["slot"]), started, memory=history.memory)
         memory = max(history.memory, int(row["memory"]))
         return replace(history, seconds=float(row["seconds"]), state=str(row["state"]), memory=memory)
-    except (ValueError, TypeError, KeyError, RecursionError):
+    except (ValueError, TypeError, KeyError, OverflowError):  # the latter for the whole number of an infinite one
         return history
 
 

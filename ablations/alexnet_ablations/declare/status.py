@@ -85,15 +85,19 @@ def status_of(
 
 
 def _read_status(folder: RunFolder, cell: str, seed: int, holder: str | None, history: History) -> RunStatus:
+    damage, rows, verdict, began = "", [], None, False
     try:
         rows = list(folder.metrics())
         verdict, began = folder.verdict(), folder.recipe() is not None
     except ValueError as error:
-        return RunStatus(cell, seed, "running" if holder else "damaged", str(error), holder=holder, history=history)
-    if holder:
+        damage = str(error)
+    if damage:
+        state, why = "running" if holder else "damaged", damage
+    elif holder:
         state, why = "running", ""
     elif verdict is not None and (damages := folder.damages()):
-        state, why = "damaged", f"{', '.join(damages)} changed after it ended; the same command makes it again"
+        state = "damaged"
+        why = f"{', '.join(damages)} changed after it ended; leave it as it is: the same command makes it again"
     elif verdict is not None:
         state, why = str(verdict.get("state", "damaged")), without_attempt(str(verdict.get("why", "")))
     elif began:
@@ -108,7 +112,7 @@ def _read_status(folder: RunFolder, cell: str, seed: int, holder: str | None, hi
         epochs=len(rows),
         progress=(folder.progress() or {}) if holder or state == "lost" else {},
         accuracy=rows[-1].get("validation_accuracy") if rows else None,
-        seconds=sum(row.get("seconds", 0.0) for row in rows) if rows else None,
+        seconds=sum(row.get("seconds") or 0.0 for row in rows) if rows else None,
         holder=holder,
         history=history,
     )

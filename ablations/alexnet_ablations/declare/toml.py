@@ -23,13 +23,23 @@ def read_toml(path: Path) -> dict[str, Any]:
     if path.name == "study.toml" and not content.strip(b"\0 \r\n\t"):
         raise ValueError(f"{path} is empty; delete it, and the command that began this study writes it again")
     try:
-        return tomllib.loads(content.decode("utf-8-sig").replace("\r\n", "\n"))
+        values = tomllib.loads(content.decode("utf-8-sig").replace("\r\n", "\n"))
+        _refuse_large(values)
     except UnicodeDecodeError:
         raise ValueError(f"{path} is not text in UTF-8, as TOML must be; save it as UTF-8, {remedy}") from None
     except RecursionError:
         raise ValueError(f"{path} is nested too deeply to be read as TOML; correct it, {remedy}") from None
     except ValueError as error:  # also of a whole number with thousands of digits
         raise ValueError(f"{path} is not TOML ({error}); correct it, {remedy}") from None
+    return values
+
+
+def _refuse_large(value: Any) -> None:
+    """Refuse a whole number beyond 64 bits, which TOML does not have and Python's parser takes."""
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise ValueError("a whole number is beyond 64 bits")
+    for item in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        _refuse_large(item)
 
 
 def toml_value(value: Any) -> str:

@@ -164,7 +164,7 @@ def _from_text(text: str) -> Tuning:
         raise ValueError(f"--tune names no field, got {text!r}; {_EXAMPLE}")
     once = "once" in rest
     counts = [part for part in rest if part != "once"]
-    if len(counts) > 1 or (counts and not counts[0].lstrip("+-").isdigit()):
+    if len(counts) > 1 or (counts and not counts[0].lstrip("+-").isdecimal()):
         raise ValueError(f"--tune takes fields and then how many points, got {text!r}; {_EXAMPLE}")
     points = int(counts[0]) if counts else POINTS_PER_FIELD * len(named)
     return Tuning(_once_each(named), points, once)

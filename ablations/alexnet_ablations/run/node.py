@@ -26,7 +26,7 @@ from typing import Any
 from alexnet_ablations.declare.history import note_end, note_start
 from alexnet_lab.records import RunFolder, write_atomically
 from alexnet_lab.training.handover import new_attempt, publish
-from alexnet_lab.training.process import child_environment, run_command
+from alexnet_lab.training.process import child_environment, last_line, run_command
 
 # Seconds that a run has to save itself when its attempt is cancelled.
 GRACE = 30.0
@@ -82,11 +82,7 @@ def make_attempt(task: Task, place: str, environment: Mapping[str, str] | None =
 
 def last_words(folder: Path) -> str:
     """Return the last line that the process of an attempt printed."""
-    try:
-        lines = (folder / "output.txt").read_text(errors="replace").strip().splitlines()
-    except OSError:
-        return ""
-    return lines[-1][:300] if lines else ""
+    return last_line(folder / "output.txt")
 
 
 def images_here() -> str:

@@ -29,7 +29,7 @@ from alexnet_ablations.run.executors.forking import UNSEEN, ForkedProcess, ForkS
 from alexnet_ablations.run.slots import Slot, find_slots, free_memory, memory_allows, resident_memory
 from alexnet_lab.locks import Lock
 from alexnet_lab.records import write_atomically
-from alexnet_lab.training.process import run_command
+from alexnet_lab.training.process import last_line, run_command
 
 # Seconds that a run has to save itself after it was asked to stop.
 GRACE = 30.0
@@ -104,7 +104,7 @@ class LocalAttempt(Attempt):
             return "its process was killed (SIGKILL), which is also what a system does when memory runs out"
         if code < 0:
             return f"its process was ended by {signal.Signals(-code).name}"
-        said = _last_line(self.run.folder.path / "output.txt")
+        said = last_line(self.run.folder.path / "output.txt")
         return f"its process ended with status {code} and no verdict" + (f": {said}" if said else "")
 
     def _wait_for_end(self) -> None:
@@ -279,11 +279,3 @@ def _start_process(
             pass_fds=(lock.descriptor,),
             start_new_session=True,
         )
-
-
-def _last_line(path: Path) -> str:
-    try:
-        lines = path.read_text(errors="replace").strip().splitlines()
-    except OSError:
-        return ""
-    return lines[-1][:300] if lines else ""

@@ -30,7 +30,7 @@ from alexnet_ablations.declare.study import PlannedRun
 from alexnet_ablations.run.elsewhere import RemoteAttempt, end_in_place, make_way, task_of
 from alexnet_ablations.run.executors import Order, Refusal, option
 from alexnet_ablations.run.node import Task
-from alexnet_lab.training.process import child_environment, python_command
+from alexnet_lab.training.process import child_environment, last_line, python_command
 
 FOLDER = "slurm"
 COMMENT = "alexnet-lab:"
@@ -148,7 +148,7 @@ class SlurmAttempt(RemoteAttempt):
     def how_it_died(self) -> str:
         """Say what Slurm says of a job whose run left no verdict, and what the run said last."""
         says = _end_of(self.id) if self.id else "slurm has no job of it"
-        words = self.said() or (_last_line(self.wave / f"{self.id.partition('_')[2]}.out") if self.wave else "")
+        words = self.said() or (last_line(self.wave / f"{self.id.partition('_')[2]}.out") if self.wave else "")
         return f"its job ended without a verdict: {says}" + (f"; its last words: {words}" if words else "")
 
 
@@ -381,14 +381,6 @@ def _end_of(job: str) -> str:
     reason = facts.get("Reason", "None")
     told = f"slurm says {facts['JobState']}" + (f", {reason}" if reason != "None" else "")
     return f"{told}, exit code {facts.get('ExitCode', 'unknown')}"
-
-
-def _last_line(path: Path) -> str:
-    try:
-        lines = path.read_text(errors="replace").strip().splitlines()
-    except OSError:
-        return ""
-    return lines[-1][:300] if lines else ""
 
 
 def _require_programs() -> None:
