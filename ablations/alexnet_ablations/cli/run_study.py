@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from alexnet_ablations.declare.study import PlannedRun, Study
     from alexnet_ablations.run.forecast import Forecast
+    from alexnet_ablations.run.splits import Tested
     from alexnet_ablations.run.trackers import Sink
 
 MOST_DAMAGED = 10  # runs with changed records that are named
@@ -49,8 +50,8 @@ def plan_run_conclude(
     if not how.is_silent:
         print_plan(console, study, asked, missing)
         say_damages(console, missing)
-    test_images = prepare_data(console, study, silent=how.is_silent) if missing else None
-    predicted = predict(study, missing, how.jobs, engine, plan=how.plan, test_images=test_images)
+    tested = prepare_data(console, study, silent=how.is_silent) if missing else None
+    predicted = predict(study, missing, how.jobs, engine, plan=how.plan, tested=tested)
     if not how.is_silent:
         for sentence in predicted.sentences():
             console.print(sentence, markup=False, highlight=False)
@@ -237,11 +238,14 @@ def print_plan(console: Console, study: "Study", asked: "Study", missing: "Seque
     epochs = f" of {start.epochs} epoch{'s' if start.epochs > 1 else ''}" if is_shared else ""
     network = f"[bold]{start.network}[/]"
     console.print(f"{network} on {escape(start.data)}, varied: {escape(factors)}", highlight=False)
+    folds = f" x {study.splitting.folds} folds" if study.splitting.folds else ""
     console.print(
-        f"{study.design}: {total // study.seeds} cells x {study.seeds} seed{many} = {total} runs{epochs}"
+        f"{study.design}: {len(study.cells)} cells x {study.seeds} seed{many}{folds} = {total} runs{epochs}"
         + (f"; {total - left} already done" if left < total else ""),
         markup=False,
     )
+    if said := study.splitting.sentence():
+        console.print(said, markup=False, highlight=False)
     if study.tuning is not None:
         console.print(plan_sentence(study, len(missing) - left), markup=False, highlight=False)
     console.print(f"set for all cells: {', '.join(settings_of(study))}", style="dim", markup=False, highlight=False)
@@ -307,22 +311,31 @@ def aliases(study: "Study") -> list[str]:
     ]
 
 
-def prepare_data(console: Console, study: "Study", *, silent: bool) -> int:
+def prepare_data(console: Console, study: "Study", *, silent: bool) -> "Tested":
     """Read the images once, here: a mistake ends as one line, and the runs find everything decoded.
 
-    Return the number of test images.
+    Return how many images each seed is tested on.
     """
-    start = study.start
+    from alexnet_ablations.run.splits import Tested, check_splits
+
+    start, by_seed = study.start, study.splitting.is_by_seed
     if start.data == "digits" and not start.fold:  # whole, they split for certain, and without torch
-        return count_of_digits(start)
+        return check_splits(study) if by_seed else Tested(count_of_digits(start))
     from alexnet_lab.training.run import open_feed_of
 
     lines = PlainLines(console)
-    feed = open_feed_of(start, (lambda _kind, _facts: None) if silent else lines)
+    first = study.runs()[0].recipe
+    # Splits are checked once the images are decoded, which is told of, and before one of them is opened.
+    checked = check_splits(study, (lambda *_: None) if silent else _told(lines)) if by_seed else None
+    feed = open_feed_of(first if by_seed else start, (lambda _kind, _facts: None) if silent else lines)
     if not silent:
         for text in feed.notes:
             lines("note", {"text": text})
-    return len(feed.split.test)
+    return checked or Tested(len(feed.split.test))
+
+
+def _told(lines: PlainLines) -> "Callable[[str, int, int], None]":
+    return lambda what, done, total: lines("preparing", {"what": what, "done": done, "total": total})
 
 
 def count_of_digits(start: Recipe) -> int:
@@ -341,7 +354,7 @@ def predict(
     engine: Engine,
     *,
     plan: bool,
-    test_images: int | None = None,
+    tested: "Tested | None" = None,
 ) -> "Forecast":
     """Return what the study costs and can show; refuse it where the disk has not enough space for it.
 
@@ -350,10 +363,11 @@ def predict(
     from alexnet_ablations.run.forecast import forecast
     from alexnet_ablations.run.slots import find_slots
 
+    known = {} if tested is None else {"test_images": tested.images, "overlap": tested.overlap}
     if not engine.is_here:
-        return forecast(study, jobs or max(len(missing), 1), measured=None, test_images=test_images)
+        return forecast(study, jobs or max(len(missing), 1), measured=None, **known)
     slots = find_slots(study.start.threads, study.start.device, jobs).count
-    return forecast(study, min(slots, max(len(missing), 1)), measured=plan, test_images=test_images)
+    return forecast(study, min(slots, max(len(missing), 1)), measured=plan, **known)
 
 
 def save_study(console: Console, study: "Study", path: Path, *, silent: bool = False) -> None:

@@ -61,6 +61,21 @@ Tune = Annotated[
         rich_help_panel="Study",
     ),
 ]
+Folds = Annotated[
+    int | None,
+    typer.Option(
+        metavar="K",
+        help="Each seed tests every image once, in K folds of its own: 5.",
+        show_default="one test part for all seeds",
+        rich_help_panel="Study",
+    ),
+]
+Resplit = Annotated[
+    bool,
+    typer.Option(
+        "--resplit", help="Each seed draws its own training, validation and test images.", rich_help_panel="Study"
+    ),
+]
 IsQuiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print lines of JSON.")]
 
@@ -98,6 +113,8 @@ class StudyOptions:
     as_json: AsJson = False
     track: Track = None
     tune: Tune = None
+    folds: Folds = None
+    resplit: Resplit = False
     margin: Margin = None
     level: Level = None
     jobs: Jobs = None

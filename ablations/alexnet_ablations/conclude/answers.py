@@ -28,6 +28,7 @@ class Answers:
     right: Mapping[Key, NDArray[np.uint8]] = field(default_factory=dict, repr=False)  # N bits of each run, packed
     lacking: tuple[Key, ...] = ()  # runs that ended well and kept no predictions, or whose file cannot be read
     elsewhere: tuple[Key, ...] = ()  # runs that were tested on other images
+    folds: int = 0  # in which each seed tested the images; 0 without folds
 
     @property
     def images(self) -> int:
@@ -69,11 +70,12 @@ def read_answers(runs: Sequence[PlannedRun], ended_well: Iterable[Key]) -> Answe
     first: PartPredictions | None = None
     right: dict[Key, NDArray[np.uint8]] = {}
     lacking, elsewhere = [], []
-    for key, folds in by_cell_and_seed(runs).items():
+    by_run = by_cell_and_seed(runs)
+    for key, together in by_run.items():
         if key not in wanted:
             continue
         try:
-            test = read_tested(folds)
+            test = read_tested(together)
         except ValueError:  # named in `lacking`; a damaged file has made its run `damaged` already
             lacking.append(key)
             continue
@@ -87,7 +89,8 @@ def read_answers(runs: Sequence[PlannedRun], ended_well: Iterable[Key]) -> Answe
     group = np.arange(len(first.ids))
     if first.groups is not None:
         group = np.unique(first.groups, return_inverse=True)[1].astype(np.int64)
-    return Answers(first.labels, group, first.groups is not None, right, tuple(lacking), tuple(elsewhere))
+    folds = max((len(together) for together in by_run.values() if together[0].whole is not None), default=0)
+    return Answers(first.labels, group, first.groups is not None, right, tuple(lacking), tuple(elsewhere), folds)
 
 
 def by_cell_and_seed(runs: Sequence[PlannedRun]) -> dict[Key, list[PlannedRun]]:

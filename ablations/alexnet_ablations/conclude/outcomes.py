@@ -319,9 +319,7 @@ def _number(facts: Mapping[str, Any], source: Sequence[str]) -> float:
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
 
 
-def _level_of_baseline(
-    together: Sequence[Sequence[PlannedRun]], curves: Sequence[Sequence[Sequence[float]]]
-) -> float:
+def _level_of_baseline(together: Sequence[Sequence[PlannedRun]], curves: Sequence[Sequence[Sequence[float]]]) -> float:
     """Return nine tenths of the median best validation accuracy of the first cell, the baseline."""
     baseline = together[0][0].compared if together else None
     best = [

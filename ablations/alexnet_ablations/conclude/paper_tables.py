@@ -105,7 +105,6 @@ def effects_table(conclusions: Conclusions) -> PaperTable:
     """One row per contrast of the headline outcome."""
     headline = conclusions.headline
     margin = headline[0].inference.margin
-    where = next((item.population for item in headline if item.population), "")
     beside = any(item.inference.images for item in headline)
     header = (
         "change",
@@ -136,27 +135,44 @@ def effects_table(conclusions: Conclusions) -> PaperTable:
         )
         for item in headline
     )
-    smallest = min((item.inference.attainable_p for item in headline if item.n), default=1.0)
     note = averaging_note([item.contrast for item in headline])
     average = f"{note} " if note else ""
-    interval = f"Student's 95% interval: for other seeds {where}"
-    if beside:
-        tested = next((item.tested_on for item in headline if item.tested_on), "")
-        interval = (
-            f"the 95% interval over seeds and images, {where}, and beside it Student's over the seeds alone, {tested}"
-        )
-        if not all(item.inference.images for item in headline if item.n > 1):
-            interval += "; rows without one beside it are about these test images alone"
+    interval, sign_flip = _what_decides(conclusions)
     caption = (
         f"Effects on {HEADLINE.label}, paired by seed, with {interval}. "
         f"{_cut(headline)}{average}Holm: the p of the t test before it, adjusted for all {len(headline)} comparisons. "
         f"The equivalence interval ({decisive(headline[0])}) lies within the margin where two one-sided t tests have p "
         f"up to {headline[0].level:.2g}, before Holm's rule. "
-        f"Sign flip: another test, exact, of the seeds alone, not adjusted, whose p cannot go below {smallest:.2g} "
-        f"here. A verdict other than undecided needs an adjusted p of at most {headline[0].level:.2g}, what this look "
-        "may spend."
+        f"{sign_flip} A verdict other than undecided needs an adjusted p of at most {headline[0].level:.2g}, what this "
+        "look may spend."
     )
     return PaperTable("effects", f"Effects on {HEADLINE.label}", header, rows, caption, 1)
+
+
+def _what_decides(conclusions: Conclusions) -> tuple[str, str]:
+    """Say what the headline intervals are, and what the sign-flip test beside them is."""
+    headline = conclusions.headline
+    where = next((item.population for item in headline if item.population), "")
+    tested = next((item.tested_on for item in headline if item.tested_on), "")
+    if conclusions.resplits is not None:
+        interval = (
+            f"Student's 95% interval, {where}, seen {tested}, its variance corrected for what splits of one set share "
+            "(Nadeau and Bengio 2003)"
+        )
+        return interval, "An exact sign-flip test does not hold of splits that overlap."
+    smallest = min((item.inference.attainable_p for item in headline if item.n), default=1.0)
+    sign_flip = (
+        "Sign flip: another test, exact, of the seeds alone, not adjusted, whose p cannot go below "
+        f"{smallest:.2g} here."
+    )
+    if not any(item.inference.images for item in headline):
+        return f"Student's 95% interval: for other seeds {where}", sign_flip
+    interval = (
+        f"the 95% interval over seeds and images, {where}, and beside it Student's over the seeds alone, {tested}"
+    )
+    if not all(item.inference.images for item in headline if item.n > 1):
+        interval += "; rows without one beside it are about these test images alone"
+    return interval, sign_flip
 
 
 def _other_means(results: pd.DataFrame, outcomes: Sequence[Outcome]) -> PaperTable:
@@ -219,6 +235,8 @@ def populations_note(conclusions: Conclusions, outcomes: Sequence[Outcome]) -> s
     over_images = [
         outcome.label for outcome in outcomes if any(item.inference.images for item in conclusions.of(outcome))
     ]
+    if conclusions.resplits is not None:
+        return f"Intervals of what is measured on images are {conclusions.resplits.population}. "
     if not over_images or conclusions.answers is None:
         return ""
     return (

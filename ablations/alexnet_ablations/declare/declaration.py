@@ -229,7 +229,7 @@ def _check_kinds(words: Mapping[str, Any]) -> None:
         accepted = (int, float) if KINDS[name] is float else KINDS[name]
         if not isinstance(value, accepted) or (isinstance(value, bool) and KINDS[name] is not bool):
             wanted = _KIND_WORDS[KINDS[name]]
-            raise ValueError(f"{name} must be {wanted}, got {value!r}")  # noqa: TRY004  # a mistake in a file ends as one line
+            raise ValueError(f"{name} must be {wanted}, got {value!r}")  # a mistake in a file ends as one line
 
 
 def _check_numbers(words: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Which images a run is trained and tested on: one split for all seeds, folds that each seed draws, or a split per seed.
+"""Which images a run is trained and tested on: one split for all seeds, folds that a seed draws, or a split per seed.
 
     as it is      every run has the same training, validation and test images
     folds         a seed draws its own K folds, and a cell has K runs under it, each tested on one of them
@@ -41,6 +41,17 @@ class Splitting:
         if not self.is_by_seed:
             return start
         return read_recipe({**vars(start), "split_seed": start.split_seed + seed})
+
+    def sentence(self) -> str:
+        """Say what the seeds draw; empty where all have the same images."""
+        if self.folds:
+            return (
+                f"each seed divides the images into {self.folds} folds of its own, the same for all cells, and a cell "
+                "is tested once on every image"
+            )
+        if self.resplit:
+            return "each seed draws its own training, validation and test images, the same for all cells"
+        return ""
 
     def words(self) -> dict[str, Any]:
         """Return what a study file says of it."""

@@ -116,7 +116,7 @@ class Study(Displayed):
     # What each cell is searched for before it is compared, and what that chose so far: see tune/.
     tuning: Tuning | None = None
     chosen: Chosen = field(default_factory=dict)
-    splitting: Splitting = Splitting()
+    splitting: Splitting = field(default_factory=Splitting)
 
     def __post_init__(self) -> None:
         """Refuse a study that is too large before any of its runs is listed."""
@@ -361,8 +361,8 @@ def declare_study(
 
     `factors` are levels by field of the recipe, beside the baseline's, which is what `start` says or else what is
     published. `start` holds fields of the recipe that all cells share. `tune` is what --tune takes, such as
-    `learning_rate:8`, or the table [tune] of a study file. With `folds`, each seed divides the images anew and tests each
-    of them once; with `resplit`, it draws its own training, validation and test images.
+    `learning_rate:8`, or the table [tune] of a study file. With `folds`, each seed divides the images anew and tests
+    each of them once; with `resplit`, it draws its own training, validation and test images.
     """
     folder = Path(folder).expanduser()
     if seeds < 1:

@@ -35,7 +35,9 @@ def forest(conclusions: Sequence[Conclusion], zero: str) -> Figure:
         "Dot and bar: mean difference and its 95% interval, paired by seed; a full dot where the bar leaves 0 out. "
         "Small rings: one seed each. "
     )
-    if over_images is None:
+    if any(item.inference.overlap for item in conclusions):
+        reading += f"Each seed has training and test images of its own; the bar is {population}. "
+    elif over_images is None:
         reading += f"The bar is about other seeds {population}. "
     else:
         others = over_images.population.removeprefix("for ")

@@ -8,6 +8,7 @@ from alexnet_ablations.declare.study import PlannedRun, Study, refuse_unfit_weig
 from alexnet_ablations.run.coordinator import Watcher, refuse_if_coordinated, run_all
 from alexnet_ablations.run.executors import Engine
 from alexnet_ablations.run.progress import watcher_on
+from alexnet_ablations.run.splits import check_splits
 from alexnet_ablations.tune.choice import with_choices
 from alexnet_ablations.tune.searches import every_run, searches_of, tuning_runs
 from alexnet_lab.live import Interrupted, screen
@@ -28,7 +29,11 @@ def run_study(
     comparison, and read_study(...) of its folder has the chosen values.
     """
     refuse_if_coordinated(study.folder)
-    refuse_unfit_weights([run for run in every_run(study.grown_from_folder()) if not run.is_done])
+    grown = study.grown_from_folder()
+    missing = [run for run in every_run(grown) if not run.is_done]
+    refuse_unfit_weights(missing)
+    if missing and grown.splitting.is_by_seed:
+        check_splits(grown)
 
     def make(runs: Sequence[PlannedRun]) -> None:
         watcher = Watcher() if quiet else watcher_on(screen())
