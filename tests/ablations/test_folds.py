@@ -230,7 +230,7 @@ def test_more_folds_than_images_of_a_class_are_refused(tmp_path):
 
 @pytest.mark.long
 def test_a_study_by_folds_is_trained_and_concluded(tmp_path):
-    start = {"data": "synthetic:classes=2,side=16,count=60", "epochs": 1, "width": 0.1, "norm": "lrn", "threads": 1}
+    start = {"data": "synthetic:classes=2,side=16,count=60", "epochs": 1, "batch_size": 8, "width": 0.1, "norm": "lrn"}
     results = run_study(declare_study({"norm": "bn"}, start, tmp_path / "study", seeds=2, folds=2), jobs=1, quiet=True)
     assert results["state"].tolist() == ["ok"] * 4
     assert results.attrs == {"test_images": 60, "folds": 2}

@@ -141,7 +141,7 @@ def make(
             console, study, runs, lambda some: work(some, ()), repeat=repeat, silent=quiet or as_json
         )
     work(runs, sinks)
-    results = conclude_and_print(console, study, silent=quiet or as_json)
+    results = conclude_and_print(console, study, silent=quiet or as_json, as_json=as_json)
     if not quiet and not as_json:
         seconds = f"{time.monotonic() - started:.0f} s"
         where = f"{seconds}. Runs and rows: {study.folder}"
@@ -196,7 +196,9 @@ def make_searches(
     return study, [run for run in study.runs() if not run.is_done]
 
 
-def conclude_and_print(console: Console, study: "Study", *, silent: bool = False) -> "pd.DataFrame":
+def conclude_and_print(
+    console: Console, study: "Study", *, silent: bool = False, as_json: bool = False
+) -> "pd.DataFrame":
     """Read all runs back, write rows and report, and print what the runs say together.
 
     Files come first: they are complete even if printing fails.
@@ -210,6 +212,9 @@ def conclude_and_print(console: Console, study: "Study", *, silent: bool = False
     write_results(results, study.folder / "results.csv")
     conclusions = conclude_study(study, results)
     page = write_report(study, results, conclusions)
+    if as_json:
+        for conclusion in conclusions.headline:
+            print(json.dumps({"event": "conclusion", **conclusion.facts()}))  # noqa: T201  # the interface
     if not silent:
         print_conclusions(console, results, conclusions)
         if study.tuning is not None:

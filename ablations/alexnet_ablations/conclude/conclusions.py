@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -20,6 +20,7 @@ import pandas as pd
 from alexnet_ablations.conclude import intervals
 from alexnet_ablations.conclude.answers import Answers, image_values, read_answers
 from alexnet_ablations.conclude.crossed import Crossed, crossed
+from alexnet_ablations.conclude.false_claims import FalseClaim, false_claim_of
 from alexnet_ablations.conclude.intervals import LEVEL, Interval
 from alexnet_ablations.conclude.looks import level_of_look
 from alexnet_ablations.conclude.multiplicity import holm
@@ -106,6 +107,7 @@ class Conclusion:
     holm_p: float | None = None
     equivalence_holm_p: float | None = None
     level: float = LEVEL  # at which this look is tested, after Holm's rule
+    false_claim: FalseClaim | None = None  # of a difference in accuracy that was found, where predictions are known
 
     @cached_property
     def sensitivity(self) -> Sensitivity | None:
@@ -179,6 +181,23 @@ class Conclusion:
         if not self.verdict.startswith("difference") or self.outcome.better == "neither":
             return None
         return (self.inference.mean > 0) == (self.outcome.better == "more")
+
+    def facts(self) -> dict[str, Any]:
+        """Return what was concluded, fit for JSON: None for what there is not."""
+        shown, claim = self.shown, self.false_claim
+        return {
+            "outcome": self.outcome.name,
+            "contrast": self.contrast.name,
+            "kind": self.contrast.kind,
+            "effect": self.inference.mean if self.n else None,
+            "interval": None if shown is None else [shown.low, shown.high],
+            "population": self.population,
+            "pairs": self.n,
+            "p": self.inference.t_p,
+            "p_holm": self.holm_p,
+            "verdict": self.verdict,
+            "false_claim_probability": None if claim is None else claim.probability,
+        }
 
     @property
     def is_within_margin(self) -> bool:
@@ -365,10 +384,20 @@ def _conclude_one_family(
         )
     different = holm([None if _is_without_verdict(item) else item.inference.t_p for item in family])
     same = holm([None if item.censored else item.inference.equivalence_p for item in family])
-    return [
+    concluded = [
         replace(item, holm_p=p, equivalence_holm_p=q, level=level)
         for item, p, q in zip(family, different, same, strict=True)
     ]
+    return [_with_check(item, answers) for item in concluded]
+
+
+def _with_check(conclusion: Conclusion, answers: Answers | None) -> Conclusion:
+    """Add to a difference in accuracy how probably a claim of it is false."""
+    if answers is None or conclusion.outcome.images != "mean" or conclusion.is_better is None:
+        return conclusion
+    gain = conclusion.inference.mean > 0
+    claim = false_claim_of(conclusion.contrast, conclusion.values, answers, is_gain=gain)
+    return replace(conclusion, false_claim=claim)
 
 
 def _is_without_verdict(conclusion: Conclusion) -> bool:

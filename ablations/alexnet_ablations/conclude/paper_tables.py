@@ -20,6 +20,7 @@ from alexnet_ablations.conclude.sentences import (
     decisive,
     effect,
     equivalence_interval,
+    false_claim_text,
     p_value,
     seeds_alone,
     shown_interval,
@@ -43,6 +44,11 @@ class PaperTable:
     words: int  # so many columns, from the left, hold words; the others hold numbers
 
 
+_CHECK = (
+    " P(false claim): the probability that the one said to be better is not, from the accuracies, the number of test "
+    "images and the share that both get right (arXiv 2505.04720): a check that takes one run of each, and knows "
+    "nothing of seeds."
+)
 CUT = "Intervals are cut where a share, such as an accuracy, would leave 0 to 100%."
 
 
@@ -106,6 +112,7 @@ def effects_table(conclusions: Conclusions) -> PaperTable:
     headline = conclusions.headline
     margin = headline[0].inference.margin
     beside = any(item.inference.images for item in headline)
+    checked = any(item.false_claim is not None for item in headline)
     header = (
         "change",
         f"effect, {HEADLINE.unit}",
@@ -117,6 +124,7 @@ def effects_table(conclusions: Conclusions) -> PaperTable:
         "equivalence interval",
         f"p, within {HEADLINE.show_margin(margin)}, Holm" if margin is not None else "p, equivalence, Holm",
         "p, sign flip",
+        *(["P(false claim)"] if checked else []),
         "verdict",
     )
     rows = tuple(
@@ -131,6 +139,7 @@ def effects_table(conclusions: Conclusions) -> PaperTable:
             equivalence_interval(item),
             p_value(item.equivalence_holm_p),
             p_value(item.inference.sign_flip_p),
+            *([false_claim_text(item)] if checked else []),
             item.verdict,
         )
         for item in headline
@@ -144,7 +153,7 @@ def effects_table(conclusions: Conclusions) -> PaperTable:
         f"The equivalence interval ({decisive(headline[0])}) lies within the margin where two one-sided t tests have p "
         f"up to {headline[0].level:.2g}, before Holm's rule. "
         f"{sign_flip} A verdict other than undecided needs an adjusted p of at most {headline[0].level:.2g}, what this "
-        "look may spend."
+        f"look may spend.{_CHECK if checked else ''}"
     )
     return PaperTable("effects", f"Effects on {HEADLINE.label}", header, rows, caption, 1)
 

@@ -243,6 +243,8 @@ def notes_of(conclusion: Conclusion) -> tuple[str, ...]:
         )
     else:
         texts += exact_test_note(conclusion)
+    if conclusion.false_claim is not None and conclusion.false_claim.probability > LEVEL:
+        texts.append(doubtful_claim(conclusion))
     if conclusion.n and conclusion.lost:
         texts.append(f"no run of {_first_of(conclusion.lost)} ended well; {_without_lost(conclusion)}")
     if conclusion.left_out and conclusion.n:
@@ -252,6 +254,27 @@ def notes_of(conclusion: Conclusion) -> tuple[str, ...]:
     if conclusion.contrast.aliases:
         texts.append(f"cannot be told from {', '.join(conclusion.contrast.aliases)} in this design")
     return tuple(texts)
+
+
+def doubtful_claim(conclusion: Conclusion) -> str:
+    """Say of a difference that was found that a single run of each, as papers report it, would not show it."""
+    claim = conclusion.false_claim
+    if claim is None:
+        return ""
+    units = _units(conclusion).removeprefix("test ")
+    return (
+        f"{name_of(conclusion.contrast)}: from one run of each on {claim.images:,} {units}, {claim.better:.1%} and "
+        f"{claim.other:.1%} right and {claim.both:.1%} by both, a claim of the better one is false with a probability "
+        f"of {false_claim_text(conclusion)}"
+    )
+
+
+def false_claim_text(conclusion: Conclusion) -> str:
+    """Write the probability that a claim of a difference is false; a dash where there is none."""
+    claim = conclusion.false_claim
+    if claim is None:
+        return "-"
+    return "< 0.1%" if claim.probability < 1e-3 else f"{100 * claim.probability:.2g}%"
 
 
 def overlap_note(conclusion: Conclusion) -> str:
