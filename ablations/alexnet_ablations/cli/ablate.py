@@ -56,6 +56,7 @@ def ablate(
     [bold]alexnet-lab ablate --norm bn --margin 1 --level 0.9[/]
     [bold]alexnet-lab ablate --norm bn --executor slurm --partition gpu --time 4h[/]
     [bold]alexnet-lab ablate --norm bn --tune learning_rate:8[/]
+    [bold]alexnet-lab ablate --norm bn --tune learning_rate --within 30m[/]
     [bold]alexnet-lab ablate --norm bn --data xrays/ --folds 5[/]  every image tested
     [bold]alexnet-lab ablate --norm bn --data xrays/ --resplit[/]
 
@@ -73,7 +74,8 @@ def ablate(
     and others around it, chooses by validation, and compares the cells at their
     best under fresh seeds. More points or seeds later extend the search;
     "learning_rate=1e-4..1e-1,weight_decay:16" names a range and two fields, and
-    :once at the end searches once per cell, not once per seed.
+    :once at the end searches once per cell, not once per seed. With --within 30m
+    there are as many points as their runs are expected to take that time.
 
     --folds 5 is for small sets: under each seed a cell is trained five times and
     tested on every image once; all images of a patient are in one fold.

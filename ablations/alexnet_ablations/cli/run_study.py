@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from alexnet_ablations.declare.study import PlannedRun, Study
+    from alexnet_ablations.run.budget import Budget
     from alexnet_ablations.run.forecast import Forecast
     from alexnet_ablations.run.splits import Tested
     from alexnet_ablations.run.trackers import Sink
@@ -41,6 +43,9 @@ def plan_run_conclude(
     refuse_place(study.folder, "study")
     sinks = open_sinks(how.track)
     engine = how.where.engine(table)
+    budget = None
+    if how.within is not None:
+        study, budget = tuned_within(study, how, engine)
     asked, study = study, study.grown_from_folder()
     if not how.plan:
         refuse_if_coordinated(study.folder)
@@ -49,6 +54,8 @@ def plan_run_conclude(
         save_study(console, asked, how.save, silent=how.is_silent)
     if not how.is_silent:
         print_plan(console, study, asked, missing)
+        if budget is not None:
+            console.print(budget.sentence(), markup=False, highlight=False)
         say_damages(console, missing)
     tested = prepare_data(console, study, silent=how.is_silent) if missing else None
     predicted = predict(study, missing, how.jobs, engine, plan=how.plan, tested=tested)
@@ -70,6 +77,26 @@ def plan_run_conclude(
         sinks=sinks,
         engine=engine,
     )
+
+
+def tuned_within(study: "Study", how: StudyOptions, engine: Engine) -> "tuple[Study, Budget]":
+    """Return a study with as many points to tune as fit into the time of --within, and what they take."""
+    from alexnet_ablations.declare.tuning import FEWEST_POINTS, names_points
+    from alexnet_ablations.run.budget import points_within, read_time
+
+    seconds = read_time(how.within or "")
+    if how.tune is not None and names_points(how.tune):
+        raise ValueError(f"--tune {how.tune} names how many points are tried, and --within finds it; name one of them")
+    if study.tuning is None:
+        raise ValueError("--within is a time for --tune; name what is tuned, for example --tune learning_rate")
+    if not engine.is_here:
+        raise ValueError(
+            "--within times runs on this machine, and the executor makes them on others; name the points, for example "
+            "--tune learning_rate:8"
+        )
+    asked = replace(study, tuning=replace(study.tuning, points=FEWEST_POINTS))
+    budget = points_within(asked.grown_from_folder(), seconds, how.jobs, how.yes)
+    return replace(study, tuning=replace(study.tuning, points=budget.points)), budget
 
 
 def missing_runs(study: "Study", most: int) -> "list[PlannedRun]":

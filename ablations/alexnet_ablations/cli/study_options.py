@@ -61,6 +61,15 @@ Tune = Annotated[
         rich_help_panel="Study",
     ),
 ]
+Within = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TIME",
+        help="Tune with as many points as fit into 30m or 2h.",
+        show_default="8 points a field",
+        rich_help_panel="Study",
+    ),
+]
 Folds = Annotated[
     int | None,
     typer.Option(
@@ -113,6 +122,7 @@ class StudyOptions:
     as_json: AsJson = False
     track: Track = None
     tune: Tune = None
+    within: Within = None
     folds: Folds = None
     resplit: Resplit = False
     margin: Margin = None

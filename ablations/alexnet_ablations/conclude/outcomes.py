@@ -162,7 +162,8 @@ def read_results(
 
     A run with damaged records keeps its row, with the state `damaged`, the files in `why`, and no outcomes. The number
     of test images, if it is known and the same for all rows, is `attrs["test_images"]` of the table, and the number of
-    folds that they are tested in, 0 without folds, `attrs["folds"]`.
+    folds that they are tested in, 0 without folds, `attrs["folds"]`. Where seeds draw splits of their own,
+    `attrs["splits"]` counts these.
     """
     if level is not None and not 0 < level <= 1:
         raise ValueError(f"a level is a validation accuracy above 0 and up to 1; got {level:g}; take for example 0.9")
@@ -178,8 +179,16 @@ def read_results(
     table = table.astype(dict.fromkeys([*names, "level", "never_reached", "measuring_share"], "float64"))
     tested = {row["tested"] for row in rows if row["state"] == "ok"}
     table.attrs["test_images"] = tested.pop() if len(tested) == 1 else None
+    if splits := _count_splits(runs):
+        table.attrs["splits"] = splits
     table.attrs["folds"] = max((len(folds) for folds in together if folds[0].whole is not None), default=0)
     return table
+
+
+def _count_splits(runs: Sequence[PlannedRun]) -> int:
+    """Count the splits of a study whose seeds draw their own; 0 where all runs have the same, or folds."""
+    drawn = {run.recipe.split_seed for run in runs if run.whole is None}
+    return len(drawn) if len(drawn) > 1 else 0
 
 
 def ended_well(results: pd.DataFrame) -> list[tuple[str, int]]:
@@ -193,6 +202,8 @@ def population_of(results: pd.DataFrame, outcome: Outcome) -> str:
     part = outcome.source[0] if outcome.source else ""
     folds = results.attrs.get("folds")
     by = f" by {folds} folds" if folds else ""
+    if splits := results.attrs.get("splits"):
+        return f"on the {part} images of {splits} splits" if part in ("test", "validation") else ""
     if part == "test":
         images = results.attrs.get("test_images")
         return f"on these {images:,} {'' if folds else 'test '}images{by}" if images else f"on these test images{by}"

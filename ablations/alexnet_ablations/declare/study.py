@@ -5,7 +5,7 @@ STUDY/runs/<cell>/seed-<k>/      run folders, each written by its own run
 STUDY/runs/<cell and fold>/      the same, if each seed divides the images into folds
 STUDY/tuning/<cell and values>/  the same of a search for each cell's best values, if the study is tuned
 STUDY/tuned/<cell and values>/   the same of cells at chosen values that are not the recipe's own
-STUDY/results.csv                one row per run
+STUDY/results.csv                one row per cell and seed
 STUDY/report/                    index.html, tables.md, tables.tex, figures/: what they say together
 """
 

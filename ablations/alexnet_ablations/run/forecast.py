@@ -151,15 +151,7 @@ def forecast(
     free = shutil.disk_usage(_existing(study.folder)).free
     if missing and measured is not None and (measured or not is_small(missing)):
         recipes = [run.recipe for run in missing]
-        try:
-            paces = calibrate(recipes, min(slots, len(missing)), study.folder / CALIBRATION)
-        except UnfitRecipeError as error:
-            cell = next(run.cell.name for run in missing if run.recipe == error.recipe)
-            fields = " or ".join(factor.field for factor in study.factors)
-            raise ValueError(
-                f"{error} (in the cell {cell}; --baseline sets {fields} for all cells instead of varying it)"
-            ) from None
-        found = [(recipe, paces[key_of(recipe, min(slots, len(missing)))]) for recipe in recipes]
+        found = list(zip(recipes, paces_of(study, missing, slots), strict=True))
         seconds = wall_time([pace.seconds(recipe) for recipe, pace in found], slots)
         needed = disk_need(found, slots)
         if needed > free:
@@ -174,6 +166,20 @@ def forecast(
     done = sum(id(run) not in waiting for run in runs)
     power = expected_power(study, runs, done=done, test_images=test_images, overlap=overlap)
     return Forecast(len(study.cells), len(every), len(missing), slots, seconds, needed, free, power)
+
+
+def paces_of(study: Study, runs: Sequence[PlannedRun], slots: int) -> list[Pace]:
+    """Return the pace of each run, by a few training steps of every different network unless they were timed before."""
+    jobs = min(slots, len(runs))
+    try:
+        paces = calibrate([run.recipe for run in runs], jobs, study.folder / CALIBRATION)
+    except UnfitRecipeError as error:
+        cell = next(run.cell.name for run in runs if run.recipe == error.recipe)
+        fields = " or ".join(factor.field for factor in study.factors)
+        raise ValueError(
+            f"{error} (in the cell {cell}; --baseline sets {fields} for all cells instead of varying it)"
+        ) from None
+    return [paces[key_of(run.recipe, jobs)] for run in runs]
 
 
 def _by_runs_that_ended(every: Sequence[PlannedRun], missing: Sequence[PlannedRun], slots: int) -> float | None:

@@ -23,10 +23,10 @@ def run_study(
     """Make the runs that are missing, `jobs` at a time or as many as the machine carries, and show how far they are.
 
     `executor` is an engine, such as `Slurm(partition="gpu", time="4h")` or `Ray(ray_address="auto")`, or its name.
-    Return one row per run: cell, factors, seed, state, and every outcome. Runs already in the folder are included. In a
-    notebook, `study` by itself then shows what they say. Ctrl-C, or a notebook's stop button, lets the runs in progress
-    save; the same call goes on from there. A study that is tuned is searched first; its rows are those of the
-    comparison, and read_study(...) of its folder has the chosen values.
+    Return one row per cell and seed: cell, factors, seed, state, and every outcome. Runs already in the folder are
+    included. In a notebook, `study` by itself then shows what they say. Ctrl-C, or a notebook's stop button, lets the
+    runs in progress save; the same call goes on from there. A study that is tuned is searched first; its rows are those
+    of the comparison, and read_study(...) of its folder has the chosen values.
     """
     refuse_if_coordinated(study.folder)
     grown = study.grown_from_folder()
