@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from alexnet_ablations.conclude.budgets import effects_at_budgets, read_tuning_results
 from alexnet_ablations.conclude.conclusions import conclude_study, infer
 from alexnet_ablations.conclude.outcomes import outcome_named, population_of, read_results
 from alexnet_ablations.conclude.paper_tables import effects_table
@@ -16,6 +17,7 @@ from alexnet_ablations.declare.study import declare_study, read_study
 from alexnet_ablations.report import write_report
 from alexnet_ablations.run.forecast import forecast
 from alexnet_ablations.run.splits import check_splits
+from alexnet_ablations.tune.choice import read_outcomes
 from alexnet_ablations.tune.searches import searches_of, tuning_runs
 from alexnet_lab.data.splits import split_images
 
@@ -28,15 +30,20 @@ def declared(path, seeds=5, **how):
     return declare_study({"norm": "bn"}, {"norm": "lrn"}, path, seeds=seeds, **{"resplit": True, **how})
 
 
+def end(run, seed):
+    """Write the folder of a run as a run that ended leaves it."""
+    split = split_images(np.arange(IMAGES) % 2, ("cat", "dog"), seed=run.recipe.split_seed)
+    run.folder.begin(run.recipe.to_json(), {}, split.to_json())
+    result = {"accuracy": 0.7 + GAINS[seed] * (run.recipe.norm == "bn"), "images": len(split.test)}
+    seconds = 10.0 + seed + GAINS[seed]
+    run.folder.end("ok", result={"test": result, "validation": result, "train_seconds": seconds})
+
+
 @pytest.fixture
 def study(tmp_path):
     made = declared(tmp_path / "study").open_folder()
     for run in made.runs():
-        split = split_images(np.arange(IMAGES) % 2, ("cat", "dog"), seed=run.recipe.split_seed)
-        run.folder.begin(run.recipe.to_json(), {}, split.to_json())
-        accuracy = 0.7 + GAINS[run.seed] * (run.recipe.norm == "bn")
-        result = {"accuracy": accuracy, "images": len(split.test)}
-        run.folder.end("ok", result={"test": result, "train_seconds": 10.0 + run.seed + GAINS[run.seed]})
+        end(run, run.seed)
     return made
 
 
@@ -124,6 +131,16 @@ def test_a_search_is_made_within_the_split_of_the_seed_it_chooses_for(tmp_path):
     }
     with pytest.raises(ValueError, match="one search for all seeds .* would choose on images that other seeds"):
         declared(tmp_path, tune="learning_rate:2:once")
+
+
+def test_the_effects_at_the_common_values_are_over_splits_that_overlap_too(tmp_path):
+    study = declared(tmp_path, tune="learning_rate:2").open_folder()
+    for run in tuning_runs(searches_of(study)):
+        end(run, run.seed - 10_000)
+    for budget in effects_at_budgets(study, read_outcomes(study), read_tuning_results(study)):
+        (found,) = budget.conclusions
+        assert found.inference.overlap == pytest.approx(OVERLAP)
+        assert found.population == "for training and test images like these"
 
 
 def test_splits_are_counted_before_a_run_and_one_named_fold_is_refused(tmp_path):
