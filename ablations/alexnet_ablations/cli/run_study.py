@@ -395,11 +395,12 @@ def predict(
     from alexnet_ablations.run.forecast import forecast
     from alexnet_ablations.run.slots import find_slots
 
-    known = {} if tested is None else {"test_images": tested.images, "overlap": tested.overlap}
+    images, overlap = (None, 0.0) if tested is None else (tested.images, tested.overlap)
     if not engine.is_here:
-        return forecast(study, jobs or max(len(missing), 1), measured=None, **known)
+        return forecast(study, jobs or max(len(missing), 1), measured=None, test_images=images, overlap=overlap)
     slots = find_slots(study.start.threads, study.start.device, jobs).count
-    return forecast(study, min(slots, max(len(missing), 1)), measured=plan, **known)
+    side_by_side = min(slots, max(len(missing), 1))
+    return forecast(study, side_by_side, measured=plan, test_images=images, overlap=overlap)
 
 
 def save_study(console: Console, study: "Study", path: Path, *, silent: bool = False) -> None:

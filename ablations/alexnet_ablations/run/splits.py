@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from alexnet_ablations.declare.study import Study
 
@@ -73,7 +74,7 @@ def _refuse_given_parts(study: Study, images: "Images") -> None:
         )
 
 
-def _refuse_few_groups(folds: int, images: "Images", usable: "np.ndarray[tuple[int], np.dtype[np.int64]]") -> None:
+def _refuse_few_groups(folds: int, images: "Images", usable: NDArray[np.int64]) -> None:
     """Refuse more folds than a class has patients, since one of them could not test it."""
     if not folds or images.groups is None:
         return
