@@ -28,10 +28,10 @@ from alexnet_lab.data.audit import Audit, audit_copies
 from alexnet_lab.data.augment import Augmentation, draw, parse_augmentation
 from alexnet_lab.data.decoding import shrink
 from alexnet_lab.data.images import Images
-from alexnet_lab.data.leaks import Dropped, Usable, leaking, refuse_leaks, without_duplicates, without_shared_groups
+from alexnet_lab.data.leaks import Dropped, leaking, refuse_leaks, usable_images
 from alexnet_lab.data.lists import in_brief
 from alexnet_lab.data.scaling import SCALES, Scaling, check_scale, count_channels, scaling_of, with_channels
-from alexnet_lab.data.sources import SOURCES, Progress, load_images
+from alexnet_lab.data.sources import Progress, is_published, load_images
 from alexnet_lab.data.splits import PARTS, Split, split_images
 from alexnet_lab.data.views import Geometry, middle_view, ten_views, view
 from alexnet_lab.randomness import stream
@@ -255,16 +255,12 @@ def open_feed(
     whole = image_size + augmentation.margin(image_size)
     images = load_images(data, whole, fit, skip_bad=skip_bad, progress=progress, group=group, patient_from=patient_from)
     seen = count_channels(channels, images.pixels.shape[1])
-    usable = Usable(np.setdiff1d(np.arange(len(images.labels)), np.array(list(images.unreadable), np.int64)))
-    if drop_duplicates:
-        usable = without_duplicates(images, usable)
-    if group or patient_from:
-        usable = without_shared_groups(images, usable)
+    usable = usable_images(images, drop_duplicates=drop_duplicates, by_group=bool(group or patient_from))
     split = split_images(images.labels, images.classes, images.parts, images.groups, usable.indices, split_seed, fold)
     geometry = Geometry(image_size, images.pixels.shape[3], whole)
     feed = _feed(images, split, geometry, scale, augmentation, seen, device)
     notes = [*feed.notes, *usable.notes]
-    if data.partition(":")[0] not in SOURCES:  # published splits are compared as they are, and said to have copies
+    if not is_published(data):
         if not allow_leaks:
             refuse_leaks(feed.audit, data)
         elif leaking(feed.audit):

@@ -45,6 +45,14 @@ def dropped_as_json(dropped: Sequence[Dropped]) -> str:
     return f"[\n{lines}\n]\n" if lines else "[]\n"
 
 
+def usable_images(images: Images, *, drop_duplicates: bool = False, by_group: bool = False) -> Usable:
+    """Return the images that can be read, less copies if asked, and less patients who are in two given parts."""
+    usable = Usable(np.setdiff1d(np.arange(len(images.labels)), np.array(list(images.unreadable), np.int64)))
+    if drop_duplicates:
+        usable = without_duplicates(images, usable)
+    return without_shared_groups(images, usable) if by_group else usable
+
+
 def without_duplicates(images: Images, usable: Usable) -> Usable:
     """Leave out all but one of the images that show one picture, and all of them where their classes differ."""
     if images.contents is None:

@@ -41,7 +41,7 @@ from alexnet_lab.data.reading import check_regular
 from alexnet_lab.data.synthetic import parse_pictures
 from alexnet_lab.data.tables import MOST_TABLE_BYTES
 
-__all__ = ["SOURCES", "Images", "check_source", "listing_of", "load_images"]
+__all__ = ["SOURCES", "Images", "check_source", "is_published", "listing_of", "load_images"]
 
 Progress = Callable[[str, int, int], None]  # what, done, total
 Result = TypeVar("Result")
@@ -59,6 +59,11 @@ LISTINGS: Mapping[str, Callable[[Path], Listing]] = {
 MOST_ARCHIVE_BYTES = 2**42  # 4 TB; each file in it has a limit of its own
 STRETCH = 4096
 LARGEST_SIDE = 2**14  # of a stored image: no network sees more
+
+
+def is_published(data: str) -> bool:
+    """Return whether data is a named set, whose split is taken as it is, and said to have copies."""
+    return data.partition(":")[0] in SOURCES
 
 
 def load_images(

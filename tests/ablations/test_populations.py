@@ -5,13 +5,17 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from alexnet_ablations.cli.application import application
 from alexnet_ablations.conclude.conclusions import conclude_study, conclusions_of
+from alexnet_ablations.conclude.false_claims import false_claim_probability
 from alexnet_ablations.conclude.looks import level_of_look, spent
 from alexnet_ablations.conclude.outcomes import read_results
 from alexnet_ablations.conclude.paper_tables import effects_table, paper_tables
-from alexnet_ablations.conclude.sentences import lacking_sentence, look_sentence, reach_of, sentence_of
+from alexnet_ablations.conclude.sentences import lacking_sentence, look_sentence, notes_of, reach_of, sentence_of
 from alexnet_ablations.declare.study import declare_study, read_study
+from alexnet_ablations.report import write_report
 from alexnet_lab.predictions_file import PartPredictions, write_predictions
 
 CLASSES = ("cat", "dog")
@@ -177,3 +181,65 @@ def test_looks_that_cannot_be_are_refused(make_study, looks):
     path.write_text(path.read_text().replace("seeds = 2\n", f"seeds = 2\nlooks = {looks}\n"))
     with pytest.raises(ValueError, match="looks must be a list"):
         read_study(path, study.folder)
+
+
+@pytest.mark.parametrize(("images", "better", "other", "both"), [(66, 0.9, 0.8, 0.75), (400, 0.81, 0.8, 0.7)])
+def test_the_probability_of_a_false_claim_is_that_of_the_dirichlet_distribution(images, better, other, both):
+    only_better, only_other = images * (better - both), images * (other - both)
+    parameters = [only_better + 1, only_other + 1, images - only_better - only_other + 2]
+    drawn = np.random.default_rng(0).dirichlet(parameters, 400_000)
+    by_drawing = (drawn[:, 0] <= drawn[:, 1]).mean()
+    assert false_claim_probability(images, better, other, both) == pytest.approx(by_drawing, abs=0.004)
+    assert false_claim_probability(images, better, better, both) == pytest.approx(0.5)
+    assert false_claim_probability(80, 1.0, 0.95, 0.95) == pytest.approx(0.5**5)  # four images to none
+
+
+def test_what_was_found_has_the_probability_of_a_false_claim_beside_it(make_study):
+    study = make_study(seeds=6, gained=20)
+    found = concluded(study).headline[0]
+    assert found.verdict == "difference"
+    claim = found.false_claim
+    right = {key: np.unpackbits(bits, count=IMAGES) for key, bits in concluded(study).answers.right.items()}
+    by_seed = [
+        (
+            right["norm=bn", seed].mean(),
+            right["norm=lrn", seed].mean(),
+            (right["norm=bn", seed] & right["norm=lrn", seed]).mean(),
+        )
+        for seed in range(6)
+    ]
+    assert (claim.better, claim.other, claim.both) == pytest.approx(tuple(np.mean(by_seed, axis=0)))
+    assert claim.probability == pytest.approx(false_claim_probability(IMAGES, *np.mean(by_seed, axis=0)))
+    table = effects_table(concluded(study))
+    assert table.header[-2] == "P(false claim)"
+    assert "arXiv 2505.04720" in table.caption
+    assert "probability of a false claim" in write_report(study).read_text()
+
+
+def test_a_claim_in_the_other_direction_is_about_the_other_network(make_study):
+    study = make_study(seeds=6, gained=20)
+    turned = declare_study({"norm": "lrn"}, {"norm": "bn"}, study.folder, seeds=6)
+    found = conclude_study(turned, read_results(turned.runs())).headline[0]
+    assert found.effect < 0
+    assert found.false_claim == concluded(study).headline[0].false_claim
+
+
+def test_what_is_undecided_or_an_interaction_makes_no_claim(make_study):
+    assert concluded(make_study(gained=0)).headline[0].false_claim is None
+    assert "P(false claim)" not in effects_table(concluded(make_study(gained=0))).header
+
+
+def test_a_difference_that_one_run_on_few_images_would_not_show_says_so(make_study):
+    found = concluded(make_study(seeds=6, gained=20)).headline[0]
+    few = replace(found, false_claim=replace(found.false_claim, probability=0.12))
+    assert "a claim of the better one is false with a probability of 12%" in " ".join(notes_of(few))
+
+
+def test_lines_of_json_end_with_what_was_concluded(make_study):
+    study = make_study(seeds=6, gained=20)
+    done = CliRunner().invoke(application, ["study", str(study.folder), "--json"])
+    last = json.loads(done.output.splitlines()[-1])
+    found = concluded(study).headline[0]
+    assert (last["event"], last["contrast"], last["verdict"]) == ("conclusion", "norm: lrn → bn", "difference")
+    assert last["interval"] == pytest.approx([found.shown.low, found.shown.high])
+    assert last["false_claim_probability"] == pytest.approx(found.false_claim.probability)

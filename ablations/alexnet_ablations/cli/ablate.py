@@ -56,6 +56,9 @@ def ablate(
     [bold]alexnet-lab ablate --norm bn --margin 1 --level 0.9[/]
     [bold]alexnet-lab ablate --norm bn --executor slurm --partition gpu --time 4h[/]
     [bold]alexnet-lab ablate --norm bn --tune learning_rate:8[/]
+    [bold]alexnet-lab ablate --norm bn --tune learning_rate --within 30m[/]
+    [bold]alexnet-lab ablate --norm bn --data xrays/ --folds 5[/]  every image tested
+    [bold]alexnet-lab ablate --norm bn --data xrays/ --resplit[/]
 
     An option that takes LEVELS, one or several with commas between, is varied:
     each level is compared with the published value, or with what the recipe or
@@ -71,7 +74,13 @@ def ablate(
     and others around it, chooses by validation, and compares the cells at their
     best under fresh seeds. More points or seeds later extend the search;
     "learning_rate=1e-4..1e-1,weight_decay:16" names a range and two fields, and
-    :once at the end searches once per cell, not once per seed.
+    :once at the end searches once per cell, not once per seed. With --within 30m
+    there are as many points as their runs are expected to take that time.
+
+    --folds 5 is for small sets: under each seed a cell is trained five times and
+    tested on every image once; all images of a patient are in one fold.
+    --resplit draws training, validation and test images anew for each seed, so
+    that conclusions are about other training images too.
 
     Each run is a process with a folder of its own. The same command again makes
     only the runs that are missing; more seeds or levels extend the study.
@@ -86,7 +95,7 @@ def ablate(
     start = {**read_start(recipe), **shared}
     # The name of the folder depends on the levels, so the study is declared once for its name and once for its folder.
     folder = how.out or Path("runs") / folder_name(
-        declare_study(factors, start, Path(), design="one-at-a-time", seeds=seeds)
+        declare_study(factors, start, Path(), design="one-at-a-time", seeds=seeds, folds=how.folds, resplit=how.resplit)
     )
     study = declare_study(
         factors,
@@ -97,6 +106,8 @@ def ablate(
         margin=how.margin,
         level=how.level,
         tune=how.tune,
+        folds=how.folds,
+        resplit=how.resplit,
     )
     plan_run_conclude(console, study, how)
 

@@ -66,7 +66,8 @@ def folder_name(study: "Study") -> str:
     """Name a study after its data and what it changes."""
     parts = (f"{f.field}-{'+'.join(map(str, f.changes))}" for f in study.factors)
     data = Path(study.start.data.partition(":")[0]).stem
-    return re.sub(r"[^\w.,=+-]", "-", "_".join([data, *parts]))[:NAME_LIMIT]
+    splits = [f"{name}-{value}" if name == "folds" else name for name, value in study.splitting.words().items()]
+    return re.sub(r"[^\w.,=+-]", "-", "_".join([data, *parts, *splits]))[:NAME_LIMIT]
 
 
 def _has_gpu() -> bool:

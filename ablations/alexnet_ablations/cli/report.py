@@ -30,7 +30,7 @@ def report(
     [bold]alexnet-lab report runs/norm-bn --level 0.9[/]       epochs to 90%
 
     A page that needs no network, tables for a paper (tables.md, tables.tex), a
-    row per run (results.csv) and every figure as SVG and PNG. Works on a study
+    row per cell and seed (results.csv) and every figure as SVG and PNG. Works on a study
     in any state, and trains nothing. --margin and --level hold for this report;
     given to ablate or study, the study keeps them.
     """

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from alexnet_ablations.declare.study import PlannedRun, Study
+    from alexnet_ablations.run.budget import Budget
     from alexnet_ablations.run.forecast import Forecast
+    from alexnet_ablations.run.splits import Tested
     from alexnet_ablations.run.trackers import Sink
 
 MOST_DAMAGED = 10  # runs with changed records that are named
@@ -40,6 +43,9 @@ def plan_run_conclude(
     refuse_place(study.folder, "study")
     sinks = open_sinks(how.track)
     engine = how.where.engine(table)
+    budget = None
+    if how.within is not None:
+        study, budget = tuned_within(study, how, engine)
     asked, study = study, study.grown_from_folder()
     if not how.plan:
         refuse_if_coordinated(study.folder)
@@ -48,9 +54,11 @@ def plan_run_conclude(
         save_study(console, asked, how.save, silent=how.is_silent)
     if not how.is_silent:
         print_plan(console, study, asked, missing)
+        if budget is not None:
+            console.print(budget.sentence(), markup=False, highlight=False)
         say_damages(console, missing)
-    test_images = prepare_data(console, study, silent=how.is_silent) if missing else None
-    predicted = predict(study, missing, how.jobs, engine, plan=how.plan, test_images=test_images)
+    tested = prepare_data(console, study, silent=how.is_silent) if missing else None
+    predicted = predict(study, missing, how.jobs, engine, plan=how.plan, tested=tested)
     if not how.is_silent:
         for sentence in predicted.sentences():
             console.print(sentence, markup=False, highlight=False)
@@ -69,6 +77,26 @@ def plan_run_conclude(
         sinks=sinks,
         engine=engine,
     )
+
+
+def tuned_within(study: "Study", how: StudyOptions, engine: Engine) -> "tuple[Study, Budget]":
+    """Return a study with as many points to tune as fit into the time of --within, and what they take."""
+    from alexnet_ablations.declare.tuning import FEWEST_POINTS, names_points
+    from alexnet_ablations.run.budget import points_within, read_time
+
+    seconds = read_time(how.within or "")
+    if how.tune is not None and names_points(how.tune):
+        raise ValueError(f"--tune {how.tune} names how many points are tried, and --within finds it; name one of them")
+    if study.tuning is None:
+        raise ValueError("--within is a time for --tune; name what is tuned, for example --tune learning_rate")
+    if not engine.is_here:
+        raise ValueError(
+            "--within times runs on this machine, and the executor makes them on others; name the points, for example "
+            "--tune learning_rate:8"
+        )
+    asked = replace(study, tuning=replace(study.tuning, points=FEWEST_POINTS))
+    budget = points_within(asked.grown_from_folder(), seconds, how.jobs, how.yes)
+    return replace(study, tuning=replace(study.tuning, points=budget.points)), budget
 
 
 def missing_runs(study: "Study", most: int) -> "list[PlannedRun]":
@@ -140,7 +168,7 @@ def make(
             console, study, runs, lambda some: work(some, ()), repeat=repeat, silent=quiet or as_json
         )
     work(runs, sinks)
-    results = conclude_and_print(console, study, silent=quiet or as_json)
+    results = conclude_and_print(console, study, silent=quiet or as_json, as_json=as_json)
     if not quiet and not as_json:
         seconds = f"{time.monotonic() - started:.0f} s"
         where = f"{seconds}. Runs and rows: {study.folder}"
@@ -195,7 +223,9 @@ def make_searches(
     return study, [run for run in study.runs() if not run.is_done]
 
 
-def conclude_and_print(console: Console, study: "Study", *, silent: bool = False) -> "pd.DataFrame":
+def conclude_and_print(
+    console: Console, study: "Study", *, silent: bool = False, as_json: bool = False
+) -> "pd.DataFrame":
     """Read all runs back, write rows and report, and print what the runs say together.
 
     Files come first: they are complete even if printing fails.
@@ -209,6 +239,9 @@ def conclude_and_print(console: Console, study: "Study", *, silent: bool = False
     write_results(results, study.folder / "results.csv")
     conclusions = conclude_study(study, results)
     page = write_report(study, results, conclusions)
+    if as_json:
+        for conclusion in conclusions.headline:
+            print(json.dumps({"event": "conclusion", **conclusion.facts()}))  # noqa: T201  # the interface
     if not silent:
         print_conclusions(console, results, conclusions)
         if study.tuning is not None:
@@ -237,11 +270,14 @@ def print_plan(console: Console, study: "Study", asked: "Study", missing: "Seque
     epochs = f" of {start.epochs} epoch{'s' if start.epochs > 1 else ''}" if is_shared else ""
     network = f"[bold]{start.network}[/]"
     console.print(f"{network} on {escape(start.data)}, varied: {escape(factors)}", highlight=False)
+    folds = f" x {study.splitting.folds} folds" if study.splitting.folds else ""
     console.print(
-        f"{study.design}: {total // study.seeds} cells x {study.seeds} seed{many} = {total} runs{epochs}"
+        f"{study.design}: {len(study.cells)} cells x {study.seeds} seed{many}{folds} = {total} runs{epochs}"
         + (f"; {total - left} already done" if left < total else ""),
         markup=False,
     )
+    if said := study.splitting.sentence():
+        console.print(said, markup=False, highlight=False)
     if study.tuning is not None:
         console.print(plan_sentence(study, len(missing) - left), markup=False, highlight=False)
     console.print(f"set for all cells: {', '.join(settings_of(study))}", style="dim", markup=False, highlight=False)
@@ -307,22 +343,31 @@ def aliases(study: "Study") -> list[str]:
     ]
 
 
-def prepare_data(console: Console, study: "Study", *, silent: bool) -> int:
+def prepare_data(console: Console, study: "Study", *, silent: bool) -> "Tested":
     """Read the images once, here: a mistake ends as one line, and the runs find everything decoded.
 
-    Return the number of test images.
+    Return how many images each seed is tested on.
     """
-    start = study.start
+    from alexnet_ablations.run.splits import Tested, check_splits
+
+    start, by_seed = study.start, study.splitting.is_by_seed
     if start.data == "digits" and not start.fold:  # whole, they split for certain, and without torch
-        return count_of_digits(start)
+        return check_splits(study) if by_seed else Tested(count_of_digits(start))
     from alexnet_lab.training.run import open_feed_of
 
     lines = PlainLines(console)
-    feed = open_feed_of(start, (lambda _kind, _facts: None) if silent else lines)
+    first = study.runs()[0].recipe
+    # Splits are checked once the images are decoded, which is told of, and before one of them is opened.
+    checked = check_splits(study, (lambda *_: None) if silent else _told(lines)) if by_seed else None
+    feed = open_feed_of(first if by_seed else start, (lambda _kind, _facts: None) if silent else lines)
     if not silent:
         for text in feed.notes:
             lines("note", {"text": text})
-    return len(feed.split.test)
+    return checked or Tested(len(feed.split.test))
+
+
+def _told(lines: PlainLines) -> "Callable[[str, int, int], None]":
+    return lambda what, done, total: lines("preparing", {"what": what, "done": done, "total": total})
 
 
 def count_of_digits(start: Recipe) -> int:
@@ -341,7 +386,7 @@ def predict(
     engine: Engine,
     *,
     plan: bool,
-    test_images: int | None = None,
+    tested: "Tested | None" = None,
 ) -> "Forecast":
     """Return what the study costs and can show; refuse it where the disk has not enough space for it.
 
@@ -350,10 +395,12 @@ def predict(
     from alexnet_ablations.run.forecast import forecast
     from alexnet_ablations.run.slots import find_slots
 
+    images, overlap = (None, 0.0) if tested is None else (tested.images, tested.overlap)
     if not engine.is_here:
-        return forecast(study, jobs or max(len(missing), 1), measured=None, test_images=test_images)
+        return forecast(study, jobs or max(len(missing), 1), measured=None, test_images=images, overlap=overlap)
     slots = find_slots(study.start.threads, study.start.device, jobs).count
-    return forecast(study, min(slots, max(len(missing), 1)), measured=plan, test_images=test_images)
+    side_by_side = min(slots, max(len(missing), 1))
+    return forecast(study, side_by_side, measured=plan, test_images=images, overlap=overlap)
 
 
 def save_study(console: Console, study: "Study", path: Path, *, silent: bool = False) -> None:

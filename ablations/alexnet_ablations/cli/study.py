@@ -57,10 +57,12 @@ def study(
     [bold]alexnet-lab study runs/mine --seeds 6[/]          continues, with more seeds
     [bold]alexnet-lab study runs/mine --margin 1[/]         concludes anew, trains nothing
     [bold]alexnet-lab study mine.toml --tune learning_rate:8[/]  each cell at its best
+    [bold]alexnet-lab study mine.toml --folds 5[/]          every image tested once a seed
 
     A study file has the fields of alexnet-lab ablate, whose --save writes one:
 
       seeds = 6
+      folds = 5  # or: resplit = true
       margin = 1
       \\[factors]
       norm = \\["bn", "none"]
@@ -106,6 +108,8 @@ def study(
         level=how.level or words.get("level"),
         tune=how.tune or words.get("tune"),
         chosen=None if how.tune else words.get("chosen"),
+        folds=words.get("folds") if how.folds is None else how.folds,
+        resplit=how.resplit or words.get("resplit", False),
     )
     if chosen.about and not how.is_silent:
         console.print(chosen.about, style="bold", markup=False, highlight=False)

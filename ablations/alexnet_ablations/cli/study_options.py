@@ -61,6 +61,30 @@ Tune = Annotated[
         rich_help_panel="Study",
     ),
 ]
+Within = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TIME",
+        help="Tune with as many points as fit into 30m or 2h.",
+        show_default="8 points a field",
+        rich_help_panel="Study",
+    ),
+]
+Folds = Annotated[
+    int | None,
+    typer.Option(
+        metavar="K",
+        help="Each seed tests every image once, in K folds of its own: 5.",
+        show_default="one test part for all seeds",
+        rich_help_panel="Study",
+    ),
+]
+Resplit = Annotated[
+    bool,
+    typer.Option(
+        "--resplit", help="Each seed draws its own training, validation and test images.", rich_help_panel="Study"
+    ),
+]
 IsQuiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print lines of JSON.")]
 
@@ -98,6 +122,9 @@ class StudyOptions:
     as_json: AsJson = False
     track: Track = None
     tune: Tune = None
+    within: Within = None
+    folds: Folds = None
+    resplit: Resplit = False
     margin: Margin = None
     level: Level = None
     jobs: Jobs = None

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 DISPENSABLE = (
     "p, within",
     "equivalence interval",
+    "P(false claim)",
     "p, sign flip",
     "p, t test",
     "seeds alone",

@@ -1,8 +1,8 @@
 """What every run of a study answered on each test image, from its predictions.npz; one bit per run and image.
 
-A conclusion about other images needs all runs of a contrast on the same test images. Runs without predictions, as those
-of earlier versions, and runs that were tested on other images than the first are named; what needs them is about these
-test images alone.
+A conclusion about other images needs all runs of a contrast on the same test images. Where a seed divides the images
+into folds, its runs answer together: every image once. Runs without predictions, as those of earlier versions, and runs
+that were tested on other images than the first are named; what needs them is about these test images alone.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -28,6 +28,7 @@ class Answers:
     right: Mapping[Key, NDArray[np.uint8]] = field(default_factory=dict, repr=False)  # N bits of each run, packed
     lacking: tuple[Key, ...] = ()  # runs that ended well and kept no predictions, or whose file cannot be read
     elsewhere: tuple[Key, ...] = ()  # runs that were tested on other images
+    folds: int = 0  # in which each seed tested the images; 0 without folds
 
     @property
     def images(self) -> int:
@@ -69,12 +70,12 @@ def read_answers(runs: Sequence[PlannedRun], ended_well: Iterable[Key]) -> Answe
     first: PartPredictions | None = None
     right: dict[Key, NDArray[np.uint8]] = {}
     lacking, elsewhere = [], []
-    for run in runs:
-        key = (run.cell.name, run.seed)
+    by_run = by_cell_and_seed(runs)
+    for key, together in by_run.items():
         if key not in wanted:
             continue
         try:
-            test = read_predictions(run.folder.path / FILE, ["test"])["test"]
+            test = read_tested(together)
         except ValueError:  # named in `lacking`; a damaged file has made its run `damaged` already
             lacking.append(key)
             continue
@@ -88,7 +89,37 @@ def read_answers(runs: Sequence[PlannedRun], ended_well: Iterable[Key]) -> Answe
     group = np.arange(len(first.ids))
     if first.groups is not None:
         group = np.unique(first.groups, return_inverse=True)[1].astype(np.int64)
-    return Answers(first.labels, group, first.groups is not None, right, tuple(lacking), tuple(elsewhere))
+    folds = max((len(together) for together in by_run.values() if together[0].whole is not None), default=0)
+    return Answers(first.labels, group, first.groups is not None, right, tuple(lacking), tuple(elsewhere), folds)
+
+
+def by_cell_and_seed(runs: Sequence[PlannedRun]) -> dict[Key, list[PlannedRun]]:
+    """Return the runs of each cell under each seed: one, or one for each fold."""
+    together: dict[Key, list[PlannedRun]] = {}
+    for run in runs:
+        together.setdefault((run.compared.name, run.seed), []).append(run)
+    return together
+
+
+def read_tested(folds: Sequence[PlannedRun]) -> PartPredictions:
+    """Return what the runs of one cell and seed say of their test images, those of several folds in order of the image.
+
+    Raises ValueError where predictions are missing or damaged, or an image is in two folds.
+    """
+    parts = [read_predictions(run.folder.path / FILE, ["test"])["test"] for run in folds]
+    if len(parts) == 1:
+        return parts[0]
+    ids = np.concatenate([part.ids for part in parts])
+    order = np.argsort(ids, kind="stable")
+    if (np.diff(ids[order]) == 0).any():
+        raise ValueError(f"an image is tested in two folds of {folds[0].compared.name} under seed {folds[0].seed}")
+    groups = [part.groups for part in parts if part.groups is not None]
+    return PartPredictions(
+        ids[order],
+        np.concatenate([part.labels for part in parts])[order],
+        np.concatenate([part.probabilities for part in parts])[order],
+        np.concatenate(groups)[order] if len(groups) == len(parts) else None,
+    )
 
 
 def image_values(differences: NDArray[Any], answers: Answers, *, by_class: bool = False) -> NDArray[np.float64]:

@@ -15,7 +15,8 @@ from typing import Any
 import pandas as pd
 
 from alexnet_ablations.conclude.conclusions import Conclusion, conclusions_of
-from alexnet_ablations.conclude.outcomes import HEADLINE, read_results
+from alexnet_ablations.conclude.outcomes import HEADLINE, ended_well, read_results
+from alexnet_ablations.conclude.resplits import read_resplits
 from alexnet_ablations.conclude.sentences import ALL_POSSIBLE, effect, name_of, shown_interval
 from alexnet_ablations.declare.study import Study
 from alexnet_ablations.tune.choice import SearchResult, within_budget
@@ -48,7 +49,10 @@ def effects_at_budgets(study: Study, outcomes: Sequence[SearchResult], rows: pd.
     if not complete:
         return []
     headline = dict(zip(zip(rows["cell"], rows["seed"], strict=True), rows.to_dict("records"), strict=True))
-    runs = {(search.cell.name, search.number): search.runs for search in searches_of(study)}
+    searches = searches_of(study)
+    runs = {(search.cell.name, search.number): search.runs for search in searches}
+    by_split = study.splitting.resplit
+    resplits = read_resplits(tuning_runs(searches), ended_well(rows)) if by_split else None
     found = []
     for points in budgets_of(len(complete[0].tried)):
         chosen = []
@@ -57,7 +61,7 @@ def effects_at_budgets(study: Study, outcomes: Sequence[SearchResult], rows: pd.
             chosen.append(_row(outcome, headline[run.cell.name, run.seed]))
         results = pd.DataFrame(chosen)
         results.attrs = dict(rows.attrs)
-        concluded = conclusions_of(results, study.contrasts(), (HEADLINE,), study.margin)
+        concluded = conclusions_of(results, study.contrasts(), (HEADLINE,), study.margin, resplits=resplits)
         found.append(AtBudget(points, concluded.headline))
     return found
 

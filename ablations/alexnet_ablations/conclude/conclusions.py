@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -20,10 +20,12 @@ import pandas as pd
 from alexnet_ablations.conclude import intervals
 from alexnet_ablations.conclude.answers import Answers, image_values, read_answers
 from alexnet_ablations.conclude.crossed import Crossed, crossed
+from alexnet_ablations.conclude.false_claims import FalseClaim, false_claim_of
 from alexnet_ablations.conclude.intervals import LEVEL, Interval
 from alexnet_ablations.conclude.looks import level_of_look
 from alexnet_ablations.conclude.multiplicity import holm
 from alexnet_ablations.conclude.outcomes import HEADLINE, OUTCOMES, Outcome, ended_well, population_of
+from alexnet_ablations.conclude.resplits import Resplits, read_resplits
 from alexnet_ablations.conclude.sensitivity import Sensitivity, sensitivity_of
 from alexnet_ablations.conclude.survival import Survival, lost_cells, over_survivors, survivals
 from alexnet_ablations.declare.contrasts import Contrast
@@ -45,7 +47,8 @@ Verdict = Literal[
 class Inference:
     """What a few paired differences say about their mean, on the scale of comparison (points, or log factors).
 
-    With `images`, intervals and p are for other seeds and other images like these; without, for other seeds alone.
+    With `images`, intervals and p are for other seeds and other images like these; with `overlap`, test over training
+    images of splits that each seed draws from one set, for other splits; without either, for other seeds alone.
     """
 
     n: int
@@ -60,11 +63,15 @@ class Inference:
     differences: tuple[float, ...] = ()
     images: Crossed | None = None
     seeds_alone: Interval | None = None  # the 95% interval for other seeds on these images
+    overlap: float = 0.0
 
     @cached_property
     def sign_flip(self) -> Interval | None:
-        """Return the interval by sign flips; None where so few pairs can reject nothing. Computed when asked for."""
-        return intervals.sign_flip_interval(self.differences)
+        """Return the interval by sign flips; None where so few pairs can reject nothing, or splits overlap.
+
+        Computed when asked for.
+        """
+        return None if self.overlap else intervals.sign_flip_interval(self.differences)
 
     @property
     def attainable_p(self) -> float:
@@ -100,6 +107,7 @@ class Conclusion:
     holm_p: float | None = None
     equivalence_holm_p: float | None = None
     level: float = LEVEL  # at which this look is tested, after Holm's rule
+    false_claim: FalseClaim | None = None  # of a difference in accuracy that was found, where predictions are known
 
     @cached_property
     def sensitivity(self) -> Sensitivity | None:
@@ -107,7 +115,9 @@ class Conclusion:
         inference, level = self.inference, self.level / self.family
         if self.n < 3 or inference.t is None or level <= 0:
             return None
-        return sensitivity_of(self.n, inference.spread, inference.images, level, inference.margin)
+        return sensitivity_of(
+            self.n, inference.spread, inference.images, level, inference.margin, overlap=inference.overlap
+        )
 
     @property
     def n(self) -> int:
@@ -172,6 +182,23 @@ class Conclusion:
             return None
         return (self.inference.mean > 0) == (self.outcome.better == "more")
 
+    def facts(self) -> dict[str, Any]:
+        """Return what was concluded, fit for JSON: None for what there is not."""
+        shown, claim = self.shown, self.false_claim
+        return {
+            "outcome": self.outcome.name,
+            "contrast": self.contrast.name,
+            "kind": self.contrast.kind,
+            "effect": self.inference.mean if self.n else None,
+            "interval": None if shown is None else [shown.low, shown.high],
+            "population": self.population,
+            "pairs": self.n,
+            "p": self.inference.t_p,
+            "p_holm": self.holm_p,
+            "verdict": self.verdict,
+            "false_claim_probability": None if claim is None else claim.probability,
+        }
+
     @property
     def is_within_margin(self) -> bool:
         """Say whether the estimate itself, whatever its interval, is too small to matter."""
@@ -186,6 +213,7 @@ class Conclusions:
     survivals: tuple[Survival, ...]
     answers: Answers | None = field(default=None, repr=False)
     looks: tuple[int, ...] = ()  # seeds of the earlier looks
+    resplits: Resplits | None = None  # where each seed drew its own split
 
     @property
     def outcomes(self) -> list[Outcome]:
@@ -204,11 +232,15 @@ class Conclusions:
 
 
 def infer(
-    differences: Sequence[float], margin: float | None = None, images: Crossed | None = None, level: float = LEVEL
+    differences: Sequence[float],
+    margin: float | None = None,
+    images: Crossed | None = None,
+    level: float = LEVEL,
+    overlap: float = 0.0,
 ) -> Inference:
     """Say what paired differences, all finite, tell about their mean; with `images`, of other images too.
 
-    `level` is that of the test of equivalence.
+    `level` is that of the test of equivalence. With `overlap`, each seed drew its own split (intervals.py).
     """
     d = np.asarray(differences, dtype=float)
     if not np.isfinite(d).all():
@@ -221,13 +253,14 @@ def infer(
         n=len(d),
         mean=float(d.mean()),
         spread=float(d.std(ddof=1)) if len(d) > 1 else math.nan,
-        t=intervals.t_interval(d),
-        t_p=intervals.t_p_value(d),
-        sign_flip_p=intervals.sign_flip_p_value(d),
+        t=intervals.t_interval(d, overlap=overlap),
+        t_p=intervals.t_p_value(d, overlap),
+        sign_flip_p=None if overlap else intervals.sign_flip_p_value(d),  # it takes pairs for independent
         margin=margin,
-        equivalence_p=None if margin is None else intervals.equivalence_p_value(d, margin),
-        equivalence=None if margin is None else intervals.t_interval(d, 1 - 2 * level),
+        equivalence_p=None if margin is None else intervals.equivalence_p_value(d, margin, overlap),
+        equivalence=None if margin is None else intervals.t_interval(d, 1 - 2 * level, overlap),
         differences=tuple(d.tolist()),
+        overlap=overlap,
     )
     if images is None:
         return alone
@@ -263,8 +296,16 @@ def _values_by_seed(by_seed_and_cell: pd.DataFrame, contrast: Contrast) -> dict[
 
 def conclude_study(study: Study, results: pd.DataFrame) -> Conclusions:
     """Conclude from a study whose results were read: with the predictions of its runs, its margin and its looks."""
-    answers = read_answers(study.runs(), ended_well(results))
-    return conclusions_of(results, study.contrasts(), margin=study.margin, answers=answers, looks=study.looks)
+    runs, well = study.runs(), ended_well(results)
+    by_split = study.splitting.resplit
+    return conclusions_of(
+        results,
+        study.contrasts(),
+        margin=study.margin,
+        answers=None if by_split else read_answers(runs, well),
+        looks=study.looks,
+        resplits=read_resplits(runs, well) if by_split else None,
+    )
 
 
 def conclusions_of(
@@ -274,12 +315,14 @@ def conclusions_of(
     margin: float | None = None,
     answers: Answers | None = None,
     looks: Sequence[int] = (),
+    resplits: Resplits | None = None,
 ) -> Conclusions:
     """Conclude on every contrast of every outcome that any run has a number for, and of the headline in any case.
 
     `results` is the table of `outcomes.read_results`; `margin` is what is too small to matter, in points of the
     headline (0.5); the other outcomes have margins of their own. With `answers` (`answers.read_answers`) accuracies are
     compared for images like these, without on these images alone. `looks` are the numbers of seeds of earlier looks.
+    `resplits` says how splits overlap where each seed drew its own.
     """
     repeated = results[results.duplicated(["cell", "seed"])]
     if len(repeated):
@@ -293,8 +336,8 @@ def conclusions_of(
         is_headline = outcome.name == HEADLINE.name
         if is_headline or outcome.compared(results).notna().any():
             chosen = margin if is_headline and margin is not None else outcome.compared_margin()
-            items += _conclude_one_family(results, contrasts, lost, outcome, chosen, answers, tuple(looks))
-    return Conclusions(tuple(items), survivals(results), answers, tuple(looks))
+            items += _conclude_one_family(results, contrasts, lost, outcome, chosen, answers, tuple(looks), resplits)
+    return Conclusions(tuple(items), survivals(results), answers, tuple(looks), resplits)
 
 
 def _conclude_one_family(
@@ -305,11 +348,15 @@ def _conclude_one_family(
     margin: float | None,
     answers: Answers | None,
     looks: tuple[int, ...],
+    resplits: Resplits | None,
 ) -> list[Conclusion]:
     wide = _by_seed_and_cell(results, outcome)
     planned = int(results["seed"].nunique())
     level = level_of_look(planned, looks)
     without = results[outcome.compared(results).isna()]
+    tested_on = population_of(results, outcome)
+    # What is no number of images, such as memory, has no split to depend on.
+    splits = resplits if tested_on else None
     family = []
     for declared in contrasts:
         contrast = over_survivors(declared, results, lost)
@@ -321,10 +368,14 @@ def _conclude_one_family(
                 outcome,
                 values,
                 planned=planned,
-                inference=infer(list(values.values()), margin, images, level),
+                inference=infer(list(values.values()), margin, images, level, splits.overlap if splits else 0.0),
                 family=len(contrasts),
-                population=population_of(results, outcome) if images is None or answers is None else answers.population,
-                tested_on=population_of(results, outcome),
+                population=splits.population
+                if splits
+                else tested_on
+                if images is None or answers is None
+                else answers.population,
+                tested_on=splits.tested_on if splits else tested_on,
                 possible=_possible(wide, contrast, outcome, values),
                 left_out=_left_out(without, contrast, values),
                 lost=tuple(cell for cell in declared.weights if cell in lost),
@@ -333,10 +384,20 @@ def _conclude_one_family(
         )
     different = holm([None if _is_without_verdict(item) else item.inference.t_p for item in family])
     same = holm([None if item.censored else item.inference.equivalence_p for item in family])
-    return [
+    concluded = [
         replace(item, holm_p=p, equivalence_holm_p=q, level=level)
         for item, p, q in zip(family, different, same, strict=True)
     ]
+    return [_with_check(item, answers) for item in concluded]
+
+
+def _with_check(conclusion: Conclusion, answers: Answers | None) -> Conclusion:
+    """Add to a difference in accuracy how probably a claim of it is false."""
+    if answers is None or conclusion.outcome.images != "mean" or conclusion.is_better is None:
+        return conclusion
+    gain = conclusion.inference.mean > 0
+    claim = false_claim_of(conclusion.contrast, conclusion.values, answers, is_gain=gain)
+    return replace(conclusion, false_claim=claim)
 
 
 def _is_without_verdict(conclusion: Conclusion) -> bool:

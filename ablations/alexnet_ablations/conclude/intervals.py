@@ -5,6 +5,9 @@ and that every interval here rests on an assumption worth knowing.
 
     t           exact for normal differences; the headline
     sign flip   exact for differences that are symmetric around their mean, whatever their shape; at most 1 - 2/2^n sure
+
+Where each seed draws its own test and training images from one set, these overlap, and the mean of n differences varies
+by more than their spread over n: `overlap`, test images over training images, is added to 1/n (Nadeau and Bengio 2003).
 """
 
 import math
@@ -33,28 +36,30 @@ class Interval:
     high: float
 
 
-def t_interval(differences: Sequence[float] | Values, confidence: float = CONFIDENCE) -> Interval | None:
+def t_interval(
+    differences: Sequence[float] | Values, confidence: float = CONFIDENCE, overlap: float = 0.0
+) -> Interval | None:
     """Return Student's interval; None below two pairs, or where all pairs differ by the same amount."""
     from scipy import special
 
     d = np.asarray(differences, dtype=float)
     if len(d) < 2 or has_no_spread(d):
         return None
-    half = float(special.stdtrit(len(d) - 1, (1 + confidence) / 2)) * _standard_error(d)
+    half = float(special.stdtrit(len(d) - 1, (1 + confidence) / 2)) * _standard_error(d, overlap)
     return Interval(float(d.mean()) - half, float(d.mean()) + half)
 
 
-def t_p_value(differences: Sequence[float] | Values) -> float | None:
+def t_p_value(differences: Sequence[float] | Values, overlap: float = 0.0) -> float | None:
     """Return the two-sided p-value of Student's paired test against no difference; None as for the interval."""
     from scipy import special
 
     d = np.asarray(differences, dtype=float)
     if len(d) < 2 or has_no_spread(d):
         return None
-    return float(2 * special.stdtr(len(d) - 1, -abs(float(d.mean())) / _standard_error(d)))
+    return float(2 * special.stdtr(len(d) - 1, -abs(float(d.mean())) / _standard_error(d, overlap)))
 
 
-def equivalence_p_value(differences: Sequence[float] | Values, margin: float) -> float | None:
+def equivalence_p_value(differences: Sequence[float] | Values, margin: float, overlap: float = 0.0) -> float | None:
     """Return the p-value of two one-sided t tests: small where the mean is surely within the margin, either way."""
     from scipy import special
 
@@ -63,7 +68,7 @@ def equivalence_p_value(differences: Sequence[float] | Values, margin: float) ->
     d = np.asarray(differences, dtype=float)
     if len(d) < 2 or has_no_spread(d):
         return None
-    nearest = (margin - abs(float(d.mean()))) / _standard_error(d)
+    nearest = (margin - abs(float(d.mean()))) / _standard_error(d, overlap)
     return float(special.stdtr(len(d) - 1, -nearest))
 
 
@@ -133,8 +138,8 @@ def has_no_spread(differences: Values) -> bool:
     return bool(np.ptp(differences) <= TIE * np.abs(differences).max())
 
 
-def _standard_error(differences: Values) -> float:
-    return float(differences.std(ddof=1)) / math.sqrt(len(differences))
+def _standard_error(differences: Values, overlap: float) -> float:
+    return float(differences.std(ddof=1)) * math.sqrt(1 / len(differences) + overlap)
 
 
 @lru_cache(maxsize=4)

@@ -1,9 +1,12 @@
-"""What is compared between runs, and one tidy table of it: a row per run, in whatever state the run is.
+"""What is compared between runs, and one tidy table of it: a row per cell and seed, in whatever state its run is.
 
 An outcome is compared either as a difference in its own units or as a factor. Factors are for what is above zero and
 spans orders of magnitude (losses, gradient ratios, speed, memory): their logarithms are averaged and subtracted, so
 that "×1.8" means the same at every size. Only a run that ended well has outcomes; a run that did not has its state and
 the reason, and its seed leaves the comparisons that need it.
+
+Where a seed divides the images into folds, a row is of its K runs together: test outcomes are those of all their test
+predictions, every image once; of everything else it is the mean over the folds.
 """
 
 import math
@@ -15,8 +18,9 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
+from alexnet_ablations.conclude.answers import by_cell_and_seed, read_tested
 from alexnet_ablations.declare.design import level_text
-from alexnet_ablations.declare.status import status_of
+from alexnet_ablations.declare.status import STATES, status_of
 from alexnet_ablations.declare.study import PlannedRun
 from alexnet_lab.diagnosis.health import health_of
 from alexnet_lab.records import write_atomically
@@ -136,6 +140,8 @@ OUTCOMES: tuple[Outcome, ...] = (
     _of_machine("train_seconds", "seconds of training", better="less"),
 )
 HEADLINE = OUTCOMES[0]
+_FACTORS = frozenset(outcome.name for outcome in OUTCOMES if outcome.scale == "factor")
+_COMPUTED = (*(outcome.name for outcome in OUTCOMES if outcome.source), "measuring_share")  # of a run that ended well
 
 
 def outcome_named(name: str) -> Outcome:
@@ -155,22 +161,34 @@ def read_results(
     than it had, the least it can have needed, and `never_reached` is 1: differences then understate how slow it is.
 
     A run with damaged records keeps its row, with the state `damaged`, the files in `why`, and no outcomes. The number
-    of test images, if it is known and the same for all runs, is `attrs["test_images"]` of the table.
+    of test images, if it is known and the same for all rows, is `attrs["test_images"]` of the table, and the number of
+    folds that they are tested in, 0 without folds, `attrs["folds"]`. Where seeds draw splits of their own,
+    `attrs["splits"]` counts these.
     """
     if level is not None and not 0 < level <= 1:
         raise ValueError(f"a level is a validation accuracy above 0 and up to 1; got {level:g}; take for example 0.9")
-    read = [_read_run(run, health) for run in runs]
+    together = list(by_cell_and_seed(runs).values())
+    read = [_read_folds(folds, health) for folds in together]
     if level is None:
-        level = _level_of_baseline(runs, [curve for _, curve in read])
-    rows = [{**row, **_epochs_to(level, curve)} for row, curve in read]
+        level = _level_of_baseline(together, [curves for _, curves in read])
+    rows = [{**row, **_epochs_over(level, curves)} for row, curves in read]
     names = [outcome.name for outcome in OUTCOMES]
-    fields = list(dict.fromkeys(field for run in runs for field, _ in run.cell.settings))
+    fields = list(dict.fromkeys(field for run in runs for field, _ in run.compared.settings))
     columns = ["cell", *fields, "seed", "state", "why", "level", "never_reached", *names, "measuring_share"]
     table = pd.DataFrame(rows, columns=columns)
     table = table.astype(dict.fromkeys([*names, "level", "never_reached", "measuring_share"], "float64"))
     tested = {row["tested"] for row in rows if row["state"] == "ok"}
     table.attrs["test_images"] = tested.pop() if len(tested) == 1 else None
+    if splits := _count_splits(runs):
+        table.attrs["splits"] = splits
+    table.attrs["folds"] = max((len(folds) for folds in together if folds[0].whole is not None), default=0)
     return table
+
+
+def _count_splits(runs: Sequence[PlannedRun]) -> int:
+    """Count the splits of a study whose seeds draw their own; 0 where all runs have the same, or folds."""
+    drawn = {run.recipe.split_seed for run in runs if run.whole is None}
+    return len(drawn) if len(drawn) > 1 else 0
 
 
 def ended_well(results: pd.DataFrame) -> list[tuple[str, int]]:
@@ -182,10 +200,14 @@ def ended_well(results: pd.DataFrame) -> list[tuple[str, int]]:
 def population_of(results: pd.DataFrame, outcome: Outcome) -> str:
     """Name the images that an outcome is about, as the end of a sentence; empty where it is not about images."""
     part = outcome.source[0] if outcome.source else ""
+    folds = results.attrs.get("folds")
+    by = f" by {folds} folds" if folds else ""
+    if splits := results.attrs.get("splits"):
+        return f"on the {part} images of {splits} splits" if part in ("test", "validation") else ""
     if part == "test":
         images = results.attrs.get("test_images")
-        return f"on these {images:,} test images" if images else "on these test images"
-    return "on these validation images" if part == "validation" else ""
+        return f"on these {images:,} {'' if folds else 'test '}images{by}" if images else f"on these test images{by}"
+    return f"on these validation images{by}" if part == "validation" else ""
 
 
 def label_in(results: pd.DataFrame, outcome: Outcome) -> str:
@@ -206,11 +228,56 @@ def write_results(results: pd.DataFrame, path: Path) -> None:
     write_atomically(path, csv_text(results))
 
 
+def _read_folds(
+    folds: Sequence[PlannedRun], health: Mapping[tuple[str, int], Health] | None
+) -> tuple[dict[str, Any], list[list[float]]]:
+    """Return the row of one cell and seed, and the validation accuracy of every epoch of each of its runs."""
+    read = [_read_run(run, health) for run in folds]
+    rows, curves = [row for row, _ in read], [curve for _, curve in read]
+    if folds[0].whole is None:
+        return rows[0], curves
+    states = [str(row["state"]) for row in rows]
+    # What is missing comes before what failed, and that before a divergence: then all runs have ended.
+    state = max(states, key=lambda each: STATES.index(each) if each in STATES else len(STATES))
+    reasons = [f"fold {run.recipe.fold}: {row['why']}" for run, row in zip(folds, rows, strict=True) if row["why"]]
+    row = {**rows[0], "state": state, "why": "; ".join(reasons), "tested": None}
+    if state != "ok":
+        return {name: value for name, value in row.items() if name not in _COMPUTED}, [[]]
+    row |= _mean_of([{name: one[name] for name in _COMPUTED} for one in rows])
+    return row | _tested_together(folds), curves
+
+
+def _tested_together(folds: Sequence[PlannedRun]) -> dict[str, Any]:
+    """Return the test outcomes of the predictions of all folds; nothing is known where one has none."""
+    from alexnet_lab.training.metrics import classification_metrics
+
+    of_test = [outcome for outcome in OUTCOMES if outcome.source[:1] == ("test",)]
+    try:
+        tested = read_tested(folds)
+    except ValueError:  # the conclusions name runs without predictions
+        return {**dict.fromkeys((outcome.name for outcome in of_test), math.nan), "tested": None}
+    probabilities = tested.probabilities.astype(np.float64)
+    facts = {"test": classification_metrics(probabilities / probabilities.sum(1, keepdims=True), tested.labels)}
+    return {**{outcome.name: _number(facts, outcome.source) for outcome in of_test}, "tested": len(tested.ids)}
+
+
+def _mean_of(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Return the mean of each number over rows that have the same; geometric of what is compared as a factor."""
+    if len(rows) == 1:
+        return dict(rows[0])
+    means = {}
+    for name in rows[0] if rows else ():
+        values = np.array([row.get(name, math.nan) for row in rows], float)
+        is_factor = name in _FACTORS and (values > 0).all()
+        means[name] = float(np.exp(np.log(values).mean()) if is_factor else values.mean())
+    return means
+
+
 def _read_run(run: PlannedRun, health: Mapping[tuple[str, int], Health] | None) -> tuple[dict[str, Any], list[float]]:
     """Return a run's row, and its validation accuracy of every epoch; nothing of a run that did not end well."""
     state, why, verdict = _state(run)
-    levels = {field: level_in_results(level) for field, level in run.cell.settings}
-    row = {"cell": run.cell.name, **levels, "seed": run.seed, "state": state, "why": why, "tested": None}
+    levels = {field: level_in_results(level) for field, level in run.compared.settings}
+    row = {"cell": run.compared.name, **levels, "seed": run.seed, "state": state, "why": why, "tested": None}
     if state != "ok":
         return row, []
     lines = list(run.folder.metrics())
@@ -222,8 +289,7 @@ def _read_run(run: PlannedRun, health: Mapping[tuple[str, int], Health] | None) 
     if isinstance(facts.get("peak_memory_bytes"), int | float):
         facts["peak_memory_mb"] = facts["peak_memory_bytes"] / 2**20
     if (run.folder.path / "flow").exists():
-        key = (run.cell.name, run.seed)
-        facts["health"] = health_of(run.folder) if health is None else health.get(key, {})
+        facts["health"] = health_of(run.folder) if health is None else health.get(run.key, {})
     row |= {outcome.name: _number(facts, outcome.source) for outcome in OUTCOMES if outcome.source}
     row["measuring_share"] = _number(facts, ("measuring_share",))
     row["tested"] = _images_tested(facts)
@@ -264,10 +330,24 @@ def _number(facts: Mapping[str, Any], source: Sequence[str]) -> float:
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
 
 
-def _level_of_baseline(runs: Sequence[PlannedRun], curves: Sequence[Sequence[float]]) -> float:
+def _level_of_baseline(together: Sequence[Sequence[PlannedRun]], curves: Sequence[Sequence[Sequence[float]]]) -> float:
     """Return nine tenths of the median best validation accuracy of the first cell, the baseline."""
-    best = [max(c) for run, c in zip(runs, curves, strict=True) if c and run.cell == runs[0].cell]
+    baseline = together[0][0].compared if together else None
+    best = [
+        max(curve)
+        for folds, each in zip(together, curves, strict=True)
+        if folds[0].compared == baseline
+        for curve in each
+        if curve
+    ]
     return LEVEL_SHARE * float(pd.Series(best, dtype=float).median())
+
+
+def _epochs_over(level: float, curves: Sequence[Sequence[float]]) -> dict[str, float]:
+    """Return the mean of the epochs that the runs of a row needed; a bound where any of them never got there."""
+    epochs = [_epochs_to(level, curve) for curve in curves]
+    never = {"never_reached": max(one["never_reached"] for one in epochs)} if "never_reached" in epochs[0] else {}
+    return {**_mean_of(epochs), **never}
 
 
 def _epochs_to(level: float, curve: Sequence[float]) -> dict[str, float]:

@@ -20,6 +20,7 @@ from alexnet_ablations.conclude.sentences import (
     decisive,
     effect,
     equivalence_interval,
+    false_claim_text,
     p_value,
     seeds_alone,
     shown_interval,
@@ -43,6 +44,11 @@ class PaperTable:
     words: int  # so many columns, from the left, hold words; the others hold numbers
 
 
+_CHECK = (
+    " P(false claim): the probability that the one said to be better is not, from the accuracies, the number of test "
+    "images and the share that both get right (arXiv 2505.04720): a check that takes one run of each, and knows "
+    "nothing of seeds."
+)
 CUT = "Intervals are cut where a share, such as an accuracy, would leave 0 to 100%."
 
 
@@ -105,8 +111,8 @@ def effects_table(conclusions: Conclusions) -> PaperTable:
     """One row per contrast of the headline outcome."""
     headline = conclusions.headline
     margin = headline[0].inference.margin
-    where = next((item.population for item in headline if item.population), "")
     beside = any(item.inference.images for item in headline)
+    checked = any(item.false_claim is not None for item in headline)
     header = (
         "change",
         f"effect, {HEADLINE.unit}",
@@ -118,6 +124,7 @@ def effects_table(conclusions: Conclusions) -> PaperTable:
         "equivalence interval",
         f"p, within {HEADLINE.show_margin(margin)}, Holm" if margin is not None else "p, equivalence, Holm",
         "p, sign flip",
+        *(["P(false claim)"] if checked else []),
         "verdict",
     )
     rows = tuple(
@@ -132,31 +139,49 @@ def effects_table(conclusions: Conclusions) -> PaperTable:
             equivalence_interval(item),
             p_value(item.equivalence_holm_p),
             p_value(item.inference.sign_flip_p),
+            *([false_claim_text(item)] if checked else []),
             item.verdict,
         )
         for item in headline
     )
-    smallest = min((item.inference.attainable_p for item in headline if item.n), default=1.0)
     note = averaging_note([item.contrast for item in headline])
     average = f"{note} " if note else ""
-    interval = f"Student's 95% interval: for other seeds {where}"
-    if beside:
-        tested = next((item.tested_on for item in headline if item.tested_on), "")
-        interval = (
-            f"the 95% interval over seeds and images, {where}, and beside it Student's over the seeds alone, {tested}"
-        )
-        if not all(item.inference.images for item in headline if item.n > 1):
-            interval += "; rows without one beside it are about these test images alone"
+    interval, sign_flip = _what_decides(conclusions)
     caption = (
         f"Effects on {HEADLINE.label}, paired by seed, with {interval}. "
         f"{_cut(headline)}{average}Holm: the p of the t test before it, adjusted for all {len(headline)} comparisons. "
         f"The equivalence interval ({decisive(headline[0])}) lies within the margin where two one-sided t tests have p "
         f"up to {headline[0].level:.2g}, before Holm's rule. "
-        f"Sign flip: another test, exact, of the seeds alone, not adjusted, whose p cannot go below {smallest:.2g} "
-        f"here. A verdict other than undecided needs an adjusted p of at most {headline[0].level:.2g}, what this look "
-        "may spend."
+        f"{sign_flip} A verdict other than undecided needs an adjusted p of at most {headline[0].level:.2g}, what this "
+        f"look may spend.{_CHECK if checked else ''}"
     )
     return PaperTable("effects", f"Effects on {HEADLINE.label}", header, rows, caption, 1)
+
+
+def _what_decides(conclusions: Conclusions) -> tuple[str, str]:
+    """Say what the headline intervals are, and what the sign-flip test beside them is."""
+    headline = conclusions.headline
+    where = next((item.population for item in headline if item.population), "")
+    tested = next((item.tested_on for item in headline if item.tested_on), "")
+    if conclusions.resplits is not None:
+        interval = (
+            f"Student's 95% interval, {where}, seen {tested}, its variance corrected for what splits of one set share "
+            "(Nadeau and Bengio 2003)"
+        )
+        return interval, "An exact sign-flip test does not hold of splits that overlap."
+    smallest = min((item.inference.attainable_p for item in headline if item.n), default=1.0)
+    sign_flip = (
+        "Sign flip: another test, exact, of the seeds alone, not adjusted, whose p cannot go below "
+        f"{smallest:.2g} here."
+    )
+    if not any(item.inference.images for item in headline):
+        return f"Student's 95% interval: for other seeds {where}", sign_flip
+    interval = (
+        f"the 95% interval over seeds and images, {where}, and beside it Student's over the seeds alone, {tested}"
+    )
+    if not all(item.inference.images for item in headline if item.n > 1):
+        interval += "; rows without one beside it are about these test images alone"
+    return interval, sign_flip
 
 
 def _other_means(results: pd.DataFrame, outcomes: Sequence[Outcome]) -> PaperTable:
@@ -219,6 +244,8 @@ def populations_note(conclusions: Conclusions, outcomes: Sequence[Outcome]) -> s
     over_images = [
         outcome.label for outcome in outcomes if any(item.inference.images for item in conclusions.of(outcome))
     ]
+    if conclusions.resplits is not None:
+        return f"Intervals of what is measured on images are {conclusions.resplits.population}. "
     if not over_images or conclusions.answers is None:
         return ""
     return (

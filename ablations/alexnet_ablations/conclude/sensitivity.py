@@ -20,6 +20,7 @@ class Spread:
     seeds: float
     images: float = 0.0
     rest: float = 0.0  # of one image under one seed, beyond what its image and its seed explain
+    overlap: float = 0.0  # of splits that each seed draws: then `seeds` is that between splits, images included
 
     def table(self, seeds: int, groups: int) -> Crossed:
         """Return the mean squares to expect of so many seeds and images."""
@@ -48,6 +49,8 @@ class Spread:
         """Return degrees of freedom and standard error of the tests that must both find an effect."""
         if seeds < 2:
             return []
+        if self.overlap:
+            return [(seeds - 1.0, self.seeds * math.sqrt(1 / seeds + self.overlap))]
         table = self.table(seeds, groups)
         alone = math.sqrt(table.between_seeds / (seeds * groups))
         return [(table.degrees, math.sqrt(table.variance)), (seeds - 1.0, alone)]
@@ -67,11 +70,11 @@ class Sensitivity:
 
 
 def sensitivity_of(
-    seeds: int, spread: float, images: Crossed | None, level: float, margin: float | None
+    seeds: int, spread: float, images: Crossed | None, level: float, margin: float | None, *, overlap: float = 0.0
 ) -> Sensitivity:
     """Return what a study shows, from the spread of its seeds or the mean squares of its seeds and images."""
     if images is None:
-        known, groups = Spread(spread), 1
+        known, groups = Spread(spread, overlap=overlap), 1
     else:
         rest = images.rest
         between_seeds = math.sqrt(max(images.between_seeds - rest, 0.0) / images.groups)

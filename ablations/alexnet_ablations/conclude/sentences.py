@@ -98,7 +98,7 @@ def reach_of(conclusion: Conclusion) -> str:
     wanted = outcome.show_margin(known.margin)
     if known.seeds_for_margin is not None:
         return f"{said}, and {wanted} with about {known.seeds_for_margin:,} seeds"
-    if known.groups is None:
+    if known.groups is None and not conclusion.inference.overlap:
         return f"{said}; {wanted} would take more than {MOST:,} seeds"
     said += f" (no number of seeds less than {_size(outcome, known.least)})"
     if known.groups_for_margin is None:
@@ -123,6 +123,8 @@ def _rounded(count: int) -> str:
 
 def _beside(conclusion: Conclusion) -> str:
     """Give the interval over seeds alone beside the one for other images: ([+1.5, +2.7] on these 359 test images)."""
+    if conclusion.inference.overlap:
+        return f" ({conclusion.tested_on})"
     if conclusion.inference.images is None:
         return ""
     if conclusion.inference.seeds_alone is None:
@@ -141,6 +143,8 @@ def lacking_sentence(conclusions: Conclusions) -> str:
     """Say which runs have no predictions, or others' test images, and what follows; empty where all have theirs."""
     answers = conclusions.answers
     if not any(item.n for item in conclusions.headline):
+        return ""
+    if conclusions.resplits is not None:
         return ""
     if answers is None:
         return (
@@ -230,13 +234,17 @@ def notes_of(conclusion: Conclusion) -> tuple[str, ...]:
     """Return what a reader should keep in mind beside the sentence."""
     texts = []
     inference = conclusion.inference
-    if conclusion.n >= 2 and inference.attainable_p > LEVEL:
+    if conclusion.inference.overlap:
+        texts.append(overlap_note(conclusion))
+    elif conclusion.n >= 2 and inference.attainable_p > LEVEL:
         texts.append(
             f"of {conclusion.n} pairs an exact sign-flip test cannot go below p = {inference.attainable_p:.2g}; "
             "the interval rests on differences that are roughly normal"
         )
     else:
         texts += exact_test_note(conclusion)
+    if conclusion.false_claim is not None and conclusion.false_claim.probability > LEVEL:
+        texts.append(doubtful_claim(conclusion))
     if conclusion.n and conclusion.lost:
         texts.append(f"no run of {_first_of(conclusion.lost)} ended well; {_without_lost(conclusion)}")
     if conclusion.left_out and conclusion.n:
@@ -246,6 +254,37 @@ def notes_of(conclusion: Conclusion) -> tuple[str, ...]:
     if conclusion.contrast.aliases:
         texts.append(f"cannot be told from {', '.join(conclusion.contrast.aliases)} in this design")
     return tuple(texts)
+
+
+def doubtful_claim(conclusion: Conclusion) -> str:
+    """Say of a difference that was found that a single run of each, as papers report it, would not show it."""
+    claim = conclusion.false_claim
+    if claim is None:
+        return ""
+    units = _units(conclusion).removeprefix("test ")
+    return (
+        f"{name_of(conclusion.contrast)}: from one run of each on {claim.images:,} {units}, {claim.better:.1%} and "
+        f"{claim.other:.1%} right and {claim.both:.1%} by both, a claim of the better one is false with a probability "
+        f"of {false_claim_text(conclusion)}"
+    )
+
+
+def false_claim_text(conclusion: Conclusion) -> str:
+    """Write the probability that a claim of a difference is false; a dash where there is none."""
+    claim = conclusion.false_claim
+    if claim is None:
+        return "-"
+    return "< 0.1%" if claim.probability < 1e-3 else f"{100 * claim.probability:.2g}%"
+
+
+def overlap_note(conclusion: Conclusion) -> str:
+    """Say how an interval over splits of one set makes up for what they share."""
+    overlap = conclusion.inference.overlap
+    return (
+        f"each seed drew its own split; splits overlap, so the variance of the mean is that of the {conclusion.n} "
+        f"pairs times 1/{conclusion.n} + {overlap:.2f}, test over training images (Nadeau and Bengio), and no number "
+        "of seeds takes the second term away; an exact sign-flip test does not hold of such pairs"
+    )
 
 
 def exact_test_note(conclusion: Conclusion) -> list[str]:

@@ -28,9 +28,19 @@ KINDS: Mapping[str, type] = {
     "about": str,
     "design": str,
     "seeds": int,
+    "folds": int,
+    "resplit": bool,
     **dict.fromkeys(("margin", "level"), float),
     "looks": list,
     **dict.fromkeys((*TABLES, "executor", *TUNING_TABLES), dict),
+}
+_KIND_WORDS: Mapping[type, str] = {
+    str: "text",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    dict: "a table",
+    list: "a list",
 }
 # Fields with one value for all cells, and why.
 SHARED: Mapping[str, str] = {
@@ -217,11 +227,9 @@ def _check_kinds(words: Mapping[str, Any]) -> None:
         if name not in KINDS:
             raise unknown_choice("word", name, KINDS)
         accepted = (int, float) if KINDS[name] is float else KINDS[name]
-        if not isinstance(value, accepted) or isinstance(value, bool):
-            wanted = {str: "text", int: "a whole number", float: "a number", dict: "a table", list: "a list"}[
-                KINDS[name]
-            ]
-            raise ValueError(f"{name} must be {wanted}, got {value!r}")  # noqa: TRY004  # a mistake in a file ends as one line
+        if not isinstance(value, accepted) or (isinstance(value, bool) and KINDS[name] is not bool):
+            wanted = _KIND_WORDS[KINDS[name]]
+            raise ValueError(f"{name} must be {wanted}, got {value!r}")  # a mistake in a file ends as one line
 
 
 def _check_numbers(words: Mapping[str, Any]) -> None:

@@ -88,7 +88,7 @@ def check_design(design: str, factors: Sequence[Factor]) -> None:
     cells_of(design, factors)
 
 
-def check_size(design: str, factors: Sequence[Factor], seeds: int = 1) -> None:
+def check_size(design: str, factors: Sequence[Factor], seeds: int = 1, folds: int = 0) -> None:
     """Raise ValueError if a study of these factors and seeds is too large, before any of it is listed."""
     cells = count_cells(design, factors)
     if cells > MOST_CELLS:
@@ -96,11 +96,12 @@ def check_size(design: str, factors: Sequence[Factor], seeds: int = 1) -> None:
             f"a study has at most {MOST_CELLS:,} cells, and the design {design} makes {cells:,} of these levels; "
             "name fewer, or take --design one-at-a-time"
         )
-    if cells * seeds > MOST_RUNS:
-        raise ValueError(
-            f"a study has at most {MOST_RUNS:,} runs, and {cells:,} cells x {seeds:,} seeds are {cells * seeds:,}; "
-            f"take at most {MOST_RUNS // cells:,} seeds, or name fewer levels"
-        )
+    each = max(folds, 1)
+    if cells * seeds * each > MOST_RUNS:
+        product = f"{cells:,} cells x {seeds:,} seeds" + (f" x {folds:,} folds" if folds else "")
+        most = MOST_RUNS // (cells * each)
+        fewer = f"take at most {most:,} seeds, or name fewer levels" if most else "name fewer levels or folds"
+        raise ValueError(f"a study has at most {MOST_RUNS:,} runs, and {product} are {cells * seeds * each:,}; {fewer}")
 
 
 def count_cells(design: str, factors: Sequence[Factor]) -> int:

@@ -2,9 +2,10 @@
 
 STUDY/study.toml                 what was asked for, and what tuning chose; a folder holds one study, which may grow
 STUDY/runs/<cell>/seed-<k>/      run folders, each written by its own run
+STUDY/runs/<cell and fold>/      the same, if each seed divides the images into folds
 STUDY/tuning/<cell and values>/  the same of a search for each cell's best values, if the study is tuned
 STUDY/tuned/<cell and values>/   the same of cells at chosen values that are not the recipe's own
-STUDY/results.csv                one row per run
+STUDY/results.csv                one row per cell and seed
 STUDY/report/                    index.html, tables.md, tables.tex, figures/: what they say together
 """
 
@@ -25,6 +26,7 @@ from alexnet_ablations.declare.design import (
     default_design,
     level_text,
 )
+from alexnet_ablations.declare.splitting import Splitting, cell_in_fold, read_splitting
 from alexnet_ablations.declare.toml import toml_value
 from alexnet_ablations.declare.tuning import Tuning, read_tuning, shared_sentence
 from alexnet_lab.display import Displayed
@@ -39,12 +41,23 @@ Chosen = Mapping[str, tuple[Mapping[str, float], ...]]  # by cell: the values th
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """One cell under one seed, and the folder it belongs in."""
+    """One cell under one seed, and the folder it belongs in; no other run of a study has the same cell and seed."""
 
-    cell: Cell
+    cell: Cell  # with its fold, where the images are divided into folds
     seed: int
     recipe: Recipe
     folder: RunFolder
+    whole: Cell | None = None  # the cell as it is compared, where this run is tested on one of several folds
+
+    @property
+    def compared(self) -> Cell:
+        """Return the cell as it is compared: without the fold."""
+        return self.whole or self.cell
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """Name the run within its study."""
+        return self.cell.name, self.seed
 
     @property
     def is_done(self) -> bool:
@@ -103,17 +116,18 @@ class Study(Displayed):
     # What each cell is searched for before it is compared, and what that chose so far: see tune/.
     tuning: Tuning | None = None
     chosen: Chosen = field(default_factory=dict)
+    splitting: Splitting = field(default_factory=Splitting)
 
     def __post_init__(self) -> None:
         """Refuse a study that is too large before any of its runs is listed."""
-        check_size(self.design, self.factors, self.seeds)
+        check_size(self.design, self.factors, self.seeds, self.splitting.folds)
         if self.tuning is not None:  # as if every run of a search were a run under one more seed
             check_size(self.design, self.factors, self.tuning.searches(self.seeds) * self.tuning.points + self.seeds)
 
     @property
     def size(self) -> int:
         """Count the runs without listing them."""
-        return count_cells(self.design, self.factors) * self.seeds
+        return count_cells(self.design, self.factors) * self.seeds * len(self.splitting.parts)
 
     @property
     def cells(self) -> list[Cell]:
@@ -168,7 +182,12 @@ class Study(Displayed):
     def runs(self) -> list[PlannedRun]:
         """Return every run, seed by seed, so that an interrupted study is still balanced."""
         cells = self.cells
-        return [self._planned(cell, seed) for seed in range(self.seeds) for cell in cells]
+        return [
+            self._planned(cell, seed, fold)
+            for seed in range(self.seeds)
+            for fold in self.splitting.parts
+            for cell in cells
+        ]
 
     def chosen_for(self, cell: Cell, seed: int) -> Mapping[str, float] | None:
         """Return the values that a search chose for a cell under a seed; None where none has, or nothing is tuned."""
@@ -182,7 +201,7 @@ class Study(Displayed):
         if not path.exists():
             return self
         theirs = read_study(path, self.folder)
-        if self._shared() != theirs._shared() or self._baselines() != theirs._baselines():
+        if self._identity() != theirs._identity():
             raise ValueError(
                 f"{self.folder} holds another study, which differs in {', '.join(self._differences(theirs))} "
                 f"(see {path}); choose another folder with --out"
@@ -235,6 +254,7 @@ class Study(Displayed):
         baselines = self._baselines().items()
         lines = [f"about = {toml_value(self.about)}"] if self.about else []
         lines += [f"design = {toml_value(self.design)}", f"seeds = {self.seeds}"]
+        lines += [f"{name} = {toml_value(value)}" for name, value in self.splitting.words().items()]
         lines += [f"{name} = {toml_value(said)}" for name in SAID if (said := getattr(self, name)) is not None]
         if self.looks and whole:
             lines.append(f"looks = {toml_value(list(self.looks))}  # seeds of the reports before this one")
@@ -258,15 +278,16 @@ class Study(Displayed):
             ]
         return "\n".join(lines) + "\n"
 
-    def _planned(self, cell: Cell, seed: int) -> PlannedRun:
-        own = cell.recipe(self.start, seed)
+    def _planned(self, cell: Cell, seed: int, fold: str) -> PlannedRun:
+        trained, start = cell_in_fold(cell, fold), self.splitting.start_of(self.start, seed)
+        own = trained.recipe(start, seed)
         if self.tuning is None:
-            return PlannedRun(cell, seed, own, self._folder("runs", cell, seed))
+            return PlannedRun(trained, seed, own, self._folder("runs", trained, seed), cell if fold else None)
         values = self.chosen_for(cell, seed)
         if values is None:  # not to be made before its values are chosen
             return PlannedRun(cell, seed, own, self._folder("tuned", cell, seed))
         at_values = Cell((*cell.settings, *values.items()))
-        recipe = at_values.recipe(self.start, seed)
+        recipe = at_values.recipe(start, seed)
         folder = self._folder("runs", cell, seed) if recipe == own else self._folder("tuned", at_values, seed)
         return PlannedRun(cell, seed, recipe, folder)
 
@@ -280,8 +301,11 @@ class Study(Displayed):
     def _baselines(self) -> dict[str, Any]:
         return {factor.field: factor.levels[0] for factor in self.factors}
 
+    def _identity(self) -> dict[str, Any]:
+        return {**vars(self.splitting), **self._shared(), **self._baselines()}
+
     def _differences(self, other: "Study") -> list[str]:
-        mine, theirs = ({**s._shared(), **s._baselines()} for s in (self, other))
+        mine, theirs = (s._identity() for s in (self, other))
         fields = {factor.field for factor in self.factors} ^ {factor.field for factor in other.factors}
         told = [f"its factors ({', '.join(factor.field for factor in other.factors)})"] if fields else []
         told += [
@@ -308,6 +332,8 @@ def read_study(path: Path, folder: Path) -> Study:
             looks=words.get("looks", ()),
             tune=words.get("tune"),
             chosen=words.get("chosen"),
+            folds=words.get("folds"),
+            resplit=words.get("resplit", False),
         )
     except ValueError as error:
         raise ValueError(f"in {path}, {error}") from None
@@ -326,6 +352,8 @@ def declare_study(
     looks: Sequence[int] = (),
     tune: str | Mapping[str, Any] | None = None,
     chosen: Mapping[str, Any] | None = None,
+    folds: int | None = None,
+    resplit: bool = False,
 ) -> Study:
     """Return a study from text as flags and files have it; raise ValueError for any mistake in it.
 
@@ -333,7 +361,8 @@ def declare_study(
 
     `factors` are levels by field of the recipe, beside the baseline's, which is what `start` says or else what is
     published. `start` holds fields of the recipe that all cells share. `tune` is what --tune takes, such as
-    `learning_rate:8`, or the table [tune] of a study file.
+    `learning_rate:8`, or the table [tune] of a study file. With `folds`, each seed divides the images anew and tests
+    each of them once; with `resplit`, it draws its own training, validation and test images.
     """
     folder = Path(folder).expanduser()
     if seeds < 1:
@@ -346,6 +375,9 @@ def declare_study(
     design = design or default_design(declared)
     check_design(design, declared)
     tuning = None if tune is None else read_tuning(tune, recipe, declared)
+    splitting = read_splitting({"folds": folds, "resplit": resplit}, recipe)
+    if tuning is not None:
+        check_tuned_splits(tuning, splitting)
     return Study(
         recipe,
         declared,
@@ -358,7 +390,22 @@ def declare_study(
         looks=tuple(looks),
         tuning=tuning,
         chosen=_read_chosen(chosen, tuning),
+        splitting=splitting,
     )
+
+
+def check_tuned_splits(tuning: Tuning, splitting: Splitting) -> None:
+    """Refuse a search that would choose on images that its cells are then tested on."""
+    if splitting.folds:
+        raise ValueError(
+            "tune and folds cannot be combined yet: a search for all folds would choose on images that other folds are "
+            "tested on; tune with --resplit, where each seed has a search within its own training images"
+        )
+    if splitting.resplit and tuning.once:
+        raise ValueError(
+            "one search for all seeds (`once`) would choose on images that other seeds are tested on, since resplit "
+            "gives each seed images of its own; leave `once` out"
+        )
 
 
 def refuse_unfit_weights(runs: Sequence[PlannedRun]) -> None:

@@ -20,6 +20,7 @@ from alexnet_lab.training.recipe import Recipe, read_recipe
 # Seeds of the searches begin where those of a study can never reach: the comparison is made with fresh ones.
 FIRST_SEED = MOST_RUNS
 POINTS_PER_FIELD = 8
+FEWEST_POINTS = 2  # the recipe's own value and another
 MOST_POINTS = 256
 AROUND = "around"  # in a study file: the range around the recipe's own value
 DECADE = 10.0  # a range on a log scale goes from a tenth of the recipe's own value to ten times it
@@ -128,13 +129,20 @@ def read_tuning(words: "str | Mapping[str, Any]", start: Recipe, factors: Sequen
         _check_field(field.field, varied)
         _check_range(field, start)
         field.bounds(start)
-    if tuning.points < 2:
+    if tuning.points < FEWEST_POINTS:
         raise ValueError(
             f"a search takes at least 2 points, the recipe's own value and another; got {tuning.points}; {_EXAMPLE}"
         )
     if tuning.points > MOST_POINTS:
         raise ValueError(f"a search takes at most {MOST_POINTS} points, got {tuning.points}; name fewer")
     return tuning
+
+
+def names_points(words: "str | Mapping[str, Any]") -> bool:
+    """Return whether a flag or a table [tune] says how many points are tried."""
+    if not isinstance(words, str):
+        return "points" in words
+    return any(part.strip() not in ("", "once") for part in words.split(":")[1:])
 
 
 def shared_sentence(start: Recipe, factors: Sequence[Factor], tuning: Tuning | None) -> str:

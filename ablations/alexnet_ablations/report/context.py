@@ -31,7 +31,10 @@ class ReportContext:
     @property
     def damages(self) -> dict[tuple[str, int], dict[str, str]]:
         """Return the records that cannot be read, by cell and seed: a sentence for each file."""
-        damages = {(cell.cell, run.seed): dict(run.damages) for cell in self.cells for run in cell.runs}
+        damages: dict[tuple[str, int], dict[str, str]] = {}
+        for cell in self.cells:
+            for run in cell.runs:
+                damages.setdefault((cell.cell, run.seed), {}).update(run.damages)
         for key, by_file in self.diagnosed.damages.items():
             damages[key] = {**by_file, **damages.get(key, {})}
         return {key: by_file for key, by_file in damages.items() if by_file}

@@ -10,7 +10,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from alexnet_ablations.conclude.conclusions import Conclusion
 from alexnet_ablations.conclude.outcomes import HEADLINE, Outcome
-from alexnet_ablations.conclude.sentences import averaged, effect, interval_text
+from alexnet_ablations.conclude.sentences import averaged, effect, false_claim_text, interval_text
 from alexnet_ablations.declare.design import Cell, Factor, level_text
 from alexnet_ablations.report.verdicts import typeset
 from alexnet_lab.reports.curves import DASHES, MARKERS, Interval, intervals
@@ -35,7 +35,9 @@ def forest(conclusions: Sequence[Conclusion], zero: str) -> Figure:
         "Dot and bar: mean difference and its 95% interval, paired by seed; a full dot where the bar leaves 0 out. "
         "Small rings: one seed each. "
     )
-    if over_images is None:
+    if any(item.inference.overlap for item in conclusions):
+        reading += f"Each seed has training and test images of its own; the bar is {population}. "
+    elif over_images is None:
         reading += f"The bar is about other seeds {population}. "
     else:
         others = over_images.population.removeprefix("for ")
@@ -64,7 +66,7 @@ def _row(conclusion: Conclusion) -> Interval:
         conclusion.inference.mean,
         shown.low if shown else math.nan,
         shown.high if shown else math.nan,
-        detail=f"{_in_words(conclusion, outcome.unit)}: {conclusion.verdict}",
+        detail=f"{_in_words(conclusion, outcome.unit)}: {conclusion.verdict}{_check(conclusion)}",
         text=_in_words(conclusion),
         points=[(f"seed {seed}", value, typeset(effect(outcome, value))) for seed, value in conclusion.values.items()]
         if several
@@ -209,6 +211,12 @@ def _in_words(conclusion: Conclusion, unit: str = "") -> str:
     told = f"{conclusion.outcome.show_effect(conclusion.inference.mean)} {unit}".strip()
     between = f" {interval_text(conclusion.outcome, conclusion.shown)}" if conclusion.shown else ""
     return typeset(f"{told}{between}, n={conclusion.n}")
+
+
+def _check(conclusion: Conclusion) -> str:
+    if conclusion.false_claim is None:
+        return ""
+    return f"; probability of a false claim {false_claim_text(conclusion)}"
 
 
 def _effects_table(conclusions: Sequence[Conclusion], outcome: Outcome) -> Table:

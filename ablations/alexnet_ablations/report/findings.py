@@ -31,26 +31,29 @@ class Diagnosed:
     seeds: Mapping[str, int]  # by cell: how many of its runs were diagnosed
     runs: int  # all that could have been
     damages: Mapping[tuple[str, int], Mapping[str, str]]  # by cell and seed: the records that could not be judged
+    word: str = "seed"  # run, where a seed has several: one for each fold
 
 
 def diagnose_runs(runs: Sequence[PlannedRun], cells: Sequence[CellReadings]) -> Diagnosed:
     """Diagnose the runs that have begun, seed by seed, as many as time allows; what is damaged is not judged."""
-    begun = {(cell.cell, run.seed) for cell in cells for run in cell.runs if run.has_begun}
-    can = [run for run in runs if (run.cell.name, run.seed) in begun]
+    begun = {run.key for cell in cells for run in cell.runs if run.has_begun}
+    can = [run for run in runs if run.key in begun]
     chosen = can[:MOST_RUNS]  # runs stand seed by seed, so these are the first seeds of every cell
     by_name: dict[str, dict[str, list[tuple[int, Finding]]]] = {}
     seeds: dict[str, int] = {}
     damages: dict[tuple[str, int], dict[str, str]] = {}
     for run in chosen:
-        seeds[run.cell.name] = seeds.get(run.cell.name, 0) + 1
+        cell = run.compared.name
+        seeds[cell] = seeds.get(cell, 0) + 1
         evidence = Evidence(run.folder)
-        damages[run.cell.name, run.seed] = evidence.damages
+        damages.setdefault((cell, run.seed), {}).update(evidence.damages)
         for finding in examine(evidence):
-            by_name.setdefault(finding.name, {}).setdefault(run.cell.name, []).append((run.seed, finding))
+            by_name.setdefault(finding.name, {}).setdefault(cell, []).append((run.seed, finding))
     merged = [_merged(name, cells) for name, cells in by_name.items()]
     # Most serious first, and of these what most runs have.
     merged.sort(key=lambda kind: (SEVERITIES.index(kind.severity), -sum(map(len, kind.cells.values()))))
-    return Diagnosed(tuple(merged), seeds, len(can), damages)
+    word = "run" if any(run.whole is not None for run in runs) else "seed"
+    return Diagnosed(tuple(merged), seeds, len(can), damages, word)
 
 
 def _merged(name: str, cells: dict[str, list[tuple[int, Finding]]]) -> MergedFinding:
@@ -73,7 +76,8 @@ def finding_blocks(diagnosed: Diagnosed, labels: Mapping[str, str], most_cells: 
     for kind in diagnosed.findings:
         title = kind.name.replace("-", " ").capitalize()
         details = [
-            (_short(labels[cell]), _in_cell(findings, diagnosed.seeds[cell])) for cell, findings in kind.cells.items()
+            (_short(labels[cell]), _in_cell(findings, diagnosed.seeds[cell], diagnosed.word))
+            for cell, findings in kind.cells.items()
         ]
         if len(details) > most_cells:
             details = [*details[:most_cells], ("and", f"{len(details) - most_cells} more cells")]
@@ -92,8 +96,8 @@ def finding_blocks(diagnosed: Diagnosed, labels: Mapping[str, str], most_cells: 
     return blocks
 
 
-def _in_cell(findings: Sequence[tuple[int, Finding]], looked: int) -> str:
-    share = f"in {len(findings)} of {looked} seeds" if looked > 1 else "in its one seed"
+def _in_cell(findings: Sequence[tuple[int, Finding]], looked: int, word: str) -> str:
+    share = f"in {len(findings)} of {looked} {word}s" if looked > 1 else f"in its one {word}"
     seed, finding = findings[0]
     return f"{share}. Seed {seed}: {finding.title}. {finding.evidence}"
 

@@ -1,11 +1,12 @@
 """The sections from which a study can be repeated: what failed, every run, and how to make it again."""
 
 import shlex
+from dataclasses import replace
 from urllib.parse import quote
 
 import pandas as pd
 
-from alexnet_ablations.conclude.outcomes import HEADLINE
+from alexnet_ablations.conclude.outcomes import HEADLINE, read_results
 from alexnet_ablations.conclude.sentences import p_value
 from alexnet_ablations.report import verdicts
 from alexnet_ablations.report.blocks import Folded
@@ -65,32 +66,28 @@ def runs_section(context: ReportContext) -> Section:
     """Return every run with its state, its headline, and its page where there is one."""
     rows: list[list[object]] = []
     pages = 0
-    headline = dict(
-        zip(
-            zip(context.results["cell"], context.results["seed"], strict=True),
-            HEADLINE.compared(context.results),
-            strict=True,
-        )
-    )
-    states = dict(
-        zip(zip(context.results["cell"], context.results["seed"], strict=True), context.results["state"], strict=True)
-    )
-    for run in context.study.runs():
-        key = (run.cell.name, run.seed)
+    runs, folds = context.study.runs(), context.study.splitting.folds
+    # Of a seed's folds each is shown, with its own accuracy; the results have them together.
+    results = read_results([replace(run, whole=None) for run in runs], health={}) if folds else context.results
+    keys = list(zip(results["cell"], results["seed"], strict=True))
+    headline = dict(zip(keys, HEADLINE.compared(results), strict=True))
+    states = dict(zip(keys, results["state"], strict=True))
+    for run in runs:
         has_page = (run.folder.path / "report" / "index.html").exists()
         pages += has_page
         where = quote(f"../{run.folder.path.relative_to(context.study.folder)}/report/index.html")
-        value = headline.get(key, float("nan"))
+        value = headline.get(run.key, float("nan"))
         rows.append(
             [
-                context.labels[run.cell.name],
+                context.labels[run.compared.name],
                 run.seed,
-                str(states.get(key, "waiting")),
+                *([run.recipe.fold] if folds else []),
+                str(states.get(run.key, "waiting")),
                 "–" if value != value else f"{value:.1f}%",  # noqa: PLR0124  # only NaN differs from itself
                 Link("inspection", where) if has_page else "–",
             ]
         )
-    columns = ["cell", "seed", "state", HEADLINE.label, "page"]
+    columns = ["cell", "seed", *(["fold"] if folds else []), "state", HEADLINE.label, "page"]
     folded = len(rows) > 2 * MOST_UNFOLDED
     blocks: list[Block] = [Table(columns, rows, "Every run" if folded else "", folded=folded)]
     if pages < len(rows):
@@ -129,12 +126,13 @@ def reproduce_section(context: ReportContext) -> Section:
     if len(shares):
         blocks.append(Paragraph(
             f"Measuring took {100 * shares.mean():.1f}% of the time of training, as clocked in these runs "
-            f"({100 * shares.min():.1f}% to {100 * shares.max():.1f}%, n={len(shares)} runs)."
+            f"({100 * shares.min():.1f}% to {100 * shares.max():.1f}%, n={len(shares)} "
+            f"{'cells and seeds' if context.study.splitting.folds else 'runs'})."
         ))  # fmt: skip
     blocks.append(
         Paragraph(
-            "Beside this page: tables.md and tables.tex for a paper, results.csv with a row per run, and every figure "
-            "as SVG and PNG in figures/."
+            "Beside this page: tables.md and tables.tex for a paper, results.csv with a row per cell and seed, and "
+            "every figure as SVG and PNG in figures/."
         )
     )
     return Section("Reproduce", blocks)

@@ -62,11 +62,12 @@ class Reading:
     health: Health = field(default_factory=dict)
     has_begun: bool = False
     damages: Mapping[str, str] = field(default_factory=dict)  # by file: a sentence on why it cannot be read
+    key: tuple[str, int] = ("", 0)  # PlannedRun.key
 
 
 @dataclass(frozen=True)
 class CellReadings:
-    """One cell with all of its runs."""
+    """One cell with all of its runs: one for each seed, or for each seed and fold."""
 
     cell: str  # its folder
     label: str  # the levels that it changes, or those of the baseline
@@ -168,7 +169,7 @@ def read_cells(study: Study) -> list[CellReadings]:
     readings: dict[str, list[Reading]] = {name: [] for name in labels}
     traced = MOST_TRACED // max(study.start.epochs, 1)
     for at, run in enumerate(study.runs()):  # seed by seed, so that the first seeds of every cell are traced
-        readings[run.cell.name].append(read_run(run, trace=at < traced))
+        readings[run.compared.name].append(read_run(run, trace=at < traced))
     return [CellReadings(name, labels[name], tuple(runs)) for name, runs in readings.items()]
 
 
@@ -178,7 +179,7 @@ def read_run(run: PlannedRun, *, trace: bool = True) -> Reading:
     curves = {name: [float(value) for value in evidence.curve(name)] for name in CURVES}
     damages = dict(evidence.damages)
     if evidence.flow is None:
-        return Reading(run.seed, curves, has_begun=bool(evidence.recipe), damages=damages)
+        return Reading(run.seed, curves, has_begun=bool(evidence.recipe), damages=damages, key=run.key)
     weights, epochs = evidence.weights, evidence.measured_epochs
     names = short_names([evidence.parameters[at].layer for at in weights])
     split = next((part for part in ("probe", "training") if evidence.epochs_counted(part)), "")
@@ -201,6 +202,7 @@ def read_run(run: PlannedRun, *, trace: bool = True) -> Reading:
         health=health_from(evidence),
         has_begun=True,
         damages=damages,
+        key=run.key,
     )
 
 

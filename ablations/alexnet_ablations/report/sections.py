@@ -100,7 +100,9 @@ def curves_section(context: ReportContext) -> Section:
     drawn = training.drawn_cells(context.cells, context.results)
     figures = training.learning(drawn)
     blocks: list[Block] = (
-        [*_fewer(drawn, context), FigureGrid(figures)] if figures else [Paragraph("No epoch has ended yet.")]
+        [*_fewer(drawn, context), *_over_runs(context), FigureGrid(figures)]
+        if figures
+        else [Paragraph("No epoch has ended yet.")]
     )
     return Section("Learning", blocks)
 
@@ -113,7 +115,9 @@ def gradients_section(context: ReportContext) -> Section:
         return Section("Gradient flow", [Paragraph(_no_records(context))])
     read_at = next((run.read_at for cell in drawn for run in cell.runs if run.read_at), "")
     said = f"The last epoch of each run. Read: {read_at}." if read_at else "The last epoch of each run."
-    return Section("Gradient flow", [Paragraph(said), *_fewer(drawn, context), FigureGrid(figures)])
+    return Section(
+        "Gradient flow", [Paragraph(said), *_fewer(drawn, context), *_over_runs(context), FigureGrid(figures)]
+    )
 
 
 def units_section(context: ReportContext) -> Section:
@@ -132,7 +136,9 @@ def units_section(context: ReportContext) -> Section:
         f"N = {' or '.join(f'{count:,}' for count in counts)} inputs: a unit that is silent on all of them may still "
         f"fire on fewer than {min(300 / counts[0], 100):.2g}% of inputs like these (3/N, 95%)."
     )
-    return Section("Silent units", [Paragraph(said), *_fewer(drawn, context), FigureGrid(figures)])
+    return Section(
+        "Silent units", [Paragraph(said), *_fewer(drawn, context), *_over_runs(context), FigureGrid(figures)]
+    )
 
 
 def others_section(context: ReportContext) -> Section:
@@ -204,6 +210,15 @@ def _fewer(drawn: Sequence[CellReadings], context: ReportContext) -> list[Block]
     if len(drawn) == len(context.cells):
         return []
     return [Paragraph(f"{len(drawn)} of {len(context.cells)} cells: the baseline and those farthest from it.")]
+
+
+def _over_runs(context: ReportContext) -> list[Block]:
+    folds = context.study.splitting.folds
+    if not folds:
+        return []
+    return [
+        Paragraph(f"Under each seed a cell has {folds} runs, one for each fold: each of them counts as a seed here.")
+    ]
 
 
 def _no_records(context: ReportContext) -> str:

@@ -69,13 +69,16 @@ def unfinished(results: pd.DataFrame) -> str:
     counts = results["state"].value_counts()
     parts = [f"{counts[state]} {word}" for state, word in UNFINISHED.items() if counts.get(state, 0)]
     ended = int((~results["state"].isin(list(UNFINISHED))).sum())
-    return f"{ended} of {len(results)} runs have ended ({', '.join(parts)})" if parts else ""
+    # Under each seed a cell has several runs, one for each fold, and the table has them in one row.
+    what = "cells and seeds" if results.attrs.get("folds") else "runs"
+    return f"{ended} of {len(results)} {what} have ended ({', '.join(parts)})" if parts else ""
 
 
 def lead(study: Study, results: pd.DataFrame, conclusions: Conclusions) -> str:
     """Say in a few sentences what came out, and of what: what was found is the first."""
     data = study.start.data.rpartition("/")[2]
     seeds = "one seed" if study.seeds == 1 else f"{study.seeds} seeds"
+    seeds += f" by {study.splitting.folds} folds" if study.splitting.folds else ""
     networks = dict.fromkeys(str(dict(cell.settings).get("network", study.start.network)) for cell in study.cells)
     what = f"{len(study.cells)} cells of {', '.join(networks)} on {data}, {seeds} each. "
     missing = unfinished(results)
@@ -167,11 +170,15 @@ def limits(conclusions: Conclusions, limitations: Sequence[str]) -> list[str]:
         )
     notes += filter(None, (lacking_sentence(conclusions), look_sentence(conclusions)))
     if conclusions.answers is not None and any(item.inference.images for item in headline):
-        notes.append(
-            f"intervals {conclusions.answers.population} take the {conclusions.answers.images:,} test images as drawn "
-            "from those that matter; the training images were the same under every seed, and with others an effect may "
-            "differ"
+        answers = conclusions.answers
+        trained = (
+            f"each seed divided them into {answers.folds} folds of its own and trained on the rest, and with other "
+            "training images an effect may differ"
+            if answers.folds
+            else "the training images were the same under every seed, and with others an effect may differ"
         )
+        images = f"{answers.images:,} {'' if answers.folds else 'test '}images"
+        notes.append(f"intervals {answers.population} take the {images} as drawn from those that matter; {trained}")
     return [as_sentence(text) for text in (*notes, *limitations)]
 
 

@@ -51,7 +51,7 @@ def write_report(
         write_inspections(study, only_first=inspect == "cells")
     cells = read_cells(study)
     if results is None:
-        health = {(cell.cell, run.seed): run.health for cell in cells for run in cell.runs}
+        health = {run.key: run.health for cell in cells for run in cell.runs}
         results = read_results(study.runs(), level=study.level, health=health)
     if conclusions is None:
         conclusions = conclude_study(study, results)
@@ -101,9 +101,9 @@ def write_inspections(study: Study, *, only_first: bool) -> list[Path]:
     inspected: set[str] = set()
     for run in study.runs():
         path = run.folder.path
-        if not (path / "recipe.json").exists() or (only_first and run.cell.name in inspected):
+        if not (path / "recipe.json").exists() or (only_first and run.compared.name in inspected):
             continue
-        inspected.add(run.cell.name)
+        inspected.add(run.compared.name)
         page = path / "report" / "index.html"
         records = max((record.stat().st_mtime for record in path.glob("*.json*")), default=0.0)
         if not page.exists() or page.stat().st_mtime < records:

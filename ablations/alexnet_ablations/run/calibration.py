@@ -38,7 +38,17 @@ SLOW = 0.3  # seconds: where the smallest part takes longer, the largest is not 
 PROCESSES = 8  # calibrations side by side, at most
 # Fields that change what is learned, and not how long it takes.
 FREE = {"seed", "init", "learning_rate", "schedule", "warmup_epochs", "momentum", "weight_decay"}
-FREE |= {"dropout", "label_smoothing", "epochs", "patience", "best_by", "split_seed", "deterministic", "clip_norm"}
+FREE |= {
+    "dropout",
+    "label_smoothing",
+    "epochs",
+    "patience",
+    "best_by",
+    "split_seed",
+    "fold",
+    "deterministic",
+    "clip_norm",
+}
 FREE |= {"layer_decay", "head_lr", "class_weights"}
 
 

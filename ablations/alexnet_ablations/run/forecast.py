@@ -39,18 +39,22 @@ class Power:
     spread: float  # points, standard deviation between runs of one cell
     is_assumed: bool
     detectable: Mapping[str, float]  # points, by kind of contrast; infinite below two seeds
-    test_images: int | None = None  # None: not known before the first run
+    test_images: int | None = None  # under one seed, of all folds together; None: not known before the first run
     disagreement: float = ASSUMED_DISAGREEMENT  # share of the images that two cells answer differently for good
     is_disagreement_assumed: bool = True
     least: Mapping[str, float] = field(default_factory=dict)  # points that no number of seeds goes below
     margin: float | None = None  # points, the smallest effect of interest, where the user has named one
     seeds_for_margin: int | None = None  # for an effect; None: no margin, or out of reach of any number of seeds
+    folds: int = 0  # in which each seed tests its images; 0 without folds
+    overlap: float = 0.0  # test over training images, where each seed draws its own split
 
     def sentences(self) -> list[str]:
         """Return the smallest p and the detectable effects as sentences."""
         n = f"{self.pairs} pair{'s' if self.pairs > 1 else ''}"
         said = f"{n}: an exact sign-flip test cannot go below p = {self.attainable_p:.2g}"
-        if self.attainable_p > LEVEL:
+        if self.overlap:
+            said = ""  # that test takes pairs for independent
+        elif self.attainable_p > LEVEL:
             said += f"; it takes {self.seeds_for_one} seeds to get below {LEVEL:g}"
             if self.family > 1:
                 said += f", and {self.seeds_for_family} after Holm's correction for {self.family} effects"
@@ -63,16 +67,24 @@ class Power:
             sizes = " and ".join(f"{_points(least)} for an {kind}" for kind, least in self.detectable.items())
             spread = f"{self.spread:.2g} point{'' if self.spread == 1 else 's'}"
             adjusted = f", adjusted for {self.family} comparisons" if self.family > 1 else ""
-            images = "" if self.test_images is None else f" and {self.test_images:,} test images"
+            images = "" if self.test_images is None else f" and {self._tested()}"
             found = (
                 f"{self.pairs} seeds{images} show effects of this size four times in five{adjusted}: {sizes}; with a "
                 f"spread of {spread} between seeds of one cell (standard deviation, {source}){self._disagreement()}"
             )
         return [text for text in (said, found, self._limit()) if text]
 
+    def _tested(self) -> str:
+        images = f"{self.test_images:,} {'' if self.folds else 'test '}images"
+        if self.folds:
+            return f"{images} by {self.folds} folds"
+        return f"{images} in each of their splits" if self.overlap else images
+
     def _disagreement(self) -> str:
         if self.test_images is None:
             return ", for these test images alone"
+        if self.overlap and not self.is_assumed:
+            return ", splits of the images included"
         source = "assumed" if self.is_disagreement_assumed else "seen"
         share = f"{100 * self.disagreement:.2g}% of the images"
         return f", and {share} that two cells answer differently whatever the seed ({source})"
@@ -82,9 +94,8 @@ class Power:
         if self.test_images is None or not self.least:
             return ""
         least = _points(min(self.least.values()))
-        said = (
-            f"{self.test_images:,} test images: no number of seeds shows less than about {least} for images like these"
-        )
+        population = "training and test images like these" if self.overlap else "images like these"
+        said = f"{self._tested()}: no number of seeds shows less than about {least} for {population}"
         if self.margin is None:
             return said
         wanted = f"{self.margin:g} point{'' if self.margin == 1 else 's'}, the margin,"
@@ -126,11 +137,13 @@ class Forecast:
         return {**asdict(self), "power": power}
 
 
-def forecast(study: Study, slots: int, *, measured: bool | None, test_images: int | None = None) -> Forecast:
+def forecast(
+    study: Study, slots: int, *, measured: bool | None, test_images: int | None = None, overlap: float = 0.0
+) -> Forecast:
     """Return what a study will cost and can show; some training steps are timed if `measured` or it is not small.
 
     Where `measured` is None nothing is timed, since the runs are made on other machines. Without the number of test
-    images, what it can show is about these images alone.
+    images, what it can show is about these images alone; `overlap` is that of splits which each seed draws.
     """
     every = every_run(study)
     missing = [run for run in every if not run.is_done]
@@ -138,15 +151,7 @@ def forecast(study: Study, slots: int, *, measured: bool | None, test_images: in
     free = shutil.disk_usage(_existing(study.folder)).free
     if missing and measured is not None and (measured or not is_small(missing)):
         recipes = [run.recipe for run in missing]
-        try:
-            paces = calibrate(recipes, min(slots, len(missing)), study.folder / CALIBRATION)
-        except UnfitRecipeError as error:
-            cell = next(run.cell.name for run in missing if run.recipe == error.recipe)
-            fields = " or ".join(factor.field for factor in study.factors)
-            raise ValueError(
-                f"{error} (in the cell {cell}; --baseline sets {fields} for all cells instead of varying it)"
-            ) from None
-        found = [(recipe, paces[key_of(recipe, min(slots, len(missing)))]) for recipe in recipes]
+        found = list(zip(recipes, paces_of(study, missing, slots), strict=True))
         seconds = wall_time([pace.seconds(recipe) for recipe, pace in found], slots)
         needed = disk_need(found, slots)
         if needed > free:
@@ -159,8 +164,22 @@ def forecast(study: Study, slots: int, *, measured: bool | None, test_images: in
     waiting = {id(run) for run in missing}
     runs = [run for run in every if not is_search(run)]
     done = sum(id(run) not in waiting for run in runs)
-    power = expected_power(study, runs, done=done, test_images=test_images)
+    power = expected_power(study, runs, done=done, test_images=test_images, overlap=overlap)
     return Forecast(len(study.cells), len(every), len(missing), slots, seconds, needed, free, power)
+
+
+def paces_of(study: Study, runs: Sequence[PlannedRun], slots: int) -> list[Pace]:
+    """Return the pace of each run, by a few training steps of every different network unless they were timed before."""
+    jobs = min(slots, len(runs))
+    try:
+        paces = calibrate([run.recipe for run in runs], jobs, study.folder / CALIBRATION)
+    except UnfitRecipeError as error:
+        cell = next(run.cell.name for run in runs if run.recipe == error.recipe)
+        fields = " or ".join(factor.field for factor in study.factors)
+        raise ValueError(
+            f"{error} (in the cell {cell}; --baseline sets {fields} for all cells instead of varying it)"
+        ) from None
+    return [paces[key_of(run.recipe, jobs)] for run in runs]
 
 
 def _by_runs_that_ended(every: Sequence[PlannedRun], missing: Sequence[PlannedRun], slots: int) -> float | None:
@@ -169,11 +188,11 @@ def _by_runs_that_ended(every: Sequence[PlannedRun], missing: Sequence[PlannedRu
     for run in every:
         history = read_history(run.folder.path)
         if history.seconds and history.state == "ok":
-            took.setdefault(run.cell.name, []).append(history.seconds)
+            took.setdefault(run.compared.name, []).append(history.seconds)
     if not took:
         return None
     typical = fmean(seconds for each in took.values() for seconds in each)
-    return wall_time([fmean(took.get(run.cell.name, [typical])) for run in missing], slots)
+    return wall_time([fmean(took.get(run.compared.name, [typical])) for run in missing], slots)
 
 
 def is_small(runs: Sequence[PlannedRun]) -> bool:
@@ -208,14 +227,18 @@ def disk_need(found: Sequence[tuple[Recipe, Pace]], slots: int) -> int:
     return kept + slots * max(working, default=0)
 
 
-def expected_power(study: Study, runs: Sequence[PlannedRun], *, done: int, test_images: int | None = None) -> Power:
+def expected_power(
+    study: Study, runs: Sequence[PlannedRun], *, done: int, test_images: int | None = None, overlap: float = 0.0
+) -> Power:
     """Return what the seeds and test images of a study can show; spreads are its own once two seeds have ended."""
     from alexnet_ablations.conclude.intervals import attainable_p
     from alexnet_ablations.conclude.seeds import MOST, fewest
     from alexnet_ablations.conclude.sensitivity import Spread
 
     contrasts = study.contrasts()
-    seen, seen_images, tested = _spreads_of(study, runs) if done > len(study.cells) else (None, None, None)
+    seen, seen_images, tested = None, None, None
+    if done > len(study.cells) * len(study.splitting.parts):
+        seen, seen_images, tested = _spreads_of(study, runs)
     test_images = test_images or tested
     spread = ASSUMED_SPREAD if seen is None else seen
     disagreement = ASSUMED_DISAGREEMENT if seen_images is None else seen_images
@@ -227,7 +250,11 @@ def expected_power(study: Study, runs: Sequence[PlannedRun], *, done: int, test_
     for contrast in contrasts:
         # As for independent runs; common random numbers can only make the spread smaller.
         scale = math.sqrt(sum(weight**2 for weight in contrast.weights.values()))
-        known = Spread(spread * scale, between_images * scale)
+        if overlap:  # under each seed other images are tested, so that their spread is part of that between seeds
+            images = 0.0 if seen is not None else between_images / math.sqrt(groups)
+            known = Spread(math.hypot(spread, images) * scale, overlap=overlap)
+        else:
+            known = Spread(spread * scale, between_images * scale)
         effect = known.detectable(study.seeds, groups, level) if level > 0 else math.inf
         if effect >= detectable.get(contrast.kind, 0.0):
             detectable[contrast.kind], spreads[contrast.kind] = effect, known
@@ -251,6 +278,8 @@ def expected_power(study: Study, runs: Sequence[PlannedRun], *, done: int, test_
         seeds_for_margin=None
         if margin is None or of_effect is None
         else fewest(lambda n: of_effect.shows(margin, n, groups, most)),
+        folds=study.splitting.folds,
+        overlap=overlap,
     )
 
 
@@ -267,7 +296,7 @@ def _spreads_of(study: Study, runs: Sequence[PlannedRun]) -> tuple[float | None,
     from alexnet_ablations.conclude.outcomes import HEADLINE, ended_well, read_results
 
     results = read_results(runs)
-    answers = read_answers(runs, ended_well(results))
+    answers = None if study.splitting.resplit else read_answers(runs, ended_well(results))
     found, disagreeing = [], []
     for contrast in study.contrasts():
         values = values_by_seed(results, contrast, HEADLINE)

@@ -8,6 +8,7 @@ from alexnet_ablations.declare.study import PlannedRun, Study, refuse_unfit_weig
 from alexnet_ablations.run.coordinator import Watcher, refuse_if_coordinated, run_all
 from alexnet_ablations.run.executors import Engine
 from alexnet_ablations.run.progress import watcher_on
+from alexnet_ablations.run.splits import check_splits
 from alexnet_ablations.tune.choice import with_choices
 from alexnet_ablations.tune.searches import every_run, searches_of, tuning_runs
 from alexnet_lab.live import Interrupted, screen
@@ -22,13 +23,17 @@ def run_study(
     """Make the runs that are missing, `jobs` at a time or as many as the machine carries, and show how far they are.
 
     `executor` is an engine, such as `Slurm(partition="gpu", time="4h")` or `Ray(ray_address="auto")`, or its name.
-    Return one row per run: cell, factors, seed, state, and every outcome. Runs already in the folder are included. In a
-    notebook, `study` by itself then shows what they say. Ctrl-C, or a notebook's stop button, lets the runs in progress
-    save; the same call goes on from there. A study that is tuned is searched first; its rows are those of the
-    comparison, and read_study(...) of its folder has the chosen values.
+    Return one row per cell and seed: cell, factors, seed, state, and every outcome. Runs already in the folder are
+    included. In a notebook, `study` by itself then shows what they say. Ctrl-C, or a notebook's stop button, lets the
+    runs in progress save; the same call goes on from there. A study that is tuned is searched first; its rows are those
+    of the comparison, and read_study(...) of its folder has the chosen values.
     """
     refuse_if_coordinated(study.folder)
-    refuse_unfit_weights([run for run in every_run(study.grown_from_folder()) if not run.is_done])
+    grown = study.grown_from_folder()
+    missing = [run for run in every_run(grown) if not run.is_done]
+    refuse_unfit_weights(missing)
+    if missing and grown.splitting.is_by_seed:
+        check_splits(grown)
 
     def make(runs: Sequence[PlannedRun]) -> None:
         watcher = Watcher() if quiet else watcher_on(screen())

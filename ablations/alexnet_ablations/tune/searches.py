@@ -61,4 +61,5 @@ def _run(study: Study, cell: Cell, point: dict[str, float], number: int) -> Plan
     at_point = Cell((*cell.settings, *point.items()))
     seed = FIRST_SEED + number
     folder = RunFolder(study.folder / FOLDER / at_point.name / f"seed-{seed}")
-    return PlannedRun(at_point, seed, at_point.recipe(study.start, seed), folder)
+    start = study.splitting.start_of(study.start, number)  # the images of the seed that its choice is for
+    return PlannedRun(at_point, seed, at_point.recipe(start, seed), folder)
