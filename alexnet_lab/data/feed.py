@@ -69,6 +69,7 @@ class Feed:
     resident: Tensor | None = field(default=None, repr=False)  # the same on the device, if they fit
     audit: Audit = field(default_factory=Audit, repr=False)  # copies that the split has on both sides
     deep_bits: int = 8  # of the brightest pixel in the files; the upper 8 are stored
+    sizes: NDArray[np.int32] | None = field(default=None, repr=False)  # N 2: width and height of the files
     dropped: tuple[Dropped, ...] = field(default=(), repr=False)  # left out, so that the split does not leak
 
     def training_batches(
@@ -326,6 +327,7 @@ def _feed(
         resident=_resident(images.pixels, device),
         audit=audit,
         deep_bits=images.deep_bits,
+        sizes=images.sizes,
     )
 
 

@@ -12,6 +12,7 @@ import hashlib
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -32,7 +33,7 @@ from alexnet_lab.data.decoding import (
     shrink,
 )
 from alexnet_lab.data.dicom import numbered, patient_of
-from alexnet_lab.data.images import Images, first_alike
+from alexnet_lab.data.images import Images, first_alike, same_sizes
 from alexnet_lab.data.listings import Listing, list_archive, list_folder, list_table, with_patients
 from alexnet_lab.data.lists import line_by_line
 from alexnet_lab.data.near_copies import near_copies
@@ -160,11 +161,12 @@ def _digits() -> Images:
 
 
 def _fitted(images: Images, side: int, fit: str) -> Images:
+    sizes = same_sizes(images.pixels.shape)
     small = shrink(images.pixels, side, fit)
     if small is images.pixels:
-        return images
+        return replace(images, sizes=sizes)
     # The fingerprint is that of the whole images, whatever side is asked for.
-    return Images(images.name, small, images.labels, images.classes, images.parts, digest=images.fingerprint)
+    return replace(images, pixels=small, digest=images.fingerprint, sizes=sizes)
 
 
 def _decoded(listing: Listing, side: int, fit: str, skip_bad: bool, progress: Progress) -> Images:
@@ -185,6 +187,7 @@ def _decode_all(listing: Listing, side: int, fit: str, allocate: Allocate, progr
     # Pillow releases the interpreter's lock while it decodes and resizes, so threads use every core; they share one
     # open archive.
     patients = [b""] * count
+    sizes = np.zeros((count, 2), np.int32)
     with listing.reader() as read, ThreadPoolExecutor(os.cpu_count()) as pool, quiet_decoders():
 
         def look(index: int) -> Look | None:
@@ -192,7 +195,9 @@ def _decode_all(listing: Listing, side: int, fit: str, allocate: Allocate, progr
                 with read(listing.paths[index]) as content:
                     digests[index] = hashlib.blake2b(content, digest_size=16).digest()
                     patients[index] = patient_of(content)
-                    return look_at(content)
+                    seen = look_at(content)
+                    sizes[index] = seen.width, seen.height
+                    return seen
             except UNREADABLE as error:
                 unreadable[index] = f"{listing.paths[index]}: {reason(error)}"
                 return None
@@ -242,6 +247,7 @@ def _decode_all(listing: Listing, side: int, fit: str, allocate: Allocate, progr
         _content_digest(listing, digests),
         near_copies(pixels, different, lambda done, total: progress("looking for copies", done, total)),
         deep_bits=bits,
+        sizes=sizes,
     )
 
 

@@ -97,7 +97,7 @@ def external_set(run: Run, data: str, device: str, told: Told) -> LabelledSet:
 
     def pixels(image: int) -> NDArray[np.uint8]:
         with _opened(data) as again, again.files[kept[image]].opened() as content:
-            return run.preprocessing.decoded(content, run.recipe.fit)[0]
+            return run.preprocessing.decoded(content, run.recipe.fit).pixels
 
     return LabelledSet(of_set, pixels, notes)
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from alexnet_lab.data.decoding import UNREADABLE, quiet_decoders, reason
 from alexnet_lab.data.listings import image_paths, open_reader, read_file
-from alexnet_lab.data.preprocessing import Preprocessing
+from alexnet_lab.data.preprocessing import Decoded, Preprocessing
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,6 +32,7 @@ class Predictions:
     probabilities: NDArray[np.float64] = field(repr=False)  # N K
     unreadable: Mapping[str, str]  # images without a prediction, and why
     notes: tuple[str, ...] = ()
+    warnings: tuple[Mapping[str, str], ...] | None = None  # N: how an image is unlike the run's; None: not known
 
     @property
     def most_probable(self) -> tuple[str, ...]:
@@ -39,7 +40,7 @@ class Predictions:
         return tuple(self.classes[number] for number in self.probabilities.argmax(1))
 
     def table(self) -> "pd.DataFrame":
-        """Return a row per image: `file`, `predicted`, and `probability of CLASS` for every class."""
+        """Return a row per image: `file`, `predicted`, `probability of CLASS` for every class, and `warning`."""
         import pandas as pd
 
         columns = [f"probability of {name}" for name in self.classes]
@@ -47,6 +48,8 @@ class Predictions:
         table = pd.DataFrame(self.probabilities, columns=pd.Index(columns, dtype=object))
         table.insert(0, "file", pd.Series(self.files, dtype=object))
         table.insert(1, "predicted", pd.Series(self.most_probable, dtype=object))
+        warned = self.warnings or ({},) * len(self.files)
+        table["warning"] = pd.Series(["; ".join(one.values()) for one in warned], dtype=object)
         return table
 
 
@@ -89,10 +92,10 @@ class Decoder:
     unreadable: dict[str, str] = field(default_factory=dict)
     greyed: int = 0  # coloured images of a network that knows grey ones
 
-    def batches(self, files: Sequence[ImageFile], size: int) -> Iterator[tuple[list[str], NDArray[np.uint8]]]:
-        """Yield names and pixels, B C T T, of `size` readable images each; the last batch may be smaller."""
+    def batches(self, files: Sequence[ImageFile], size: int) -> Iterator[tuple[list[str], list[Decoded]]]:
+        """Yield names and images, `size` readable ones at a time; the last batch may be smaller."""
         names: list[str] = []
-        rows: list[NDArray[np.uint8]] = []
+        images: list[Decoded] = []
         with ThreadPoolExecutor(os.cpu_count()) as pool, quiet_decoders():
             for start in range(0, len(files), size):
                 part = files[start : start + size]
@@ -101,16 +104,16 @@ class Decoder:
                         self.unreadable[file.name] = decoded
                         continue
                     names.append(file.name)
-                    rows.append(decoded[0])
-                    self.greyed += decoded[1]
-                    if len(rows) == size:
-                        yield names, np.stack(rows)
-                        names, rows = [], []
-        if rows:
-            yield names, np.stack(rows)
+                    images.append(decoded)
+                    self.greyed += decoded.is_greyed
+                    if len(images) == size:
+                        yield names, images
+                        names, images = [], []
+        if images:
+            yield names, images
 
-    def _decode(self, file: ImageFile) -> tuple[NDArray[np.uint8], bool] | str:
-        """Return the pixels of a file and whether it lost its colours, or why it cannot be read."""
+    def _decode(self, file: ImageFile) -> Decoded | str:
+        """Return the image of a file, or why it cannot be read."""
         try:
             with file.opened() as content:
                 return self.preprocessing.decoded(content, self.fit)

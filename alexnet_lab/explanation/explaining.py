@@ -196,15 +196,15 @@ def _decoded(run: Run, images: Place | Sequence[Place]) -> tuple[list[str], NDAr
     names: list[str] = []
     rows: list[NDArray[np.uint8]] = []
     with image_files(images) as files:
-        for batch_names, pixels in decoder.batches(files, 64):
+        for batch_names, images_read in decoder.batches(files, 64):
             names += batch_names
-            rows.append(pixels)
+            rows += [image.pixels for image in images_read]
     if decoder.unreadable:
         name, why = next(iter(decoder.unreadable.items()))
         count = len(decoder.unreadable)
         more = f" (and {count - 1} more)" if count > 1 else ""
         raise ValueError(f"every image must be readable, and {name} is not: {why}{more}; repair it or leave it out")
-    return names, np.concatenate(rows)
+    return names, np.stack(rows)
 
 
 def _as_seen(run: Run, image: Tensor) -> NDArray[np.uint8]:

@@ -34,6 +34,8 @@ from alexnet_lab.training.metrics import classification_metrics, is_better
 from alexnet_lab.training.optim import build_optimiser, scheduled_rate, set_rate
 from alexnet_lab.training.parallel import Ranks
 from alexnet_lab.training.recipe import Recipe
+from alexnet_lab.training.reference import FILE as REFERENCE
+from alexnet_lab.training.reference import reference_of, write_reference
 from alexnet_lab.training.weight_loading import load_weights
 from alexnet_lab.training.weight_sources import find_weights
 
@@ -170,7 +172,7 @@ class Trainer:
         test = self._predict(self.network, split.test, f"test, {of}", recipe.ten_views)
         predicted = {"validation": validation, "test": test}
         self._keep_predictions(predicted)
-        return {
+        result = {
             "tested_epoch": epoch,
             "epochs": self.epoch - 1,
             "steps": self.step,
@@ -181,6 +183,8 @@ class Trainer:
             "measuring_share": self.measuring.share(),
             **{part: self._metrics(probabilities, getattr(split, part)) for part, probabilities in predicted.items()},
         }
+        self._keep_reference()
+        return result
 
     def _train(self) -> None:
         """Take all steps that are left; what the test needs is on disk then."""
@@ -414,6 +418,12 @@ class Trainer:
             owners = None if groups is None else groups[ids]
             parts[part] = PartPredictions(ids, self._labels[ids], probabilities, owners)
         write_predictions(self.folder.path / FILE, parts, self.feed.classes)
+
+    def _keep_reference(self) -> None:
+        if self.ranks.is_first:
+            reference = reference_of(self.network, self.feed, evaluation_batch(self.recipe.batch_size, self.parts))
+            if reference is not None:
+                write_reference(self.folder.path / REFERENCE, reference)
 
     def _save(self) -> None:
         counted, panel = self.measuring.saved()
