@@ -14,7 +14,7 @@ class Images:
 
     name: str
     pixels: NDArray[np.uint8]  # N C H W
-    labels: NDArray[np.int64]  # N
+    labels: NDArray[np.int64]  # N; N K of 0 and 1 where images have findings (findings.py)
     classes: tuple[str, ...]
     parts: NDArray[np.str_] | None = None  # N: "train", "validation" or "test", where the source says so
     groups: NDArray[np.str_] | None = None  # N: the patient or slide, all of whose images belong to one part of a split

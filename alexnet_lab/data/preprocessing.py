@@ -77,13 +77,16 @@ class Preprocessing:
         grey = decode(content, self.geometry.stored, fit, grey=True, deep_bits=self.deep_bits)
         return Decoded(grey, size, is_coloured=True, is_greyed=True)
 
-    def feed_of(self, pixels: NDArray[np.uint8], classes: tuple[str, ...], device: str) -> Feed:
+    def feed_of(
+        self, pixels: NDArray[np.uint8], classes: tuple[str, ...], device: str, *, has_findings: bool = False
+    ) -> Feed:
         """Return decoded images, N C T T, as a feed without labels: every label is 0, and no part has an image."""
         none = np.empty(0, np.int64)
+        shape = (len(pixels), len(classes)) if has_findings else (len(pixels),)
         return Feed(
             classes=classes,
             channels=self.channels,
-            labels=torch.zeros(len(pixels), dtype=torch.long, device=device),
+            labels=torch.zeros(shape, dtype=torch.long, device=device),
             split=Split(none, none, none),
             fingerprint="",
             notes=(),

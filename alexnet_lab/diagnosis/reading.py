@@ -101,7 +101,7 @@ def _checked_verdict(run: RunFolder) -> dict[str, Any] | None:
         if not isinstance(figures, dict):
             raise _damaged(path, f"the result for {part} is no object")
         for name, value in figures.items():
-            if name not in ("recall", "confusion") and not isinstance(value, int | float | None):
+            if name not in ("recall", "confusion", "finding_auroc") and not isinstance(value, int | float | None):
                 raise _damaged(path, f"{part} {name} is no number")
         if not _is_confusion(figures.get("confusion")):
             raise _damaged(path, f"the confusion for {part} holds no counts")

@@ -63,7 +63,8 @@ def own_sets(run: Run, device: str, told: Told) -> dict[str, LabelledSet]:
 
 def _recorded(found: PartPredictions, feed: Feed | None, why: str) -> LabelledSet:
     probabilities = found.probabilities.astype(np.float64)
-    probabilities /= probabilities.sum(1, keepdims=True)  # stored in float32
+    if found.labels.ndim == 1:
+        probabilities /= probabilities.sum(1, keepdims=True)  # stored in float32
     if feed is not None:
         return _set_of(feed, found.ids, probabilities)
     names = tuple(f"image {index}" for index in found.ids)

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet_lab.data.decoding import UNREADABLE, quiet_decoders, reason
+from alexnet_lab.data.findings import text_of
 from alexnet_lab.data.listings import image_paths, open_reader, read_file
 from alexnet_lab.data.preprocessing import Decoded, Preprocessing
 
@@ -34,6 +35,17 @@ class Predictions:
     notes: tuple[str, ...] = ()
     warnings: tuple[Mapping[str, str], ...] | None = None  # N: how an image is unlike the run's; None: not known
 
+    thresholds: tuple[float, ...] | None = None  # K: from which on a finding counts; None: an image has one class
+
+    @property
+    def predicted(self) -> tuple[str, ...]:
+        """Return the most probable class of each image; of findings all that reach their thresholds, joined by |."""
+        if self.thresholds is None:
+            return self.most_probable
+        return tuple(
+            text_of(row, self.classes) for row in (self.probabilities >= np.array(self.thresholds)).astype(int)
+        )
+
     @property
     def most_probable(self) -> tuple[str, ...]:
         """Return the most probable class of each image."""
@@ -47,7 +59,7 @@ class Predictions:
         # As objects: names of files need not be UTF-8, which pandas' own strings must be.
         table = pd.DataFrame(self.probabilities, columns=pd.Index(columns, dtype=object))
         table.insert(0, "file", pd.Series(self.files, dtype=object))
-        table.insert(1, "predicted", pd.Series(self.most_probable, dtype=object))
+        table.insert(1, "predicted", pd.Series(self.predicted, dtype=object))
         warned = self.warnings or ({},) * len(self.files)
         table["warning"] = pd.Series(["; ".join(one.values()) for one in warned], dtype=object)
         return table

@@ -16,9 +16,13 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from alexnet_lab.data.lists import in_brief
 from alexnet_lab.data.preprocessing import Decoded, Preprocessing, preprocessing_of, restored
 from alexnet_lab.display import Displayed
 from alexnet_lab.evaluation.predictions import Decoder, ImageFile, Place, Predictions, Progress, image_files
+from alexnet_lab.evaluation.thresholds import choose_threshold
+from alexnet_lab.predictions_file import FILE as PREDICTIONS
+from alexnet_lab.predictions_file import read_predictions
 from alexnet_lab.records import RunFolder
 from alexnet_lab.training import checkpoint
 from alexnet_lab.training.checkpoint import Checkpoint
@@ -97,7 +101,8 @@ class Run(Displayed):
         with torch_set_as_in(recipe), embedding_of(network) as embedding:
             for batch_names, images in decoder.batches(files, at_once):
                 pixels = np.stack([image.pixels for image in images])
-                feed, every = self.preprocessing.feed_of(pixels, self.classes, device), np.arange(len(pixels))
+                every = np.arange(len(pixels))
+                feed = self.preprocessing.feed_of(pixels, self.classes, device, has_findings=bool(recipe.findings))
                 try:
                     rows.append(probabilities_of(network, feed, every, batch, recipe.ten_views))
                 except DivergedError as error:
@@ -116,7 +121,23 @@ class Run(Displayed):
         notes += _notes_on(reference, warnings)
         probabilities = np.concatenate(rows)
         warned = None if reference is None else tuple(warnings)
-        return Predictions(tuple(names), self.classes, probabilities, decoder.unreadable, notes, warned)
+        thresholds = self._thresholds() if recipe.findings else None
+        if thresholds is not None and np.isnan(thresholds).any():
+            lacking = [name for name, value in zip(self.classes, thresholds, strict=True) if np.isnan(value)]
+            notes += (f"never predicted, since validation images all have or all lack them: {in_brief(lacking)}",)
+        return Predictions(tuple(names), self.classes, probabilities, decoder.unreadable, notes, warned, thresholds)
+
+    def _thresholds(self) -> tuple[float, ...]:
+        """Return the probability from which on each finding counts, chosen on validation; NaN where it cannot be."""
+        kept = self.path / PREDICTIONS
+        if PREDICTIONS in RunFolder(self.path).damages():
+            raise ValueError(_changed(self.path, PREDICTIONS))
+        validation = read_predictions(kept, ["validation"])["validation"]
+        chosen = [
+            choose_threshold(validation.probabilities[:, k].astype(np.float64), validation.labels[:, k] == 1, "youden")
+            for k in range(len(self.classes))
+        ]
+        return tuple(np.nan if one is None else one.value for one in chosen)
 
     def reference(self) -> Reference | None:
         """Return what the images of the run look like; None for a run of a version that did not measure it."""

@@ -25,6 +25,7 @@ from alexnet_lab.evaluation.trained import Run, load_run
 from alexnet_lab.explanation.checks import border_area, border_share, fall_when_erased, rank_correlation
 from alexnet_lab.explanation.maps import METHODS
 from alexnet_lab.randomness import derived_seed
+from alexnet_lab.training.recipe import refuse_findings
 from alexnet_lab.training.run import torch_set_as_in
 from alexnet_lab.training.trainer import network_of
 
@@ -87,6 +88,7 @@ def explain(
             f"a map is compared with those of at least 1 untrained network, got {random_networks}; 19 is usual"
         )
     run = load_run(folder)
+    refuse_findings(run.recipe.findings, "explain shows the class of")
     if kind is not None and kind not in run.classes:
         raise unknown_choice("class of the run", kind, run.classes)
     repeats = [_repeat(run, place) for place in seeds]

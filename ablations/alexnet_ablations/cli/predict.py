@@ -38,6 +38,9 @@ def predict(
     An image unlike those of the run has a warning: its size, grey or coloured,
     grey level, contrast, or its distance in the network's embedding. It was fitted
     so that one in a hundred images like the run's has one.
+
+    Of a run on findings, those are predicted that reach a threshold: the one with
+    the highest sensitivity + specificity on the run's validation images.
     """
     from alexnet_lab.evaluation.trained import load_run
 
@@ -70,7 +73,7 @@ def predict(
 def _print_json(predictions: "Predictions") -> None:
     warned = predictions.warnings or (None,) * len(predictions.files)
     for name, best, row, warnings in zip(
-        predictions.files, predictions.most_probable, predictions.probabilities.tolist(), warned, strict=True
+        predictions.files, predictions.predicted, predictions.probabilities.tolist(), warned, strict=True
     ):
         probabilities = dict(zip(predictions.classes, row, strict=True))
         line = {"file": name, "predicted": best, "probabilities": probabilities, "warnings": warnings}
@@ -94,7 +97,7 @@ def _print_table(console: Console, predictions: "Predictions") -> None:
     if any(warned):
         table.add_column("warning", overflow="fold")
     for name, best, row, warnings in zip(
-        predictions.files, predictions.most_probable, predictions.probabilities, warned, strict=True
+        predictions.files, predictions.predicted, predictions.probabilities, warned, strict=True
     ):
         ranked = row.argsort()[::-1]
         following = ", ".join(f"{classes[number]} {row[number]:.4f}" for number in ranked[1:3])
