@@ -116,7 +116,7 @@ def strata_of(labels: NDArray[np.int64], usable: NDArray[np.int64], least: int) 
     kept = np.flatnonzero(counts >= max(least, ENOUGH))
     strata = np.searchsorted(kept, rarest)
     strata[~np.isin(rarest, kept)] = len(kept)
-    if 0 < np.sum(strata[usable] == len(kept)) < max(least, ENOUGH) and len(kept):  # too few even together
+    if np.sum(strata[usable] == len(kept)) < max(least, ENOUGH) and len(kept):  # too few even together
         strata[strata == len(kept)] = len(kept) - 1
     present, strata = np.unique(strata, return_inverse=True)
     return strata.reshape(-1).astype(np.int64), len(present)

@@ -1,10 +1,11 @@
 """A finished run as a torch.export program that takes pixels and gives probabilities, checked against the run.
 
-    model.pt2    torch.export.load("model.pt2").module()(pixels): uint8, images x channels x side x side -> images x classes
+    model.pt2    torch.export.load("model.pt2").module()(pixels)
+                 pixels, uint8, images x channels x side x side  ->  probabilities, float32, images x classes
     card.json    the card of the ONNX file (onnx_model.py)
 
-It is the module that goes to ONNX. Local response normalisation is written in torch's own operators, so that torch alone
-loads it. The file is written only if it gives the run's own probabilities when it is read back.
+It is the module that goes to ONNX. Local response normalisation is written in torch's own operators, so that torch
+alone loads it. The file is written only if it gives the run's own probabilities when it is read back.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""A run as a torch.export program: it gives the probabilities of the run, needs torch alone, and is written only then."""
+"""A run as a torch.export program: it gives the probabilities of the run and needs torch alone."""
 
 import json
 import subprocess
