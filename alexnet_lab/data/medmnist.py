@@ -13,8 +13,8 @@ from alexnet_lab.data.download import Published
 ADDRESS = "https://zenodo.org/records/10519652/files/"
 SIDES = (28, 64, 128, 224)
 ONE_LABEL = (  # what to do with a set whose images have several
-    "such labels are read from tables alone; for chest X-rays take medmnist:pneumoniamnist, or a table (CSV or Parquet) "
-    "of path and findings, with --findings"
+    "such labels are read from tables alone; for chest X-rays take medmnist:pneumoniamnist, or a table (CSV or "
+    "Parquet) of path and findings, with --findings"
 )
 
 
