@@ -56,7 +56,7 @@ def _column(columns: Mapping[str, Sequence[str]], wanted: str, where: str) -> st
     if wanted in columns:
         return wanted
     if wanted.lower() not in plain:
-        raise ValueError(f"{unknown_choice(f'column of findings in {where}', wanted, tuple(columns))}")
+        raise unknown_choice(f"column of findings in {where}", wanted, tuple(columns))
     return plain[wanted.lower()]
 
 

@@ -60,7 +60,7 @@ class Predictions:
         table = pd.DataFrame(self.probabilities, columns=pd.Index(columns, dtype=object))
         table.insert(0, "file", pd.Series(self.files, dtype=object))
         table.insert(1, "predicted", pd.Series(self.predicted, dtype=object))
-        warned = self.warnings or ({},) * len(self.files)
+        warned: Sequence[Mapping[str, str]] = self.warnings or [{} for _ in self.files]
         table["warning"] = pd.Series(["; ".join(one.values()) for one in warned], dtype=object)
         return table
 

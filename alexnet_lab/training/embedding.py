@@ -8,6 +8,8 @@ Shapes: B images, F features of an image.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,8 +25,8 @@ MOST_CONVOLUTIONS = 8
 class Embedding:
     """Collects the features of the images that pass through a network."""
 
-    def __init__(self, convolutions: list[nn.Module]) -> None:
-        self.channels = [int(module.out_channels) for module in convolutions]  # type: ignore[arg-type]
+    def __init__(self, convolutions: list[nn.Conv2d]) -> None:
+        self.channels = [module.out_channels for module in convolutions]
         self._parts: list[list[Tensor]] = [[] for _ in convolutions]  # of each, batch by batch
 
     @property
@@ -48,19 +50,23 @@ class Embedding:
 @contextmanager
 def embedding_of(network: nn.Module) -> Iterator[Embedding]:
     """Collect features of the images that pass through a network within a block; its output stays the same."""
-    every = [layer.modules[0] for layer in layers_of(network) if layer.is_convolution]
+    firsts = [layer.modules[0] for layer in layers_of(network)]
+    every = [module for module in firsts if isinstance(module, nn.Conv2d)]
     places = np.linspace(0, len(every) - 1, min(len(every), MOST_CONVOLUTIONS)).round().astype(int)
     chosen = [every[place] for place in places]
     embedding = Embedding(chosen)
     hooks = [
-        module.register_forward_hook(lambda _module, _inputs, output, place=place: embedding.add(place, output))
-        for place, module in enumerate(chosen)
+        module.register_forward_hook(partial(_give_output, embedding, place)) for place, module in enumerate(chosen)
     ]
     try:
         yield embedding
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def _give_output(embedding: Embedding, place: int, _module: nn.Module, _inputs: Any, output: Tensor) -> None:
+    embedding.add(place, output)
 
 
 @torch.no_grad()

@@ -1,6 +1,7 @@
 """alexnet-lab predict: a trained network's probabilities for new images."""
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -71,7 +72,7 @@ def predict(
 
 
 def _print_json(predictions: "Predictions") -> None:
-    warned = predictions.warnings or (None,) * len(predictions.files)
+    warned: Sequence[Mapping[str, str] | None] = predictions.warnings or [None] * len(predictions.files)
     for name, best, row, warnings in zip(
         predictions.files, predictions.predicted, predictions.probabilities.tolist(), warned, strict=True
     ):
@@ -93,7 +94,7 @@ def _print_table(console: Console, predictions: "Predictions") -> None:
         table.add_column(escape(name), justify="right", overflow="fold")
     if not is_few:
         table.add_column("next", overflow="fold")
-    warned = predictions.warnings or ({},) * len(predictions.files)
+    warned: Sequence[Mapping[str, str]] = predictions.warnings or [{} for _ in predictions.files]
     if any(warned):
         table.add_column("warning", overflow="fold")
     for name, best, row, warnings in zip(
