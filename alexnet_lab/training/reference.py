@@ -250,7 +250,7 @@ def read_reference(path: Path) -> Reference | None:
     if not path.exists():
         return None
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             found: dict[str, Any] = {one.name: arrays[one.name] for one in fields(Reference)}
         numbers = {name: value.item() for name, value in found.items() if value.ndim == 0}
         return Reference(**{**{name: value.astype(np.float64) for name, value in found.items()}, **numbers})

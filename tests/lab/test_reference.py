@@ -48,7 +48,7 @@ def place(tmp_path_factory):
     root = tmp_path_factory.mktemp("reference")
     rng = np.random.default_rng(0)
     for label in (0, 1):
-        for number in range(400):
+        for number in range(250):
             side = rng.integers(-4, 5)
             write(root / "data" / f"class {label}" / f"{number}.png", scan(rng, label, 40 + side, 44 + side))
     before = torch.get_num_threads()
@@ -66,13 +66,13 @@ def warnings_of(place, picture, tmp_path):
 def test_the_test_has_no_more_warnings_than_one_in_a_hundred_gives_by_chance_and_the_run_counted_them(place):
     paths = sorted((place / "data").rglob("*.png"))
     test = RunFolder(place / "run").split()["test"]
-    assert len(test) == 160
+    assert len(test) == 100
     predictions = load_run(place / "run").predict([paths[index] for index in test])
     warned = sum(map(bool, predictions.warnings))
     assert warned <= binom.ppf(0.99, len(test), 0.01)
     reference = load_run(place / "run").reference()
     assert (reference.test_warned, reference.test_images) == (warned, len(test))
-    assert reference.images == 480 + 160
+    assert reference.images == 300 + 100
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ def test_a_damaged_reference_is_refused_by_name(place, tmp_path):
 def test_the_reference_is_small_and_holds_no_image(place):
     assert (place / "run" / FILE).stat().st_size < 200_000
     with np.load(place / "run" / FILE) as arrays:
-        assert not any(800 in array.shape or array.dtype == np.uint8 for array in arrays.values())
+        assert not any(500 in array.shape or array.dtype == np.uint8 for array in arrays.values())
 
 
 MIXED = np.random.default_rng(9).normal(0, 3, (5, 30))
