@@ -3,7 +3,7 @@
     classes                   K    names
     groups                    G    names of patients or slides, where the data names them
     PART.ids                  N    the image, as split.json numbers it
-    PART.labels               N    its class
+    PART.labels               N    its class; N K of 0 and 1 where images have findings
     PART.probabilities        N K  float32; float16 above 2^24 numbers
     PART.group                N    its patient, a row of `groups`, where known
 
@@ -34,13 +34,15 @@ class PartPredictions:
     """The predictions of one part, a row per image, in the order of split.json."""
 
     ids: NDArray[np.int64]  # N
-    labels: NDArray[np.int64]  # N
+    labels: NDArray[np.int64]  # N; N K where images have findings
     probabilities: NDArray[np.floating[Any]] = field(repr=False)  # N K; float32 as they are read
     groups: NDArray[np.str_] | None = None  # N: the patient or slide
 
     @property
     def correct(self) -> NDArray[np.bool_]:
         """Return whether the most probable class is the image's own; the mean is the accuracy that the run recorded."""
+        if self.labels.ndim == 2:
+            raise ValueError("images with findings are not right or wrong as a whole")
         right: NDArray[np.bool_] = self.probabilities.argmax(1) == self.labels
         return right
 
@@ -60,7 +62,8 @@ def write_predictions(path: Path, parts: Mapping[str, PartPredictions], classes:
             precision = np.float32 if part.probabilities.size <= FLOAT32_UP_TO else np.float16
             step = max(1, ROWS_AT_ONCE // len(classes))
             blocks = (part.probabilities[at : at + step] for at in range(0, len(part.ids), step))
-            _write(archive, f"{name}.probabilities", (_rounded(b, precision) for b in blocks), part.probabilities.shape)
+            rounded = (b.astype(precision) if part.labels.ndim == 2 else _rounded(b, precision) for b in blocks)
+            _write(archive, f"{name}.probabilities", rounded, part.probabilities.shape)
             if names is not None and part.groups is not None:
                 _write(archive, f"{name}.group", [np.searchsorted(names, part.groups).astype(np.int32)])
 
@@ -110,12 +113,14 @@ def _read_part(arrays: Mapping[str, NDArray[Any]], part: str) -> PartPredictions
 
 
 def _check(ids: Any, labels: Any, probabilities: Any, classes: int, part: str) -> None:
-    if ids.ndim != 1 or labels.shape != ids.shape or probabilities.shape != (len(ids), classes):
+    fits = labels.shape in (ids.shape, (len(ids), classes))
+    if ids.ndim != 1 or not fits or probabilities.shape != (len(ids), classes):
         raise ValueError(
             f"{part} has {ids.shape} ids, {labels.shape} labels and {probabilities.shape} probabilities of {classes} "
             "classes, which do not fit each other"
         )
-    if len(ids) and (ids.min() < 0 or labels.min() < 0 or labels.max() >= classes):
+    most = 1 if labels.ndim == 2 else classes - 1
+    if len(ids) and (ids.min() < 0 or labels.min() < 0 or labels.max() > most):
         raise ValueError(f"{part} has an image or a class below 0, or a class beyond the {classes} there are")
     # One pass without a copy: NaN fails both comparisons. A tie that was broken upwards may stand above 1 by a hair.
     if len(ids) and not (probabilities.min() >= 0 and probabilities.max() <= 1 + 1e-3):

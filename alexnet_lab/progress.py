@@ -154,9 +154,12 @@ def about_left(seconds: float | None) -> str:
 
 
 def _epoch_line(facts: dict[str, Any]) -> str:
+    judged = f"accuracy {facts['validation_accuracy']:.2%}" if facts["validation_accuracy"] is not None else "no AUROC"
+    if facts["validation_accuracy"] is None and facts["validation_auroc"] is not None:  # of findings
+        judged = f"AUROC {facts['validation_auroc']:.4f}"
     return (
         f"epoch {facts['epoch']:3}  loss {facts['train_loss']:.4f}  accuracy {facts['train_accuracy']:.2%}  "
-        f"validation: loss {facts['validation_loss']:.4f}  accuracy {facts['validation_accuracy']:.2%}  "
+        f"validation: loss {facts['validation_loss']:.4f}  {judged}  "
         f"{facts['images_per_second']:.0f} images/s"
     )
 

@@ -7,6 +7,7 @@
     dropped.json       images that the recipe left out, where it left out any
     metrics.jsonl      one line per epoch, appended at its end
     predictions.npz    probabilities for validation and test images at the tested weights (predictions_file.py)
+    reference.npz      what the run's images look like, by which new ones are judged (training/reference.py)
     flow/              records of the instruments (instruments/flow.py), where the recipe has any
     checkpoints/       weights and optimiser, safetensors and JSON (training/checkpoint.py)
     progress.json      how far the run is, at most twice a second; after a kill, how far it was
@@ -48,6 +49,7 @@ RECORDED = (
     "dropped.json",
     "metrics.jsonl",
     "predictions.npz",
+    "reference.npz",
     "flow/layout.json",
     "flow/*.npz",
     "checkpoints/best.json",

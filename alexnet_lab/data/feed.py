@@ -27,12 +27,13 @@ from torch import Tensor
 from alexnet_lab.data.audit import Audit, audit_copies
 from alexnet_lab.data.augment import Augmentation, draw, parse_augmentation
 from alexnet_lab.data.decoding import shrink
+from alexnet_lab.data.findings import as_classes, check_trained, untested
 from alexnet_lab.data.images import Images
 from alexnet_lab.data.leaks import Dropped, leaking, refuse_leaks, usable_images
 from alexnet_lab.data.lists import in_brief
 from alexnet_lab.data.scaling import SCALES, Scaling, check_scale, count_channels, scaling_of, with_channels
 from alexnet_lab.data.sources import Progress, is_published, load_images
-from alexnet_lab.data.splits import PARTS, Split, split_images
+from alexnet_lab.data.splits import PARTS, Split, drawn_split
 from alexnet_lab.data.views import Geometry, middle_view, ten_views, view
 from alexnet_lab.randomness import stream
 
@@ -55,7 +56,7 @@ class Feed:
 
     classes: tuple[str, ...]
     channels: int
-    labels: Tensor  # N, on the device
+    labels: Tensor  # N, on the device; N K of 0 and 1 where images have findings
     split: Split
     fingerprint: str
     notes: tuple[str, ...]  # what a user must be told
@@ -69,7 +70,13 @@ class Feed:
     resident: Tensor | None = field(default=None, repr=False)  # the same on the device, if they fit
     audit: Audit = field(default_factory=Audit, repr=False)  # copies that the split has on both sides
     deep_bits: int = 8  # of the brightest pixel in the files; the upper 8 are stored
+    sizes: NDArray[np.int32] | None = field(default=None, repr=False)  # N 2: width and height of the files
     dropped: tuple[Dropped, ...] = field(default=(), repr=False)  # left out, so that the split does not leak
+
+    @property
+    def has_findings(self) -> bool:
+        """Return whether images have any number of findings, and not one class each."""
+        return self.labels.ndim == 2
 
     def training_batches(
         self,
@@ -133,7 +140,13 @@ class Feed:
         return len(self.split.train) // batch_size
 
     def balanced_class_weights(self) -> Tensor:
-        """Return a weight per class, K: images of every class that was trained on weigh the same, and 1 on average."""
+        """Return a weight per class, K: images of every class that was trained on weigh the same, and 1 on average.
+
+        Of a finding: how many images lack it for each that has it, so that both weigh the same.
+        """
+        if self.has_findings:
+            trained = self.labels[torch.from_numpy(self.split.train)].float()
+            return (1 - trained).sum(0) / trained.sum(0)
         counts = torch.bincount(self.labels[torch.from_numpy(self.split.train)], minlength=len(self.classes))
         weights = len(self.split.train) / ((counts > 0).sum() * counts.clamp(min=1))
         return weights.float()
@@ -237,6 +250,7 @@ def open_feed(
     skip_bad: bool = False,
     group: str = "",
     patient_from: str = "",
+    findings: str = "",
     drop_duplicates: bool = False,
     allow_leaks: bool = False,
     progress: Progress | None = None,
@@ -253,10 +267,19 @@ def open_feed(
     check_scale(scale)
     augmentation = parse_augmentation(augment)
     whole = image_size + augmentation.margin(image_size)
-    images = load_images(data, whole, fit, skip_bad=skip_bad, progress=progress, group=group, patient_from=patient_from)
+    images = load_images(
+        data,
+        whole,
+        fit,
+        skip_bad=skip_bad,
+        progress=progress,
+        group=group,
+        patient_from=patient_from,
+        findings=findings,
+    )
     seen = count_channels(channels, images.pixels.shape[1])
     usable = usable_images(images, drop_duplicates=drop_duplicates, by_group=bool(group or patient_from))
-    split = split_images(images.labels, images.classes, images.parts, images.groups, usable.indices, split_seed, fold)
+    split = drawn_split(images, usable.indices, split_seed, fold)
     geometry = Geometry(image_size, images.pixels.shape[3], whole)
     feed = _feed(images, split, geometry, scale, augmentation, seen, device)
     notes = [*feed.notes, *usable.notes]
@@ -296,12 +319,19 @@ def _feed(
         left_out = "1 image" if len(images.unreadable) == 1 else f"{len(images.unreadable)} images"
         was = "was" if len(images.unreadable) == 1 else "were"
         notes.append(f"{left_out} cannot be read and {was} left out: {listed}")
+    if images.labels.ndim == 2:
+        check_trained(images.labels[split.train], images.classes)
     for part in ("validation", "test"):
-        present = np.unique(images.labels[getattr(split, part)])
-        absent = [images.classes[number] for number in np.setdiff1d(np.arange(len(images.classes)), present)]
+        labels = images.labels[getattr(split, part)]
+        if labels.ndim == 2:
+            absent = untested(labels, images.classes)
+            if absent:
+                notes.append(f"all images of the {part} part have or lack {in_brief(absent)}: no AUROC of them")
+            continue
+        absent = [images.classes[number] for number in np.setdiff1d(np.arange(len(images.classes)), np.unique(labels))]
         if absent:
             notes.append(f"the {part} part has no images of {in_brief(absent)}")
-    audit = audit_copies(images, split)
+    audit = audit_copies(as_classes(images), split)
     notes += audit.remarks
     if geometry.stored < geometry.whole:
         notes.append(f"images are stored with {geometry.stored} pixels a side and enlarged to {geometry.whole}")
@@ -322,6 +352,7 @@ def _feed(
         resident=_resident(images.pixels, device),
         audit=audit,
         deep_bits=images.deep_bits,
+        sizes=images.sizes,
     )
 
 

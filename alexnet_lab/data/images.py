@@ -14,7 +14,7 @@ class Images:
 
     name: str
     pixels: NDArray[np.uint8]  # N C H W
-    labels: NDArray[np.int64]  # N
+    labels: NDArray[np.int64]  # N; N K of 0 and 1 where images have findings (findings.py)
     classes: tuple[str, ...]
     parts: NDArray[np.str_] | None = None  # N: "train", "validation" or "test", where the source says so
     groups: NDArray[np.str_] | None = None  # N: the patient or slide, all of whose images belong to one part of a split
@@ -25,6 +25,7 @@ class Images:
     digest: str = ""  # a fingerprint taken where the images were read; empty: taken of the pixels
     near_copies: NDArray[np.int64] | None = None  # M 2: pairs of the same picture in other bytes, the smaller first
     deep_bits: int = 8  # of the brightest pixel; the upper 8 were kept
+    sizes: NDArray[np.int32] | None = None  # N 2: width and height before they were stored; 0 where unreadable
 
     def name_of(self, index: int) -> str | int:
         """Return the file of an image, or its number where there are no files."""
@@ -51,3 +52,8 @@ def first_alike(digests: list[bytes]) -> NDArray[np.int64]:
     """Return for each digest the number of the first that equals it; an empty one equals no other."""
     first: dict[bytes, int] = {}
     return np.array([first.setdefault(digest, at) if digest else at for at, digest in enumerate(digests)], np.int64)
+
+
+def same_sizes(shape: tuple[int, ...]) -> NDArray[np.int32]:
+    """Return the sizes of images in one array, N C H W: all have its width and height."""
+    return np.tile(np.array([shape[3], shape[2]], np.int32), (shape[0], 1))

@@ -10,6 +10,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from alexnet_lab.data.audit import Audit, Copy
+from alexnet_lab.data.findings import as_classes
 from alexnet_lab.data.images import Images
 from alexnet_lab.data.lists import in_brief
 
@@ -49,7 +50,7 @@ def usable_images(images: Images, *, drop_duplicates: bool = False, by_group: bo
     """Return the images that can be read, less copies if asked, and less patients who are in two given parts."""
     usable = Usable(np.setdiff1d(np.arange(len(images.labels)), np.array(list(images.unreadable), np.int64)))
     if drop_duplicates:
-        usable = without_duplicates(images, usable)
+        usable = without_duplicates(as_classes(images), usable)
     return without_shared_groups(images, usable) if by_group else usable
 
 

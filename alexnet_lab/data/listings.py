@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from alexnet_lab.data.decoding import MOST_BYTES, SUFFIXES
 from alexnet_lab.data.dicom import SUFFIXES as DICOM_SUFFIXES
+from alexnet_lab.data.findings import read_findings
 from alexnet_lab.data.lists import in_brief, line_by_line
 from alexnet_lab.data.reading import Budget, check_member, is_of_content, read_regular, read_whole
 from alexnet_lab.data.tables import read_table
@@ -44,7 +45,7 @@ class Listing:
 
     root: Path  # the folder or the .zip
     paths: tuple[str, ...]  # below root
-    labels: NDArray[np.int64]
+    labels: NDArray[np.int64]  # N; N K where images have findings
     classes: tuple[str, ...]
     state: str  # changes when a file does: from sizes and times of change, or from the checksums in a .zip
     parts: NDArray[np.str_] | None = None
@@ -164,9 +165,9 @@ def _is_folder(member: zipfile.ZipInfo) -> bool:
     return member.filename.endswith("/")
 
 
-def list_table(path: Path) -> Listing:
-    """List the images that a table names, with all its columns (tables.py)."""
-    table = read_table(path, every=True)
+def list_table(path: Path, findings: str = "") -> Listing:
+    """List the images that a table names, with all its columns (tables.py); `findings` as findings.py reads them."""
+    table = read_table(path, every=True, labelled=not findings)
     rows, counted = table.rows, table.counted
     problems = [
         f"{counted} {number}: {problem}"
@@ -179,14 +180,20 @@ def list_table(path: Path) -> Listing:
     twice = [name for name, times in Counter(paths).items() if times > 1]
     if twice:
         raise ValueError(line_by_line(f"{path} names {len(twice)} images twice; keep one {counted} of each", twice))
-    classes = _in_natural_order({row["label"] for row in rows})
+    if findings:
+        labels, classes = read_findings(table.others, findings, str(path), table.first, counted)
+    else:
+        classes = _in_natural_order({row["label"] for row in rows})
+        number_of = {name: number for number, name in enumerate(classes)}
+        labels = np.array([number_of[row["label"]] for row in rows], np.int64)
     states = [_state_of(path.parent / name) for name in paths]
     digest = _digest([str(path.resolve()), *states, *(repr(sorted(row.items())) for row in rows)])
-    number_of = {name: number for number, name in enumerate(classes)}
+    if findings:
+        digest = _digest([digest, *classes, labels.tobytes().hex()])
     return Listing(
         path.parent,
         paths,
-        np.array([number_of[row["label"]] for row in rows], np.int64),
+        labels,
         classes,
         digest,
         np.array([PART_NAMES[row["split"].lower()] for row in rows]) if "split" in table.columns else None,
@@ -256,7 +263,7 @@ def _matched(paths: Sequence[str], pattern: str) -> tuple[NDArray[np.str_], list
 def _problem_of(row: dict[str, str], folder: Path) -> str:
     if not row["path"]:
         return "no path"
-    if not row["label"]:
+    if "label" in row and not row["label"]:
         return f"no label for {row['path']}"
     if not _is_file(folder / row["path"]):
         return f"no file at {folder / row['path']}"

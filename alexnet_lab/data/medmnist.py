@@ -1,6 +1,6 @@
 """The MedMNIST sets of flat images with one label each (Yang et al. 2023), as their authors list them at Zenodo.
 
-ChestMNIST is not among them: its images have up to fourteen labels, and a run here predicts one class an image.
+ChestMNIST is not among them: its images have up to fourteen labels, which are read from tables alone (findings.py).
 DermaMNIST may not be used commercially (CC BY-NC 4.0); the others are CC BY 4.0.
 """
 
@@ -13,8 +13,8 @@ from alexnet_lab.data.download import Published
 ADDRESS = "https://zenodo.org/records/10519652/files/"
 SIDES = (28, 64, 128, 224)
 ONE_LABEL = (  # what to do with a set whose images have several
-    "a run here predicts one class an image; for chest X-rays take medmnist:pneumoniamnist, or a table "
-    "(CSV or Parquet) of path,label,group with the images of one finding or none"
+    "such labels are read from tables alone; for chest X-rays take medmnist:pneumoniamnist, or a table (CSV or "
+    "Parquet) of path and findings, with --findings"
 )
 
 

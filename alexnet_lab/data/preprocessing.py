@@ -30,6 +30,16 @@ LARGEST_WHOLE = 2**15  # twice the largest image_size of a recipe
 
 
 @dataclass(frozen=True)
+class Decoded:
+    """An image file as the run's own images were stored."""
+
+    pixels: NDArray[np.uint8]  # C T T
+    size: tuple[int, int]  # width and height of the file
+    is_coloured: bool
+    is_greyed: bool  # it lost its colours
+
+
+@dataclass(frozen=True)
 class Preprocessing:
     """What a run's evaluation does to an image. `facts` hold all of it; `restored` reads them."""
 
@@ -54,31 +64,37 @@ class Preprocessing:
             "colours": scaling.colours.tolist(),
         }
 
-    def decoded(self, content: bytes, fit: str) -> tuple[NDArray[np.uint8], bool]:
-        """Return an image as the run's own were stored, C T T, and whether it lost its colours by that.
+    def decoded(self, content: bytes, fit: str) -> Decoded:
+        """Return an image as the run's own were stored.
 
         Raises one of decoding.UNREADABLE.
         """
-        bits = bits_for(look_at(content).brightest)
+        look = look_at(content)
+        size, bits = (look.width, look.height), bits_for(look.brightest)
         if bits > self.deep_bits:
             raise ValueError(
                 f"its brightest pixel needs {bits} bits, and the images of the run had {self.deep_bits}; save it with "
                 f"{self.deep_bits}"
             )
         pixels = decode(content, self.geometry.stored, fit, grey=False, deep_bits=self.deep_bits)
+        is_grey = bool((pixels == pixels[:1]).all())
         if self.stored_channels == 3:
-            return pixels, False
-        if (pixels == pixels[:1]).all():
-            return pixels[:1], False
-        return decode(content, self.geometry.stored, fit, grey=True, deep_bits=self.deep_bits), True
+            return Decoded(pixels, size, not is_grey, is_greyed=False)
+        if is_grey:
+            return Decoded(pixels[:1], size, is_coloured=False, is_greyed=False)
+        grey = decode(content, self.geometry.stored, fit, grey=True, deep_bits=self.deep_bits)
+        return Decoded(grey, size, is_coloured=True, is_greyed=True)
 
-    def feed_of(self, pixels: NDArray[np.uint8], classes: tuple[str, ...], device: str) -> Feed:
+    def feed_of(
+        self, pixels: NDArray[np.uint8], classes: tuple[str, ...], device: str, *, has_findings: bool = False
+    ) -> Feed:
         """Return decoded images, N C T T, as a feed without labels: every label is 0, and no part has an image."""
         none = np.empty(0, np.int64)
+        shape = (len(pixels), len(classes)) if has_findings else (len(pixels),)
         return Feed(
             classes=classes,
             channels=self.channels,
-            labels=torch.zeros(len(pixels), dtype=torch.long, device=device),
+            labels=torch.zeros(shape, dtype=torch.long, device=device),
             split=Split(none, none, none),
             fingerprint="",
             notes=(),

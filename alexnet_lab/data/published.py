@@ -19,7 +19,7 @@ from alexnet_lab.data.archives import DAMAGED, ArchivedArray, read_idx, read_tar
 from alexnet_lab.data.cache import Allocate, cached_images
 from alexnet_lab.data.decoding import fitted_side, shrink
 from alexnet_lab.data.download import Progress, Published, fetched, md5_of
-from alexnet_lab.data.images import Images, first_alike
+from alexnet_lab.data.images import Images, first_alike, same_sizes
 from alexnet_lab.data.medmnist import MEDMNIST, ONE_LABEL, published_set
 from alexnet_lab.data.near_copies import near_copies
 from alexnet_lab.data.plain_pickle import read_plain_pickle
@@ -131,6 +131,7 @@ def _cached(
         other = [str(path) for path, known in copies.items() if known and md5s[path] != known]
         notes = (f"by its MD5 not the published file: {', '.join(other)}",) if other else ()
         digest = hashlib.blake2b("\n".join([name, *md5s.values()]).encode(), digest_size=16).hexdigest()
+        sizes = same_sizes(images.pixels.shape) if images.sizes is None else images.sizes
         pixels = shrink(images.pixels, side, fit)
         contents = first_alike([hashlib.blake2b(image.tobytes(), digest_size=16).digest() for image in pixels])
         return replace(
@@ -143,6 +144,7 @@ def _cached(
             ),
             notes=notes,
             digest=digest,
+            sizes=sizes,
         )
 
     states = [f"{path.resolve()},{path.stat().st_size},{path.stat().st_mtime_ns}" for path in copies]
@@ -204,7 +206,8 @@ def _medical(path: Path, name: str, side: int, fit: str, allocate: Allocate) -> 
                 row += len(block)
     known = MEDMNIST.get(name)
     classes = known.classes if known else tuple(map(str, range(int(numbers.max()) + 1)))
-    return _checked(Images(name, pixels, numbers, classes, np.repeat(list(parts.values()), counts)))
+    sizes = same_sizes((len(numbers), 1, *shape[1:3]))
+    return _checked(Images(name, pixels, numbers, classes, np.repeat(list(parts.values()), counts), sizes=sizes))
 
 
 def _check_medical(part: str, images: ArchivedArray, labels: ArchivedArray, shape: tuple[int, ...]) -> None:

@@ -12,6 +12,7 @@ import hashlib
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -32,7 +33,8 @@ from alexnet_lab.data.decoding import (
     shrink,
 )
 from alexnet_lab.data.dicom import numbered, patient_of
-from alexnet_lab.data.images import Images, first_alike
+from alexnet_lab.data.findings import text_of
+from alexnet_lab.data.images import Images, first_alike, same_sizes
 from alexnet_lab.data.listings import Listing, list_archive, list_folder, list_table, with_patients
 from alexnet_lab.data.lists import line_by_line
 from alexnet_lab.data.near_copies import near_copies
@@ -56,6 +58,7 @@ LISTINGS: Mapping[str, Callable[[Path], Listing]] = {
     ".csv": list_table,
     ".parquet": list_table,
 }
+TABLES = (".csv", ".parquet")
 MOST_ARCHIVE_BYTES = 2**42  # 4 TB; each file in it has a limit of its own
 STRETCH = 4096
 LARGEST_SIDE = 2**14  # of a stored image: no network sees more
@@ -75,13 +78,15 @@ def load_images(
     progress: Progress | None = None,
     group: str = "",
     patient_from: str = "",
+    findings: str = "",
 ) -> Images:
     """Load a source at no more than that side: images are stored no larger than they are, nor than they are needed.
 
     Unreadable files are listed in one error, or left out and noted with skip_bad.
     """
     check_fit(fit)
-    images = _loaded(data, side, fit, skip_bad, progress or (lambda _what, _done, _total: None), group, patient_from)
+    told = progress or (lambda _what, _done, _total: None)
+    images = _loaded(data, side, fit, skip_bad, told, listing_of(data, group, patient_from, findings))
     _check_readable(images.unreadable, len(images.labels), skip_bad)
     if len(images.classes) < 2:
         raise ValueError(
@@ -126,9 +131,11 @@ def check_source(data: str) -> None:
             raise ValueError(f"cannot read {path} as data; {expected}")
 
 
-def listing_of(data: str, group: str = "", patient_from: str = "") -> Listing | None:
+def listing_of(data: str, group: str = "", patient_from: str = "", findings: str = "") -> Listing | None:
     """Return the image files of a source with their labels and patients; None for one that is not made of files."""
     check_source(data)
+    if findings and Path(data).suffix.lower() not in TABLES:
+        raise ValueError(f"findings are columns of a table, a .csv or a .parquet; {data} is none: leave out findings")
     if data.partition(":")[0] in SOURCES:
         if group or patient_from:
             raise ValueError(
@@ -136,15 +143,15 @@ def listing_of(data: str, group: str = "", patient_from: str = "") -> Listing | 
             )
         return None
     path = Path(data).expanduser()
-    listing = list_folder(path) if path.is_dir() else LISTINGS[path.suffix.lower()](path)
+    if findings:
+        listing = list_table(path, findings)
+    else:
+        listing = list_folder(path) if path.is_dir() else LISTINGS[path.suffix.lower()](path)
     return with_patients(listing, group, patient_from)
 
 
-def _loaded(
-    data: str, side: int, fit: str, skip_bad: bool, progress: Progress, group: str, patient_from: str
-) -> Images:
+def _loaded(data: str, side: int, fit: str, skip_bad: bool, progress: Progress, listing: Listing | None) -> Images:
     name, _, argument = data.partition(":")
-    listing = listing_of(data, group, patient_from)
     if listing is not None:
         return _decoded(listing, side, fit, skip_bad, progress)
     if name == "digits":
@@ -165,11 +172,12 @@ def _digits() -> Images:
 
 
 def _fitted(images: Images, side: int, fit: str) -> Images:
+    sizes = same_sizes(images.pixels.shape)
     small = shrink(images.pixels, side, fit)
     if small is images.pixels:
-        return images
+        return replace(images, sizes=sizes)
     # The fingerprint is that of the whole images, whatever side is asked for.
-    return Images(images.name, small, images.labels, images.classes, images.parts, digest=images.fingerprint)
+    return replace(images, pixels=small, digest=images.fingerprint, sizes=sizes)
 
 
 def _decoded(listing: Listing, side: int, fit: str, skip_bad: bool, progress: Progress) -> Images:
@@ -190,6 +198,7 @@ def _decode_all(listing: Listing, side: int, fit: str, allocate: Allocate, progr
     # Pillow releases the interpreter's lock while it decodes and resizes, so threads use every core; they share one
     # open archive.
     patients = [b""] * count
+    sizes = np.zeros((count, 2), np.int32)
     with listing.reader() as read, ThreadPoolExecutor(os.cpu_count()) as pool, quiet_decoders():
 
         def look(index: int) -> Look | None:
@@ -197,7 +206,9 @@ def _decode_all(listing: Listing, side: int, fit: str, allocate: Allocate, progr
                 with read(listing.paths[index]) as content:
                     digests[index] = hashlib.blake2b(content, digest_size=16).digest()
                     patients[index] = patient_of(content)
-                    return look_at(content)
+                    seen = look_at(content)
+                    sizes[index] = seen.width, seen.height
+                    return seen
             except UNREADABLE as error:
                 unreadable[index] = f"{listing.paths[index]}: {reason(error)}"
                 return None
@@ -247,6 +258,7 @@ def _decode_all(listing: Listing, side: int, fit: str, allocate: Allocate, progr
         _content_digest(listing, digests),
         near_copies(pixels, different, lambda done, total: progress("looking for copies", done, total)),
         deep_bits=bits,
+        sizes=sizes,
     )
 
 
@@ -262,7 +274,10 @@ def _remarks_on_colour(listing: Listing, coloured: NDArray[np.bool_], unreadable
         return [f"all {count} images are grey: one channel"]
     if coloured.sum() == count:
         return []
-    counts = np.bincount(listing.labels[coloured], minlength=len(listing.classes))
+    if listing.labels.ndim == 2:
+        counts = listing.labels[coloured].sum(0)
+    else:
+        counts = np.bincount(listing.labels[coloured], minlength=len(listing.classes))
     where = ", ".join(f"{name} {count}" for name, count in zip(listing.classes, counts, strict=True) if count)
     return [
         f"{coloured.sum()} of {count} images are coloured ({where}), the others grey: three channels. If the tint "
@@ -293,6 +308,8 @@ def _content_digest(listing: Listing, digests: list[bytes]) -> str:
     for index, (path, digest) in enumerate(zip(listing.paths, digests, strict=True)):
         part = "" if listing.parts is None else listing.parts[index]
         group = "" if listing.groups is None else listing.groups[index]
-        name = "\x1f".join([path, listing.classes[listing.labels[index]], part, group])
+        own = listing.labels[index]
+        label = text_of(own, listing.classes) if own.ndim else listing.classes[own]
+        name = "\x1f".join([path, label, part, group])
         whole.update(name.encode(errors="surrogateescape") + b"\n" + digest)
     return whole.hexdigest()

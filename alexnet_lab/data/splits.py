@@ -21,6 +21,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from alexnet_lab.data.findings import strata_of
+from alexnet_lab.data.images import Images
 from alexnet_lab.data.lists import in_brief
 from alexnet_lab.randomness import derived_seed
 
@@ -50,6 +52,18 @@ class Split:
         lists = json.loads(text)
         train, validation, test = (np.array(lists[name], np.int64) for name in PARTS)
         return Split(train, validation, test, tuple(lists["notes"]))
+
+
+def drawn_split(images: Images, usable: Indices, seed: int, fold: str = "") -> Split:
+    """Split the usable images of a set; with several findings an image, in proportion to the rarest of each."""
+    labels, classes = images.labels, images.classes
+    if labels.ndim == 2:
+        if images.parts is not None:  # a given split is taken as it is
+            labels, count = np.zeros(len(labels), np.int64), 1
+        else:
+            labels, count = strata_of(labels, usable, parse_fold(fold)[1] if fold else 0)
+        classes = tuple(f"stratum {number}" for number in range(count))
+    return split_images(labels, classes, images.parts, images.groups, usable, seed, fold)
 
 
 def split_images(

@@ -1,13 +1,13 @@
 """Tables of paths and labels, as text: the rows of a CSV or of a Parquet file.
 
     path        the image, relative to the table
-    label       its class: text, whole numbers or categories
+    label       its class: text, whole numbers or categories; not needed where findings are asked for (findings.py)
     split       optional: train, validation or test, or another name of them (listings.py)
     group       optional: the patient, the slide
 
-The case of column names does not matter, and other columns are read only where they are asked for. The same
-table gives the same rows in either format; a missing value (an empty cell, a null, a NaN) is the empty text. A CSV is
-UTF-8.
+The case of column names does not matter; `Image Index`, as NIH calls it, is a path. Other columns are read only where
+they are asked for. The same table gives the same rows in either format; a missing value (an empty cell, a null, a NaN)
+is the empty text. A CSV is UTF-8.
 """
 
 import csv
@@ -22,6 +22,7 @@ from alexnet_lab.data.lists import in_brief
 from alexnet_lab.data.reading import check_regular
 
 LABEL_COLUMNS = ("path", "label")
+ALSO_CALLED = {"image index": "path"}
 EXTRA_COLUMNS = ("split", "group")
 MOST_TABLE_BYTES = 2**28  # of the file: two million lines of 128 characters
 MOST_ROWS = 10_000_000
@@ -39,21 +40,21 @@ class Table:
     others: Mapping[str, list[str]] = field(default_factory=dict)  # further columns by their names in the file
 
 
-def read_table(path: Path, *, every: bool = False) -> Table:
+def read_table(path: Path, *, every: bool = False, labelled: bool = True) -> Table:
     """Read the table in the format that its suffix names; raise a ValueError that names the file and what to do.
 
-    every: further columns too.
+    every: further columns too. labelled: a column `label` is needed; else it is a further one.
     """
     check_regular(path, MOST_TABLE_BYTES)
-    return FORMATS[path.suffix.lower()](path, every)
+    return FORMATS[path.suffix.lower()](path, every, labelled)
 
 
-def _read_csv(path: Path, every: bool) -> Table:
+def _read_csv(path: Path, every: bool, labelled: bool) -> Table:
     line = 0
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
-            columns = _known_columns(path, list(reader.fieldnames or ()), "in its first line")
+            columns = _known_columns(path, list(reader.fieldnames or ()), "in its first line", labelled)
             others: dict[str, list[str]] = _others(reader.fieldnames, columns) if every else {}
             rows = []
             for line, row in enumerate(reader, 2):
@@ -88,7 +89,7 @@ def _check_count(path: Path, count: int) -> None:
         raise ValueError(f"{path} has more than {MOST_ROWS:,} rows, and no more are read; split it up")
 
 
-def _read_parquet(path: Path, every: bool) -> Table:
+def _read_parquet(path: Path, every: bool, labelled: bool) -> Table:
     try:
         import pyarrow
         import pyarrow.parquet
@@ -98,7 +99,7 @@ def _read_parquet(path: Path, every: bool) -> Table:
         ) from None
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
-            names = _known_columns(path, file.schema_arrow.names, "")
+            names = _known_columns(path, file.schema_arrow.names, "", labelled)
             _check_count(path, file.metadata.num_rows)
             others = _others(file.schema_arrow.names, names) if every else {}
             columns = file.read([*names.values(), *others])
@@ -113,16 +114,19 @@ def _read_parquet(path: Path, every: bool) -> Table:
     return Table(tuple(names), rows, 1, "row", others)
 
 
-def _known_columns(path: Path, names: list[str], where: str) -> dict[str, str]:
+def _known_columns(path: Path, names: list[str], where: str, labelled: bool) -> dict[str, str]:
     """Return the name that each known column has in the file."""
     plain = [name.strip().lower() for name in names]
-    missing = [name for name in LABEL_COLUMNS if name not in plain]
+    if "path" not in plain:
+        plain = [ALSO_CALLED.get(name, name) for name in plain]
+    needed = LABEL_COLUMNS if labelled else LABEL_COLUMNS[:1]
+    missing = [name for name in needed if name not in plain]
     if missing:
         raise ValueError(
-            f"{path} must have the columns path,label[,split,group]{' ' + where if where else ''}; "
+            f"{path} must have the columns {','.join(needed)}[,split,group]{' ' + where if where else ''}; "
             f"{', '.join(missing)} is missing, it has: {in_brief(plain) or 'nothing'}"
         )
-    known = [name for name in (*LABEL_COLUMNS, *EXTRA_COLUMNS) if name in plain]
+    known = [name for name in (*needed, *EXTRA_COLUMNS) if name in plain]
     twice = [name for name in known if Counter(plain)[name] > 1]
     if twice:
         raise ValueError(f"{path} has more than one column called {', '.join(twice)}; rename all but one")
@@ -147,4 +151,4 @@ def _as_texts(path: Path, column: str, values: list[Any]) -> list[str]:
     return texts
 
 
-FORMATS: Mapping[str, Callable[[Path, bool], Table]] = {".csv": _read_csv, ".parquet": _read_parquet}
+FORMATS: Mapping[str, Callable[[Path, bool, bool], Table]] = {".csv": _read_csv, ".parquet": _read_parquet}

@@ -101,7 +101,7 @@ def checked_verdict(run: RunFolder) -> dict[str, Any] | None:
         if not isinstance(figures, dict):
             raise _damaged(path, f"the result for {part} is no object")
         for name, value in figures.items():
-            if name not in ("recall", "confusion") and not isinstance(value, int | float | None):
+            if name not in ("recall", "confusion", "finding_auroc") and not isinstance(value, int | float | None):
                 raise _damaged(path, f"{part} {name} is no number")
         recall = figures.get("recall") or []
         if not isinstance(recall, list) or not all(isinstance(value, int | float | None) for value in recall):

@@ -17,6 +17,7 @@ from alexnet_lab.evaluation.predictions import Place
 from alexnet_lab.evaluation.resampling import REPLICATES
 from alexnet_lab.evaluation.thresholds import parse_rule
 from alexnet_lab.evaluation.trained import Run, load_run
+from alexnet_lab.training.recipe import refuse_findings
 
 DROPS = ("auroc", "accuracy", "balanced accuracy", "Brier score", "loss")
 
@@ -78,6 +79,7 @@ def evaluate_run(
     if replicates < 200:
         raise ValueError(f"intervals need at least 200 replicates of the bootstrap, got {replicates}; 2000 is usual")
     run = load_run(folder)
+    refuse_findings(run.recipe.findings, "evaluate judges")
     sets = own_sets(run, device, told)
     if data is not None:
         sets["external"] = external_set(run, data, device, told)
@@ -90,6 +92,14 @@ def evaluate_run(
         if part != "validation"
     }
     return Evaluation(run, rules, found["test"], found.get("external"), data, sets)
+
+
+def evaluated_if_possible(folder: Place, replicates: int = REPLICATES) -> tuple[Evaluation | None, str]:
+    """Return the evaluation of a run, or none and why: a run without predictions and data, or with findings."""
+    try:
+        return evaluate_run(folder, replicates=replicates), ""
+    except ValueError as error:
+        return None, str(error)
 
 
 def _plain(value: Any) -> Any:

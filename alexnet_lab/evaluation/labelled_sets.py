@@ -77,7 +77,8 @@ def _check_recorded(found: PartPredictions, feed: Feed | None, classes: int, wha
 
 def _recorded(found: PartPredictions, feed: Feed | None, why: str) -> LabelledSet:
     probabilities = found.probabilities.astype(np.float64)
-    probabilities /= probabilities.sum(1, keepdims=True)  # stored in float32
+    if found.labels.ndim == 1:
+        probabilities /= probabilities.sum(1, keepdims=True)  # stored in float32
     if feed is not None:
         return _set_of(feed, found.ids, probabilities)
     names = tuple(f"image {index}" for index in found.ids)
@@ -111,7 +112,7 @@ def external_set(run: Run, data: str, device: str, told: Told) -> LabelledSet:
 
     def pixels(image: int) -> NDArray[np.uint8]:
         with _opened(data) as again, again.files[kept[image]].opened() as content:
-            return run.preprocessing.decoded(content, run.recipe.fit)[0]
+            return run.preprocessing.decoded(content, run.recipe.fit).pixels
 
     return LabelledSet(of_set, pixels, notes)
 

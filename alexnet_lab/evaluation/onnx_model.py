@@ -29,7 +29,8 @@ from alexnet_lab.data.feed import ten_view_geometry
 from alexnet_lab.data.preprocessing import Preprocessing
 from alexnet_lab.data.scaling import with_channels
 from alexnet_lab.data.views import middle_weights, ten_view_weights
-from alexnet_lab.evaluation.evaluating import Evaluation, evaluate_run
+from alexnet_lab.evaluation.evaluating import Evaluation, evaluated_if_possible
+from alexnet_lab.evaluation.labelled_sets import own_sets
 from alexnet_lab.evaluation.resampling import REPLICATES
 from alexnet_lab.evaluation.trained import Run, load_run
 from alexnet_lab.records import RunFolder, title_of, write_atomically
@@ -45,15 +46,18 @@ NOT_FILLED = "NOT FILLED"
 
 
 class FromPixels(nn.Module):
-    """A run's network with the preprocessing of its test before it and softmax behind it."""
+    """A run's network with the preprocessing of its test before it and softmax behind it, or a sigmoid for findings."""
 
     mean: Tensor
     spread: Tensor
     rows: Tensor
     columns: Tensor
 
-    def __init__(self, network: nn.Module, preprocessing: Preprocessing, ten_views: bool) -> None:
+    def __init__(
+        self, network: nn.Module, preprocessing: Preprocessing, ten_views: bool, *, has_findings: bool = False
+    ) -> None:
         super().__init__()
+        self.has_findings = has_findings
         self.network = network
         self.channels = preprocessing.channels
         geometry = preprocessing.geometry
@@ -74,10 +78,14 @@ class FromPixels(nn.Module):
         """Return probabilities, B K, of pixels, B C T T."""
         x = (with_channels(pixels.float(), self.channels) - self.mean) / self.spread
         if self.is_cut:
-            return self.network(x[..., self.start : self.end, self.start : self.end]).softmax(1)  # type: ignore[no-any-return]
+            return self._probabilities(x[..., self.start : self.end, self.start : self.end])
         views = self.rows[:, None] @ x[:, None] @ self.columns[:, None]  # B V C S S
-        softmaxes = self.network(views.flatten(0, 1)).softmax(1)  # BV K
-        return softmaxes.reshape(-1, self.views, softmaxes.shape[1]).mean(1)  # type: ignore[no-any-return]
+        each = self._probabilities(views.flatten(0, 1))  # BV K
+        return each.reshape(-1, self.views, each.shape[1]).mean(1)
+
+    def _probabilities(self, seen: Tensor) -> Tensor:
+        scores: Tensor = self.network(seen)
+        return scores.sigmoid() if self.has_findings else scores.softmax(1)
 
 
 def export_onnx(folder: Path, out: Path, replicates: int = REPLICATES) -> list[Path]:
@@ -95,23 +103,14 @@ def export_onnx(folder: Path, out: Path, replicates: int = REPLICATES) -> list[P
             '"alexnet-lab[medical]"'
         ) from None
     run = load_run(folder)
-    try:
-        evaluation: Evaluation | None = evaluate_run(folder, replicates=replicates)
-        why = ""
-    except ValueError as error:  # no predictions and no data: the card says so
-        evaluation, why = None, str(error)
-    pixels, source = _pixels_to_check(run, evaluation)
+    evaluation, why = evaluated_if_possible(folder, replicates)
+    pixels, source = pixels_to_check(run, evaluation)
     out.mkdir(parents=True, exist_ok=True)
     scratch = out / f".{MODEL}.{os.getpid()}"
     try:
         with torch_set_as_in(run.recipe):
             _write_model(run, scratch)
-            difference = _difference(run, scratch, pixels)
-        if not difference <= CLOSE:
-            raise ValueError(
-                f"the ONNX file must give the run's probabilities to {CLOSE:g}, and differs by {difference:.2g} on "
-                f"{len(pixels)} images; it was not written. Please report the recipe of {folder}"
-            )
+            difference = check_close(run, _probabilities(scratch, pixels), pixels, "ONNX file")
         scratch.replace(out / MODEL)
     finally:
         scratch.unlink(missing_ok=True)
@@ -182,9 +181,12 @@ def card_of(run: Run, evaluation: Evaluation | None, why: str) -> dict[str, Any]
     }
 
 
-def _pixels_to_check(run: Run, evaluation: Evaluation | None) -> tuple[NDArray[np.uint8], str]:
+def pixels_to_check(run: Run, evaluation: Evaluation | None) -> tuple[NDArray[np.uint8], str]:
     """Return test images as they are stored, and noise where the data is not here."""
     found = None if evaluation is None else evaluation.sets["test"]
+    if found is None and run.recipe.findings:  # they are not evaluated, and their pictures may be here
+        with contextlib.suppress(ValueError):
+            found = own_sets(run, "cpu", lambda _what, _done, _total: None)["test"]
     if found is not None and found.pixels is not None:
         count = min(CHECKED, len(found.predicted.labels))
         return np.stack([found.pixels(image) for image in range(count)]), "the test"
@@ -193,12 +195,18 @@ def _pixels_to_check(run: Run, evaluation: Evaluation | None) -> tuple[NDArray[n
     return noise, "noise, since the data of the run is not here"
 
 
-def _write_model(run: Run, path: Path) -> None:
+def from_pixels(run: Run) -> tuple[FromPixels, Tensor]:
+    """Return a run's network from pixels to probabilities, and two images to trace it with."""
     network = run.network().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # missing in torch's stub
-    whole = FromPixels(network, run.preprocessing, run.recipe.ten_views).eval()
+    has_findings = bool(run.recipe.findings)
+    whole = FromPixels(network, run.preprocessing, run.recipe.ten_views, has_findings=has_findings).eval()
     side, channels = run.preprocessing.geometry.stored, run.preprocessing.stored_channels
-    sample = torch.zeros(2, channels, side, side, dtype=torch.uint8)
-    with _quiet():
+    return whole, torch.zeros(2, channels, side, side, dtype=torch.uint8)
+
+
+def _write_model(run: Run, path: Path) -> None:
+    whole, sample = from_pixels(run)
+    with quiet():
         torch.onnx.export(
             whole,
             (sample,),
@@ -213,7 +221,7 @@ def _write_model(run: Run, path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep to itself what the exporter tells of its own affairs."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
@@ -225,14 +233,24 @@ def _quiet() -> Iterator[None]:
         logging.disable(before)
 
 
-def _difference(run: Run, path: Path, pixels: NDArray[np.uint8]) -> float:
-    """Return the largest difference between the probabilities of the file and those of the run."""
+def _probabilities(path: Path, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return what the file gives for pixels, N K, some images at a time."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    got = np.concatenate(
-        [session.run(None, {"pixels": pixels[at : at + AT_ONCE]})[0] for at in range(0, len(pixels), AT_ONCE)]
-    )
-    feed = run.preprocessing.feed_of(pixels, run.classes, "cpu")
+    parts = [session.run(None, {"pixels": pixels[at : at + AT_ONCE]})[0] for at in range(0, len(pixels), AT_ONCE)]
+    got: NDArray[np.float32] = np.concatenate(parts)
+    return got
+
+
+def check_close(run: Run, got: NDArray[np.float32], pixels: NDArray[np.uint8], what: str) -> float:
+    """Return the largest difference of probabilities from those of the run; refuse one of more than CLOSE."""
+    feed = run.preprocessing.feed_of(pixels, run.classes, "cpu", has_findings=bool(run.recipe.findings))
     own = probabilities_of(run.network(), feed, np.arange(len(pixels)), AT_ONCE, run.recipe.ten_views)
-    return float(np.abs(got - own).max())
+    difference = float(np.abs(got - own).max())
+    if not difference <= CLOSE:
+        raise ValueError(
+            f"the {what} must give the run's probabilities to {CLOSE:g}, and differs by {difference:.2g} on "
+            f"{len(pixels)} images; it was not written. Please report the recipe of {run.path}"
+        )
+    return difference

@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet_lab.data.decoding import UNREADABLE, quiet_decoders, reason
+from alexnet_lab.data.findings import text_of
 from alexnet_lab.data.listings import image_paths, open_reader, read_file
-from alexnet_lab.data.preprocessing import Preprocessing
+from alexnet_lab.data.preprocessing import Decoded, Preprocessing
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,6 +33,18 @@ class Predictions:
     probabilities: NDArray[np.float64] = field(repr=False)  # N K
     unreadable: Mapping[str, str]  # images without a prediction, and why
     notes: tuple[str, ...] = ()
+    warnings: tuple[Mapping[str, str], ...] | None = None  # N: how an image is unlike the run's; None: not known
+
+    thresholds: tuple[float, ...] | None = None  # K: from which on a finding counts; None: an image has one class
+
+    @property
+    def predicted(self) -> tuple[str, ...]:
+        """Return the most probable class of each image; of findings all that reach their thresholds, joined by |."""
+        if self.thresholds is None:
+            return self.most_probable
+        return tuple(
+            text_of(row, self.classes) for row in (self.probabilities >= np.array(self.thresholds)).astype(int)
+        )
 
     @property
     def most_probable(self) -> tuple[str, ...]:
@@ -39,14 +52,16 @@ class Predictions:
         return tuple(self.classes[number] for number in self.probabilities.argmax(1))
 
     def table(self) -> "pd.DataFrame":
-        """Return a row per image: `file`, `predicted`, and `probability of CLASS` for every class."""
+        """Return a row per image: `file`, `predicted`, `probability of CLASS` for every class, and `warning`."""
         import pandas as pd
 
         columns = [f"probability of {name}" for name in self.classes]
         # As objects: names of files need not be UTF-8, which pandas' own strings must be.
         table = pd.DataFrame(self.probabilities, columns=pd.Index(columns, dtype=object))
         table.insert(0, "file", pd.Series(self.files, dtype=object))
-        table.insert(1, "predicted", pd.Series(self.most_probable, dtype=object))
+        table.insert(1, "predicted", pd.Series(self.predicted, dtype=object))
+        warned: Sequence[Mapping[str, str]] = self.warnings or [{} for _ in self.files]
+        table["warning"] = pd.Series(["; ".join(one.values()) for one in warned], dtype=object)
         return table
 
 
@@ -89,10 +104,10 @@ class Decoder:
     unreadable: dict[str, str] = field(default_factory=dict)
     greyed: int = 0  # coloured images of a network that knows grey ones
 
-    def batches(self, files: Sequence[ImageFile], size: int) -> Iterator[tuple[list[str], NDArray[np.uint8]]]:
-        """Yield names and pixels, B C T T, of `size` readable images each; the last batch may be smaller."""
+    def batches(self, files: Sequence[ImageFile], size: int) -> Iterator[tuple[list[str], list[Decoded]]]:
+        """Yield names and images, `size` readable ones at a time; the last batch may be smaller."""
         names: list[str] = []
-        rows: list[NDArray[np.uint8]] = []
+        images: list[Decoded] = []
         with ThreadPoolExecutor(os.cpu_count()) as pool, quiet_decoders():
             for start in range(0, len(files), size):
                 part = files[start : start + size]
@@ -101,16 +116,16 @@ class Decoder:
                         self.unreadable[file.name] = decoded
                         continue
                     names.append(file.name)
-                    rows.append(decoded[0])
-                    self.greyed += decoded[1]
-                    if len(rows) == size:
-                        yield names, np.stack(rows)
-                        names, rows = [], []
-        if rows:
-            yield names, np.stack(rows)
+                    images.append(decoded)
+                    self.greyed += decoded.is_greyed
+                    if len(images) == size:
+                        yield names, images
+                        names, images = [], []
+        if images:
+            yield names, images
 
-    def _decode(self, file: ImageFile) -> tuple[NDArray[np.uint8], bool] | str:
-        """Return the pixels of a file and whether it lost its colours, or why it cannot be read."""
+    def _decode(self, file: ImageFile) -> Decoded | str:
+        """Return the image of a file, or why it cannot be read."""
         try:
             with file.opened() as content:
                 return self.preprocessing.decoded(content, self.fit)

@@ -13,17 +13,24 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
-from alexnet_lab.data.preprocessing import Preprocessing, preprocessing_of, restored
+from alexnet_lab.data.lists import in_brief
+from alexnet_lab.data.preprocessing import Decoded, Preprocessing, preprocessing_of, restored
 from alexnet_lab.display import Displayed
 from alexnet_lab.evaluation.predictions import Decoder, ImageFile, Place, Predictions, Progress, image_files
+from alexnet_lab.evaluation.thresholds import choose_threshold
+from alexnet_lab.predictions_file import FILE as PREDICTIONS
+from alexnet_lab.predictions_file import read_predictions
 from alexnet_lab.records import RunFolder
 from alexnet_lab.training import checkpoint
 from alexnet_lab.training.checkpoint import Checkpoint
+from alexnet_lab.training.embedding import embedding_of, features_of
 from alexnet_lab.training.errors import DivergedError
 from alexnet_lab.training.evaluation import evaluation_batch, images_at_once, probabilities_of
 from alexnet_lab.training.recipe import Recipe
+from alexnet_lab.training.reference import FILE, ImageFacts, Reference, facts_of, read_reference
 from alexnet_lab.training.run import open_feed_of, torch_set_as_in
 from alexnet_lab.training.trainer import network_of
 from alexnet_lab.training.weight_sources import finished_run
@@ -79,7 +86,8 @@ class Run(Displayed):
 
         Images go through the steps of the run's own test: decoding, size, scale, and ten views if the recipe says so.
         The test's images, on its device and in its order, have the test's probabilities to the last bit; in other
-        batches the network's sums may differ in it. Images that cannot be read are named in `unreadable`.
+        batches the network's sums may differ in it. Images that cannot be read are named in `unreadable`, and
+        `warnings` says how each is unlike those of the run.
         """
         with image_files(images) as files:
             return self.predict_files(files, device, progress)
@@ -94,20 +102,75 @@ class Run(Displayed):
         at_once = images_at_once(batch, recipe.ten_views)
         names: list[str] = []
         rows = [np.empty((0, len(self.classes)))]
-        with torch_set_as_in(recipe):
-            for batch_names, pixels in decoder.batches(files, at_once):
-                feed = self.preprocessing.feed_of(pixels, self.classes, device)
+        reference = self.reference()
+        warnings: list[dict[str, str]] = []
+        with torch_set_as_in(recipe), embedding_of(network) as embedding:
+            for batch_names, images in decoder.batches(files, at_once):
+                pixels = np.stack([image.pixels for image in images])
+                every = np.arange(len(pixels))
+                feed = self.preprocessing.feed_of(pixels, self.classes, device, has_findings=bool(recipe.findings))
                 try:
-                    rows.append(probabilities_of(network, feed, np.arange(len(pixels)), batch, recipe.ten_views))
+                    rows.append(probabilities_of(network, feed, every, batch, recipe.ten_views))
                 except DivergedError as error:
                     raise ValueError(f"the network of {self.path} cannot predict: {error}") from None
+                features = embedding.take()
+                if reference is not None:
+                    if recipe.ten_views:  # the reference is of the view in the middle
+                        features = features_of(network, feed, every, at_once)
+                    warnings += reference.warnings(_facts_of(images, pixels, features))
                 names += batch_names
                 progress(len(names) + len(decoder.unreadable), len(files))
         notes: tuple[str, ...] = ()
         if decoder.greyed:
             count = f"{decoder.greyed} of {len(names)} images {'is' if decoder.greyed == 1 else 'are'} coloured"
             notes = (f"{count}, those of the run were grey: brightness was used",)
-        return Predictions(tuple(names), self.classes, np.concatenate(rows), decoder.unreadable, notes)
+        notes += _notes_on(reference, warnings)
+        probabilities = np.concatenate(rows)
+        warned = None if reference is None else tuple(warnings)
+        thresholds = self._thresholds() if recipe.findings else None
+        if thresholds is not None and np.isnan(thresholds).any():
+            lacking = [name for name, value in zip(self.classes, thresholds, strict=True) if np.isnan(value)]
+            notes += (f"never predicted, since validation images all have or all lack them: {in_brief(lacking)}",)
+        return Predictions(tuple(names), self.classes, probabilities, decoder.unreadable, notes, warned, thresholds)
+
+    def _thresholds(self) -> tuple[float, ...]:
+        """Return the probability from which on each finding counts, chosen on validation; NaN where it cannot be."""
+        kept = self.path / PREDICTIONS
+        if PREDICTIONS in RunFolder(self.path).damages():
+            raise ValueError(_changed(self.path, PREDICTIONS))
+        validation = read_predictions(kept, ["validation"])["validation"]
+        chosen = [
+            choose_threshold(validation.probabilities[:, k].astype(np.float64), validation.labels[:, k] == 1, "youden")
+            for k in range(len(self.classes))
+        ]
+        return tuple(np.nan if one is None else one.value for one in chosen)
+
+    def reference(self) -> Reference | None:
+        """Return what the images of the run look like; None for a run of a version that did not measure it."""
+        if FILE in RunFolder(self.path).damages():
+            raise ValueError(_changed(self.path, FILE))
+        return read_reference(self.path / FILE)
+
+
+def _facts_of(images: list[Decoded], pixels: NDArray[np.uint8], features: NDArray[np.float64]) -> ImageFacts:
+    coloured = np.array([image.is_coloured for image in images])
+    return facts_of(pixels, coloured, [image.size for image in images], features)
+
+
+def _notes_on(reference: Reference | None, warnings: list[dict[str, str]]) -> tuple[str, ...]:
+    if reference is None:
+        return (
+            "whether images are unlike those of the run is not known: a run of an earlier version kept no "
+            "reference.npz; train again to be warned",
+        )
+    count = sum(map(bool, warnings))
+    if not count:
+        return ()
+    return (
+        f"{count} of {len(warnings)} images {'is' if count == 1 else 'are'} unlike those that the network was trained "
+        f"and chosen on, and its probabilities mean little there; of the run's own test images {reference.test_warned} "
+        f"of {reference.test_images} would be warned of",
+    )
 
 
 def load_run(folder: Place) -> Run:

@@ -25,6 +25,7 @@ from alexnet_lab.evaluation.trained import Run, load_run
 from alexnet_lab.explanation.checks import border_area, border_share, fall_when_erased, rank_correlation
 from alexnet_lab.explanation.maps import METHODS
 from alexnet_lab.randomness import derived_seed
+from alexnet_lab.training.recipe import refuse_findings
 from alexnet_lab.training.run import torch_set_as_in
 from alexnet_lab.training.trainer import network_of
 
@@ -87,6 +88,7 @@ def explain(
             f"a map is compared with those of at least 1 untrained network, got {random_networks}; 19 is usual"
         )
     run = load_run(folder)
+    refuse_findings(run.recipe.findings, "explain shows the class of")
     if kind is not None and kind not in run.classes:
         raise unknown_choice("class of the run", kind, run.classes)
     repeats = [_repeat(run, place) for place in seeds]
@@ -196,15 +198,15 @@ def _decoded(run: Run, images: Place | Sequence[Place]) -> tuple[list[str], NDAr
     names: list[str] = []
     rows: list[NDArray[np.uint8]] = []
     with image_files(images) as files:
-        for batch_names, pixels in decoder.batches(files, 64):
+        for batch_names, images_read in decoder.batches(files, 64):
             names += batch_names
-            rows.append(pixels)
+            rows += [image.pixels for image in images_read]
     if decoder.unreadable:
         name, why = next(iter(decoder.unreadable.items()))
         count = len(decoder.unreadable)
         more = f" (and {count - 1} more)" if count > 1 else ""
         raise ValueError(f"every image must be readable, and {name} is not: {why}{more}; repair it or leave it out")
-    return names, np.concatenate(rows)
+    return names, np.stack(rows)
 
 
 def _as_seen(run: Run, image: Tensor) -> NDArray[np.uint8]:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from alexnet_kernels import local_response_norm, relu_lrn, relu_lrn_maxpool
-from alexnet_kernels.normalisation import Window
+from alexnet_kernels.normalisation import Backend, Window
 
 
 class LocalResponseNorm(nn.Module):
@@ -26,18 +26,25 @@ class LocalResponseNorm(nn.Module):
         super().__init__()
         self.size, self.alpha, self.beta, self.k, self.groups = size, alpha, beta, k, groups
         self.window: Window = window
+        self.backend: Backend = "auto"  # "reference" is written in torch's own operators
 
     def forward(self, x: Tensor) -> Tensor:
         """Divide every value of x (N, C, H, W) by its neighbours across channels; keep the shape."""
-        return local_response_norm(x, self.size, self.alpha, self.beta, self.k, window=self.window, groups=self.groups)
+        return local_response_norm(
+            x, self.size, self.alpha, self.beta, self.k, window=self.window, groups=self.groups, backend=self.backend
+        )
 
     def after_relu(self, x: Tensor) -> Tensor:
         """Return the norm of relu(x), in one pass."""
-        return relu_lrn(x, self.size, self.alpha, self.beta, self.k, window=self.window, groups=self.groups)
+        return relu_lrn(
+            x, self.size, self.alpha, self.beta, self.k, window=self.window, groups=self.groups, backend=self.backend
+        )
 
     def after_relu_pooled(self, x: Tensor) -> Tensor:
         """Return the maximum over 3x3 at stride 2 of the norm of relu(x), in one pass."""
-        return relu_lrn_maxpool(x, self.size, self.alpha, self.beta, self.k, window=self.window, groups=self.groups)
+        return relu_lrn_maxpool(
+            x, self.size, self.alpha, self.beta, self.k, window=self.window, groups=self.groups, backend=self.backend
+        )
 
     def extra_repr(self) -> str:
         """Show the constants, which differ between five conventions."""

@@ -1,4 +1,4 @@
-"""A run in formats of other tools: its records as Parquet, CSV or TensorBoard event files, its network as ONNX."""
+"""A run in formats of other tools: its records as Parquet, CSV or event files, its network as ONNX or torch.export."""
 
 import calendar
 import time
@@ -212,9 +212,16 @@ def _to_onnx(run: Path, out: Path) -> list[Path]:
     return export_onnx(run, out)
 
 
+def _to_program(run: Path, out: Path) -> list[Path]:
+    from alexnet_lab.evaluation.exported_program import export_program
+
+    return export_program(run, out)
+
+
 FORMATS: Mapping[str, Callable[[Path, Path], list[Path]]] = {
     "parquet": _to_parquet,
     "csv": _to_csv,
     "tensorboard": _to_tensorboard,
     "onnx": _to_onnx,
+    "torch-export": _to_program,
 }

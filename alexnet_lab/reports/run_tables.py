@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from alexnet_lab.diagnosis.reading import checked_verdict
 from alexnet_lab.instruments.flow import KINDS, SPLITS, Flow, has_records
-from alexnet_lab.predictions_file import FILE, read_classes, read_predictions
+from alexnet_lab.predictions_file import FILE, PartPredictions, read_classes, read_predictions
 from alexnet_lab.records import RunFolder
 from alexnet_lab.training.metrics import DENSE_UP_TO, read_confusion
 
@@ -119,6 +119,9 @@ def _table_of_predictions(path: Path) -> "pd.DataFrame":
     classes = np.array(read_classes(path), object)
     tables = []
     for name, part in read_predictions(path).items():
+        if part.labels.ndim == 2:
+            tables.append(_table_of_findings(name, part, classes))
+            continue
         predicted = part.probabilities.argmax(1)
         columns = {"part": name, "image": part.ids, "true": classes[part.labels], "predicted": classes[predicted]}
         if part.groups is not None:
@@ -131,6 +134,17 @@ def _table_of_predictions(path: Path) -> "pd.DataFrame":
             columns |= {f"probability of {name}": part.probabilities[:, at] for at, name in enumerate(classes)}
         tables.append(pd.DataFrame(columns))
     return pd.concat(tables, ignore_index=True)
+
+
+def _table_of_findings(name: str, part: PartPredictions, findings: NDArray[np.object_]) -> "pd.DataFrame":
+    import pandas as pd
+
+    columns: dict[str, Any] = {"part": name, "image": part.ids}
+    if part.groups is not None:
+        columns["group"] = part.groups.astype(object)
+    for at, finding in enumerate(findings):
+        columns |= {f"has {finding}": part.labels[:, at], f"probability of {finding}": part.probabilities[:, at]}
+    return pd.DataFrame(columns)
 
 
 def _counts_of(matrix: Any) -> Iterator[tuple[int, int, int]]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from alexnet_lab.data.feed import Feed
 from alexnet_lab.training.errors import DivergedError, first_bad_layer
-from alexnet_lab.training.metrics import classification_metrics
+from alexnet_lab.training.metrics import metrics_of
 
 
 def evaluate(
@@ -24,16 +24,16 @@ def evaluate(
     Raises DivergedError where `probabilities_of` does.
     """
     probabilities = probabilities_of(network, feed, indices, batch_size, ten_views)
-    return classification_metrics(probabilities, feed.labels.cpu().numpy()[indices])
+    return metrics_of(probabilities, feed.labels.cpu().numpy()[indices])
 
 
 @torch.no_grad()
 def probabilities_of(
     network: nn.Module, feed: Feed, indices: NDArray[np.int64], batch_size: int, ten_views: bool = False
 ) -> NDArray[np.float64]:
-    """Return the probability of every class, N K, in eval mode.
+    """Return the probability of every class, N K, in eval mode: by softmax, of each finding by a sigmoid.
 
-    With ten views it is the mean of their softmaxes (paper, 4.1).
+    With ten views it is the mean over them (paper, 4.1).
 
     A network whose output is infinite or NaN for any image has none: DivergedError names the layer.
     """
@@ -46,8 +46,8 @@ def probabilities_of(
     batch = images_at_once(batch_size, ten_views)
     for pixels in _pixels_of(feed, indices, batch, ten_views):  # B V C S S
         scores = network(pixels.flatten(0, 1)).float()  # BV K
-        softmaxes = scores.softmax(1)
-        parts.append(softmaxes.unflatten(0, pixels.shape[:2]).mean(1) if ten_views else softmaxes)
+        outputs = scores.sigmoid() if feed.has_findings else scores.softmax(1)
+        parts.append(outputs.unflatten(0, pixels.shape[:2]).mean(1) if ten_views else outputs)
         finite.append(scores.isfinite().all(1).unflatten(0, pixels.shape[:2]).all(1))
     bad = (~torch.cat(finite)).nonzero()[:, 0].tolist()
     if bad:
@@ -57,7 +57,8 @@ def probabilities_of(
         raise DivergedError(f"the output for {len(bad)} of {len(indices)} images was infinite or NaN: {where}")
     network.train(was_training)
     probabilities = torch.cat(parts).double().cpu()
-    probabilities /= probabilities.sum(1, keepdim=True)  # float32 sums miss 1 by more than scikit-learn accepts
+    if not feed.has_findings:
+        probabilities /= probabilities.sum(1, keepdim=True)  # float32 sums miss 1 by more than scikit-learn accepts
     array: NDArray[np.float64] = probabilities.numpy()
     return array
 

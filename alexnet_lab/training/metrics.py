@@ -14,6 +14,37 @@ DENSE_UP_TO = 200  # classes; a confusion matrix of more is stored as its counts
 MOST_CLASSES = 2**20  # of a confusion matrix that is read
 
 
+def metrics_of(probabilities: NDArray[np.float64], labels: NDArray[np.int64]) -> dict[str, Any]:
+    """Return the metrics of predictions (N K): of classes where labels are N, of findings where they are N K."""
+    return (finding_metrics if labels.ndim == 2 else classification_metrics)(probabilities, labels)
+
+
+def finding_metrics(probabilities: NDArray[np.float64], labels: NDArray[np.int64]) -> dict[str, Any]:
+    """Return loss and AUROC of each finding and over all; what only one class an image has is None.
+
+    The loss is the mean binary cross-entropy over images and findings. A finding that all images have, or all lack, has
+    no AUROC, and the mean over findings leaves it out.
+    """
+    from sklearn.metrics import log_loss, roc_auc_score
+
+    each = list(range(labels.shape[1]))
+    curves = [
+        float(roc_auc_score(labels[:, k], probabilities[:, k])) if 0 < labels[:, k].sum() < len(labels) else None
+        for k in each
+    ]
+    known = [value for value in curves if value is not None]
+    return {
+        "loss": float(np.mean([log_loss(labels[:, k], probabilities[:, k], labels=[0, 1]) for k in each])),
+        "accuracy": None,
+        "balanced_accuracy": None,
+        "auroc": float(np.mean(known)) if known else None,
+        "top5_accuracy": None,
+        "calibration_error": None,
+        "finding_auroc": curves,
+        "images": len(labels),
+    }
+
+
 def classification_metrics(probabilities: NDArray[np.float64], labels: NDArray[np.int64]) -> dict[str, Any]:
     """Return every metric of a set of predictions (N K); one that the data cannot define is None."""
     from sklearn.metrics import log_loss, recall_score, roc_auc_score, top_k_accuracy_score

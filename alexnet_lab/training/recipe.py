@@ -18,6 +18,7 @@ from pydantic import (
     ValidationError,
     ValidationInfo,
     field_validator,
+    model_validator,
 )
 from pydantic.dataclasses import dataclass
 
@@ -37,6 +38,7 @@ YOUNGER: Mapping[str, Any] = {
     "class_weights": "none",
     "group": "",
     "patient_from": "",
+    "findings": "",
     "drop_duplicates": False,
     "allow_leaks": False,
 }
@@ -160,6 +162,10 @@ class Recipe:
         str, Field(description="column that names the patient; all images of one are in one part of the split")
     ] = ""
     patient_from: Annotated[str, Field(description=r"where paths name the patient: 'person(\d+)'")] = ""
+    findings: Annotated[
+        str,
+        Field(description="several labels an image: the table's column that joins them by |, or its 0/1 columns A|B|C"),
+    ] = ""
     drop_duplicates: Annotated[bool, Field(description="leave out copies of images, and list them")] = False
     allow_leaks: Annotated[
         bool, Field(description="train although copies are in two parts of the split; reports repeat it")
@@ -227,6 +233,20 @@ class Recipe:
     # Part of the recipe: sums depend on it in the last bit.
     threads: Annotated[int, Field(ge=1, le=1024, description="processor threads")] = 1
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63, description="names every random draw of the run")] = 0
+
+    @model_validator(mode="after")
+    def _findings_are_no_classes(self) -> "Recipe":
+        """Refuse what needs one class an image."""
+        if self.findings and self.best_by not in ("auroc", "loss"):
+            raise ValueError(
+                f"best_by: with findings it must be auroc, the mean over findings, or loss; got {self.best_by}"
+            )
+        if self.findings and self.sampling != "uniform":
+            raise ValueError(
+                f"sampling: {self.sampling} needs one class an image, and findings are several; take class_weights "
+                "balanced"
+            )
+        return self
 
     @field_validator("*", mode="before")
     @classmethod
@@ -343,6 +363,16 @@ NAMED: Mapping[str, Mapping[str, Any]] = {
     },
 }
 
+
+def refuse_findings(findings: str, what: str) -> None:
+    """Refuse what is made for one class an image; `what` begins the sentence."""
+    if findings:
+        raise ValueError(
+            f"{what} runs with one class an image, and here images have several findings ({findings!r}): the AUROC of "
+            "each finding is in state.json of a run, every probability in predictions.npz"
+        )
+
+
 _adapter = TypeAdapter(Recipe)
 # What must hold, where pydantic says it in the words of its parser.
 _PLAIN_WORDS: Mapping[str, str] = {
@@ -377,6 +407,8 @@ def read_recipe(values: Mapping[str, Any]) -> Recipe:
         first = error.errors()[0]
         if first["type"] == "value_error":  # ours, and it says what was received
             message = first["msg"].removeprefix("Value error, ")
+            if not first["loc"]:  # of several fields; it names the one to change
+                raise ValueError(message) from None
         else:
             wanted = _PLAIN_WORDS.get(first["type"], first["msg"].replace("Input should be", "must be"))
             message = f"{wanted} (got {_short(first['input'])})"

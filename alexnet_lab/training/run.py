@@ -145,6 +145,7 @@ def open_feed_of(recipe: Recipe, report: Report) -> Feed:
         skip_bad=recipe.skip_bad,
         group=recipe.group,
         patient_from=recipe.patient_from,
+        findings=recipe.findings,
         drop_duplicates=recipe.drop_duplicates,
         allow_leaks=recipe.allow_leaks,
         progress=lambda what, done, total: report("preparing", {"what": what, "done": done, "total": total}),

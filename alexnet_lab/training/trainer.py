@@ -30,10 +30,12 @@ from alexnet_lab.training import checkpoint
 from alexnet_lab.training.errors import DivergedError, InterruptedRunError, first_bad_layer, largest_weights
 from alexnet_lab.training.evaluation import evaluation_batch, probabilities_of
 from alexnet_lab.training.measuring import Measuring, peak_memory
-from alexnet_lab.training.metrics import classification_metrics, is_better
+from alexnet_lab.training.metrics import is_better, metrics_of
 from alexnet_lab.training.optim import build_optimiser, scheduled_rate, set_rate
 from alexnet_lab.training.parallel import Ranks
 from alexnet_lab.training.recipe import Recipe
+from alexnet_lab.training.reference import FILE as REFERENCE
+from alexnet_lab.training.reference import reference_of, write_reference
 from alexnet_lab.training.weight_loading import load_weights
 from alexnet_lab.training.weight_sources import find_weights
 
@@ -170,7 +172,7 @@ class Trainer:
         test = self._predict(self.network, split.test, f"test, {of}", recipe.ten_views)
         predicted = {"validation": validation, "test": test}
         self._keep_predictions(predicted)
-        return {
+        result = {
             "tested_epoch": epoch,
             "epochs": self.epoch - 1,
             "steps": self.step,
@@ -181,6 +183,8 @@ class Trainer:
             "measuring_share": self.measuring.share(),
             **{part: self._metrics(probabilities, getattr(split, part)) for part, probabilities in predicted.items()},
         }
+        self._keep_reference()
+        return result
 
     def _train(self) -> None:
         """Take all steps that are left; what the test needs is on disk then."""
@@ -257,7 +261,7 @@ class Trainer:
                     scores = self.forward(x)
                     loss = self._loss(scores, y) / accumulate
                 self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-            outcome += torch.stack([loss.detach().float(), (scores.detach().argmax(1) == y).sum().float()])
+            outcome += torch.stack([loss.detach().float(), _hits(scores.detach(), y)])
         self.scaler.unscale_(self.optimiser)
         self.measuring.gradients_ready()
         if recipe.clip_norm:
@@ -273,6 +277,9 @@ class Trainer:
 
     def _loss(self, scores: Tensor, labels: Tensor) -> Tensor:
         smoothing = self.recipe.label_smoothing
+        if labels.ndim == 2:
+            wanted = labels.to(scores.dtype) * (1 - smoothing) + smoothing / 2
+            return F.binary_cross_entropy_with_logits(scores, wanted, pos_weight=self.class_weights)
         if self.class_weights is None:
             return F.cross_entropy(scores, labels, label_smoothing=smoothing)
         # Divided by the number of images and not by their weights, so that a batch may be computed in parts.
@@ -402,7 +409,7 @@ class Trainer:
             raise DivergedError(f"in {what}, {finding}") from None
 
     def _metrics(self, probabilities: NDArray[np.float64], indices: NDArray[np.int64]) -> dict[str, Any]:
-        return classification_metrics(probabilities, self._labels[indices])
+        return metrics_of(probabilities, self._labels[indices])
 
     def _keep_predictions(self, predicted: dict[str, NDArray[np.float64]]) -> None:
         if not self.ranks.is_first:
@@ -414,6 +421,12 @@ class Trainer:
             owners = None if groups is None else groups[ids]
             parts[part] = PartPredictions(ids, self._labels[ids], probabilities, owners)
         write_predictions(self.folder.path / FILE, parts, self.feed.classes)
+
+    def _keep_reference(self) -> None:
+        if self.ranks.is_first:
+            reference = reference_of(self.network, self.feed, evaluation_batch(self.recipe.batch_size, self.parts))
+            if reference is not None:
+                write_reference(self.folder.path / REFERENCE, reference)
 
     def _save(self) -> None:
         counted, panel = self.measuring.saved()
@@ -469,6 +482,13 @@ class Trainer:
         if recipe.channels_last:
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stub
         return network
+
+
+def _hits(scores: Tensor, labels: Tensor) -> Tensor:
+    """Count the images whose class is right; with findings each image counts by its share of right answers."""
+    if labels.ndim == 2:
+        return ((scores > 0) == (labels > 0)).float().mean(1).sum()
+    return (scores.argmax(1) == labels).sum().float()
 
 
 def network_of(recipe: Recipe, classes: int, channels: int) -> nn.Module:

@@ -52,6 +52,23 @@ def test_json_and_csv_hold_every_probability_in_full(place, tmp_path):
     ] == predictions.probabilities.tolist()
 
 
+def test_an_image_unlike_those_of_the_run_has_its_warning_in_table_csv_and_json(place, tmp_path):
+    Image.fromarray(np.full((8, 64), 250, np.uint8)).save(tmp_path / "strange.png")
+    words = ("predict", "RUN", "scans/0.png", tmp_path / "strange.png")
+    done = command(*words, cwd=place)
+    assert done.returncode == 0, done.stderr
+    assert "warning" in done.stdout
+    assert "1 of 2 images is unlike those that the network was trained and chosen on" in done.stderr
+    own, other = map(json.loads, command(*words, "--json", cwd=place).stdout.splitlines())
+    assert own["warnings"] == {}
+    assert other["warnings"]["size"] == "64 x 8 pixels, expected sides of 6 to 12"
+    assert "expected" in other["warnings"]["grey level"]
+    command(*words, "--csv", tmp_path / "out.csv", cwd=place)
+    with (tmp_path / "out.csv").open() as file:
+        assert [row["warning"] for row in csv.DictReader(file)] == ["", "; ".join(other["warnings"].values())]
+    assert "warning" not in command("predict", "RUN", "scans/0.png", cwd=place).stdout
+
+
 def test_an_image_that_cannot_be_read_is_named_and_the_others_are_predicted(place, tmp_path):
     bad = tmp_path / "torn\x1b[31m.png"
     bad.write_bytes(b"no image")

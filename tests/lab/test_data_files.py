@@ -48,6 +48,7 @@ def test_a_zip_reads_as_the_folder_it_holds_in_place_and_under_the_same_fingerpr
         "names.npy",
         "contents.npy",
         "near_copies.npy",
+        "sizes.npy",
         "parts.npy",
         "about.json",
     }

@@ -137,7 +137,7 @@ def test_a_folder_and_an_archive_predict_what_their_files_do(digits_run, tmp_pat
 def test_the_table_has_a_row_per_file_and_a_column_per_class(digits_run):
     path, files = digits_run
     table = predict(path, files[:3]).table()
-    assert list(table.columns) == ["file", "predicted", *(f"probability of {digit}" for digit in range(10))]
+    assert list(table.columns) == ["file", "predicted", *(f"probability of {digit}" for digit in range(10)), "warning"]
     assert table["file"].tolist() == list(map(str, files[:3]))
     assert np.allclose(table.filter(like="probability").sum(axis=1), 1)
 
@@ -165,9 +165,10 @@ def test_a_coloured_image_for_a_network_of_grey_ones_is_noted(digits_run, tmp_pa
     coloured = write(tmp_path / "coloured.png", np.full((8, 8, 3), (200, 40, 90), np.uint8))
     grey = write(tmp_path / "grey.png", brightness)
     predictions = predict(path, coloured)
-    assert predictions.notes == ("1 of 1 images is coloured, those of the run were grey: brightness was used",)
+    assert predictions.notes[0] == "1 of 1 images is coloured, those of the run were grey: brightness was used"
+    assert predictions.warnings[0]["mode"] == "coloured, expected grey"
     assert (predictions.probabilities == predict(path, grey).probabilities).all()
-    assert predict(path, grey).notes == ()
+    assert "mode" not in predict(path, grey).warnings[0]
 
 
 def test_a_run_shows_its_recipe_its_classes_and_its_metrics(digits_run):

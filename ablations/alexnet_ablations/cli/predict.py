@@ -1,6 +1,7 @@
 """alexnet-lab predict: a trained network's probabilities for new images."""
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -34,6 +35,13 @@ def predict(
     Images go through the steps of the run's own test: size, scale, and ten views
     if its recipe says so. Those that cannot be read are named, the others are
     predicted, and the command ends with 1.
+
+    An image unlike those of the run has a warning: its size, grey or coloured,
+    grey level, contrast, or its distance in the network's embedding. It was fitted
+    so that one in a hundred images like the run's has one.
+
+    Of a run on findings, those are predicted that reach a threshold: the one with
+    the highest sensitivity + specificity on the run's validation images.
     """
     from alexnet_lab.evaluation.trained import load_run
 
@@ -64,11 +72,13 @@ def predict(
 
 
 def _print_json(predictions: "Predictions") -> None:
-    for name, best, row in zip(
-        predictions.files, predictions.most_probable, predictions.probabilities.tolist(), strict=True
+    warned: Sequence[Mapping[str, str] | None] = predictions.warnings or [None] * len(predictions.files)
+    for name, best, row, warnings in zip(
+        predictions.files, predictions.predicted, predictions.probabilities.tolist(), warned, strict=True
     ):
         probabilities = dict(zip(predictions.classes, row, strict=True))
-        print(json.dumps({"file": name, "predicted": best, "probabilities": probabilities}))  # noqa: T201  # the interface
+        line = {"file": name, "predicted": best, "probabilities": probabilities, "warnings": warnings}
+        print(json.dumps(line))  # noqa: T201  # the interface
     for name, why in predictions.unreadable.items():
         print(json.dumps({"file": name, "error": why}))  # noqa: T201
 
@@ -84,9 +94,16 @@ def _print_table(console: Console, predictions: "Predictions") -> None:
         table.add_column(escape(name), justify="right", overflow="fold")
     if not is_few:
         table.add_column("next", overflow="fold")
-    for name, best, row in zip(predictions.files, predictions.most_probable, predictions.probabilities, strict=True):
+    warned: Sequence[Mapping[str, str]] = predictions.warnings or [{} for _ in predictions.files]
+    if any(warned):
+        table.add_column("warning", overflow="fold")
+    for name, best, row, warnings in zip(
+        predictions.files, predictions.predicted, predictions.probabilities, warned, strict=True
+    ):
         ranked = row.argsort()[::-1]
         following = ", ".join(f"{classes[number]} {row[number]:.4f}" for number in ranked[1:3])
         shown = [f"{value:.4f}" for value in row] if is_few else [f"{row.max():.4f}", following]
+        if any(warned):
+            shown.append("; ".join(warnings.values()))
         table.add_row(*map(escape, (name, best, *shown)))
     console.print(table)

@@ -88,8 +88,10 @@ def _print_verdict(console: Console, folder: RunFolder, verdict: dict[str, Any])
             table.add_row(metric.replace("_", " "), *("-" if v is None else f"{v:.4f}" for v in values))
     provenance = folder.provenance() or {}
     for at, name in enumerate(provenance.get("classes", [])):
-        values = [result[part]["recall"][at] for part in ("validation", "test")]
-        table.add_row(escape(f"recall of {name}"), *("-" if v is None else f"{v:.4f}" for v in values))
+        kind = "finding_auroc" if "finding_auroc" in result["test"] else "recall"
+        values = [result[part][kind][at] for part in ("validation", "test")]
+        label = "AUROC" if kind == "finding_auroc" else "recall"
+        table.add_row(escape(f"{label} of {name}"), *("-" if v is None else f"{v:.4f}" for v in values))
     console.print(table)
     what = "recipe, split, metrics of every epoch, best weights, verdict"
     console.print(f"{folder.path}: {what}", style="dim", markup=False, soft_wrap=True)

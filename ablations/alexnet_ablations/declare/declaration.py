@@ -50,6 +50,7 @@ SHARED: Mapping[str, str] = {
     "skip_bad": "which images are used is the same for every cell",
     "group": "which images are tested is the same for every cell",
     "patient_from": "which images are tested is the same for every cell",
+    "findings": "what an image is labelled with is the same for every cell",
     "drop_duplicates": "which images are used is the same for every cell",
     "allow_leaks": "which images are used is the same for every cell",
     "best_by": "every cell is judged by the same metric",

@@ -32,7 +32,7 @@ from alexnet_ablations.declare.tuning import Tuning, read_tuning, shared_sentenc
 from alexnet_lab.display import Displayed
 from alexnet_lab.networks.catalogue import published_level
 from alexnet_lab.records import RunFolder, write_atomically
-from alexnet_lab.training.recipe import Recipe, read_recipe
+from alexnet_lab.training.recipe import Recipe, read_recipe, refuse_findings
 from alexnet_lab.training.weight_sources import find_weights
 
 SAID = ("margin", "level")
@@ -368,6 +368,7 @@ def declare_study(
     if seeds < 1:
         raise ValueError(f"a study needs at least one seed, got {seeds}")
     recipe = read_recipe({**start, "seed": 0})
+    refuse_findings(recipe.findings, "a study compares")
     declared = read_factors(factors, recipe)
     if design is None and (folder / "study.toml").exists():
         design = read_study_file(folder / "study.toml").get("design")

@@ -27,9 +27,10 @@ def check_splits(study: Study, progress: "Progress | None" = None) -> Tested:
     """Make the splits of a study whose seeds draw their own; raise ValueError for the first that cannot be."""
     from alexnet_lab.data.audit import audit_copies
     from alexnet_lab.data.augment import parse_augmentation
+    from alexnet_lab.data.findings import as_classes
     from alexnet_lab.data.leaks import refuse_leaks, usable_images
     from alexnet_lab.data.sources import is_published, load_images
-    from alexnet_lab.data.splits import split_images
+    from alexnet_lab.data.splits import drawn_split
 
     start, splitting = study.start, study.splitting
     side = start.image_size + parse_augmentation(start.augment).margin(start.image_size)
@@ -41,6 +42,7 @@ def check_splits(study: Study, progress: "Progress | None" = None) -> Tested:
         progress=progress,
         group=start.group,
         patient_from=start.patient_from,
+        findings=start.findings,
     )
     _refuse_given_parts(study, images)
     by_group = bool(start.group or start.patient_from)
@@ -49,9 +51,9 @@ def check_splits(study: Study, progress: "Progress | None" = None) -> Tested:
     tested, overlap = 0, 0.0
     for seed, fold in [(seed, fold) for seed in range(study.seeds) for fold in splitting.parts][:MOST_CHECKED]:
         drawn = splitting.start_of(start, seed).split_seed
-        split = split_images(images.labels, images.classes, images.parts, images.groups, usable, drawn, fold)
+        split = drawn_split(images, usable, drawn, fold)
         if not (start.allow_leaks or is_published(start.data)):
-            refuse_leaks(audit_copies(images, split), start.data)
+            refuse_leaks(audit_copies(as_classes(images), split), start.data)
         if seed == 0:
             tested += len(split.test)
             overlap = len(split.test) / len(split.train) if splitting.resplit else 0.0
@@ -79,7 +81,8 @@ def _refuse_few_groups(folds: int, images: "Images", usable: NDArray[np.int64]) 
     if not folds or images.groups is None:
         return
     labels, groups = images.labels[usable], images.groups[usable]
-    counts = [len(np.unique(groups[labels == number])) for number in range(len(images.classes))]
+    of_class = labels.T == 1 if labels.ndim == 2 else [labels == number for number in range(len(images.classes))]
+    counts = [len(np.unique(groups[members])) for members in of_class]
     least = int(np.argmin(counts))
     if counts[least] < folds:
         name, count = images.classes[least], counts[least]
