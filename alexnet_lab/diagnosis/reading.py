@@ -102,21 +102,23 @@ def checked_verdict(run: RunFolder) -> dict[str, Any] | None:
         if type(result.get(name, 0)) is not int:
             raise _damaged(path, f"{name} is no whole number")
     for part in ("validation", "test"):
-        figures = result.get(part) or {}
-        if not isinstance(figures, dict):
-            raise _damaged(path, f"the result for {part} is no object")
-        for name, value in figures.items():
-            if name not in ("recall", "confusion") and not isinstance(value, int | float | None):
-                raise _damaged(path, f"{part} {name} is no number")
-        images = figures.get("images")
-        if images is not None and (type(images) is not int or images < 0):
-            raise _damaged(path, f"{part} images is no count")
-        recall = figures.get("recall") or []
-        if not isinstance(recall, list) or not all(isinstance(value, int | float | None) for value in recall):
-            raise _damaged(path, f"{part} recall is no list of numbers")
-        if not _is_confusion(figures.get("confusion")):
-            raise _damaged(path, f"the confusion for {part} holds no counts")
+        _check_figures(path, part, result.get(part) or {})
     return verdict
+
+
+def _check_figures(path: Path, part: str, figures: Any) -> None:
+    if not isinstance(figures, dict):
+        raise _damaged(path, f"the result for {part} is no object")
+    for name, value in figures.items():
+        if name not in ("recall", "confusion") and not isinstance(value, int | float | None):
+            raise _damaged(path, f"{part} {name} is no number")
+    images, recall = figures.get("images"), figures.get("recall") or []
+    if images is not None and (type(images) is not int or images < 0):
+        raise _damaged(path, f"{part} images is no count")
+    if not isinstance(recall, list) or not all(isinstance(value, int | float | None) for value in recall):
+        raise _damaged(path, f"{part} recall is no list of numbers")
+    if not _is_confusion(figures.get("confusion")):
+        raise _damaged(path, f"the confusion for {part} holds no counts")
 
 
 def _is_confusion(stored: Any) -> bool:
