@@ -79,8 +79,13 @@ class Records:
 
 
 def _checked_recipe(run: RunFolder) -> dict[str, Any] | None:
-    """Return the recipe, whose norm, where it has one, is a level that can be read."""
+    """Return the recipe: texts, numbers and switches, and a norm, where it has one, that is a level."""
     recipe = run.recipe()
+    for name, value in (recipe or {}).items():
+        if not isinstance(value, str | int | float | None):
+            raise _damaged(run.path / "recipe.json", f"{name} is no text, number or switch")
+        if name in ("learning_rate", "epochs") and not isinstance(value, int | float | None):
+            raise _damaged(run.path / "recipe.json", f"{name} is no number")
     norm = (recipe or {}).get("norm")
     if norm is not None:
         parse_level("norm", str(norm))
@@ -97,18 +102,25 @@ def checked_verdict(run: RunFolder) -> dict[str, Any] | None:
         if type(result.get(name, 0)) is not int:
             raise _damaged(path, f"{name} is no whole number")
     for part in ("validation", "test"):
-        figures = result.get(part) or {}
-        if not isinstance(figures, dict):
-            raise _damaged(path, f"the result for {part} is no object")
-        for name, value in figures.items():
-            if name not in ("recall", "confusion", "finding_auroc") and not isinstance(value, int | float | None):
-                raise _damaged(path, f"{part} {name} is no number")
-        recall = figures.get("recall") or []
-        if not isinstance(recall, list) or not all(isinstance(value, int | float | None) for value in recall):
-            raise _damaged(path, f"{part} recall is no list of numbers")
-        if not _is_confusion(figures.get("confusion")):
-            raise _damaged(path, f"the confusion for {part} holds no counts")
+        _check_figures(path, part, result.get(part) or {})
     return verdict
+
+
+def _check_figures(path: Path, part: str, figures: Any) -> None:
+    if not isinstance(figures, dict):
+        raise _damaged(path, f"the result for {part} is no object")
+    for name, value in figures.items():
+        if name not in ("recall", "finding_auroc", "confusion") and not isinstance(value, int | float | None):
+            raise _damaged(path, f"{part} {name} is no number")
+    images = figures.get("images")
+    if images is not None and (type(images) is not int or images < 0):
+        raise _damaged(path, f"{part} images is no count")
+    for name in ("recall", "finding_auroc"):
+        each = figures.get(name) or []
+        if not isinstance(each, list) or not all(isinstance(value, int | float | None) for value in each):
+            raise _damaged(path, f"{part} {name} is no list of numbers")
+    if not _is_confusion(figures.get("confusion")):
+        raise _damaged(path, f"the confusion for {part} holds no counts")
 
 
 def _is_confusion(stored: Any) -> bool:

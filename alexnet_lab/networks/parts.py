@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from alexnet_kernels import local_response_norm, relu_lrn, relu_lrn_maxpool
-from alexnet_kernels.normalisation import Backend, Window
+from alexnet_kernels._backends import Backend
+from alexnet_kernels.normalisation import Window
 
 
 class LocalResponseNorm(nn.Module):

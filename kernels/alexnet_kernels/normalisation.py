@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from alexnet_kernels import _backends, _onnx, _reference, _registration
-from alexnet_kernels._backends import Backend as Backend  # for callers, beside Window
+from alexnet_kernels._backends import Backend
 from alexnet_kernels._geometry import check_strided
 
 Window = Literal["mean", "sum"]

@@ -124,8 +124,11 @@ def test_calibration_is_measured_once_per_architecture_and_then_read(tmp_path, m
     assert dealt[2:] == [[["lrn", "gn"], ["bn", "lrn"]]]
 
 
-def test_a_torn_calibration_is_measured_again(tmp_path, monkeypatch):
-    (tmp_path / "calibration.json").write_text('{"abc": {"start')
+@pytest.mark.parametrize("value", [None, '{"abc": {"start', '"0.05"', "-1", "NaN", "1e999", "9" * 30, "[]"])
+def test_a_torn_or_senseless_calibration_is_measured_again(tmp_path, monkeypatch, value):
+    known = json.dumps({key_of(Recipe(), 1): asdict(PACE)})
+    senseless = known.replace(f'"step_seconds": {PACE.step_seconds}', f'"step_seconds": {value}')
+    (tmp_path / "calibration.json").write_text(senseless if value else '{"abc": {"start')
     monkeypatch.setattr(
         calibration, "_measured_side_by_side", lambda hands: [(key, PACE) for hand in hands for key, _ in hand]
     )

@@ -166,12 +166,12 @@ def test_flags_of_nonsense(tmp_path, text):
             told_by(lambda field=field: read_recipe({field: text}))
 
 
-@pytest.mark.parametrize("number", ["9223372036854775808", "-9223372036854775809", "9" * 5000])
-def test_a_number_beyond_64_bits_is_refused_wherever_it_stands(tmp_path, number):
+@pytest.mark.parametrize("number", ["9" * 400, "-" + "9" * 400, "9" * 5000])
+def test_a_number_that_none_can_reckon_with_is_refused_wherever_it_stands(tmp_path, number):
     for text in (f"margin = {number}", f"[tune]\nlearning_rate = [{number}, 1]", f"[recipe]\nepochs = {number}"):
         path = tmp_path / "study.toml"
         path.write_text(text)
-        with pytest.raises(ValueError, match=r"study\.toml is not TOML \(.*64 bits|Exceeds the limit"):
+        with pytest.raises(ValueError, match=r"study\.toml is not TOML \(.*(more than 300 digits|Exceeds the limit)"):
             read_toml(path)
 
 

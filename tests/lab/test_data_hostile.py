@@ -3,6 +3,7 @@
 Each limit is tried with files that are small on the disk: sparse, compressed, or with a header that states too much.
 """
 
+import contextlib
 import io
 import os
 import shutil
@@ -294,6 +295,37 @@ def test_lists_of_bad_files_are_cut_short_and_counted(tmp_path):
     lines = problems(tmp_path / "x.csv").splitlines()
     assert lines[0].endswith("has 500 lines that cannot be used:")
     assert lines[-1] == "  ... and 480 more"
+
+
+@pytest.mark.parametrize("name", ["/", ".", "./", "//"])
+def test_a_member_of_a_zip_without_a_name_is_clutter(tmp_path, name):
+    path = zip_of(make_folder(tmp_path / "set"), tmp_path / "set.zip")
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(zipfile.ZipInfo(name), b"")
+    assert len(load_images(str(path)).labels) == 8
+
+
+def test_an_archive_that_points_before_its_own_beginning_is_named(tmp_path):
+    arrays = {
+        f"{part}_{kind}": np.zeros((5, 28, 28) if kind == "images" else (5, 1), np.uint8)
+        for part in ("train", "val", "test")
+        for kind in ("images", "labels")
+    }
+    np.savez(tmp_path / "own.npz", **arrays)
+    content = bytearray((tmp_path / "own.npz").read_bytes())
+    at = content.rfind(b"PK\x05\x06") + 16  # where the directory is said to begin
+    struct.pack_into("<I", content, at, struct.unpack_from("<I", content, at)[0] + 1000)
+    (tmp_path / "own.npz").write_bytes(content)
+    assert f"{tmp_path / 'own.npz'} cannot be read as medmnist own: " in problems(f"medmnist:{tmp_path / 'own.npz'}")
+
+
+def test_what_decoders_warn_of_stays_in_the_program(tmp_path, recwarn):
+    content = io.BytesIO()
+    Image.fromarray(coloured(20)).save(content, "TIFF")
+    for length in range(len(content.getvalue()) - 60, len(content.getvalue()), 3):  # cut within its list of tags
+        with decoding.quiet_decoders(), contextlib.suppress(*decoding.UNREADABLE):
+            decode(content.getvalue()[:length], 8, "crop", grey=False, deep_bits=8)
+    assert not recwarn.list
 
 
 def test_an_encrypted_zip_is_named(tmp_path):

@@ -15,6 +15,7 @@ from PIL import Image
 import alexnet_lab
 from alexnet_lab import load_run, predict
 from alexnet_lab.data.feed import open_feed
+from alexnet_lab.data.preprocessing import restored
 from alexnet_lab.data.sources import load_images
 from alexnet_lab.evaluation.trained import Run
 from alexnet_lab.records import RunFolder
@@ -32,6 +33,32 @@ def threads():
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
+
+
+FACTS = {
+    "seen": 8, "stored": 8, "whole": 8, "stored_channels": 1, "channels": 1, "deep_bits": 8,
+    "mean": [[[0.5]]], "spread": [[[0.25]]], "colours": [[0.0]],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seen": 0}, "seen of the preprocessing must be 1 to 32,768, got 0"),
+        ({"stored": 10**9}, "stored of the preprocessing must be 1 to 32,768, got 1000000000"),
+        ({"channels": True}, "channels of the preprocessing must be 1 to 3, got True"),
+        ({"deep_bits": "8"}, "deep_bits of the preprocessing must be 1 to 16, got '8'"),
+        ({"mean": [["x"]]}, "mean, spread, colours of the preprocessing must be lists of numbers"),
+        ({"spread": None}, "mean, spread, colours of the preprocessing must be lists of numbers"),
+        ({"mean": 0.5}, "mean and spread of the preprocessing must have three axes"),
+    ],
+)
+def test_a_preprocessing_that_no_run_has_is_refused(change, message):
+    assert restored(FACTS).facts() == FACTS
+    with pytest.raises(ValueError, match=message):
+        restored({**FACTS, **change})
+    with pytest.raises(ValueError, match="the preprocessing must have seen, stored"):
+        restored({name: value for name, value in FACTS.items() if name not in change})
 
 
 def trained(path, recipe):

@@ -5,6 +5,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+MOST_DIGITS = 300  # of a whole number
 MOST_BYTES = 2**20  # a study file with ten thousand levels has a quarter of this
 
 
@@ -35,9 +36,9 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def _refuse_large(value: Any) -> None:
-    """Refuse a whole number beyond 64 bits, which TOML does not have and Python's parser takes."""
-    if isinstance(value, int) and not -(2**63) <= value < 2**63:
-        raise ValueError("a whole number is beyond 64 bits")
+    """Refuse a whole number that no floating-point number can hold: TOML has none, and Python's parser takes it."""
+    if isinstance(value, int) and abs(value) >= 10**MOST_DIGITS:
+        raise ValueError(f"a whole number has more than {MOST_DIGITS} digits")
     for item in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
         _refuse_large(item)
 

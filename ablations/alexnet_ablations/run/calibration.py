@@ -8,6 +8,7 @@ will, so that the times include what runs take from each other. Nothing that is 
 
 import hashlib
 import json
+import math
 import os
 import platform
 import signal
@@ -23,7 +24,7 @@ from statistics import median
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from alexnet_lab.records import write_atomically
+from alexnet_lab.records import parse_json, read_text, write_atomically
 from alexnet_lab.training.process import child_environment, python_command
 from alexnet_lab.training.recipe import Recipe, read_recipe
 
@@ -110,10 +111,16 @@ def calibrate(recipes: Sequence[Recipe], jobs: int, cache: Path) -> dict[str, Pa
 
 def _read(cache: Path) -> dict[str, Pace]:
     with suppress(
-        FileNotFoundError, ValueError, TypeError, AttributeError, RecursionError
+        FileNotFoundError, ValueError, TypeError, AttributeError
     ):  # absent, torn, or of another version: measured again
-        return {key: Pace(**facts) for key, facts in json.loads(cache.read_text()).items()}
+        known = {key: Pace(**facts) for key, facts in parse_json(read_text(cache)).items()}
+        return {key: pace for key, pace in known.items() if _is_measured(pace)}
     return {}
+
+
+def _is_measured(pace: Pace) -> bool:
+    """Return whether a pace that was read has numbers that a measurement can give."""
+    return all(type(value) in (int, float) and 0 <= value < math.inf for value in asdict(pace).values())
 
 
 def _typical(paces: Sequence[Pace]) -> Pace:
