@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from alexnet_ablations.declare.design import MOST_RUNS, count_cells
 from alexnet_ablations.declare.study import Study
 from alexnet_ablations.declare.tuning import MOST_POINTS
-from alexnet_ablations.run.forecast import duration, paces_of, wall_time
+from alexnet_ablations.run.forecast import duration, paces_of, study_seconds
 from alexnet_ablations.run.slots import find_slots
 from alexnet_ablations.tune.searches import searches_of
 
@@ -63,12 +63,12 @@ def points_within(study: Study, seconds: float, jobs: int | None, most_runs: int
     slots = find_slots(study.start.threads, study.start.device, jobs).count
     firsts = {search.cell.name: search.runs[0] for search in longest}
     paces = paces_of(study, list(firsts.values()), slots)
-    costs = {name: pace.seconds(firsts[name].recipe) for name, pace in zip(firsts, paces, strict=True)}
+    costs = {name: (firsts[name].recipe, pace) for name, pace in zip(firsts, paces, strict=True)}
     missing = [(costs[search.cell.name], [not run.is_done for run in search.runs]) for search in longest]
 
     def with_points(points: int) -> Budget:
         runs = [cost for cost, each in missing for is_missing in each[:points] if is_missing]
-        return Budget(seconds, points, len(runs), wall_time(runs, slots))
+        return Budget(seconds, points, len(runs), study_seconds(runs, slots))
 
     best = with_points(tuning.points)
     if best.seconds > seconds:

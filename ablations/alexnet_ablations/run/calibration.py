@@ -57,7 +57,8 @@ FREE |= {"layer_decay", "head_lr", "class_weights"}
 class Pace:
     """Time and disk that a run of some recipe takes."""
 
-    start_seconds: float  # until the first step: interpreter, libraries, data
+    start_seconds: float  # interpreter and libraries, which a forked run finds ready
+    opening_seconds: float  # of the data
     step_seconds: float
     steps_per_epoch: int
     evaluation_seconds: float  # of one image
@@ -65,12 +66,13 @@ class Pace:
     test_images: int
     weights_bytes: int
 
-    def seconds(self, recipe: Recipe) -> float:
-        """Return what a whole run takes."""
+    def seconds(self, recipe: Recipe, *, is_forked: bool = False) -> float:
+        """Return what a whole run takes, from its start to its verdict."""
         views = 10 if recipe.ten_views else 1
         evaluated = recipe.epochs * self.validation_images + self.validation_images + views * self.test_images
         steps = recipe.epochs * self.steps_per_epoch
-        return self.start_seconds + steps * self.step_seconds + evaluated * self.evaluation_seconds
+        start = self.opening_seconds + (0.0 if is_forked else self.start_seconds)
+        return start + steps * self.step_seconds + evaluated * self.evaluation_seconds
 
 
 def key_of(recipe: Recipe, jobs: int) -> str:
@@ -173,7 +175,7 @@ def _start(recipes: Sequence[Recipe]) -> "subprocess.Popen[str]":
     return process
 
 
-def measure(recipe: Recipe, start_seconds: float | None = None) -> Pace:
+def measure(recipe: Recipe, start_seconds: float = 0.0) -> Pace:
     """Time a few steps of the recipe in this process; `start_seconds` is how long its start took, where known."""
     import torch
 
@@ -235,7 +237,8 @@ def measure(recipe: Recipe, start_seconds: float | None = None) -> Pace:
     with torch.inference_mode():
         evaluation = min(seconds_of(lambda: network(part[0])) for _ in range(2)) / more
     return Pace(
-        start_seconds=(opening if start_seconds is None else start_seconds + opening),
+        start_seconds=start_seconds,
+        opening_seconds=opening,
         step_seconds=whole,
         steps_per_epoch=feed.steps_per_epoch(recipe.batch_size),
         evaluation_seconds=evaluation,

@@ -14,6 +14,7 @@ from alexnet_ablations.conclude.looks import level_of_look
 from alexnet_ablations.declare.history import read_history
 from alexnet_ablations.declare.study import PlannedRun, Study
 from alexnet_ablations.run.calibration import FREE, Pace, UnfitRecipeError, calibrate, key_of
+from alexnet_ablations.run.executors.local import is_forked
 from alexnet_ablations.tune.searches import every_run, is_search
 from alexnet_lab.training.recipe import Recipe
 
@@ -152,7 +153,7 @@ def forecast(
     if missing and measured is not None and (measured or not is_small(missing)):
         recipes = [run.recipe for run in missing]
         found = list(zip(recipes, paces_of(study, missing, slots), strict=True))
-        seconds = wall_time([pace.seconds(recipe) for recipe, pace in found], slots)
+        seconds = study_seconds(found, slots)
         needed = disk_need(found, slots)
         if needed > free:
             raise ValueError(
@@ -166,6 +167,14 @@ def forecast(
     done = sum(id(run) not in waiting for run in runs)
     power = expected_power(study, runs, done=done, test_images=test_images, overlap=overlap)
     return Forecast(len(study.cells), len(every), len(missing), slots, seconds, needed, free, power)
+
+
+def study_seconds(found: Sequence[tuple[Recipe, Pace]], slots: int) -> float:
+    """Return when the last of these runs ends; those that are forked wait once for the process that forks them."""
+    forked = [is_forked(recipe) for recipe, _ in found]
+    once = max((pace.start_seconds for (_, pace), is_so in zip(found, forked, strict=True) if is_so), default=0.0)
+    each = [pace.seconds(recipe, is_forked=is_so) for (recipe, pace), is_so in zip(found, forked, strict=True)]
+    return once + wall_time(each, slots)
 
 
 def paces_of(study: Study, runs: Sequence[PlannedRun], slots: int) -> list[Pace]:

@@ -30,6 +30,7 @@ from alexnet_ablations.run.slots import Slot, find_slots, free_memory, memory_al
 from alexnet_lab.locks import Lock
 from alexnet_lab.records import write_atomically
 from alexnet_lab.training.process import last_line, run_command
+from alexnet_lab.training.recipe import Recipe
 
 # Seconds that a run has to save itself after it was asked to stop.
 GRACE = 30.0
@@ -37,6 +38,11 @@ GRACE = 30.0
 LEAST_DISK = 64 * 2**20
 # The environment variable that says how runs are started, if its value is PLAIN.
 HOW, PLAIN = "ALEXNET_LAB_START", "plain"
+
+
+def is_forked(recipe: Recipe) -> bool:
+    """Return whether runs of this recipe start from a process that has imported everything already."""
+    return os.environ.get(HOW) != PLAIN and sys.platform == "linux" and recipe.device == "cpu"
 
 
 class LocalAttempt(Attempt):
@@ -208,9 +214,8 @@ class LocalExecutor:
 
     def _server_for(self, run: PlannedRun) -> ForkServer | None:
         """Return the process that is to fork this run; None for a run that is started by itself."""
-        command, recipe = command_of(run.folder.path), run.recipe
-        is_plain = os.environ.get(HOW) == PLAIN or sys.platform != "linux" or recipe.device != "cpu"
-        if is_plain or command != run_command(run.folder.path):
+        recipe = run.recipe
+        if not is_forked(recipe) or command_of(run.folder.path) != run_command(run.folder.path):
             return None
         if self._server is None:
             self._server = ForkServer(recipe.threads, self.wake.set)
