@@ -25,7 +25,7 @@ def study_in(folder, seeds=3, **factors):
 
 
 def test_a_run_takes_its_start_its_steps_and_its_evaluations():
-    # 1.5 s of imports and 0.5 s for the data, 10 epochs of 33 steps, validation after each and at the end, the test once
+    # 1.5 s of imports, 0.5 s for the data, 10 epochs of 33 steps, validation after each and at the end, the test once
     assert PACE.seconds(Recipe(epochs=10)) == pytest.approx(2 + 10 * 33 * 0.05 + (11 * 359 + 359) * 0.001)
     assert PACE.seconds(Recipe(epochs=10), is_forked=True) == pytest.approx(PACE.seconds(Recipe(epochs=10)) - 1.5)
     assert PACE.seconds(Recipe(epochs=10, ten_views=True)) == pytest.approx(2 + 16.5 + (11 * 359 + 3590) * 0.001)

@@ -10,6 +10,7 @@ from alexnet_ablations.cli.application import application
 from alexnet_ablations.declare.study import read_study
 from alexnet_ablations.run import budget
 from alexnet_ablations.run.budget import points_within, read_time
+from alexnet_ablations.run.calibration import Pace
 from alexnet_ablations.tune.searches import searches_of, tuning_runs
 
 SECONDS = {"lrn": 10.0, "bn": 20.0}  # of a run
@@ -21,9 +22,7 @@ def timed(monkeypatch):
     monkeypatch.setattr(
         budget,
         "paces_of",
-        lambda _study, runs, _slots: [
-            SimpleNamespace(seconds=lambda recipe, norm=run.recipe.norm: SECONDS[norm]) for run in runs
-        ],
+        lambda _study, runs, _slots: [Pace(0.0, SECONDS[run.recipe.norm], 0.0, 1, 0.0, 1, 1, 1) for run in runs],
     )
     monkeypatch.setattr(budget, "find_slots", lambda *_arguments: SimpleNamespace(count=1))
 
