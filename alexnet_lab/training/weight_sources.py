@@ -86,7 +86,7 @@ def settings_of(weights: str) -> dict[str, Any]:
     if not path.is_dir():
         return {}
     fields = RunFolder(path).recipe()
-    runs = list(_recipes_in(path).values()) if fields is None else [read_recipe(fields)]
+    runs = list(_recipes_in(path).values()) if fields is None else [_recorded_recipe(path, fields)]
     settings = {}
     for name in BUILT_BY[1:]:
         values = {getattr(run, name) for run in runs if name != "preset" or find_entry(run.network).presets}
@@ -120,7 +120,18 @@ def finished_run(folder: Path) -> tuple[Recipe, dict[str, Any], dict[str, Any]]:
         raise ValueError(
             f"the run in {folder} ended as {verdict['state']}{why}; only one that ended as ok has a network"
         )
-    return read_recipe(fields), provenance, verdict
+    return _recorded_recipe(folder, fields), provenance, verdict
+
+
+def _recorded_recipe(folder: Path, fields: dict[str, Any]) -> Recipe:
+    """Return the recipe of a run's folder; ValueError that names the folder, since nobody typed these values."""
+    try:
+        return read_recipe(fields)
+    except ValueError as error:
+        raise ValueError(
+            f"the recipe in {folder} is damaged, or of another version ({error}); the command that made the run makes "
+            "it again"
+        ) from None
 
 
 def _source_of_run(recipe: Recipe, folder: Path) -> WeightSource:

@@ -11,6 +11,7 @@ import pytest
 from alexnet_lab import records
 from alexnet_lab.instruments.flow import Flow, FlowWriter, Layout, Parameter, read_columns
 from alexnet_lab.records import RunFolder, digest_of, title_of, write_atomically
+from alexnet_lab.training.weight_sources import finished_run, settings_of
 
 RESULT = {"test": {"accuracy": 0.1 + 0.2, "auroc": None}, "steps": 3}
 
@@ -151,6 +152,18 @@ def test_lists_of_an_attempt_before_do_not_outlive_it(tmp_path):
     folder = finished(tmp_path)
     folder.begin("{}", {}, "{}")
     assert not (tmp_path / "dropped.json").exists()
+
+
+def test_a_recipe_that_no_run_can_have_is_told_with_its_folder(tmp_path):
+    folder = finished(tmp_path)
+    (tmp_path / "recipe.json").write_text('{"batch_size": -1}')
+    folder.end("ok", result=RESULT)
+    for read in (finished_run, settings_of):
+        with pytest.raises(ValueError) as refused:
+            read(tmp_path)
+        assert str(refused.value).startswith(
+            f"the recipe in {tmp_path} is damaged, or of another version (batch_size: "
+        )
 
 
 def test_text_that_would_fill_the_memory_is_not_read(tmp_path):
