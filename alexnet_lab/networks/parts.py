@@ -3,12 +3,13 @@
 Shapes: N batch, C channels, H W pixels.
 """
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from alexnet_kernels import local_response_norm, relu_lrn, relu_lrn_maxpool
-from alexnet_kernels._backends import Backend
 from alexnet_kernels.normalisation import Window
 
 
@@ -27,7 +28,7 @@ class LocalResponseNorm(nn.Module):
         super().__init__()
         self.size, self.alpha, self.beta, self.k, self.groups = size, alpha, beta, k, groups
         self.window: Window = window
-        self.backend: Backend = "auto"  # "reference" is written in torch's own operators
+        self.backend: Literal["auto", "reference"] = "auto"  # "reference" is written in torch's own operators
 
     def forward(self, x: Tensor) -> Tensor:
         """Divide every value of x (N, C, H, W) by its neighbours across channels; keep the shape."""
