@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from alexnet_ablations.cli.errors import EXPECTED, sentence_of
 
 fuzzed = settings.get_profile("hostile")
+fuzzed_folders = settings(fuzzed, max_examples=fuzzed.max_examples // 2)  # every reader of a run takes its time
 
 SECONDS = 10  # of processor time, for files of a few kilobytes
 MEBIBYTES = 400  # that the process may grow by

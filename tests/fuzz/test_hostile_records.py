@@ -11,7 +11,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from hostile import Told, altered, as_json, changed, fuzzed, told_by, watched
+from hostile import Told, altered, as_json, changed, fuzzed_folders, told_by, watched
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -141,7 +141,7 @@ def page_of_run(path):
     return page_of(Measured(path))
 
 
-@fuzzed
+@fuzzed_folders
 @given(data=st.data())
 def test_a_changed_file_is_noticed(finished, tmp_path, data):
     path = tmp_path / "run"
@@ -159,7 +159,7 @@ def test_a_changed_file_is_noticed(finished, tmp_path, data):
     restored(finished, path, name)
 
 
-@fuzzed
+@fuzzed_folders
 @given(data=st.data())
 def test_a_forged_file_of_json(finished, tmp_path, data):
     path = tmp_path / "run"
@@ -184,7 +184,7 @@ def test_a_forged_file_of_json(finished, tmp_path, data):
     restored(finished, path, name)
 
 
-@fuzzed
+@fuzzed_folders
 @given(data=st.data())
 def test_forged_lines(finished, tmp_path, data):
     path = tmp_path / "run"
@@ -210,7 +210,7 @@ NONSENSE = (
 )  # fmt: skip
 
 
-@fuzzed
+@fuzzed_folders
 @given(data=st.data())
 def test_forged_arrays(finished, tmp_path, data):
     path = tmp_path / "run"
