@@ -1,4 +1,4 @@
-"""The command line as a user meets it: in a process of its own."""
+"""The command line as a user meets it."""
 
 import csv
 import json
@@ -7,10 +7,12 @@ import subprocess
 import sys
 
 import pytest
+from stand_ins import answered
 
 EVERY = (
     *("ablate", "study", "status", "retry", "train", "networks"),
     *("cache", "report", "inspect", "compare", "export", "bench"),
+    *("audit", "predict", "evaluate", "explain"),
 )
 HEAVY = ("torch", "sklearn", "scipy", "matplotlib", "triton", "pandas")
 
@@ -27,6 +29,13 @@ def alexnet_lab(*arguments, cwd=None, check=True):
     )
     assert not check or done.returncode == 0, done.stdout + done.stderr
     return done
+
+
+def told(*words):
+    """Return what a command that only tells something prints."""
+    done = answered(*words, cwd=".")
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 @pytest.mark.parametrize(
@@ -55,15 +64,15 @@ finally:
 
 
 def test_every_command_has_a_help_with_an_example():
-    top = alexnet_lab("--help").stdout
+    top = told("--help")
     for command in EVERY:
         assert command in top
-        assert f"alexnet-lab {command} " in alexnet_lab(command, "--help").stdout
+        assert f"alexnet-lab {command} " in told(command, "--help")
 
 
 @pytest.mark.parametrize("command", ["ablate", "train"])
 def test_the_options_of_the_recipe_stand_in_panels_by_subject(command):
-    text = alexnet_lab(command, "--help").stdout
+    text = told(command, "--help")
     panels = re.findall(r"^╭─ (\w+) ", text, re.MULTILINE)
     own = ["Options", "Study"] if command == "ablate" else ["Options"]
     assert panels == [*own, "Network", "Transfer", "Data", "Optimisation", "Instruments", "Machine"]
@@ -90,10 +99,10 @@ def test_the_shell_completes_commands_and_options(monkeypatch):
 
 
 def test_networks_lists_all_and_shows_one():
-    listing = alexnet_lab("networks").stdout
+    listing = told("networks")
     for name in ("alexnet", "mobilenet_v3_large", "source2012", "torchvision"):
         assert name in listing
-    table = alexnet_lab("networks", "alexnet", "--preset", "paper", "--norm", "bn").stdout
+    table = told("networks", "alexnet", "--preset", "paper", "--norm", "bn")
     assert "norm5" in table
     assert "60,967,976 parameters" in table  # 60,965,224 and two for each of 1,376 channels
 
@@ -124,7 +133,7 @@ def test_networks_lists_all_and_shows_one():
     ],
 )
 def test_a_mistake_ends_as_one_clear_line(arguments, message, tmp_path):
-    done = alexnet_lab(*arguments, cwd=tmp_path, check=False)
+    done = answered(*arguments, cwd=tmp_path)
     assert done.returncode == 2
     assert message in done.stderr
     assert done.stderr.startswith("error: ")

@@ -4,7 +4,7 @@ import json
 
 import pytest
 from PIL import Image
-from stand_ins import command
+from stand_ins import answered, command
 
 from alexnet_lab.data.sources import load_images
 from alexnet_lab.records import RunFolder
@@ -45,7 +45,7 @@ def test_mistakes_are_one_sentence(place):
         (("explain", "RUN", "absent.png"), "absent.png is not: there is no such file"),
         (("explain", "RUN", "absent.png", "--maps", ","), "--maps names at least one map"),
     ):
-        done = command(*words, cwd=place)
+        done = answered(*words, cwd=place)
         assert done.returncode == 2, (words, done.stderr)
         assert message in done.stderr
         assert "Traceback" not in done.stderr
@@ -53,4 +53,4 @@ def test_mistakes_are_one_sentence(place):
 
 @pytest.mark.parametrize("word", ["evaluate", "explain", "export"])
 def test_help_shows_an_example(word, tmp_path):
-    assert f"alexnet-lab {word} RUN" in command(word, "--help", cwd=tmp_path).stdout
+    assert f"alexnet-lab {word} RUN" in answered(word, "--help", cwd=tmp_path).stdout

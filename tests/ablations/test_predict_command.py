@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
-from stand_ins import command
+from stand_ins import answered, command
 
 from alexnet_lab import load_run
 from alexnet_lab.data.sources import load_images
@@ -27,7 +27,7 @@ def place(tmp_path_factory):
 
 
 def test_the_table_shows_each_file_and_its_most_probable_classes(place):
-    done = command("predict", "RUN", "scans", cwd=place)
+    done = answered("predict", "RUN", "scans", cwd=place)
     assert done.returncode == 0, done.stderr
     predictions = load_run(place / "RUN").predict(place / "scans")
     for number, (best, row) in enumerate(zip(predictions.most_probable, predictions.probabilities, strict=True)):
@@ -37,12 +37,12 @@ def test_the_table_shows_each_file_and_its_most_probable_classes(place):
 
 def test_json_and_csv_hold_every_probability_in_full(place, tmp_path):
     predictions = load_run(place / "RUN").predict(place / "scans")
-    lines = command("predict", "RUN", "scans", "--json", cwd=place).stdout.splitlines()
+    lines = answered("predict", "RUN", "scans", "--json", cwd=place).stdout.splitlines()
     for number, line in enumerate(map(json.loads, lines)):
         assert line["file"] == f"scans/{number}.png"
         assert line["predicted"] == predictions.most_probable[number]
         assert list(line["probabilities"].values()) == predictions.probabilities[number].tolist()
-    done = command("predict", "RUN", "scans", "--csv", tmp_path / "out.csv", cwd=place)
+    done = answered("predict", "RUN", "scans", "--csv", tmp_path / "out.csv", cwd=place)
     assert done.returncode == 0, done.stderr
     with (tmp_path / "out.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -55,30 +55,30 @@ def test_json_and_csv_hold_every_probability_in_full(place, tmp_path):
 def test_an_image_unlike_those_of_the_run_has_its_warning_in_table_csv_and_json(place, tmp_path):
     Image.fromarray(np.full((8, 64), 250, np.uint8)).save(tmp_path / "strange.png")
     words = ("predict", "RUN", "scans/0.png", tmp_path / "strange.png")
-    done = command(*words, cwd=place)
+    done = answered(*words, cwd=place)
     assert done.returncode == 0, done.stderr
     assert "warning" in done.stdout
     assert "1 of 2 images is unlike those that the network was trained and chosen on" in done.stderr
-    own, other = map(json.loads, command(*words, "--json", cwd=place).stdout.splitlines())
+    own, other = map(json.loads, answered(*words, "--json", cwd=place).stdout.splitlines())
     assert own["warnings"] == {}
     assert other["warnings"]["size"] == "64 x 8 pixels, expected sides of 6 to 12"
     assert "expected" in other["warnings"]["grey level"]
-    command(*words, "--csv", tmp_path / "out.csv", cwd=place)
+    answered(*words, "--csv", tmp_path / "out.csv", cwd=place)
     with (tmp_path / "out.csv").open() as file:
         assert [row["warning"] for row in csv.DictReader(file)] == ["", "; ".join(other["warnings"].values())]
-    assert "warning" not in command("predict", "RUN", "scans/0.png", cwd=place).stdout
+    assert "warning" not in answered("predict", "RUN", "scans/0.png", cwd=place).stdout
 
 
 def test_an_image_that_cannot_be_read_is_named_and_the_others_are_predicted(place, tmp_path):
     bad = tmp_path / "torn\x1b[31m.png"
     bad.write_bytes(b"no image")
-    done = command("predict", "RUN", "scans/0.png", bad, "absent.png", cwd=place)
+    done = answered("predict", "RUN", "scans/0.png", bad, "absent.png", cwd=place)
     assert done.returncode == 1
     assert "scans/0.png" in done.stdout
     assert "torn\\x1b[31m.png: it is no image" in done.stderr
     assert "absent.png: there is no such file" in done.stderr
     assert "\x1b" not in done.stdout + done.stderr
-    lines = command("predict", "RUN", "scans/0.png", bad, "--json", cwd=place).stdout.splitlines()
+    lines = answered("predict", "RUN", "scans/0.png", bad, "--json", cwd=place).stdout.splitlines()
     assert [json.loads(line).get("error", "")[:14] for line in lines] == ["", "it is no image"]
 
 
@@ -106,7 +106,7 @@ def test_names_of_any_bytes_are_written(way, place, tmp_path):
 )
 def test_a_mistake_ends_as_one_clear_line(words, message, place):
     (place / "empty").mkdir(exist_ok=True)
-    done = command("predict", *words, cwd=place)
+    done = answered("predict", *words, cwd=place)
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")
     assert message in done.stderr
@@ -115,14 +115,14 @@ def test_a_mistake_ends_as_one_clear_line(words, message, place):
 
 def test_a_run_that_never_finished_and_damaged_weights_are_refused(place, tmp_path):
     RunFolder(tmp_path / "begun").begin("{}", {}, "{}")
-    done = command("predict", tmp_path / "begun", "scans", cwd=place)
+    done = answered("predict", tmp_path / "begun", "scans", cwd=place)
     assert done.returncode == 2
     assert "has not finished" in done.stderr
     weights = place / "RUN" / "checkpoints" / "best.safetensors"
     content = weights.read_bytes()
     try:
         weights.write_bytes(content[:-1])
-        done = command("predict", "RUN", "scans", cwd=place)
+        done = answered("predict", "RUN", "scans", cwd=place)
     finally:
         weights.write_bytes(content)
     assert done.returncode == 2
@@ -130,5 +130,5 @@ def test_a_run_that_never_finished_and_damaged_weights_are_refused(place, tmp_pa
 
 
 def test_help_shows_examples(place):
-    text = command("predict", "--help", cwd=place).stdout
+    text = answered("predict", "--help", cwd=place).stdout
     assert "alexnet-lab predict RUN scans/ more.zip --csv predictions.csv" in text
