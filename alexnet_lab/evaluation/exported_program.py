@@ -8,21 +8,16 @@ It is the module that goes to ONNX. Local response normalisation is written in t
 alone loads it. The file is written only if it gives the run's own probabilities when it is read back.
 """
 
-import json
-import os
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from alexnet_lab.evaluation.evaluating import evaluated_if_possible
-from alexnet_lab.evaluation.onnx_model import AT_ONCE, CARD, card_of, check_close, from_pixels, pixels_to_check, quiet
+from alexnet_lab.evaluation.onnx_model import AT_ONCE, export_checked, from_pixels, quiet
 from alexnet_lab.evaluation.resampling import REPLICATES
-from alexnet_lab.evaluation.trained import Run, load_run
+from alexnet_lab.evaluation.trained import Run
 from alexnet_lab.networks.parts import LocalResponseNorm
-from alexnet_lab.records import write_atomically
-from alexnet_lab.training.run import torch_set_as_in
 
 MODEL = "model.pt2"
 
@@ -32,27 +27,8 @@ def export_program(folder: Path, out: Path, replicates: int = REPLICATES) -> lis
 
     Raises ValueError where the file does not give the run's probabilities.
     """
-    run = load_run(folder)
-    evaluation, why = evaluated_if_possible(folder, replicates)
-    pixels, source = pixels_to_check(run, evaluation)
-    out.mkdir(parents=True, exist_ok=True)
-    scratch = out / f".{os.getpid()}.{MODEL}"
-    try:
-        with torch_set_as_in(run.recipe):
-            _write_program(run, scratch)
-            difference = check_close(run, _probabilities(scratch, pixels), pixels, "torch.export program")
-        scratch.replace(out / MODEL)
-    finally:
-        scratch.unlink(missing_ok=True)
-    checked = {
-        "images": len(pixels),
-        "of": source,
-        "largest_difference": difference,
-        "by": f"torch {torch.__version__}",
-    }
-    card = {**card_of(run, evaluation, why), "checked": checked}
-    write_atomically(out / CARD, json.dumps(card, indent=2, allow_nan=False) + "\n")
-    return [out / MODEL, out / CARD]
+    by = f"torch {torch.__version__}"
+    return export_checked(folder, out, MODEL, "torch.export program", _write_program, _probabilities, by, replicates)
 
 
 def _write_program(run: Run, path: Path) -> None:

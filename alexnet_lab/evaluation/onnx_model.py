@@ -15,7 +15,7 @@ import json
 import logging
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -102,27 +102,40 @@ def export_onnx(folder: Path, out: Path, replicates: int = REPLICATES) -> list[P
             f"ONNX needs onnx, onnxscript and onnxruntime, and {error.name} is missing: pip install "
             '"alexnet-lab[medical]"'
         ) from None
+    by = f"onnxruntime {onnxruntime.__version__}"
+    return export_checked(folder, out, MODEL, "ONNX file", _write_model, _probabilities, by, replicates)
+
+
+def export_checked(
+    folder: Path,
+    out: Path,
+    name: str,
+    kind: str,
+    write: Callable[[Run, Path], None],
+    probabilities: Callable[[Path, NDArray[np.uint8]], NDArray[np.float32]],
+    by: str,
+    replicates: int,
+) -> list[Path]:
+    """Write a file of a run and card.json, where `probabilities` of the file are the run's own; return their paths.
+
+    `kind` and `by` name the file and what reads it back. Raises ValueError where the probabilities differ.
+    """
     run = load_run(folder)
     evaluation, why = evaluated_if_possible(folder, replicates)
     pixels, source = pixels_to_check(run, evaluation)
     out.mkdir(parents=True, exist_ok=True)
-    scratch = out / f".{MODEL}.{os.getpid()}"
+    scratch = out / f".{os.getpid()}.{name}"
     try:
         with torch_set_as_in(run.recipe):
-            _write_model(run, scratch)
-            difference = check_close(run, _probabilities(scratch, pixels), pixels, "ONNX file")
-        scratch.replace(out / MODEL)
+            write(run, scratch)
+            difference = check_close(run, probabilities(scratch, pixels), pixels, kind)
+        scratch.replace(out / name)
     finally:
         scratch.unlink(missing_ok=True)
-    checked = {
-        "images": len(pixels),
-        "of": source,
-        "largest_difference": difference,
-        "by": f"onnxruntime {onnxruntime.__version__}",
-    }
+    checked = {"images": len(pixels), "of": source, "largest_difference": difference, "by": by}
     card = {**card_of(run, evaluation, why), "checked": checked}
     write_atomically(out / CARD, json.dumps(card, indent=2, allow_nan=False) + "\n")
-    return [out / MODEL, out / CARD]
+    return [out / name, out / CARD]
 
 
 def card_of(run: Run, evaluation: Evaluation | None, why: str) -> dict[str, Any]:
