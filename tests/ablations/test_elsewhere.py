@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from stand_ins import BEGINNING, WELL, study_in
+from stand_ins import BEGINNING, SAVING, WELL, study_in
 
 from alexnet_ablations.declare.history import read_history
 from alexnet_ablations.declare.status import Sighting, statuses
@@ -154,18 +154,7 @@ def _state(entry):
 
 
 def test_a_signal_to_the_node_lets_the_run_save(run, tmp_path):
-    program = (
-        BEGINNING
-        + """
-def save(*_):
-    (folder.path / "saved").touch()
-    sys.exit(130)
-signal.signal(signal.SIGTERM, save)
-(folder.path / "ready").touch()
-time.sleep(60)
-"""
-    )
-    process = started(run, program, tmp_path)
+    process = started(run, BEGINNING + SAVING, tmp_path)
     process.terminate()
     assert process.wait(10) == 130
     assert len(list(tmp_path.glob("runs/*/*.attempt-*/saved"))) == 1
