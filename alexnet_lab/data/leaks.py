@@ -6,8 +6,6 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from alexnet_lab.data.audit import Audit, Copy
 from alexnet_lab.data.findings import as_classes
@@ -109,6 +107,9 @@ def leaking(audit: Audit) -> list[Copy]:
 
 
 def _clusters(images: Images) -> Indices:
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
     assert images.contents is not None  # noqa: S101  # for the type checker: the caller has looked
     count = len(images.labels)
     joined = [np.stack([images.contents, np.arange(count)], 1)]

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet_lab.evaluation.estimates import wilson
+from alexnet_lab.training.metrics import SMALLEST, loss_of_each
 
 Floats = NDArray[np.float64]
 Labels = NDArray[np.int64]
@@ -19,7 +20,6 @@ Labels = NDArray[np.int64]
 BINS = 10
 LEAST_IN_BIN = 15  # images; of fewer, a share says little
 TEMPERATURES = (0.05, 20.0)  # the search stays between; a set without mistakes would have 0
-SMALLEST = 1e-12  # probability whose logarithm is taken
 
 
 @dataclass(frozen=True)
@@ -38,12 +38,6 @@ def brier_of_each(probabilities: Floats, labels: Labels) -> Floats:
     truth = np.eye(probabilities.shape[1])[labels]
     squares: Floats = ((probabilities - truth) ** 2).sum(1)
     return squares
-
-
-def loss_of_each(probabilities: Floats, labels: Labels) -> Floats:
-    """Return for each image the negative logarithm of the probability of its class."""
-    losses: Floats = -np.log(np.maximum(probabilities[np.arange(len(labels)), labels], SMALLEST))
-    return losses
 
 
 def calibration_curve(scores: Floats, positive: NDArray[np.bool_]) -> list[Bin]:

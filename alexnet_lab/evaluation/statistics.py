@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet_lab.evaluation.calibration import brier_of_each, loss_of_each
+from alexnet_lab.evaluation.calibration import brier_of_each
 from alexnet_lab.evaluation.decision_curve import THRESHOLDS, worth
+from alexnet_lab.training.metrics import loss_of_each
 
 Floats = NDArray[np.float64]
 Labels = NDArray[np.int64]

@@ -35,7 +35,6 @@ LATE = (
     "alexnet_kernels._statistics",
     "alexnet_lab.networks.alexnet",
     "sklearn.datasets",
-    "sklearn.metrics",
     "sklearn.model_selection",
     "torch._dynamo",  # by the first step of any optimiser
 )

@@ -7,12 +7,13 @@ from statsmodels.stats.proportion import proportion_confint
 
 from alexnet_lab.evaluation.assessment import Predicted, assess, drop, fit_rules
 from alexnet_lab.evaluation.auroc import auroc, macro_auroc
-from alexnet_lab.evaluation.calibration import brier_of_each, calibration_curve, fit_temperature, loss_of_each, tempered
+from alexnet_lab.evaluation.calibration import brier_of_each, calibration_curve, fit_temperature, tempered
 from alexnet_lab.evaluation.decision_curve import THRESHOLDS, benefit_of_all, net_benefit
 from alexnet_lab.evaluation.estimates import wilson
 from alexnet_lab.evaluation.resampling import Units, percentile_interval, replicates, units_of
 from alexnet_lab.evaluation.statistics import Statistics
 from alexnet_lab.evaluation.thresholds import choose_threshold
+from alexnet_lab.training.metrics import loss_of_each
 
 
 def scored(seed, images=120, steps=25, classes=3):

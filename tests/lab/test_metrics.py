@@ -4,7 +4,9 @@ import json
 
 import numpy as np
 import pytest
-from sklearn.metrics import confusion_matrix, roc_auc_score
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics import confusion_matrix, log_loss, recall_score, roc_auc_score, top_k_accuracy_score
 
 from alexnet_lab.training.metrics import (
     DENSE_UP_TO,
@@ -30,13 +32,22 @@ def test_a_table_worked_out_by_hand():
     assert found["images"] == 5
 
 
-def test_the_area_is_scikit_learns_macro_average():
-    generator = np.random.default_rng(0)
-    scores = generator.dirichlet(np.ones(4), 200)
-    labels = generator.integers(0, 4, 200)
-    assert classification_metrics(scores, labels)["auroc"] == pytest.approx(
-        roc_auc_score(labels, scores, multi_class="ovr", average="macro")
-    )
+@given(st.integers(0, 2**32 - 1), st.integers(2, 12), st.integers(0, 3))
+def test_metrics_are_those_of_scikit_learn(seed, classes, decimals):
+    generator = np.random.default_rng(seed)
+    labels = np.append(np.arange(classes), generator.integers(0, classes, 60))
+    # Rounded, so that scores are equal and some are 0.
+    scores = generator.dirichlet(np.full(classes, 0.3), len(labels)).round(decimals) + (0 if decimals else 0.1)
+    scores[scores.sum(1) == 0] = 1
+    scores /= scores.sum(1, keepdims=True)
+    found = classification_metrics(scores, labels)
+    assert found["auroc"] == pytest.approx(np.mean([roc_auc_score(labels == k, scores[:, k]) for k in range(classes)]))
+    assert found["loss"] == pytest.approx(log_loss(labels, scores))
+    recalls = recall_score(labels, scores.argmax(1), average=None)
+    assert found["recall"] == pytest.approx(list(recalls))
+    assert found["balanced_accuracy"] == pytest.approx(recalls.mean())
+    if classes >= 10:
+        assert found["top5_accuracy"] == top_k_accuracy_score(labels, scores, k=5)
 
 
 def test_calibration_by_hand():
