@@ -4,12 +4,15 @@
     python benchmarks/keep_results.py runs/lrn-or-bn ablations/results/lrn-or-bn --commit ac36a4b \\
         --command "alexnet-lab study lrn-or-bn"
 
-writes README.md (what was run, conclusions, figures), tables.md, results.csv (a row per run), study.toml and SVGs.
+writes README.md (what was run, conclusions, figures), tables.md, results.csv (a row per run, or per cell and seed where
+seeds divide the images into folds), answers.csv (which test images each row got right, one bit each, as hexadecimal
+digits; images like these are concluded from it), study.toml and SVGs.
 Times, speed and memory stay behind: they say as much of the machine and its other work as of the study. Everything else
 repeats to the last bit on one machine.
 """
 
 import argparse
+import csv
 import re
 import shutil
 from dataclasses import replace
@@ -18,7 +21,7 @@ from typing import Any
 
 import pandas as pd
 
-from alexnet_ablations.conclude.answers import read_answers
+from alexnet_ablations.conclude.answers import Answers, read_answers
 from alexnet_ablations.conclude.conclusions import Conclusion, Conclusions, conclusions_of
 from alexnet_ablations.conclude.outcomes import HEADLINE, OUTCOMES, ended_well, read_results, write_results
 from alexnet_ablations.conclude.paper_tables import markdown, paper_tables
@@ -87,7 +90,8 @@ def keep(
     if missing:
         raise ValueError(f"only a finished study is kept; {study.folder}: {missing}; give its command again")
     write_report(study)
-    known = {"answers": read_answers(study.runs(), ended_well(results)), "looks": study.looks}
+    answers = read_answers(study.runs(), ended_well(results))
+    known = {"answers": answers, "looks": study.looks}
     conclusions = conclusions_of(results, study.contrasts(), KEPT, **known)
     simple = conclusions_of(results, at_each_level(study, *at_each), [HEADLINE], **known).headline if at_each else []
     folder.mkdir(parents=True, exist_ok=True)
@@ -95,6 +99,8 @@ def keep(
         stale.unlink()
     rows = results.drop(columns=OF_THE_MACHINE)
     write_results(rows, folder / "results.csv")
+    if answers is not None:
+        write_answers(answers, folder / "answers.csv")
     tables = markdown(paper_tables(rows, conclusions))
     (folder / "tables.md").write_text(f"# {study.about}\n\n{tables}")
     shutil.copy(study.folder / "study.toml", folder / "study.toml")
@@ -108,6 +114,16 @@ def keep(
     if markdown(paper_tables(again, conclusions_of(again, study.contrasts(), KEPT, **known))) != tables:
         raise ValueError(f"rows and tables of {folder} differ: the rows and predictions do not lead back to the tables")
     return conclusions
+
+
+def write_answers(answers: Answers, path: Path) -> None:
+    """Write which images each cell got right under each seed; the last digit is filled up with zeros."""
+    with path.open("w", newline="") as file:
+        rows = csv.writer(file, lineterminator="\n")
+        rows.writerow(["cell", "seed", "images", "right"])
+        rows.writerows(
+            [cell, seed, answers.images, packed.tobytes().hex()] for (cell, seed), packed in answers.right.items()
+        )
 
 
 def on_white(drawn: str) -> str:
@@ -132,12 +148,13 @@ def told(
     days = sorted({str(run["started"])[:10] for run in facts})
     varied = {factor.field for factor in study.factors}
     shared = {field: getattr(study.start, field) for field in SHARED if field not in varied}
+    folds = f" x {study.splitting.folds} folds" if study.splitting.folds else ""
     lines = [
         f"# {study.about}",
         "",
         f"    {command}",
         "",
-        f"{len(study.cells)} cells x {study.seeds} seeds = {len(facts)} runs, {study.design}. "
+        f"{len(study.cells)} cells x {study.seeds} seeds{folds} = {len(facts)} runs, {study.design}. "
         f"All cells: {', '.join(f'{name}={value}' for name, value in shared.items())}. "
         f"Commit {commit}, torch {first['torch']}, {first['machine'].split(',')[0]} {first['device']}, "
         f"{' and '.join(days)}. Data: {study.start.data}, fingerprint {first['data_fingerprint'][:12]}.",

@@ -34,7 +34,7 @@ from alexnet_ablations.conclude.looks import level_of_look
 from alexnet_ablations.conclude.seeds import half_width
 from alexnet_ablations.conclude.sensitivity import Spread
 
-SEEDS, IMAGES = (3, 6, 10), (66, 360, 2000)
+SEEDS, IMAGES = (3, 6, 10), (66, 360, 2000, 10_000)
 LOOKS = (3, 6, 9)
 CHECKED = 5  # studies of each world that also go through the product's own inference
 
