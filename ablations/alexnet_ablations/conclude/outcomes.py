@@ -52,9 +52,10 @@ class Outcome:
 
     def compared(self, results: pd.DataFrame) -> "pd.Series[float]":
         """Return the numbers whose differences are taken: shown units, or logarithms; NaN where a run has none."""
-        values = results[self.name].astype("float64")
-        usable = values.where(np.isfinite(values) & ((values > 0) | (self.scale == "difference")))
-        return pd.Series(np.log(usable)) if self.scale == "factor" else self.times * usable
+        values = results[self.name].to_numpy(np.float64)  # in numpy, since pandas copies `attrs` at every operation
+        usable = np.where(np.isfinite(values) & ((values > 0) | (self.scale == "difference")), values, np.nan)
+        compared = np.log(usable) if self.scale == "factor" else self.times * usable
+        return pd.Series(compared, results.index)
 
     def effect(self, compared: float) -> float:
         """Return a difference of compared numbers as it is reported: in the unit, or as a factor."""

@@ -187,10 +187,12 @@ def _what_decides(conclusions: Conclusions) -> tuple[str, str]:
 def _other_means(results: pd.DataFrame, outcomes: Sequence[Outcome]) -> PaperTable:
     cells = {str(cell): mine for cell, mine in results.groupby("cell", sort=False)}
 
-    def mean(outcome: Outcome, mine: pd.DataFrame) -> str:
-        return f"{mean_over_seeds(outcome, mine)} ({outcome.compared(mine).count()})"
+    def means(outcome: Outcome) -> list[str]:
+        compared = outcome.compared(results)
+        each = [compared[mine.index].dropna() for mine in cells.values()]
+        return [f"{_shown_mean(outcome, values)} ({len(values)})" for values in each]
 
-    rows = [[outcome.label, *(mean(outcome, mine) for mine in cells.values())] for outcome in outcomes]
+    rows = [[outcome.label, *means(outcome)] for outcome in outcomes]
     header = ["outcome", *cells]
     if len(cells) > MOST_CELLS_SIDE_BY_SIDE:  # then cells go down and outcomes across
         header, *rows = [list(column) for column in zip(["cell", *cells], *rows, strict=True)]
@@ -266,7 +268,10 @@ def factor_columns(results: pd.DataFrame) -> list[str]:
 
 def mean_over_seeds(outcome: Outcome, runs: pd.DataFrame) -> str:
     """Write the mean, geometric where the outcome is compared as a factor; a dash where no run has a number."""
-    compared = outcome.compared(runs).dropna()
+    return _shown_mean(outcome, outcome.compared(runs).dropna())
+
+
+def _shown_mean(outcome: Outcome, compared: "pd.Series[float]") -> str:
     if not len(compared):
         return "-"
     mean = float(compared.mean())
