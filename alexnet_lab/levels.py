@@ -47,8 +47,8 @@ class Argument:
         try:
             value = self.kind(text)
         except ValueError:
-            wanted = "a whole number" if self.kind is int else "a number"
-            raise ValueError(f"{name} must be {wanted}, got {text!r}") from None
+            expected = "a whole number" if self.kind is int else "a number"
+            raise ValueError(f"{name} must be {expected}, got {text!r}") from None
         if isinstance(value, float) and not math.isfinite(value):
             raise ValueError(f"{name} must be a finite number, got {text!r}")
         if self.above is not None and value <= self.above:

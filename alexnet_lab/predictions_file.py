@@ -49,8 +49,8 @@ class PartPredictions:
 
 def write_predictions(path: Path, parts: Mapping[str, PartPredictions], classes: Sequence[str]) -> None:
     """Write the predictions of `validation` and `test`, whole or not at all."""
-    known = [part.groups for part in parts.values() if part.groups is not None]
-    names = np.unique(np.concatenate(known)) if known else None
+    groups = [part.groups for part in parts.values() if part.groups is not None]
+    names = np.unique(np.concatenate(groups)) if groups else None
     with atomically(path) as file, zipfile.ZipFile(file, "w", allowZip64=True) as archive:
         _write(archive, "classes", [np.array(classes, dtype=np.str_)])
         if names is not None:

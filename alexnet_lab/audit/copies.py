@@ -55,8 +55,8 @@ def find_pairs(
     if len(different) < 2:
         return pairs
     thumbs = survey.thumbs[different]
-    found = candidates(thumbs, lambda done, total: progress("looking for copies", done, total))
-    near = verified(thumbs, found, lambda done, total: progress("comparing copies", done, total))
+    paired = candidates(thumbs, lambda done, total: progress("looking for copies", done, total))
+    near = verified(thumbs, paired, lambda done, total: progress("comparing copies", done, total))
     for (one, other), correlation, placed in zip(near.pairs, near.correlations, near.maps, strict=True):
         i, j = int(different[one]), int(different[other])
         kind = PICTURE if correlation >= SAME else ALIKE

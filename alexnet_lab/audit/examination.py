@@ -49,10 +49,10 @@ class Examination:
     @property
     def problems(self) -> list[tuple[str, str]]:
         """Return what must be fixed before a result can be believed: what it is, and what to do about it."""
-        found = []
+        problems = []
         if self.across:
             count = len({index for pair in self.across for index in pair})
-            found.append(
+            problems.append(
                 (
                     f"{_many(count, 'image')} with copies in another part of the split",
                     "A network is tested on what it was trained on. Remove them, or train with --drop-duplicates, "
@@ -61,20 +61,20 @@ class Examination:
             )
         if self.contradictory:
             count = len({index for pair in self.contradictory for index in pair})
-            found.append(
+            problems.append(
                 (
                     f"{_many(count, 'image')} with copies under another class",
                     "No network can be right about all of them. Correct the labels, or remove them.",
                 )
             )
         if self.groups and self.groups.on_two_sides:
-            found.append(
+            problems.append(
                 (
                     f"{_many(len(self.groups.on_two_sides), 'patient')} in two parts of the split",
                     "A network is tested on patients that it was trained on. Train with --group patient.",
                 )
             )
-        found += [
+        problems += [
             (
                 f"The class can be told from {shortcut.source} alone",
                 f"AUROC {shortcut.auroc:.2f} (95% interval {shortcut.low:.2f} to {shortcut.high:.2f}; chance stays "
@@ -83,7 +83,7 @@ class Examination:
             for shortcut in self.shortcuts
             if shortcut.is_accused
         ]
-        return found
+        return problems
 
     def facts(self) -> dict[str, Any]:
         """Return everything for JSON; images are known by their paths."""

@@ -170,7 +170,7 @@ def _balanced(shown: Floats, right: Floats) -> tuple[float, float, float]:
 
 
 def _speaking_against(evidence: Evidence, concerned: list[Comparison], better: list[Comparison]) -> str:
-    said = [f"In {comparison.part} the tested weights surely do better." for comparison in better]
+    sentences = [f"In {comparison.part} the tested weights surely do better." for comparison in better]
     looked_at = []
     for comparison in concerned:
         value, low, high = comparison.balanced
@@ -179,12 +179,16 @@ def _speaking_against(evidence: Evidence, concerned: list[Comparison], better: l
         if np.isfinite(comparison.auroc):
             figures += f"; AUROC is {comparison.auroc:.3f}, guessing has 0.5"
         if comparison.tells_apart:
-            said.append(f"{figures}: the classes are told apart, though the network is hardly right more often.")
+            sentences.append(f"{figures}: the classes are told apart, though the network is hardly right more often.")
         elif comparison.auroc > limit("auroc_orders").value:
-            said.append(f"{figures}: the scores order the images, though the largest is often that of the wrong class.")
+            sentences.append(
+                f"{figures}: the scores order the images, though the largest is often that of the wrong class."
+            )
         else:
             looked_at.append(f"{figures}.")
     loss = evidence.curve("train_loss")
     if len(loss) > 1 and loss[-1] < loss[0]:
-        said.append(f"The training loss fell from {loss[0]:.3f} to {loss[-1]:.3f}, so something is being learned.")
-    return " ".join(said + looked_at) if said else f"None: the training loss did not fall. {' '.join(looked_at)}"
+        sentences.append(f"The training loss fell from {loss[0]:.3f} to {loss[-1]:.3f}, so something is being learned.")
+    return (
+        " ".join(sentences + looked_at) if sentences else f"None: the training loss did not fall. {' '.join(looked_at)}"
+    )

@@ -94,7 +94,7 @@ def frozen(evidence: Evidence) -> list[Finding]:
         i for i in evidence.weights if _steps(evidence, epoch, i) and not evidence.of(epoch, i, "update_norm").any()
     ]
     stuck = [index for index in still if evidence.parameters[index].trainable]
-    asked = [index for index in still if not evidence.parameters[index].trainable]
+    meant = [index for index in still if not evidence.parameters[index].trainable]
     findings = []
     if stuck:
         fed = [index for index in stuck if evidence.of(epoch, index, "gradient_norm").any()]
@@ -113,13 +113,13 @@ def frozen(evidence: Evidence) -> list[Finding]:
                 moving=len(evidence.weights) - len(still),
             )
         )
-    if asked:
+    if meant:
         findings.append(
             _standing_still(
                 evidence,
-                asked,
+                meant,
                 "note",
-                title=f"Frozen, as asked: {_names(evidence, asked)}",
+                title=f"Frozen, as asked: {_names(evidence, meant)}",
                 contrary="Marked as not trainable, so it is no mistake if it was meant.",
                 remedy="Nothing, if it was meant; else leave out --freeze, or set requires_grad in a loop of your own.",
                 moving=len(evidence.weights) - len(still),
@@ -194,20 +194,18 @@ def _other_reading(
     of_activations: Ratios, of_weights: Ratios, epoch: int, below: float = -np.inf, above: float = np.inf
 ) -> str:
     """Say whether the second of the two ratios agrees."""
-    known = {
+    seen = {
         name: ratios[epoch]
         for name, ratios in (("activations", of_activations), ("weights", of_weights))
         if epoch in ratios
     }
-    if len(known) < 2:
-        return (
-            f"Only the gradient of the {next(iter(known))} was measured, so nothing stands against it or confirms it."
-        )
-    dissent = [name for name, ratio in known.items() if below <= ratio <= above]
+    if len(seen) < 2:
+        return f"Only the gradient of the {next(iter(seen))} was measured, so nothing stands against it or confirms it."
+    dissent = [name for name, ratio in seen.items() if below <= ratio <= above]
     if not dissent:
         return "None: the gradients of activations and of weights agree."
     return (
-        f"The gradient of the {dissent[0]} is within the limit ({written(known[dissent[0]], 2)}), so the first layers "
+        f"The gradient of the {dissent[0]} is within the limit ({written(seen[dissent[0]], 2)}), so the first layers "
         "may still learn, if slowly."
     )
 

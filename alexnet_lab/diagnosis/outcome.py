@@ -29,12 +29,12 @@ def task_solved(evidence: Evidence) -> str:
     if evidence.verdict.get("state") == "diverged" or not len(balanced) or not min(unseen) >= limit("solved").value:
         return ""
     count = evidence.images.get("validation")
-    said = [f"{unseen[0]:.3f} on {count if count else 'the'} validation images"]
-    said += [f"{unseen[1]:.3f} on test" for _ in unseen[1:]]
+    accuracies = [f"{unseen[0]:.3f} on {count if count else 'the'} validation images"]
+    accuracies += [f"{unseen[1]:.3f} on test" for _ in unseen[1:]]
     training = evidence.curve("train_accuracy")[-1]
     return (
         f"The task is solved all the same, so this did not prevent learning: balanced accuracy "
-        f"{' and '.join(said)} (limit {limit('solved').value:g}); training accuracy {training:.3f}, taken while "
+        f"{' and '.join(accuracies)} (limit {limit('solved').value:g}); training accuracy {training:.3f}, taken while "
         "weights move and dropout is on."
     )
 

@@ -181,8 +181,8 @@ def wrong_scale(evidence: Evidence) -> list[Finding]:
 def _largest_ratio(evidence: Evidence) -> tuple[int, float] | None:
     """Return the epoch in which the typical update ratio is largest, and that ratio."""
     ratios = [(epoch, evidence.typical_update_ratio(epoch)) for epoch in evidence.measured_epochs]
-    known = [(epoch, ratio) for epoch, ratio in ratios if ratio is not None]
-    return max(known, key=lambda pair: pair[1]) if known else None
+    measured = [(epoch, ratio) for epoch, ratio in ratios if ratio is not None]
+    return max(measured, key=lambda pair: pair[1]) if measured else None
 
 
 def _growth_in_first_epoch(evidence: Evidence) -> float:

@@ -64,8 +64,8 @@ class Records:
             if columns is not None and number.isdecimal():
                 epochs[int(number)] = columns
         filters = folder / "filters.npz"
-        kept = self._whole("flow/filters.npz", partial(_checked_filters, filters)) if filters.exists() else None
-        return Flow(layout, epochs, kept or {})
+        kernels = self._whole("flow/filters.npz", partial(_checked_filters, filters)) if filters.exists() else None
+        return Flow(layout, epochs, kernels or {})
 
     def _whole(self, name: str, read: Callable[[], Record]) -> Record | None:
         """Return what `read` returns; None, with a sentence in `damages`, where it raises a ValueError."""
@@ -116,8 +116,8 @@ def _check_figures(path: Path, part: str, figures: Any) -> None:
     if images is not None and (type(images) is not int or images < 0):
         raise _damaged(path, f"{part} images is no count")
     for name in ("recall", "finding_auroc"):
-        each = figures.get(name) or []
-        if not isinstance(each, list) or not all(isinstance(value, int | float | None) for value in each):
+        values = figures.get(name) or []
+        if not isinstance(values, list) or not all(isinstance(value, int | float | None) for value in values):
             raise _damaged(path, f"{part} {name} is no list of numbers")
     if not _is_confusion(figures.get("confusion")):
         raise _damaged(path, f"the confusion for {part} holds no counts")

@@ -261,9 +261,9 @@ class Counters:
         return [p for *_, p in named], described
 
     def _note_new_parameters(self) -> None:
-        known = {parameter.name for parameter in self._described}
+        described = {parameter.name for parameter in self._described}
         for name, _ in self.model.named_parameters():
-            if name not in known:
+            if name not in described:
                 self.limits.add(limits.PARAMETERS, name)
 
     def _step_columns(self) -> Columns:

@@ -119,8 +119,8 @@ class FlowWriter:
     def write_filters(self, **filters: NDArray[np.float32]) -> None:
         """Keep the first layer's weights under these names, beside those already kept."""
         path = self.folder / "filters.npz"
-        kept = read_columns(path) if path.exists() else {}
-        self._write("filters.npz", {**kept, **filters})
+        present = read_columns(path) if path.exists() else {}
+        self._write("filters.npz", {**present, **filters})
 
     def _write(self, name: str, columns: Columns) -> None:
         content = io.BytesIO()

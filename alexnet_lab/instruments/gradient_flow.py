@@ -70,9 +70,9 @@ class ParameterMeter:
         gradients = self.gradients()
         norms = torch.full((2, len(weights)), math.nan, dtype=torch.float64, device=self.device)
         norms[0] = exact_norms(weights).to(self.device)
-        given = [i for i, g in enumerate(gradients) if g is not None]
-        if given:
-            norms[1, given] = exact_norms([g for g in gradients if g is not None]).to(self.device)
+        with_gradient = [i for i, g in enumerate(gradients) if g is not None]
+        if with_gradient:
+            norms[1, with_gradient] = exact_norms([g for g in gradients if g is not None]).to(self.device)
         self.open_step = norms
         if len(self.before) != len(weights):
             self.before = [torch.empty_like(w) for w in weights]
@@ -114,8 +114,8 @@ class ParameterMeter:
         nothing = torch.zeros((), dtype=torch.float64, device=self.device)
         self.sums.add_(torch.where(finite, torch.cat(samples).double(), nothing))
         self.energy.add_(torch.where(finite, energy, nothing))
-        given = [g is not None for g in gradients]
-        present = finite if all(given) else finite & torch.tensor(given, device=self.device)
+        has_gradient = [g is not None for g in gradients]
+        present = finite if all(has_gradient) else finite & torch.tensor(has_gradient, device=self.device)
         self.counted.add_(present.double())
 
     def close_window(self) -> Tensor:

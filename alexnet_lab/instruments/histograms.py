@@ -192,9 +192,9 @@ def columns_of(
     histograms = []
     for window in windows:
         tensors = window.tensors.cpu().numpy()
-        kept = tensors > 0
-        kinds, subjects, strides = np.array(window.keys, np.int64).reshape(-1, 3).T[:, kept]
-        counts = window.counts.cpu().numpy()[kept]
+        is_used = tensors > 0
+        kinds, subjects, strides = np.array(window.keys, np.int64).reshape(-1, 3).T[:, is_used]
+        counts = window.counts.cpu().numpy()[is_used]
         ratio = dict(zip(noisy, window.signal_to_noise.tolist(), strict=True))
         below, above = shares_out_of_range(counts, precision, origin)
         values = {
@@ -202,7 +202,7 @@ def columns_of(
             "subject": subjects,
             "first_step": np.full(len(kinds), window.first_step),
             "last_step": np.full(len(kinds), window.last_step),
-            "tensors": tensors[kept],
+            "tensors": tensors[is_used],
             "stride": strides,
             "underflow": below,
             "overflow": above,

@@ -382,12 +382,12 @@ class Panel(Displayed):
         self._read = True
 
     def _finish_step(self) -> None:
-        known = True
+        is_stepped = True
         if not self._read:  # the optimiser took no step, or the panel was given none
             self.read_at = "step" if self.optimiser is None else self.read_at
-            known = self.optimiser is not None and not self._optimiser_stepped
+            is_stepped = self.optimiser is not None and not self._optimiser_stepped
             self._read_parameters()
-        self.counters.finish_step(self.steps_taken + 1, known)
+        self.counters.finish_step(self.steps_taken + 1, is_stepped)
 
     def _optimiser_steps(self, *_: object) -> None:
         self._optimiser_stepped = True

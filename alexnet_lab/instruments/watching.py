@@ -127,9 +127,9 @@ class Watcher:
     def _listen(self, name: str, module: nn.Module, has_parameters: bool) -> None:
         if has_parameters:
             self._first_pass.append(module.register_forward_pre_hook(self._noting(name, module)))
-        known = type(module).__module__.startswith(("torch", "alexnet_lab"))
+        is_of_torch = type(module).__module__.startswith(("torch", "alexnet_lab"))
         if (
-            not known
+            not is_of_torch
             and activation_of(module) is None
             and not has_parameters
             and not any(True for _ in module.children())

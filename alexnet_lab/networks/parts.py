@@ -96,8 +96,8 @@ class Dropout(nn.Module):
         if not self.training:
             return x if self.inverted else x * (1 - self.p)
         index, count = self.part
-        whole = torch.empty(count, *x.shape, dtype=x.dtype, device=x.device)
-        keep = whole.bernoulli_(1 - self.p, generator=self.generator)[index].view(x.shape)
+        all_parts = torch.empty(count, *x.shape, dtype=x.dtype, device=x.device)
+        keep = all_parts.bernoulli_(1 - self.p, generator=self.generator)[index].view(x.shape)
         return x * keep.div_(1 - self.p) if self.inverted else x * keep
 
     def extra_repr(self) -> str:

@@ -205,19 +205,19 @@ def _adapted(
             adapted[theirs[first]] = kernels.sum(1, keepdim=True)
         elif (kernels.shape[1], own[first].shape[1]) == (1, 3):
             adapted[theirs[first]] = kernels.expand(-1, 3, -1, -1) / 3
-    weight, wanted = adapted.get(theirs[f"{last}.weight"]), own[f"{last}.weight"]
-    if weight is None or weight.shape[1:] != wanted.shape[1:] or (keep_head and weight.shape == wanted.shape):
+    weight, target = adapted.get(theirs[f"{last}.weight"]), own[f"{last}.weight"]
+    if weight is None or weight.shape[1:] != target.shape[1:] or (keep_head and weight.shape == target.shape):
         return adapted, []
     untouched = [name for name in (f"{last}.weight", f"{last}.bias") if name in own]
     return adapted | {theirs[name]: own[name] for name in untouched}, untouched
 
 
 def _entry_of(network: nn.Module) -> Entry:
-    known = [entry for entry in CATALOGUE.values() if entry.weights]
-    for entry in known:
+    entries = [entry for entry in CATALOGUE.values() if entry.weights]
+    for entry in entries:
         if resolve(entry.constructor) is type(network):
             return entry
-    names = ", ".join(resolve(entry.constructor).__name__ for entry in known)
+    names = ", ".join(resolve(entry.constructor).__name__ for entry in entries)
     raise ValueError(f"torchvision's names are known for {names}, not for {type(network).__name__}")
 
 
@@ -257,9 +257,9 @@ def _tensors_of_file(
 
 def _other_preset(network: nn.Module, published: Published) -> str | None:
     """Return the network's preset if the published weights need another."""
-    wanted = published.weights.slots.get("preset")
+    preset = published.weights.slots.get("preset")
     own: str | None = getattr(network, "preset_name", None)
-    return own if wanted is not None and own != wanted else None
+    return own if preset is not None and own != preset else None
 
 
 # Advice is worded for recipes, whose fields are named like the arguments and the options.
@@ -283,8 +283,8 @@ def _repair(network: nn.Module, state_dict: Mapping[str, Tensor], *, named_right
         return f"the names are right and the sizes are not: take the width of the file, 1 in torchvision's own{hint}"
     if file:
         return _as_published(own)
-    known = ", ".join(name for name, entry in CATALOGUE.items() if entry.weights)
-    return f"no torchvision file that is known here has such tensors; known are those of {known}"
+    names = ", ".join(name for name, entry in CATALOGUE.items() if entry.weights)
+    return f"no torchvision file that is known here has such tensors; known are those of {names}"
 
 
 def _identify(state_dict: Mapping[str, Tensor]) -> Published | None:
@@ -307,18 +307,18 @@ def _some(names: Iterable[str], most: int = 4) -> str:
 
 def _download(file: str) -> Mapping[str, Tensor]:
     address = WEIGHT_FILES_ADDRESS + file
-    kept = Path(torch.hub.get_dir()) / "checkpoints" / file
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / file
     try:
-        with _file_errors(kept):
+        with _file_errors(cached):
             content = torch.hub.load_state_dict_from_url(
                 address, map_location="cpu", check_hash=True, weights_only=True
             )
     except URLError as error:
         raise ConnectionError(
             f"weights: cannot download {address} ({error.reason}); fetch it on a machine with a connection and put it "
-            f"at {kept}, or give its path instead"
+            f"at {cached}, or give its path instead"
         ) from error
-    return _tensors_only(kept, content)
+    return _tensors_only(cached, content)
 
 
 def _read(path: Path, published: Iterable[str]) -> Mapping[str, Tensor]:

@@ -51,9 +51,9 @@ def summarise(network: nn.Module, image_size: int, in_channels: int = 3) -> list
     seen: list[Tensor] = []  # keeps every output alive, so that no id is given out twice
 
     def record(name: str, layer: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
-        known = [fields[id(x)] for x in inputs if isinstance(x, Tensor) and id(x) in fields]
+        of_inputs = [fields[id(x)] for x in inputs if isinstance(x, Tensor) and id(x) in fields]
         # A sum has the larger field of its two inputs. An input that no layer returned continues the layer before.
-        field = max(known, key=lambda f: (f.whole, f.side)) if known else fields[id(seen[-1])]
+        field = max(of_inputs, key=lambda f: (f.whole, f.side)) if of_inputs else fields[id(seen[-1])]
         field = _field_after(layer, field, inputs[0].shape)
         fields[id(output)] = field
         seen.append(output)

@@ -166,11 +166,11 @@ def optimiser_tensors(optimiser: Optimizer) -> dict[str, Tensor]:
 
 def restore_optimiser(optimiser: Optimizer, tensors: dict[str, Tensor]) -> None:
     """Give the optimiser back what it kept."""
-    whole = optimiser.state_dict()
+    settings = optimiser.state_dict()
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         if name.startswith("optimiser."):
             _, index, key = name.split(".", 2)
             state.setdefault(int(index), {})[key] = value
     with torch.no_grad():
-        optimiser.load_state_dict({**whole, "state": state})
+        optimiser.load_state_dict({**settings, "state": state})

@@ -64,14 +64,14 @@ def first_bad_layer(network: nn.Module, pixels: Tensor, largest: Tensor | None =
         return f"the last update made {broken[-1]} infinite or NaN" + (
             f", and {len(broken) - 1} more parameters" if len(broken) > 1 else ""
         )
-    found: list[str] = []
+    broken_layers: list[str] = []
     handles = []
     for name, layer in network.named_modules():
         if name and not any(True for _ in layer.children()):
 
             def look(_layer: nn.Module, _inputs: object, output: object, name: str = name) -> None:
                 if isinstance(output, Tensor) and not bool(torch.isfinite(output).all()):
-                    found.append(name)
+                    broken_layers.append(name)
 
             handles.append(layer.register_forward_hook(look))
     try:
@@ -79,4 +79,8 @@ def first_bad_layer(network: nn.Module, pixels: Tensor, largest: Tensor | None =
     finally:
         for handle in handles:
             handle.remove()
-    return f"the output of {found[0]} is the first that is not finite" if found else "every layer's output was finite"
+    return (
+        f"the output of {broken_layers[0]} is the first that is not finite"
+        if broken_layers
+        else "every layer's output was finite"
+    )

@@ -40,16 +40,16 @@ def without_attempt(text: str) -> str:
 
 def attempts_in(cell: Path) -> dict[Path, list[Path]]:
     """Return the folders of the attempts that are not published, by run, of all runs in one folder."""
-    found: dict[Path, list[Path]] = {}
+    attempts: dict[Path, list[Path]] = {}
     try:
         names = sorted(path.name for path in cell.iterdir())
     except OSError:  # nothing of this cell has begun
-        return found
+        return attempts
     for name in names:
         run = _NAME.sub("", name)
         if run != name:
-            found.setdefault(cell / run, []).append(cell / name)
-    return found
+            attempts.setdefault(cell / run, []).append(cell / name)
+    return attempts
 
 
 def attempts_of(run: Path) -> list[Path]:

@@ -32,13 +32,13 @@ def finding_metrics(probabilities: NDArray[np.float64], labels: NDArray[np.int64
         auroc_of(probabilities[:, k], labels[:, k] == 1) if 0 < labels[:, k].sum() < len(labels) else None
         for k in range(labels.shape[1])
     ]
-    known = [value for value in curves if value is not None]
+    areas = [value for value in curves if value is not None]
     of_truth = np.where(labels == 1, probabilities, 1 - probabilities)
     return {
         "loss": float(-np.log(np.maximum(of_truth, SMALLEST)).mean()),
         "accuracy": None,
         "balanced_accuracy": None,
-        "auroc": float(np.mean(known)) if known else None,
+        "auroc": float(np.mean(areas)) if areas else None,
         "top5_accuracy": None,
         "calibration_error": None,
         "finding_auroc": curves,

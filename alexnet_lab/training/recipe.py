@@ -61,9 +61,9 @@ def _network(name: str) -> str:
 
 
 def _preset(name: str) -> str:
-    known = preset_descriptions()
-    if name not in known:
-        raise unknown_choice("preset", name, known)
+    presets = preset_descriptions()
+    if name not in presets:
+        raise unknown_choice("preset", name, presets)
     return name
 
 
@@ -397,10 +397,10 @@ def named_recipe(name: str) -> dict[str, Any]:
 
 def read_recipe(values: Mapping[str, Any]) -> Recipe:
     """Check values from a file or a command line; an error names the field, what was received, and what would do."""
-    known = [field.name for field in fields(Recipe)]
+    names = [field.name for field in fields(Recipe)]
     for name in values:
-        if name not in known:
-            raise unknown_choice("recipe field", name, known)
+        if name not in names:
+            raise unknown_choice("recipe field", name, names)
     try:
         return _adapter.validate_python(dict(values))
     except ValidationError as error:

@@ -341,11 +341,11 @@ class Trainer:
         with self.measuring.probing(judged):
             validation = self.feed.split.validation
             predicted = self._predict(judged, validation, f"validation after epoch {self.epoch}")
-        found = self._metrics(predicted, validation)
+        metrics = self._metrics(predicted, validation)
         self.measuring.end_epoch()
         self.train_seconds += seconds
         self.final_loss = self.loss_sum / self.steps_per_epoch
-        scalars = {f"validation_{k}": v for k, v in found.items() if not isinstance(v, list | dict) and k != "images"}
+        scalars = {f"validation_{k}": v for k, v in metrics.items() if not isinstance(v, list | dict) and k != "images"}
         row = {
             "epoch": self.epoch,
             "step": self.step,
@@ -356,8 +356,8 @@ class Trainer:
             "seconds": seconds,
             "images_per_second": self.steps_per_epoch * recipe.batch_size / seconds,
         }
-        if is_better(recipe.best_by, found[recipe.best_by], self.best):
-            self.best, self.best_epoch = found[recipe.best_by], self.epoch
+        if is_better(recipe.best_by, metrics[recipe.best_by], self.best):
+            self.best, self.best_epoch = metrics[recipe.best_by], self.epoch
             self._save_best(judged)
             # Elsewhere the same weights need not give the same numbers twice, to the last bit.
             is_exact = recipe.device == "cpu" or recipe.deterministic

@@ -88,8 +88,8 @@ def main() -> None:
     except EXPECTED as error:
         if words and words != ["bench"]:  # without a word there is help, which typer has printed by now
             # Escaped: a message may have square brackets of its own, as in `pip install "alexnet-lab[parquet]"`.
-            told = escape(sentence_of(error, words))
-            open_console(stderr=True).print(f"[bold red]error:[/] {told}", highlight=False, soft_wrap=True)
+            message = escape(sentence_of(error, words))
+            open_console(stderr=True).print(f"[bold red]error:[/] {message}", highlight=False, soft_wrap=True)
         status = 2
     _close_output()
     sys.exit(status)

@@ -104,8 +104,8 @@ def _remove(console: Console, entries: "list[Entry]") -> None:
     for entry in entries:
         if entry in removed:
             continue
-        kept = f"kept, in use: {entry.source}, {_size([entry])} ({entry.path})"
-        console.print(kept, highlight=False, markup=False, soft_wrap=True)
+        line = f"kept, in use: {entry.source}, {_size([entry])} ({entry.path})"
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
     console.print(f"removed {_counted(removed)}", highlight=False)
 
 

@@ -52,10 +52,10 @@ def on_this_machine(start: Mapping[str, Any], folder: Path, jobs: int | None) ->
     """Return device and threads where nobody chose them; a study that has begun keeps those it has."""
     from alexnet_ablations.run.slots import usable_cores
 
-    known: dict[str, Any] = {}
+    stored: dict[str, Any] = {}
     if (folder / "study.toml").exists():
-        known = read_study_file(folder / "study.toml")["recipe"]
-    chosen = {**known, **start}
+        stored = read_study_file(folder / "study.toml")["recipe"]
+    chosen = {**stored, **start}
     return {
         "device": chosen.get("device") or ("cuda" if _has_gpu() else "cpu"),
         "threads": chosen.get("threads") or (max(usable_cores() // jobs, 1) if jobs else 1),

@@ -50,24 +50,24 @@ def predict(
     if csv is not None and (csv.is_dir() or not csv.absolute().parent.is_dir()):
         raise ValueError(f"--csv must name a file in a folder that exists, got {csv}")
     console, errors = open_console(), open_console(stderr=True)
-    found = load_run(run).predict(images, device)
+    predictions = load_run(run).predict(images, device)
     if as_json:
-        _print_json(found)
+        _print_json(predictions)
     elif csv is not None:
-        found.table().to_csv(csv, index=False, errors="surrogateescape")
+        predictions.table().to_csv(csv, index=False, errors="surrogateescape")
         console.print(
-            f"{csv}: {len(found.files)} of {len(found.files) + len(found.unreadable)} images",
+            f"{csv}: {len(predictions.files)} of {len(predictions.files) + len(predictions.unreadable)} images",
             style="dim",
             markup=False,
             soft_wrap=True,
         )
-    elif found.files:
-        _print_table(console, found)
-    for note in found.notes:
+    elif predictions.files:
+        _print_table(console, predictions)
+    for note in predictions.notes:
         errors.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
-    for name, why in found.unreadable.items():
+    for name, why in predictions.unreadable.items():
         errors.print(f"[bold red]cannot be read:[/] {escape(f'{name}: {why}')}", highlight=False, soft_wrap=True)
-    if found.unreadable:
+    if predictions.unreadable:
         raise typer.Exit(1)
 
 

@@ -99,8 +99,8 @@ def _plain_type(annotated: Any) -> Any:
 
 
 def _info_of(name: str) -> FieldInfo:
-    known: dict[str, FieldInfo] = Recipe.__pydantic_fields__  # type: ignore[attr-defined]  # pydantic adds it
-    return known[name]
+    infos: dict[str, FieldInfo] = Recipe.__pydantic_fields__  # type: ignore[attr-defined]  # pydantic adds it
+    return infos[name]
 
 
 def _help_of(name: str) -> str:

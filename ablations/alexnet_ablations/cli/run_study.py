@@ -94,8 +94,8 @@ def tuned_within(study: "Study", how: StudyOptions, engine: Engine) -> "tuple[St
             "--within times runs on this machine, and the executor makes them on others; name the points, for example "
             "--tune learning_rate:8"
         )
-    asked = replace(study, tuning=replace(study.tuning, points=FEWEST_POINTS))
-    budget = points_within(asked.grown_from_folder(), seconds, how.jobs, how.yes)
+    smallest = replace(study, tuning=replace(study.tuning, points=FEWEST_POINTS))
+    budget = points_within(smallest.grown_from_folder(), seconds, how.jobs, how.yes)
     return replace(study, tuning=replace(study.tuning, points=budget.points)), budget
 
 
@@ -217,9 +217,9 @@ def make_searches(
         for sentence in edge_sentences(study, outcomes):
             console.print(sentence, style="yellow", markup=False, highlight=False)
     # A new choice may ask for runs that were done before; a retry makes only what it was asked for.
-    asked = {(run.cell.name, run.seed) for run in runs if not is_search(run)}
+    planned = {(run.cell.name, run.seed) for run in runs if not is_search(run)}
     if repeat:
-        return study, [run for run in study.runs() if (run.cell.name, run.seed) in asked]
+        return study, [run for run in study.runs() if (run.cell.name, run.seed) in planned]
     return study, [run for run in study.runs() if not run.is_done]
 
 
@@ -276,8 +276,8 @@ def print_plan(console: Console, study: "Study", asked: "Study", missing: "Seque
         + (f"; {total - left} already done" if left < total else ""),
         markup=False,
     )
-    if said := study.splitting.sentence():
-        console.print(said, markup=False, highlight=False)
+    if sentence := study.splitting.sentence():
+        console.print(sentence, markup=False, highlight=False)
     if study.tuning is not None:
         console.print(plan_sentence(study, len(missing) - left), markup=False, highlight=False)
     console.print(f"set for all cells: {', '.join(settings_of(study))}", style="dim", markup=False, highlight=False)
@@ -305,7 +305,7 @@ def settings_of(study: "Study") -> list[str]:
     """Describe what all cells share: first what is not the default, then what matters in every study."""
     start, default = study.start, vars(Recipe())
     varied = {factor.field for factor in study.factors} | set(study.tuning.names if study.tuning else ())
-    known = {
+    descriptions = {
         "width": f"width {start.width:g}",
         "image_size": f"{start.image_size} px",
         "init": f"{start.init} init",
@@ -315,13 +315,13 @@ def settings_of(study: "Study") -> list[str]:
         "batch_size": f"batch {start.batch_size}",
         "threads": f"{start.threads} thread{'s' if start.threads > 1 else ''} a run",
     }
-    told_before = {"network", "data", "epochs", "seed"}
+    printed_elsewhere = {"network", "data", "epochs", "seed"}
     others = [
         f"{name} {level_text(value)}"
         for name, value in vars(start).items()
-        if value != default[name] and name not in {*known, *varied, *told_before}
+        if value != default[name] and name not in {*descriptions, *varied, *printed_elsewhere}
     ]
-    return [*others, *(text for name, text in known.items() if name not in varied)]
+    return [*others, *(text for name, text in descriptions.items() if name not in varied)]
 
 
 def end_plan(console: Console, study: "Study", predicted: "Forecast", how: StudyOptions) -> None:

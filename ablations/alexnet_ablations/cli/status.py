@@ -152,8 +152,8 @@ def _show_study(console: Console, folder: Path, as_json: bool) -> None:
         print(json.dumps({**facts, "complaint": complaint}))  # noqa: T201  # standard output is the interface
         return
     if complaint:
-        told = f"{complaint}; what follows is read from the run folders"
-        console.print(told, style="red", markup=False, highlight=False, soft_wrap=True)
+        warning = f"{complaint}; what follows is read from the run folders"
+        console.print(warning, style="red", markup=False, highlight=False, soft_wrap=True)
     console.print(
         f"[bold]{escape(str(folder))}[/]: {len(run_statuses)} runs, {_counts(run_statuses)}",
         highlight=False,
@@ -245,12 +245,12 @@ def _list_running(console: Console, run_statuses: "Sequence[RunStatus]", epochs:
 
 def _list_queued(console: Console, run_statuses: "Sequence[RunStatus]") -> None:
     """Say what schedulers say of the runs that wait, those of which they say the same together."""
-    said = Counter(
+    answers = Counter(
         re.sub(r" job \S+?:", ":", run_status.scheduler)
         for run_status in run_statuses
         if run_status.scheduler and run_status.state == "waiting"
     )
-    for text, count in said.items():
+    for text, count in answers.items():
         console.print(f"  {count} waiting; {text}", markup=False, highlight=False, soft_wrap=True)
 
 

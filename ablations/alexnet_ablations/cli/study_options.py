@@ -162,10 +162,10 @@ def with_engine_options(command: Callable[..., None]) -> Callable[..., None]:
 
     options = [_parameter("executor", None, Annotated[str | None, _engine_option()])]
     for engine in ENGINES:
-        for name, each in options_of(engine).items():
-            kind = list[str] | None if each.default == () else str | None
-            said = typer.Option(rich_help_panel="Machine", show_default=False, **each.metadata)
-            options.append(_parameter(name, None, Annotated[kind, said]))
+        for name, option in options_of(engine).items():
+            kind = list[str] | None if option.default == () else str | None
+            typer_option = typer.Option(rich_help_panel="Machine", show_default=False, **option.metadata)
+            options.append(_parameter(name, None, Annotated[kind, typer_option]))
     signature = _replaced(command, "where", options)
     run.__signature__ = signature  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in signature.parameters.values()}

@@ -58,8 +58,8 @@ def train(
     elif not quiet and not as_json:
         console.print(f"already done: {folder.path}", markup=False, soft_wrap=True)
     if as_json:
-        told = {name: verdict[name] for name in ("state", "why", "result")}
-        print(json.dumps({"event": "verdict", "folder": str(folder.path), **told}))  # noqa: T201  # the interface
+        summary = {name: verdict[name] for name in ("state", "why", "result")}
+        print(json.dumps({"event": "verdict", "folder": str(folder.path), **summary}))  # noqa: T201  # the interface
     elif not quiet:
         _print_verdict(console, folder, verdict)
 

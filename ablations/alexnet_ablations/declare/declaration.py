@@ -165,8 +165,8 @@ def read_factor(
     baseline = _baseline(field, start, networks or (start.network,), presets or (start.preset,))
     others = [level for level in levels if level != baseline]
     if not others:
-        said = ",".join(map(str, pieces))
-        raise ValueError(f"{field}: {said} is the baseline itself; name another level, for example {_example(field)}")
+        text = ",".join(map(str, pieces))
+        raise ValueError(f"{field}: {text} is the baseline itself; name another level, for example {_example(field)}")
     return Factor(field, (baseline, *others))
 
 
@@ -217,8 +217,8 @@ def _check_factors(factors: Mapping[str, Any]) -> None:
         raise ValueError('it has no factor; add a table [factors], for example with norm = ["bn", "none"]')
     for name, levels in factors.items():
         if not isinstance(levels, str | list):
-            wanted = "a list of levels or text as a flag has it"
-            raise ValueError(f"{name} must be {wanted}, got {levels!r}")  # noqa: TRY004  # a mistake in a file ends as one line
+            expected = "a list of levels or text as a flag has it"
+            raise ValueError(f"{name} must be {expected}, got {levels!r}")  # noqa: TRY004  # a mistake in a file ends as one line
         for level in levels if isinstance(levels, list) else []:
             check_switches({name: level})
 
@@ -229,8 +229,8 @@ def _check_kinds(words: Mapping[str, Any]) -> None:
             raise unknown_choice("word", name, KINDS)
         accepted = (int, float) if KINDS[name] is float else KINDS[name]
         if not isinstance(value, accepted) or (isinstance(value, bool) and KINDS[name] is not bool):
-            wanted = _KIND_WORDS[KINDS[name]]
-            raise ValueError(f"{name} must be {wanted}, got {value!r}")  # a mistake in a file ends as one line
+            expected = _KIND_WORDS[KINDS[name]]
+            raise ValueError(f"{name} must be {expected}, got {value!r}")  # a mistake in a file ends as one line
 
 
 def _check_numbers(words: Mapping[str, Any]) -> None:

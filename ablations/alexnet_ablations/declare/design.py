@@ -96,12 +96,14 @@ def check_size(design: str, factors: Sequence[Factor], seeds: int = 1, folds: in
             f"a study has at most {MOST_CELLS:,} cells, and the design {design} makes {cells:,} of these levels; "
             "name fewer, or take --design one-at-a-time"
         )
-    each = max(folds, 1)
-    if cells * seeds * each > MOST_RUNS:
+    runs_per_seed = max(folds, 1)
+    if cells * seeds * runs_per_seed > MOST_RUNS:
         product = f"{cells:,} cells x {seeds:,} seeds" + (f" x {folds:,} folds" if folds else "")
-        most = MOST_RUNS // (cells * each)
+        most = MOST_RUNS // (cells * runs_per_seed)
         fewer = f"take at most {most:,} seeds, or name fewer levels" if most else "name fewer levels or folds"
-        raise ValueError(f"a study has at most {MOST_RUNS:,} runs, and {product} are {cells * seeds * each:,}; {fewer}")
+        raise ValueError(
+            f"a study has at most {MOST_RUNS:,} runs, and {product} are {cells * seeds * runs_per_seed:,}; {fewer}"
+        )
 
 
 def count_cells(design: str, factors: Sequence[Factor]) -> int:

@@ -72,9 +72,9 @@ def smallest_fraction(factors: int) -> Fraction:
 
 def is_resolution_four(columns: Sequence[int]) -> bool:
     """Return whether every factor is told from every other and from every interaction of two."""
-    known = set(columns)
+    effects = set(columns)
     pairs = itertools.combinations(columns, 2)
-    return 0 not in known and len(known) == len(columns) and not any((a ^ b) in known for a, b in pairs)
+    return 0 not in effects and len(effects) == len(columns) and not any((a ^ b) in effects for a, b in pairs)
 
 
 def _aberration(masks: Sequence[int]) -> tuple[int, ...]:

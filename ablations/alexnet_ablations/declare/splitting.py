@@ -55,8 +55,8 @@ class Splitting:
 
     def words(self) -> dict[str, Any]:
         """Return what a study file says of it."""
-        said = {"folds": self.folds, "resplit": self.resplit}
-        return {name: value for name, value in said.items() if value}
+        settings = {"folds": self.folds, "resplit": self.resplit}
+        return {name: value for name, value in settings.items() if value}
 
 
 def cell_in_fold(cell: Cell, fold: str) -> Cell:

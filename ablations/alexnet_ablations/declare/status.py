@@ -141,12 +141,12 @@ def statuses(
 
 def found_runs(study: Path) -> list[tuple[str, int, RunFolder]]:
     """List the run folders that are there, for a study whose declaration cannot be read."""
-    found = []
+    folders = []
     for path in (path for place in RUN_PLACES for path in (study / place).glob("*/seed-*")):
         seed = re.fullmatch(r"seed-(\d+)", path.name)
         if seed and path.is_dir():
-            found.append((path.parent.name, int(seed[1]), RunFolder(path)))
-    return sorted(found, key=lambda each: (each[1], each[0], each[2].path))
+            folders.append((path.parent.name, int(seed[1]), RunFolder(path)))
+    return sorted(folders, key=lambda each: (each[1], each[0], each[2].path))
 
 
 def coordinator_of(study: Path) -> str | None:

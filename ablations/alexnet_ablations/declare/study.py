@@ -255,7 +255,7 @@ class Study(Displayed):
         lines = [f"about = {toml_value(self.about)}"] if self.about else []
         lines += [f"design = {toml_value(self.design)}", f"seeds = {self.seeds}"]
         lines += [f"{name} = {toml_value(value)}" for name, value in self.splitting.words().items()]
-        lines += [f"{name} = {toml_value(said)}" for name in SAID if (said := getattr(self, name)) is not None]
+        lines += [f"{name} = {toml_value(value)}" for name in SAID if (value := getattr(self, name)) is not None]
         if self.looks and whole:
             lines.append(f"looks = {toml_value(list(self.looks))}  # seeds of the reports before this one")
         lines += ["", "[baseline]  # what each change is held against"]
@@ -307,13 +307,13 @@ class Study(Displayed):
     def _differences(self, other: "Study") -> list[str]:
         mine, theirs = (s._identity() for s in (self, other))
         fields = {factor.field for factor in self.factors} ^ {factor.field for factor in other.factors}
-        told = [f"its factors ({', '.join(factor.field for factor in other.factors)})"] if fields else []
-        told += [
+        differences = [f"its factors ({', '.join(factor.field for factor in other.factors)})"] if fields else []
+        differences += [
             f"{name} ({level_text(theirs.get(name))}, asked for {level_text(mine[name])})"
             for name in mine
             if name not in fields and mine[name] != theirs.get(name)
         ]
-        return told
+        return differences
 
 
 def read_study(path: Path, folder: Path) -> Study:

@@ -108,9 +108,9 @@ class Tuning:
             )
         for mine, theirs in zip(self.fields, asked.fields, strict=True):
             if theirs.range is not None and theirs.range != mine.range:
-                known = AROUND if mine.range is None else _range_text(mine.range)
+                present = AROUND if mine.range is None else _range_text(mine.range)
                 raise ValueError(
-                    f"this study searches {mine.field} in the range {known}, and --tune asks for "
+                    f"this study searches {mine.field} in the range {present}, and --tune asks for "
                     f"{_range_text(theirs.range)}; leave the range out, or choose another folder with --out"
                 )
         return replace(self, points=max(self.points, asked.points), once=self.once and asked.once)
@@ -155,8 +155,8 @@ def shared_sentence(start: Recipe, factors: Sequence[Factor], tuning: Tuning | N
     ]
     if tuning is not None:
         own = " and ".join(name.replace("_", " ") for name in tuning.names)
-        said = f"Each cell has its own {own}{'' if tuning.once else ' under each seed'}, chosen on validation"
-        return f"{said}; all cells share {', '.join(named)}." if named else f"{said}."
+        sentence = f"Each cell has its own {own}{'' if tuning.once else ' under each seed'}, chosen on validation"
+        return f"{sentence}; all cells share {', '.join(named)}." if named else f"{sentence}."
     if not named:
         return ""
     return (
@@ -225,8 +225,8 @@ def _range_from(name: str, text: str) -> tuple[float, float]:
 
 
 def _check_field(name: str, varied: set[str]) -> None:
-    known = {field.name for field in fields(Recipe)}
-    if name not in known:
+    names = {field.name for field in fields(Recipe)}
+    if name not in names:
         raise unknown_choice("field to tune", name, TUNABLE)
     if name in varied:
         raise ValueError(

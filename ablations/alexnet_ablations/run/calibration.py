@@ -95,9 +95,9 @@ class UnfitRecipeError(ValueError):
 
 def calibrate(recipes: Sequence[Recipe], jobs: int, cache: Path) -> dict[str, Pace]:
     """Return a pace for every recipe, by its key; those that the cache holds are not measured again."""
-    known = _read(cache)
+    paces = _read(cache)
     missing = {key_of(recipe, jobs): recipe for recipe in recipes}
-    missing = {key: recipe for key, recipe in missing.items() if key not in known}
+    missing = {key: recipe for key, recipe in missing.items() if key not in paces}
     if missing:
         processes = min(jobs, PROCESSES)
         # With fewer recipes than processes, several processes time the same one: so many runs will work side by side.
@@ -105,18 +105,18 @@ def calibrate(recipes: Sequence[Recipe], jobs: int, cache: Path) -> dict[str, Pa
         dealt = list(islice(cycle(missing.items()), rounds * processes))
         measured = list(_measured_side_by_side([dealt[at::processes] for at in range(processes)]))
         for key in missing:
-            known[key] = _typical([pace for name, pace in measured if name == key])
+            paces[key] = _typical([pace for name, pace in measured if name == key])
         cache.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(cache, json.dumps({key: asdict(pace) for key, pace in known.items()}, indent=1))
-    return known
+        write_atomically(cache, json.dumps({key: asdict(pace) for key, pace in paces.items()}, indent=1))
+    return paces
 
 
 def _read(cache: Path) -> dict[str, Pace]:
     with suppress(
         FileNotFoundError, ValueError, TypeError, AttributeError
     ):  # absent, torn, or of another version: measured again
-        known = {key: Pace(**facts) for key, facts in parse_json(read_text(cache)).items()}
-        return {key: pace for key, pace in known.items() if _is_measured(pace)}
+        paces = {key: Pace(**facts) for key, facts in parse_json(read_text(cache)).items()}
+        return {key: pace for key, pace in paces.items() if _is_measured(pace)}
     return {}
 
 
@@ -229,17 +229,17 @@ def measure(recipe: Recipe, start_seconds: float = 0.0) -> Pace:
     low, high = (
         min(seconds_of(lambda x=x: step(*x)) for _ in range(1 if is_slow else 2)) for x in (blank(fewer), part)
     )
-    each = min(max(high - low, 0.0) / (more - fewer), high / more)
-    whole = high + each * max(recipe.batch_size - more, 0)
-    if whole < PATIENCE:
-        whole = _seconds_per_step_of_a_run(recipe, feed) or whole
+    per_image = min(max(high - low, 0.0) / (more - fewer), high / more)
+    per_step = high + per_image * max(recipe.batch_size - more, 0)
+    if per_step < PATIENCE:
+        per_step = _seconds_per_step_of_a_run(recipe, feed) or per_step
     network.eval()
     with torch.inference_mode():
         evaluation = min(seconds_of(lambda: network(part[0])) for _ in range(2)) / more
     return Pace(
         start_seconds=start_seconds,
         opening_seconds=opening,
-        step_seconds=whole,
+        step_seconds=per_step,
         steps_per_epoch=feed.steps_per_epoch(recipe.batch_size),
         evaluation_seconds=evaluation,
         validation_images=len(feed.split.validation),

@@ -161,7 +161,7 @@ class _Coordinator:
         self.active: list[Attempt] = []
         self.tried: dict[tuple[str, int], int] = {}
         self.failures: list[str] | None = []  # None as soon as a run has ended otherwise
-        self.said: set[str] = set()
+        self.reported: set[str] = set()
         folders = [path for _, _, path in found_runs(study)]
         largest = max((read_history(folder.path).memory for folder in folders), default=0)
         threads = max(run.recipe.threads for run in runs)
@@ -291,8 +291,8 @@ class _Coordinator:
             self._say_once(f"attempts cannot be recorded: {error}")
 
     def _say_once(self, text: str) -> None:
-        if text.partition(":")[0] not in self.said:
-            self.said.add(text.partition(":")[0])
+        if text.partition(":")[0] not in self.reported:
+            self.reported.add(text.partition(":")[0])
             self.watcher.note(text)
 
     def _stop_all(self) -> None:

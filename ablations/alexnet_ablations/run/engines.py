@@ -54,5 +54,5 @@ def _check_kind(word: str, value: Any, *, several: bool) -> None:
     texts = value if isinstance(value, list | tuple) else [value]
     if several == isinstance(value, list | tuple) and all(isinstance(text, str) and text for text in texts):
         return
-    wanted = "a list of texts" if several else "text"
-    raise ValueError(f"{word} must be {wanted}, got {value!r}")
+    expected = "a list of texts" if several else "text"
+    raise ValueError(f"{word} must be {expected}, got {value!r}")

@@ -52,28 +52,28 @@ class Power:
     def sentences(self) -> list[str]:
         """Return the smallest p and the detectable effects as sentences."""
         n = f"{self.pairs} pair{'s' if self.pairs > 1 else ''}"
-        said = f"{n}: an exact sign-flip test cannot go below p = {self.attainable_p:.2g}"
+        sentence = f"{n}: an exact sign-flip test cannot go below p = {self.attainable_p:.2g}"
         if self.overlap:
-            said = ""  # that test takes pairs for independent
+            sentence = ""  # that test takes pairs for independent
         elif self.attainable_p > LEVEL:
-            said += f"; it takes {self.seeds_for_one} seeds to get below {LEVEL:g}"
+            sentence += f"; it takes {self.seeds_for_one} seeds to get below {LEVEL:g}"
             if self.family > 1:
-                said += f", and {self.seeds_for_family} after Holm's correction for {self.family} effects"
+                sentence += f", and {self.seeds_for_family} after Holm's correction for {self.family} effects"
         elif self.attainable_p * self.family > LEVEL:
-            said += f"; it takes {self.seeds_for_family} seeds after Holm's correction for {self.family} effects"
+            sentence += f"; it takes {self.seeds_for_family} seeds after Holm's correction for {self.family} effects"
         source = "assumed" if self.is_assumed else "seen in the runs already there"
         if math.isinf(min(self.detectable.values())):
-            found = "one seed shows no spread, so no interval and no test: take at least two"
+            power = "one seed shows no spread, so no interval and no test: take at least two"
         else:
             sizes = " and ".join(f"{_points(least)} for an {kind}" for kind, least in self.detectable.items())
             spread = f"{self.spread:.2g} point{'' if self.spread == 1 else 's'}"
             adjusted = f", adjusted for {self.family} comparisons" if self.family > 1 else ""
             images = "" if self.test_images is None else f" and {self._tested()}"
-            found = (
+            power = (
                 f"{self.pairs} seeds{images} show effects of this size four times in five{adjusted}: {sizes}; with a "
                 f"spread of {spread} between seeds of one cell (standard deviation, {source}){self._disagreement()}"
             )
-        return [text for text in (said, found, self._limit()) if text]
+        return [text for text in (sentence, power, self._limit()) if text]
 
     def _tested(self) -> str:
         images = f"{self.test_images:,} {'' if self.folds else 'test '}images"
@@ -96,13 +96,13 @@ class Power:
             return ""
         least = _points(min(self.least.values()))
         population = "training and test images like these" if self.overlap else "images like these"
-        said = f"{self._tested()}: no number of seeds shows less than about {least} for {population}"
+        sentence = f"{self._tested()}: no number of seeds shows less than about {least} for {population}"
         if self.margin is None:
-            return said
+            return sentence
         wanted = f"{self.margin:g} point{'' if self.margin == 1 else 's'}, the margin,"
         if self.seeds_for_margin is None:
-            return f"{said}; {wanted} cannot be shown with them"
-        return f"{said}; {wanted} take about {self.seeds_for_margin:,} seeds"
+            return f"{sentence}; {wanted} cannot be shown with them"
+        return f"{sentence}; {wanted} take about {self.seeds_for_margin:,} seeds"
 
 
 @dataclass(frozen=True)
@@ -152,9 +152,9 @@ def forecast(
     free = shutil.disk_usage(_existing(study.folder)).free
     if missing and measured is not None and (measured or not is_small(missing)):
         recipes = [run.recipe for run in missing]
-        found = list(zip(recipes, paces_of(study, missing, slots), strict=True))
-        seconds = study_seconds(found, slots)
-        needed = disk_need(found, slots)
+        paced = list(zip(recipes, paces_of(study, missing, slots), strict=True))
+        seconds = study_seconds(paced, slots)
+        needed = disk_need(paced, slots)
         if needed > free:
             raise ValueError(
                 f"this study needs about {size(needed)} of disk and {_existing(study.folder)} has {size(free)} free; "
@@ -169,12 +169,14 @@ def forecast(
     return Forecast(len(study.cells), len(every), len(missing), slots, seconds, needed, free, power)
 
 
-def study_seconds(found: Sequence[tuple[Recipe, Pace]], slots: int) -> float:
+def study_seconds(paced: Sequence[tuple[Recipe, Pace]], slots: int) -> float:
     """Return when the last of these runs ends; those that are forked wait once for the process that forks them."""
-    forked = [is_forked(recipe) for recipe, _ in found]
-    once = max((pace.start_seconds for (_, pace), is_so in zip(found, forked, strict=True) if is_so), default=0.0)
-    each = [pace.seconds(recipe, is_forked=is_so) for (recipe, pace), is_so in zip(found, forked, strict=True)]
-    return once + wall_time(each, slots)
+    forked = [is_forked(recipe) for recipe, _ in paced]
+    once = max((pace.start_seconds for (_, pace), is_so in zip(paced, forked, strict=True) if is_so), default=0.0)
+    seconds_of_each = [
+        pace.seconds(recipe, is_forked=is_so) for (recipe, pace), is_so in zip(paced, forked, strict=True)
+    ]
+    return once + wall_time(seconds_of_each, slots)
 
 
 def paces_of(study: Study, runs: Sequence[PlannedRun], slots: int) -> list[Pace]:
@@ -226,14 +228,14 @@ def wall_time(seconds: Sequence[float], slots: int) -> float:
     return max(ends)
 
 
-def disk_need(found: Sequence[tuple[Recipe, Pace]], slots: int) -> int:
+def disk_need(paced: Sequence[tuple[Recipe, Pace]], slots: int) -> int:
     """Return the bytes that runs leave, and that those at work hold besides to go on from."""
-    kept = sum(pace.weights_bytes + RECORDS_BYTES for _, pace in found)
+    left_behind = sum(pace.weights_bytes + RECORDS_BYTES for _, pace in paced)
     # Two checkpoints, each of weights and what the optimiser and an average of the weights add to them.
     working = (
-        2 * pace.weights_bytes * ({"adamw": 3}.get(recipe.optimiser, 2) + bool(recipe.ema)) for recipe, pace in found
+        2 * pace.weights_bytes * ({"adamw": 3}.get(recipe.optimiser, 2) + bool(recipe.ema)) for recipe, pace in paced
     )
-    return kept + slots * max(working, default=0)
+    return left_behind + slots * max(working, default=0)
 
 
 def expected_power(
@@ -261,12 +263,12 @@ def expected_power(
         scale = math.sqrt(sum(weight**2 for weight in contrast.weights.values()))
         if overlap:  # under each seed other images are tested, so that their spread is part of that between seeds
             images = 0.0 if seen is not None else between_images / math.sqrt(groups)
-            known = Spread(math.hypot(spread, images) * scale, overlap=overlap)
+            of_contrast = Spread(math.hypot(spread, images) * scale, overlap=overlap)
         else:
-            known = Spread(spread * scale, between_images * scale)
-        effect = known.detectable(study.seeds, groups, level) if level > 0 else math.inf
+            of_contrast = Spread(spread * scale, between_images * scale)
+        effect = of_contrast.detectable(study.seeds, groups, level) if level > 0 else math.inf
         if effect >= detectable.get(contrast.kind, 0.0):
-            detectable[contrast.kind], spreads[contrast.kind] = effect, known
+            detectable[contrast.kind], spreads[contrast.kind] = effect, of_contrast
     margin, of_effect = study.margin, spreads.get("effect")
     return Power(
         study.seeds,
@@ -282,7 +284,7 @@ def expected_power(
         is_disagreement_assumed=seen_images is None,
         least={}
         if test_images is None
-        else {kind: known.detectable(MOST, groups, most) for kind, known in spreads.items()},
+        else {kind: of_contrast.detectable(MOST, groups, most) for kind, of_contrast in spreads.items()},
         margin=margin,
         seeds_for_margin=None
         if margin is None or of_effect is None
@@ -306,18 +308,18 @@ def _spreads_of(study: Study, runs: Sequence[PlannedRun]) -> tuple[float | None,
 
     results = read_results(runs)
     answers = None if study.splitting.resplit else read_answers(runs, ended_well(results))
-    found, disagreeing = [], []
+    variances, disagreeing = [], []
     for contrast in study.contrasts():
         values = values_by_seed(results, contrast, HEADLINE)
         if len(values) < 2:
             continue
         size = sum(weight**2 for weight in contrast.weights.values())
-        found.append(variance(values.values()) / size)
+        variances.append(variance(values.values()) / size)
         table = None if answers is None else answers.differences(contrast.weights, values)
         if answers is not None and table is not None:
             squares = crossed(image_values(table, answers))
             disagreeing.append(0.0 if squares is None else 2 * squares.image_spread**2 / size)
-    spread = math.sqrt(sum(found) / len(found)) if found else None
+    spread = math.sqrt(sum(variances) / len(variances)) if variances else None
     disagreement = sum(disagreeing) / len(disagreeing) if disagreeing else None
     return spread, disagreement, None if answers is None else answers.images
 

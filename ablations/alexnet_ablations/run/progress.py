@@ -197,13 +197,13 @@ class LiveTable(Tally):
         hidden = len(self.active) - most
         more = [Text(f"and {hidden} more", style="dim")] if hidden > 0 else []
         share = (self.done + sum(attempt.share for attempt in self.active)) / max(self.total, 1)
-        whole = Table.grid(padding=(0, 2, 0, 0))
-        whole.add_column(width=24)
-        whole.add_column(no_wrap=True, overflow="ellipsis")
+        table = Table.grid(padding=(0, 2, 0, 0))
+        table.add_column(width=24)
+        table.add_column(no_wrap=True, overflow="ellipsis")
         trouble = f", {self.trouble}" if self.trouble else ""
         text = Text(f"{self.done} of {self.total} runs{trouble}{about_left(self.left)}")
-        whole.add_row(ProgressBar(total=1.0, completed=share, width=24), text)
-        return Group(runs, *more, whole)
+        table.add_row(ProgressBar(total=1.0, completed=share, width=24), text)
+        return Group(runs, *more, table)
 
     def _keep(self, attempt: "Attempt", text: str, colour: str) -> None:
         self.console.print(Text.assemble((attempt.name, "bold"), " ", (text, colour)), soft_wrap=True)

@@ -82,9 +82,9 @@ def usable_cores() -> int:
 
 def visible_gpus() -> tuple[str, ...]:
     """Name the GPUs that may be used, as CUDA_VISIBLE_DEVICES names them."""
-    given = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if given is not None:
-        names = [name for name in map(str.strip, given.split(",")) if name]
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        names = [name for name in map(str.strip, visible.split(",")) if name]
         return tuple(itertools.takewhile(lambda name: name != "-1", names))  # as CUDA reads it: no more after -1
     import torch
 
@@ -93,8 +93,8 @@ def visible_gpus() -> tuple[str, ...]:
 
 def free_memory() -> int | None:
     """Return the bytes that are free for new processes; None where the system does not say."""
-    found = re.search(r"MemAvailable:\s+(\d+) kB", _text(PROC / "meminfo"))
-    free = [int(found[1]) * 1024] if found else []
+    match = re.search(r"MemAvailable:\s+(\d+) kB", _text(PROC / "meminfo"))
+    free = [int(match[1]) * 1024] if match else []
     for group in _control_groups("memory"):
         limit = (_text(group / "memory.max") or _text(group / "memory.limit_in_bytes")).strip()
         used = (_text(group / "memory.current") or _text(group / "memory.usage_in_bytes")).strip()
@@ -107,8 +107,8 @@ def free_memory() -> int | None:
 
 def resident_memory(process: int) -> int:
     """Return the most bytes that a process has held; 0 where the system does not say."""
-    found = re.search(r"VmHWM:\s+(\d+) kB", _text(PROC / str(process) / "status"))
-    return int(found[1]) * 1024 if found else 0
+    match = re.search(r"VmHWM:\s+(\d+) kB", _text(PROC / str(process) / "status"))
+    return int(match[1]) * 1024 if match else 0
 
 
 def memory_allows(taken: Sequence[int], largest: int, free: int | None) -> bool:

@@ -62,14 +62,14 @@ def check_splits(study: Study, progress: "Progress | None" = None) -> Tested:
 
 def _refuse_given_parts(study: Study, images: "Images") -> None:
     """Refuse data whose test images are given, and for resplit any given parts: every seed would be tested on them."""
-    given = [] if images.parts is None else [part for part in ("validation", "test") if part in images.parts]
-    if "test" in given:
+    given_parts = [] if images.parts is None else [part for part in ("validation", "test") if part in images.parts]
+    if "test" in given_parts:
         word = "folds" if study.splitting.folds else "resplit"
         raise ValueError(
             f"{study.start.data} has test images of its own, which {word} would leave unused or test under every seed; "
             f"leave {word} out, or give the data without its parts"
         )
-    if given and study.splitting.resplit:
+    if given_parts and study.splitting.resplit:
         raise ValueError(
             f"{study.start.data} has validation images of its own, on which every seed would be tested, so that "
             "resplit has nothing to draw; take --folds 5, which divides all its images, or give the data without parts"

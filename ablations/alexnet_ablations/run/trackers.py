@@ -67,8 +67,8 @@ def open_sink(text: str) -> Sink:
 
 def test_metrics(verdict: Mapping[str, Any]) -> dict[str, float]:
     """Return the test metrics that are one number each; empty where the run was not tested."""
-    found = verdict.get("result", {}).get("test", {})
-    return {f"test_{name}": float(value) for name, value in found.items() if isinstance(value, int | float)}
+    metrics = verdict.get("result", {}).get("test", {})
+    return {f"test_{name}": float(value) for name, value in metrics.items() if isinstance(value, int | float)}
 
 
 class TensorBoardSink:
@@ -155,33 +155,33 @@ class MlflowSink:
             ) from None
         self.experiments: dict[str, str] = {}
         self.runs: dict[str, str] = {}
-        self.told: dict[str, int] = {}
+        self.logged: dict[str, int] = {}
 
     def run_started(self, run: TrackedRun) -> None:
         """Begin a run, or continue the one that an interrupted study began."""
         from mlflow.entities import Param
 
         experiment = self._experiment(run.study)
-        known = self._known(experiment, run)
-        if known is not None and known.data.tags.get("state") == "ok":
+        existing = self._known(experiment, run)
+        if existing is not None and existing.data.tags.get("state") == "ok":
             return  # all of it is there
-        if known is not None:
-            self.runs[run.name] = known.info.run_id
-            self.told[run.name] = int(known.data.metrics.get("epoch", 0))
-            self.client.update_run(known.info.run_id, status="RUNNING")
+        if existing is not None:
+            self.runs[run.name] = existing.info.run_id
+            self.logged[run.name] = int(existing.data.metrics.get("epoch", 0))
+            self.client.update_run(existing.info.run_id, status="RUNNING")
             return
         tags = {RUN_TAG: run.name, "cell": run.cell, "seed": str(run.seed)}
         begun = self.client.create_run(experiment, tags=tags, run_name=run.name)
-        self.runs[run.name], self.told[run.name] = begun.info.run_id, 0
+        self.runs[run.name], self.logged[run.name] = begun.info.run_id, 0
         params = [Param(name, value) for name, value in _params(run).items()]
         self.client.log_batch(begun.info.run_id, params=params)
 
     def epoch(self, run: TrackedRun, row: Mapping[str, Any]) -> None:
         """Log the metrics of an epoch that MLflow does not have yet."""
-        if run.name not in self.runs or row["epoch"] <= self.told[run.name]:
+        if run.name not in self.runs or row["epoch"] <= self.logged[run.name]:
             return
         self._log(run, {name: value for name, value in row.items() if name != "step"}, row["step"])
-        self.told[run.name] = row["epoch"]
+        self.logged[run.name] = row["epoch"]
 
     def run_ended(self, run: TrackedRun, verdict: Mapping[str, Any]) -> None:
         """Log the test metrics and the verdict."""
@@ -200,14 +200,14 @@ class MlflowSink:
 
     def _experiment(self, study: str) -> str:
         if study not in self.experiments:
-            known = self.client.get_experiment_by_name(study)
-            self.experiments[study] = known.experiment_id if known else self.client.create_experiment(study)
+            existing = self.client.get_experiment_by_name(study)
+            self.experiments[study] = existing.experiment_id if existing else self.client.create_experiment(study)
         return self.experiments[study]
 
     def _known(self, experiment: str, run: TrackedRun) -> "Run | None":
-        found = self.client.search_runs([experiment], f"tags.`{RUN_TAG}` = '{run.name}'")
+        candidates = self.client.search_runs([experiment], f"tags.`{RUN_TAG}` = '{run.name}'")
         # A run with another recipe is another run, even under the same name.
-        return next((known for known in found if known.data.params == _params(run)), None)
+        return next((candidate for candidate in candidates if candidate.data.params == _params(run)), None)
 
     def _log(self, run: TrackedRun, values: Mapping[str, Any], step: int) -> None:
         from mlflow.entities import Metric

@@ -37,7 +37,7 @@ class Mirror:
 
     def __init__(self, sink: Sink, study: str, tell: Callable[[str], None], patience: float = PATIENCE) -> None:
         self.sink, self.study, self.tell, self.patience = sink, study, tell, patience
-        self.told: dict[tuple[str, int], int] = {}  # epochs that the sink has, by run
+        self.logged: dict[tuple[str, int], int] = {}  # epochs that the sink has, by run
         self.error = ""
         self.is_on = True
         self._events: queue.SimpleQueue[tuple[Event, PlannedRun] | None] = queue.SimpleQueue()
@@ -85,24 +85,24 @@ class Mirror:
             self.sink.close()
         except Exception as error:  # noqa: BLE001  # third-party code and networks: no error of theirs may cost a run
             self.is_on = False
-            said = f"{type(error).__name__}: {str(error).strip()}".splitlines()[0]
-            self.error = (said if len(said) < LONGEST else said[:LONGEST] + "...").rstrip(" .:")
+            reason = f"{type(error).__name__}: {str(error).strip()}".splitlines()[0]
+            self.error = (reason if len(reason) < LONGEST else reason[:LONGEST] + "...").rstrip(" .:")
 
     def _take(self, event: Event, run: "PlannedRun") -> None:
         key = (run.cell.name, run.seed)
         tracked = TrackedRun(self.study, *key, dict(run.cell.settings), vars(run.recipe))
-        if key not in self.told:
-            self.told[key] = 0
+        if key not in self.logged:
+            self.logged[key] = 0
             self.sink.run_started(tracked)
         if event == "started":  # the folder may still hold an earlier attempt, of another recipe
             return
         for row in run.folder.metrics():
-            if row["epoch"] > self.told[key]:
+            if row["epoch"] > self.logged[key]:
                 self.sink.epoch(tracked, row)
-                self.told[key] = row["epoch"]
+                self.logged[key] = row["epoch"]
         if event == "ended":
             self.sink.run_ended(tracked, _verdict_of(run))
-            del self.told[key]
+            del self.logged[key]
 
 
 class _Mirrored(Watcher):

@@ -22,10 +22,10 @@ def plan_sentence(study: Study, missing: int) -> str:
     for field in tuning.fields:
         low, high = field.bounds(study.start)
         ranges.append(f"{field.field} {low:.3g} to {high:.3g}")
-    each = "each cell" if tuning.once else "each cell under each seed"
+    unit = "each cell" if tuning.once else "each cell under each seed"
     done = f"; {runs - missing} already done" if missing < runs else ""
     return (
-        f"tuned first: {', '.join(ranges)}, {points} points for {each} = {runs} runs{done}; "
+        f"tuned first: {', '.join(ranges)}, {points} points for {unit} = {runs} runs{done}; "
         f"chosen by validation {study.start.best_by.replace('_', ' ')}"
     )
 

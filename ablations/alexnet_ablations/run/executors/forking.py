@@ -135,11 +135,11 @@ class ForkServer:
         with self._socket:
             while not self.has_ended:
                 try:
-                    said = self._socket.recv(MOST_BYTES)
+                    message = self._socket.recv(MOST_BYTES)
                 except OSError:  # a connection that was reset
-                    said = b""
-                if said:
-                    self._hear(json.loads(said))
+                    message = b""
+                if message:
+                    self._hear(json.loads(message))
                 else:
                     self.is_ready, self.has_ended = False, True
         self._answered.set()

@@ -110,8 +110,8 @@ class LocalAttempt(Attempt):
             return "its process was killed (SIGKILL), which is also what a system does when memory runs out"
         if code < 0:
             return f"its process was ended by {signal.Signals(-code).name}"
-        said = last_line(self.run.folder.path / "output.txt")
-        return f"its process ended with status {code} and no verdict" + (f": {said}" if said else "")
+        last_words = last_line(self.run.folder.path / "output.txt")
+        return f"its process ended with status {code} and no verdict" + (f": {last_words}" if last_words else "")
 
     def _wait_for_end(self) -> None:
         self.process.wait()

@@ -181,9 +181,9 @@ def do_task(text: str, mark: str) -> tuple[str, bytes | None]:
         make_attempt(task, f"ray {place}")
         return place, None
     with tempfile.TemporaryDirectory(prefix="alexnet-lab-") as folder:
-        there = Path(folder) / Path(task.run).name
-        make_attempt(replace(task, run=str(there)), f"ray {place}")
-        return place, _pack(there) if there.exists() else None
+        target = Path(folder) / Path(task.run).name
+        make_attempt(replace(task, run=str(target)), f"ray {place}")
+        return place, _pack(target) if target.exists() else None
 
 
 def _connect(address: str | None) -> tuple[Any, bool]:
@@ -198,9 +198,9 @@ def _connect(address: str | None) -> tuple[Any, bool]:
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=None)
     except (ConnectionError, ValueError, RuntimeError) as error:
-        said = str(error).strip().splitlines()[0][:200]
+        reason = str(error).strip().splitlines()[0][:200]
         raise ValueError(
-            f"no Ray cluster answers at {address or 'this machine'} ({said}); start one with ray start --head, or "
+            f"no Ray cluster answers at {address or 'this machine'} ({reason}); start one with ray start --head, or "
             "leave --ray-address out"
         ) from None
     return ray, True

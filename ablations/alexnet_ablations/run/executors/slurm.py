@@ -98,17 +98,17 @@ class Slurm:
 
     def arguments(self) -> list[str]:
         """Return what the user wants of sbatch, as its arguments."""
-        given = [f"--partition={self.partition}"] if self.partition else []
+        arguments = [f"--partition={self.partition}"] if self.partition else []
         if self.time is not None:
-            given.append(f"--time={_slurm_time(self.time)}")
+            arguments.append(f"--time={_slurm_time(self.time)}")
         for text in self.slurm_arg:
             name, equals, value = text.lstrip("-").partition("=")
             if not re.fullmatch(r"[a-z][a-z0-9-]+", name):
                 raise ValueError(f"--slurm-arg takes name=value as sbatch has it, such as account=lab; got {text!r}")
             if name in OURS:
                 raise ValueError(f"--slurm-arg {name} is given by alexnet-lab itself; leave it out")
-            given.append(f"--{name}{equals}{value}")
-        return given
+            arguments.append(f"--{name}{equals}{value}")
+        return arguments
 
 
 @dataclass(frozen=True)
@@ -227,7 +227,7 @@ class SlurmExecutor:
             (wave / f"{index}.json").write_text(task_of(attempt.run).to_json())
         script = wave / "job.sh"
         script.write_text(_script(wave))
-        needs, given = self.order.needs, self.slurm.arguments()
+        needs, given_arguments = self.order.needs, self.slurm.arguments()
         throttle = f"%{self.order.jobs}" if self.order.jobs else ""
         arguments = [
             f"--array=0-{len(attempts) - 1}{throttle}",
@@ -240,17 +240,21 @@ class SlurmExecutor:
                 f"--signal=B:USR1@{SAVE}",
                 f"--output={str(wave).replace('%', '%%')}/%a.out",
             ),
-            *_unless_given(given, ("cpus-per-task",), f"--cpus-per-task={needs.threads}"),
+            *_unless_given(given_arguments, ("cpus-per-task",), f"--cpus-per-task={needs.threads}"),
         ]
         if needs.gpus:
-            arguments += _unless_given(given, ("gres", "gpus", "gpus-per-task", "gpus-per-node"), "--gres=gpu:1")
+            arguments += _unless_given(
+                given_arguments, ("gres", "gpus", "gpus-per-task", "gpus-per-node"), "--gres=gpu:1"
+            )
         if needs.memory:
             megabytes = int(SPARE_MEMORY * needs.memory / 2**20) + 1
-            arguments += _unless_given(given, ("mem", "mem-per-cpu", "mem-per-gpu"), f"--mem={megabytes}M")
+            arguments += _unless_given(given_arguments, ("mem", "mem-per-cpu", "mem-per-gpu"), f"--mem={megabytes}M")
         if needs.seconds is not None:  # the scheduler finds room sooner for a job that says how long it takes
-            arguments += _unless_given(given, ("time",), f"--time={int(needs.seconds // 60) + 2 * LEAST_MINUTES}")
+            arguments += _unless_given(
+                given_arguments, ("time",), f"--time={int(needs.seconds // 60) + 2 * LEAST_MINUTES}"
+            )
         try:
-            answer = _ask("sbatch", *arguments, *given, str(script), must=True)
+            answer = _ask("sbatch", *arguments, *given_arguments, str(script), must=True)
         except ValueError:
             shutil.rmtree(wave, ignore_errors=True)
             self.batch.clear()
@@ -319,23 +323,23 @@ def _unless_given(given: list[str], names: tuple[str, ...], argument: str) -> li
 
 def _slurm_time(text: str) -> str:
     """Return a time limit as sbatch takes it: minutes, or as written."""
-    said = re.fullmatch(r"(\d+(?:\.\d+)?)(m|min|h|d)", text.strip())
-    minutes = float(said[1]) * {"m": 1, "min": 1, "h": 60, "d": 1440}[said[2]] if said else _minutes_of(text.strip())
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)(m|min|h|d)", text.strip())
+    minutes = float(match[1]) * {"m": 1, "min": 1, "h": 60, "d": 1440}[match[2]] if match else _minutes_of(text.strip())
     if minutes is None:
         raise ValueError(f"--time takes hours, minutes or a time of Slurm, such as 4h, 90m or 1-12:00:00; got {text!r}")
     if minutes < LEAST_MINUTES:
         raise ValueError(
             f"--time must be at least {LEAST_MINUTES} minutes, since a run saves {SAVE} s before its end; got {text!r}"
         )
-    return str(round(minutes)) if said else text.strip()
+    return str(round(minutes)) if match else text.strip()
 
 
 def _minutes_of(text: str) -> float | None:
     """Read one of Slurm's own ways to write a time: M, M:S, H:M:S, D-H, D-H:M, D-H:M:S."""
-    found = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", text)
-    if not found:
+    match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", text)
+    if not match:
         return None
-    days, *parts = (None if part is None else int(part) for part in found.groups())
+    days, *parts = (None if part is None else int(part) for part in match.groups())
     first, second, third = parts
     if days is not None:
         return 1440 * days + 60 * (first or 0) + (second or 0) + (third or 0) / 60
@@ -363,13 +367,13 @@ def _jobs_of(study: Path) -> dict[Path, Job]:
 
 def _queue() -> list[tuple[Job, str, str, str]]:
     """Return this user's jobs: each with its array, its index and its comment."""
-    found = []
+    jobs = []
     for line in _ask("squeue", "-h", "-r", "-u", getpass.getuser(), "-o", FORMAT, must=True).splitlines():
         words = line.split("|", 7)
         if len(words) == 8 and words[7].startswith(COMMENT):
             array, index, id_, state, seconds, reason, node, comment = words
-            found.append((Job(id_, state, 60 * (_minutes_of(seconds) or 0.0), reason, node), array, index, comment))
-    return found
+            jobs.append((Job(id_, state, 60 * (_minutes_of(seconds) or 0.0), reason, node), array, index, comment))
+    return jobs
 
 
 def _end_of(job: str) -> str:
@@ -379,8 +383,8 @@ def _end_of(job: str) -> str:
     if "JobState" not in facts:
         return "slurm has forgotten the job"
     reason = facts.get("Reason", "None")
-    told = f"slurm says {facts['JobState']}" + (f", {reason}" if reason != "None" else "")
-    return f"{told}, exit code {facts.get('ExitCode', 'unknown')}"
+    answer = f"slurm says {facts['JobState']}" + (f", {reason}" if reason != "None" else "")
+    return f"{answer}, exit code {facts.get('ExitCode', 'unknown')}"
 
 
 def _require_programs() -> None:
@@ -409,9 +413,9 @@ def _ask(program: str, *arguments: str, must: bool = False) -> str:
             raise ValueError(f"{program} did not answer ({error}); try again") from None
         return ""
     if done.returncode and must:
-        said = (done.stderr or done.stdout).strip().splitlines()
+        lines = (done.stderr or done.stdout).strip().splitlines()
         raise ValueError(
-            f"{program} ended with status {done.returncode}: {said[-1] if said else 'it said nothing'}; correct that, "
-            "and the same command continues"
+            f"{program} ended with status {done.returncode}: {lines[-1] if lines else 'it said nothing'}; correct "
+            "that, and the same command continues"
         )
     return done.stdout
