@@ -56,7 +56,7 @@ def main() -> int:
             finally:
                 study.remove()
             tried[name] += 1
-            end = "did not recover" if failed and failed[-1][0] == number else "recovered"
+            end = f"did not recover: {failed[-1][2]}" if failed and failed[-1][0] == number else "recovered"
             print(f"study {number}  {name}  {end}  {time.monotonic() - began:.0f} s", flush=True)
     print("\n| fault | studies |\n|---|---|")
     print("\n".join(f"| {name} | {count} |" for name, count in sorted(tried.items())))
