@@ -9,6 +9,7 @@ from sklearn.metrics import roc_auc_score
 from typer.testing import CliRunner
 
 from alexnet_ablations.cli.application import application
+from alexnet_ablations.conclude.budgets import effects_at_budgets
 from alexnet_ablations.conclude.conclusions import conclude_study
 from alexnet_ablations.conclude.outcomes import read_results
 from alexnet_ablations.conclude.sentences import lacking_sentence, sentence_of
@@ -17,6 +18,9 @@ from alexnet_ablations.report import write_report
 from alexnet_ablations.run.forecast import forecast
 from alexnet_ablations.run.splits import check_splits
 from alexnet_ablations.run.study import run_study
+from alexnet_ablations.tune.choice import read_outcomes, with_choices
+from alexnet_ablations.tune.searches import searches_of, tuning_runs
+from alexnet_ablations.tune.sentences import plan_sentence
 from alexnet_lab.data.splits import split_images
 from alexnet_lab.predictions_file import PartPredictions, write_predictions
 
@@ -44,7 +48,7 @@ def probabilities_of(run, ids):
     return np.stack([np.where(LABELS[ids] == k, of_own, 1 - of_own) for k in range(2)], 1).astype(np.float32)
 
 
-def end(run, ids=None):
+def end(run, ids=None, validation=None):
     """Write the folder of a run as a run that ended leaves it."""
     ids = images_of(run) if ids is None else ids
     run.folder.begin(run.recipe.to_json(), {"classes": list(CLASSES)}, json.dumps({}))
@@ -54,7 +58,8 @@ def end(run, ids=None):
     run.folder.log({"epoch": 1, "step": 1, "train_loss": 0.5, "validation_accuracy": 0.8})
     test = {"accuracy": float(part.correct.mean()), "images": len(ids)}
     fold = int(run.recipe.fold[0]) if run.recipe.fold else 1
-    run.folder.end("ok", result={"test": test, "validation": {"accuracy": 0.5 + fold / 10}, "train_seconds": 2.0**fold})
+    validation = 0.5 + fold / 10 if validation is None else validation
+    run.folder.end("ok", result={"test": test, "validation": {"accuracy": validation}, "train_seconds": 2.0**fold})
 
 
 @pytest.fixture
@@ -170,7 +175,10 @@ def test_the_forecast_counts_runs_by_fold_and_all_images(study):
     [
         ({"folds": 1}, "folds must be 2 to 1,000, got 1; for example --folds 5"),
         ({"resplit": True}, "folds and resplit both say how seeds divide the images; name one of them"),
-        ({"tune": "learning_rate:4"}, "tune and folds cannot be combined"),
+        (
+            {"tune": "learning_rate:4:once"},
+            "one search for all seeds .* since folds divides the images anew for each seed",
+        ),
     ],
 )
 def test_what_folds_cannot_be_is_refused(tmp_path, how, sentence):
@@ -180,6 +188,63 @@ def test_what_folds_cannot_be_is_refused(tmp_path, how, sentence):
         declare_study({"norm": "bn"}, {"fold": "1/5"}, tmp_path, folds=5)
     with pytest.raises(ValueError, match="2 cells x 100 seeds x 90 folds are 18,000; take at most 55 seeds"):
         declared(tmp_path, seeds=100, folds=90)
+
+
+BETTER = {"1/3": 0, "2/3": 1, "3/3": 1}  # which of two points is better on the validation images of a fold
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory):
+    """A tuned study that nobody trained: folds choose differently, and a run tests as its rate and fold say."""
+    study = declared(tmp_path_factory.mktemp("tuned"), tune="learning_rate:2").open_folder()
+    for search in searches_of(study):
+        for place, run in enumerate(search.runs):
+            end(run, validation=0.9 if place == BETTER[search.fold] else 0.6)
+    study = with_choices(study).open_folder()
+    for run in study.runs():
+        end(run)
+    return study
+
+
+def test_each_fold_is_tuned_on_images_that_it_is_not_tested_on(tuned):
+    tested = {(run.compared.name, run.seed, run.recipe.fold): images_of(run) for run in tuned.runs()}
+    searches = searches_of(tuned)
+    assert len(searches) == 2 * 3 * FOLDS
+    for search in searches:
+        for run in search.runs:
+            own = split_images(LABELS, CLASSES, seed=run.recipe.split_seed, fold=run.recipe.fold)
+            ids = tested[search.cell.name, search.number, search.fold]
+            assert np.array_equal(own.test, ids)
+            assert not np.isin(ids, np.concatenate([own.train, own.validation])).any()
+    assert len({run.folder.path for run in tuning_runs(searches)}) == 2 * len(searches)
+
+
+def test_the_runs_of_a_fold_have_the_values_that_its_search_chose(tuned):
+    rates = [point["learning_rate"] for point in searches_of(tuned)[0].points]
+    for run in tuned.runs():
+        assert run.recipe.learning_rate == rates[BETTER[run.recipe.fold]]
+        assert run.is_done
+    assert read_study(tuned.folder / "study.toml", tuned.folder).chosen == tuned.chosen
+    assert "2 points for each cell under each seed and in each fold = 36 runs" in plan_sentence(tuned, 0)
+
+
+def test_effects_over_the_budget_have_every_image_once_each_fold_at_its_own_choice(tuned):
+    common, best = effects_at_budgets(tuned, read_outcomes(tuned))
+    runs = {(s.cell.name, s.number, s.fold): s.runs for s in searches_of(tuned)}
+    for budget, place_in in ((common, dict.fromkeys(BETTER, 0)), (best, BETTER)):
+        (effect,) = budget.conclusions
+        for seed in range(3):
+            right = {
+                norm: sum(
+                    (probabilities_of(run, images_of(run)).argmax(1) == LABELS[images_of(run)]).sum()
+                    for fold in BETTER
+                    for run in [runs[f"norm={norm}", seed, fold][place_in[fold]]]
+                )
+                for norm in ("lrn", "bn")
+            }
+            assert effect.values[seed] == pytest.approx(100 * (right["bn"] - right["lrn"]) / IMAGES)
+    assert common.conclusions[0].values != best.conclusions[0].values
+    assert "searched 9 times, once for each seed and fold" in write_report(tuned).read_text()
 
 
 def made_table(folder, rows):

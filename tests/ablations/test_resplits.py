@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from alexnet_ablations.conclude.budgets import effects_at_budgets, read_tuning_results
+from alexnet_ablations.conclude.budgets import effects_at_budgets
 from alexnet_ablations.conclude.conclusions import conclude_study, infer
 from alexnet_ablations.conclude.outcomes import outcome_named, population_of, read_results
 from alexnet_ablations.conclude.paper_tables import effects_table
@@ -137,7 +137,7 @@ def test_the_effects_at_the_common_values_are_over_splits_that_overlap_too(tmp_p
     study = declared(tmp_path, tune="learning_rate:2").open_folder()
     for run in tuning_runs(searches_of(study)):
         end(run, run.seed - 10_000)
-    for budget in effects_at_budgets(study, read_outcomes(study), read_tuning_results(study)):
+    for budget in effects_at_budgets(study, read_outcomes(study)):
         (found,) = budget.conclusions
         assert found.inference.overlap == pytest.approx(OVERLAP)
         assert found.population == "for training and test images like these"

@@ -12,7 +12,7 @@ from tuned_studies import BEST_AT, START, STEEPNESS, study_in
 from typer.testing import CliRunner
 
 from alexnet_ablations.cli.application import application
-from alexnet_ablations.conclude.budgets import budgets_of, effects_at_budgets, read_tuning_results
+from alexnet_ablations.conclude.budgets import budgets_of, effects_at_budgets
 from alexnet_ablations.conclude.conclusions import conclusions_of
 from alexnet_ablations.conclude.outcomes import read_results
 from alexnet_ablations.declare.status import found_runs
@@ -63,7 +63,7 @@ def made(tmp_path_factory):
 
 def test_two_cells_whose_order_turns_around_when_both_are_tuned_are_told_right(made):
     (tuned,) = conclusions_of(read_results(made.runs()), made.contrasts()).headline
-    (common, *_) = effects_at_budgets(made, read_outcomes(made), read_tuning_results(made))
+    (common, *_) = effects_at_budgets(made, read_outcomes(made))
     assert common.conclusions[0].verdict == tuned.verdict == "difference"
     # By the formula: bn loses at the common rate and gains at the best of eight.
     at_common = BEST_AT["bn"][1] - STEEPNESS * 0.75**2 - BEST_AT["lrn"][1]
@@ -75,9 +75,9 @@ def test_two_cells_whose_order_turns_around_when_both_are_tuned_are_told_right(m
 def test_the_effect_over_the_budget_ends_at_all_points_and_begins_at_the_recipes_own(made):
     assert budgets_of(8) == [1, 2, 4, 8]
     assert budgets_of(6) == [1, 2, 4, 6]
-    found = effects_at_budgets(made, read_outcomes(made), read_tuning_results(made))
+    found = effects_at_budgets(made, read_outcomes(made))
     assert [budget.points for budget in found] == [1, 2, 4, 8]
-    rows = read_tuning_results(made).set_index(["cell", "seed"])["test_accuracy"]
+    rows = read_results(tuning_runs(searches_of(made)), health={}).set_index(["cell", "seed"])["test_accuracy"]
     by_hand = [
         100 * (rows["norm=bn,learning_rate=0.01", seed] - rows["norm=lrn,learning_rate=0.01", seed])
         for seed in range(10_000, 10_004)

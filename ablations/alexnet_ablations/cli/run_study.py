@@ -245,10 +245,10 @@ def conclude_and_print(
     if not silent:
         print_conclusions(console, results, conclusions)
         if study.tuning is not None:
-            from alexnet_ablations.conclude.budgets import beside_sentences, effects_at_budgets, read_tuning_results
+            from alexnet_ablations.conclude.budgets import beside_sentences, effects_at_budgets
             from alexnet_ablations.tune.choice import read_outcomes
 
-            budgets = effects_at_budgets(study, read_outcomes(study), read_tuning_results(study))
+            budgets = effects_at_budgets(study, read_outcomes(study))
             for sentence in beside_sentences(conclusions.headline, budgets):
                 console.print(sentence, markup=False, highlight=False)
         for sentence in study.limitations:

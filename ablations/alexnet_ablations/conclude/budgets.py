@@ -8,19 +8,17 @@ The run that is tested here is the one that was chosen, so its chance helped to 
 from that, their difference does not move; the comparison proper has runs of its own.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
-
-import pandas as pd
 
 from alexnet_ablations.conclude.conclusions import Conclusion, conclusions_of
 from alexnet_ablations.conclude.outcomes import HEADLINE, ended_well, read_results
 from alexnet_ablations.conclude.resplits import read_resplits
 from alexnet_ablations.conclude.sentences import ALL_POSSIBLE, effect, name_of, shown_interval
-from alexnet_ablations.declare.study import Study
+from alexnet_ablations.declare.splitting import cell_in_fold
+from alexnet_ablations.declare.study import PlannedRun, Study
 from alexnet_ablations.tune.choice import SearchResult, within_budget
-from alexnet_ablations.tune.searches import searches_of, tuning_runs
+from alexnet_ablations.tune.searches import searches_of
 
 
 @dataclass(frozen=True)
@@ -37,39 +35,30 @@ def budgets_of(points: int) -> list[int]:
     return [*doubled, points]
 
 
-def read_tuning_results(study: Study) -> pd.DataFrame:
-    """Return the table of all runs of the searches: cell and values, seed, state and outcomes; one row per run."""
-    # Nothing is concluded about the inside of these networks, which takes longest to read.
-    return read_results(tuning_runs(searches_of(study)), health={})
-
-
-def effects_at_budgets(study: Study, outcomes: Sequence[SearchResult], rows: pd.DataFrame) -> list[AtBudget]:
-    """Return the effects at every budget; `rows` is what read_tuning_results returns."""
+def effects_at_budgets(study: Study, outcomes: Sequence[SearchResult]) -> list[AtBudget]:
+    """Return the effects at every budget, from the runs of the searches that are complete."""
     complete = [outcome for outcome in outcomes if outcome.is_complete]
     if not complete:
         return []
-    headline = dict(zip(zip(rows["cell"], rows["seed"], strict=True), rows.to_dict("records"), strict=True))
-    searches = searches_of(study)
-    runs = {(search.cell.name, search.number): search.runs for search in searches}
-    by_split = study.splitting.resplit
-    resplits = read_resplits(tuning_runs(searches), ended_well(rows)) if by_split else None
-    found = []
+    runs_of = {(search.cell.name, search.number, search.fold): search.runs for search in searches_of(study)}
+    effects = []
     for points in budgets_of(len(complete[0].tried)):
-        chosen = []
-        for outcome in complete:
-            run = runs[outcome.cell.name, outcome.number][within_budget(outcome, points).chosen]
-            chosen.append(_row(outcome, headline[run.cell.name, run.seed]))
-        results = pd.DataFrame(chosen)
-        results.attrs = dict(rows.attrs)
+        runs = [
+            _as_compared(runs_of[one.cell.name, one.number, one.fold][within_budget(one, points).chosen], one)
+            for one in complete
+        ]
+        # Nothing is concluded about the inside of these networks, which takes longest to read.
+        results = read_results(runs, health={})
+        resplits = read_resplits(runs, ended_well(results)) if study.splitting.resplit else None
         concluded = conclusions_of(results, study.contrasts(), (HEADLINE,), study.margin, resplits=resplits)
-        found.append(AtBudget(points, concluded.headline))
-    return found
+        effects.append(AtBudget(points, concluded.headline))
+    return effects
 
 
-def _row(outcome: SearchResult, row: Mapping[Any, Any]) -> dict[str, Any]:
-    settings = {field: row[field] for field, _ in outcome.cell.settings}
-    kept = {name: row[name] for name in ("state", "why", HEADLINE.name)}
-    return {"cell": outcome.cell.name, **settings, "seed": outcome.number, **kept}
+def _as_compared(run: PlannedRun, search: SearchResult) -> PlannedRun:
+    """Return the run of a point as the run of its cell: without the values, and under the number of the search."""
+    trained = cell_in_fold(search.cell, search.fold)
+    return PlannedRun(trained, search.number, run.recipe, run.folder, search.cell if search.fold else None)
 
 
 def beside_sentences(headline: Sequence[Conclusion], budgets: Sequence[AtBudget]) -> list[str]:

@@ -36,7 +36,8 @@ from alexnet_lab.training.recipe import Recipe, read_recipe, refuse_findings
 from alexnet_lab.training.weight_sources import find_weights
 
 SAID = ("margin", "level")
-Chosen = Mapping[str, tuple[Mapping[str, float], ...]]  # by cell: the values that each of its searches chose
+# By cell, with its fold if there are folds: the values that each of its searches chose.
+Chosen = Mapping[str, tuple[Mapping[str, float], ...]]
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,8 @@ class Study(Displayed):
         """Refuse a study that is too large before any of its runs is listed."""
         check_size(self.design, self.factors, self.seeds, self.splitting.folds)
         if self.tuning is not None:  # as if every run of a search were a run under one more seed
-            check_size(self.design, self.factors, self.tuning.searches(self.seeds) * self.tuning.points + self.seeds)
+            together = self.tuning.searches(self.seeds) * self.tuning.points + self.seeds
+            check_size(self.design, self.factors, together, self.splitting.folds)
 
     @property
     def size(self) -> int:
@@ -190,7 +192,7 @@ class Study(Displayed):
         ]
 
     def chosen_for(self, cell: Cell, seed: int) -> Mapping[str, float] | None:
-        """Return the values that a search chose for a cell under a seed; None where none has, or nothing is tuned."""
+        """Return the values that a search chose for a cell, with its fold, under a seed; None where none has."""
         by_search = self.chosen.get(cell.name, ())
         at = self.tuning.search_of(seed) if self.tuning is not None else 0
         return by_search[at] if self.tuning is not None and at < len(by_search) else None
@@ -281,15 +283,16 @@ class Study(Displayed):
     def _planned(self, cell: Cell, seed: int, fold: str) -> PlannedRun:
         trained, start = cell_in_fold(cell, fold), self.splitting.start_of(self.start, seed)
         own = trained.recipe(start, seed)
+        whole = cell if fold else None
         if self.tuning is None:
-            return PlannedRun(trained, seed, own, self._folder("runs", trained, seed), cell if fold else None)
-        values = self.chosen_for(cell, seed)
+            return PlannedRun(trained, seed, own, self._folder("runs", trained, seed), whole)
+        values = self.chosen_for(trained, seed)
         if values is None:  # not to be made before its values are chosen
-            return PlannedRun(cell, seed, own, self._folder("tuned", cell, seed))
-        at_values = Cell((*cell.settings, *values.items()))
+            return PlannedRun(trained, seed, own, self._folder("tuned", trained, seed), whole)
+        at_values = cell_in_fold(Cell((*cell.settings, *values.items())), fold)
         recipe = at_values.recipe(start, seed)
-        folder = self._folder("runs", cell, seed) if recipe == own else self._folder("tuned", at_values, seed)
-        return PlannedRun(cell, seed, recipe, folder)
+        folder = self._folder("runs", trained, seed) if recipe == own else self._folder("tuned", at_values, seed)
+        return PlannedRun(trained, seed, recipe, folder, whole)
 
     def _folder(self, place: str, cell: Cell, seed: int) -> RunFolder:
         return RunFolder(self.folder / place / cell.name / f"seed-{seed}")
@@ -397,15 +400,11 @@ def declare_study(
 
 def check_tuned_splits(tuning: Tuning, splitting: Splitting) -> None:
     """Refuse a search that would choose on images that its cells are then tested on."""
-    if splitting.folds:
+    if splitting.is_by_seed and tuning.once:
+        word = "folds divides the images anew for each seed" if splitting.folds else "resplit gives each seed its own"
         raise ValueError(
-            "tune and folds cannot be combined yet: a search for all folds would choose on images that other folds are "
-            "tested on; tune with --resplit, where each seed has a search within its own training images"
-        )
-    if splitting.resplit and tuning.once:
-        raise ValueError(
-            "one search for all seeds (`once`) would choose on images that other seeds are tested on, since resplit "
-            "gives each seed images of its own; leave `once` out"
+            f"one search for all seeds (`once`) would choose on images that other seeds are tested on, since {word}; "
+            "leave `once` out"
         )
 
 

@@ -10,7 +10,6 @@ from alexnet_ablations.conclude.budgets import (
     AtBudget,
     beside_sentences,
     effects_at_budgets,
-    read_tuning_results,
     size_of,
 )
 from alexnet_ablations.declare.design import level_text
@@ -47,7 +46,7 @@ def tuning_section(context: ReportContext) -> Section:
     edges = [f"{typeset(_in_labels(text, context.labels))}." for text in edge_sentences(study, outcomes)]
     if edges:
         blocks.append(Callout("warning", "Best at the edge of what was tried", " ".join(edges)))
-    budgets = effects_at_budgets(study, outcomes, read_tuning_results(study)) if ended else []
+    budgets = effects_at_budgets(study, outcomes) if ended else []
     said = [f"{typeset(text)}." for text in beside_sentences(context.conclusions.headline, budgets)]
     if said:
         blocks += [Heading("At the common values, and with each cell tuned"), Sentences(said)]
@@ -65,7 +64,9 @@ def tuning_section(context: ReportContext) -> Section:
 def _method(study: Study, tuning: Tuning) -> str:
     names = " and ".join(name.replace("_", " ") for name in tuning.names)
     metric = study.start.best_by.replace("_", " ")
-    searched = "searched once" if tuning.once else f"searched {study.seeds} times, once for each seed"
+    folds = study.splitting.folds
+    searches = f"{study.seeds * max(folds, 1)} times, once for each seed{' and fold' if folds else ''}"
+    searched = "searched once" if tuning.once else f"searched {searches}"
     best = "lowest" if study.start.best_by in LESS_IS_BETTER else "highest"
     return (
         f"Each cell was {searched}: {tuning.points} values of {names}, the same in every cell, first the recipe's own. "
@@ -134,7 +135,7 @@ def _figure(context: ReportContext, outcomes: Sequence[SearchResult], name: str)
         ncols=1 if max(len(context.labels[cell]) for cell in cells) > 17 else 2, frameon=False, fontsize=10,
         handlelength=2.6,
     )  # fmt: skip
-    several = "mean over searches" if any(outcome.number for outcome in outcomes) else "one search"
+    several = "mean over searches" if any(outcome.number or outcome.fold for outcome in outcomes) else "one search"
     reading = (
         f"Each point: {several}. A ring: chosen by at least one search. Dashed: the recipe's own value, {own:g}. A "
         "point that diverged is left out, and counted in the table."

@@ -56,7 +56,8 @@ def points_within(study: Study, seconds: float, jobs: int | None, most_runs: int
     """
     tuning = study.tuning
     assert tuning is not None  # noqa: S101  # only studies that are tuned have points
-    cells, searches = count_cells(study.design, study.factors), tuning.searches(study.seeds)
+    cells = count_cells(study.design, study.factors) * len(study.splitting.parts)
+    searches = tuning.searches(study.seeds)
     largest = max(min(MOST_POINTS, (MOST_RUNS // cells - study.seeds) // searches), tuning.points)
     # The first points of a longer search are those of a shorter one.
     longest = searches_of(replace(study, tuning=replace(tuning, points=largest)))

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from alexnet_ablations.declare.design import Cell
+from alexnet_ablations.declare.splitting import cell_in_fold
 from alexnet_ablations.declare.study import PlannedRun, Study
 from alexnet_ablations.tune.searches import searches_of, tuning_runs
 
@@ -34,6 +35,7 @@ class SearchResult:
     number: int
     metric: str
     tried: tuple[Tried, ...]
+    fold: str = ""  # that its choice is for
 
     @property
     def is_complete(self) -> bool:
@@ -71,6 +73,7 @@ def read_outcomes(study: Study) -> list[SearchResult]:
             tuple(
                 _tried(run, point, study.start.best_by) for run, point in zip(search.runs, search.points, strict=True)
             ),
+            search.fold,
         )
         for search in searches_of(study)
     ]
@@ -89,7 +92,8 @@ def with_choices(study: Study) -> Study:
         )
     chosen: dict[str, list[Mapping[str, float]]] = {}
     for outcome in outcomes:  # in the order of the seeds
-        chosen.setdefault(outcome.cell.name, []).append(dict(outcome.tried[outcome.chosen].values))
+        trained = cell_in_fold(outcome.cell, outcome.fold)
+        chosen.setdefault(trained.name, []).append(dict(outcome.tried[outcome.chosen].values))
     return replace(study, chosen={cell: tuple(values) for cell, values in chosen.items()})
 
 

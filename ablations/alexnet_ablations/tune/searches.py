@@ -1,12 +1,16 @@
 """The runs of a study's searches: ordinary runs, of every cell at every point, under seeds of their own.
 
-STUDY/tuning/<cell and values>/seed-<10000 + search>/
+STUDY/tuning/<cell and values, and fold>/seed-<10000 + search>/
+
+Where seeds divide the images into folds, each fold has a search of its own. It trains and validates on the images that
+the runs of the comparison have for that fold, so that no choice sees an image that it is tested on.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from alexnet_ablations.declare.design import Cell
+from alexnet_ablations.declare.splitting import cell_in_fold
 from alexnet_ablations.declare.study import PlannedRun, Study
 from alexnet_ablations.declare.tuning import FIRST_SEED
 from alexnet_ablations.tune.points import points_of
@@ -23,6 +27,7 @@ class Search:
     number: int  # from 0; with one search per seed, the seed that its choice is for
     points: tuple[dict[str, float], ...]
     runs: tuple[PlannedRun, ...]  # one for each point
+    fold: str = ""  # that its choice is for, 1/5; empty without folds
 
 
 def searches_of(study: Study) -> list[Search]:
@@ -31,8 +36,9 @@ def searches_of(study: Study) -> list[Search]:
         return []
     points = tuple(points_of(study.tuning, study.start))
     return [
-        Search(cell, number, points, tuple(_run(study, cell, point, number) for point in points))
+        Search(cell, number, points, tuple(_run(study, cell, point, number, fold) for point in points), fold)
         for number in range(study.tuning.searches(study.seeds))
+        for fold in study.splitting.parts
         for cell in study.cells
     ]
 
@@ -57,9 +63,10 @@ def is_search(run: PlannedRun) -> bool:
     return run.seed >= FIRST_SEED
 
 
-def _run(study: Study, cell: Cell, point: dict[str, float], number: int) -> PlannedRun:
+def _run(study: Study, cell: Cell, point: dict[str, float], number: int, fold: str) -> PlannedRun:
     at_point = Cell((*cell.settings, *point.items()))
+    trained = cell_in_fold(at_point, fold)
     seed = FIRST_SEED + number
-    folder = RunFolder(study.folder / FOLDER / at_point.name / f"seed-{seed}")
+    folder = RunFolder(study.folder / FOLDER / trained.name / f"seed-{seed}")
     start = study.splitting.start_of(study.start, number)  # the images of the seed that its choice is for
-    return PlannedRun(at_point, seed, at_point.recipe(start, seed), folder)
+    return PlannedRun(trained, seed, trained.recipe(start, seed), folder, at_point if fold else None)

@@ -23,6 +23,8 @@ def plan_sentence(study: Study, missing: int) -> str:
         low, high = field.bounds(study.start)
         ranges.append(f"{field.field} {low:.3g} to {high:.3g}")
     unit = "each cell" if tuning.once else "each cell under each seed"
+    if study.splitting.folds:
+        unit += " and in each fold"
     done = f"; {runs - missing} already done" if missing < runs else ""
     return (
         f"tuned first: {', '.join(ranges)}, {points} points for {unit} = {runs} runs{done}; "
