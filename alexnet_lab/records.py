@@ -58,6 +58,7 @@ RECORDED = (
 PARTS = ("train", "validation", "test")
 MOST_TEXT_BYTES = 2**28  # of a JSON file or of the metrics: a split of twenty million images, a million epochs
 LONGEST_INTEGER = 20  # characters, as of -2^63
+_LONG_NUMBER = re.compile(rf"[0-9]{{{LONGEST_INTEGER}}}")
 # An npz file may inflate to the first, or to so many times its size.
 FREELY_INFLATED, MOST_INFLATED = 2**28, 100
 # What numpy raises for a damaged npz file: RuntimeError is zipfile's for an encryption that is none.
@@ -218,7 +219,9 @@ class RunFolder:
             return None
         parts = {name: content[name] for name in PARTS if name in content}
         for name, indices in parts.items():
-            if not isinstance(indices, list) or not all(type(at) is int and 0 <= at < 2**63 for at in indices):
+            if not isinstance(indices, list) or not set(map(type, indices)) <= {int}:
+                raise _damaged(path, f"{name} is no list of indices")
+            if indices and not 0 <= min(indices) <= max(indices) < 2**63:
                 raise _damaged(path, f"{name} is no list of indices")
         return parts
 
@@ -341,7 +344,8 @@ def read_text(path: Path, errors: str = "strict") -> str:
 def parse_json(text: str) -> Any:
     """Return what JSON holds; ValueError for text that is none, or that no run would have written."""
     try:
-        return json.loads(text, parse_int=_whole_number)
+        # The hook is slow, and a split has an index for every image: it is used only where a number may be too long.
+        return json.loads(text, parse_int=_whole_number if _LONG_NUMBER.search(text) else None)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
 

@@ -41,15 +41,14 @@ def report(
         run = " (a run: alexnet-lab inspect looks into it)" if (folder / "recipe.json").exists() else ""
         raise ValueError(f"{folder} holds no study.toml{run}; name the folder of a study (--out of its command)")
 
-    from alexnet_ablations.conclude.outcomes import read_results
     from alexnet_ablations.conclude.sentences import damage_sentence
     from alexnet_ablations.declare.study import read_study
-    from alexnet_ablations.report import write_report
+    from alexnet_ablations.report import read_runs, write_report
 
     console = open_console()
     study = read_study(folder / "study.toml", folder)
-    results = read_results(study.runs(), level=study.level if level is None else level)
-    page = write_report(study, results, inspect=inspect, margin=margin, level=level)  # type: ignore[arg-type]  # checked above
+    results, cells = read_runs(study, level)
+    page = write_report(study, results, cells=cells, inspect=inspect, margin=margin, level=level)  # type: ignore[arg-type]  # checked above
     if damaged := damage_sentence(results):
         console.print(damaged, style="yellow", markup=False, highlight=False, soft_wrap=True)
     console.print(f"{escape(str(page))}", soft_wrap=True, highlight=False)

@@ -232,13 +232,13 @@ def conclude_and_print(
     """
     from alexnet_ablations.cli.tables import print_conclusions
     from alexnet_ablations.conclude.conclusions import conclude_study
-    from alexnet_ablations.conclude.outcomes import read_results, write_results
-    from alexnet_ablations.report import write_report
+    from alexnet_ablations.conclude.outcomes import write_results
+    from alexnet_ablations.report import read_runs, write_report
 
-    results = read_results(study.runs(), level=study.level)
+    results, cells = read_runs(study)
     write_results(results, study.folder / "results.csv")
     conclusions = conclude_study(study, results)
-    page = write_report(study, results, conclusions)
+    page = write_report(study, results, conclusions, cells)
     if as_json:
         for conclusion in conclusions.headline:
             print(json.dumps({"event": "conclusion", **conclusion.facts()}))  # noqa: T201  # the interface

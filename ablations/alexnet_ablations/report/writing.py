@@ -26,10 +26,18 @@ Inspect = Literal["none", "cells", "all"]
 REPORT = "report"
 
 
+def read_runs(study: Study, level: float | None = None) -> tuple[pd.DataFrame, list[CellReadings]]:
+    """Read the folder of every run once: return the table of results, and what a report shows beside it."""
+    cells = read_cells(study)
+    health = {run.key: run.health for cell in cells for run in cell.runs}
+    return read_results(study.runs(), level=study.level if level is None else level, health=health), cells
+
+
 def write_report(
     study: Study,
     results: pd.DataFrame | None = None,
     conclusions: Conclusions | None = None,
+    cells: Sequence[CellReadings] | None = None,
     *,
     inspect: Inspect = "none",
     margin: float | None = None,
@@ -37,7 +45,7 @@ def write_report(
 ) -> Path:
     """Write STUDY/report: index.html, tables.md, tables.tex, results.csv, figures/; return the path of the page.
 
-    Works on a study in any state. `results` and `conclusions` save reading what was read already. `inspect` writes
+    Works on a study in any state. What `read_runs` returned, and `conclusions`, save reading it again. `inspect` writes
     the pages of single runs first, which takes some seconds each: of the first seed of every cell, or of all. `margin`
     is what is too small to matter, in points of the headline outcome, and `level` the validation accuracy to which
     epochs are counted; without them it is what the study says.
@@ -49,10 +57,8 @@ def write_report(
     )
     if inspect != "none":
         write_inspections(study, only_first=inspect == "cells")
-    cells = read_cells(study)
     if results is None:
-        health = {run.key: run.health for cell in cells for run in cell.runs}
-        results = read_results(study.runs(), level=study.level, health=health)
+        results, cells = read_runs(study)
     if conclusions is None:
         conclusions = conclude_study(study, results)
     folder = study.folder / REPORT
