@@ -15,6 +15,8 @@ import triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from alexnet_kernels._triton_probe import COMPILED
+
 # What a kernel may use, in registers per thread, on any of the three architectures. 65536 registers serve one
 # multiprocessor: 64 of them for each thread let half of its 2048 threads run at once, 128 a quarter.
 LRN = {"FRONT": 2, "BACK": 2, "SCALE": 2e-5, "BETA": 0.75, "K": 2.0, "GROUPS": 1}
@@ -74,7 +76,9 @@ def compiled(
         if argument not in constants and (argument.endswith("_ptr") or argument == "channels"):
             hints[(position,)] = [["tt.divisibility", 16]]
     source = ASTSource(kernel, signature, constexprs=constants, attrs=hints)
-    return triton.compile(source, target=GPUTarget("cuda", architecture, 32), options={"num_warps": 4, **options})
+    return triton.compile(
+        source, target=GPUTarget("cuda", architecture, 32), options={"num_warps": 4, **COMPILED, **options}
+    )
 
 
 def resources(binary: Any, folder: Path) -> dict[str, int]:

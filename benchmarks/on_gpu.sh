@@ -9,8 +9,11 @@
 #   bench         the LRN benchmark beside torch and torch.compile
 #   training      training throughput, then the overhead of the instruments
 #   configurations   the benchmark's quick cases with the kernels' default configurations, beside the chosen ones
+#   full_size     norms, activations and dropout at full size, begun or gone on with (benchmarks/full_size.py); the
+#                 packs of its studies are in OUT and go on from there, on any machine. Not among "every part"
 #
-# PYTHON chooses the interpreter (default: python3), OUT the folder of the results (default: benchmarks/results/gpu).
+# PYTHON chooses the interpreter (default: python3), OUT the folder of the results (default: benchmarks/results/gpu),
+# FULL_SIZE further words for benchmarks/full_size.py, as FULL_SIZE="--data cifar10:cifar-10-python.tar.gz --seeds 3".
 # Every part writes its results as they come, so a part that is cut short leaves what it has. Without a GPU the script
 # says so and exits 0; it exits 1 if a part failed and 2 if a part is unknown.
 set -uo pipefail
@@ -24,9 +27,9 @@ parts=("$@")
 [ $# -gt 0 ] || parts=(correctness bench training configurations)
 for part in "${parts[@]}"; do
     case $part in
-    correctness | bench | training | configurations) ;;
+    correctness | bench | training | configurations | full_size) ;;
     *)
-        echo "Unknown part '$part'. Parts: correctness, bench, training, configurations." >&2
+        echo "Unknown part '$part'. Parts: correctness, bench, training, configurations, full_size." >&2
         exit 2
         ;;
     esac
@@ -70,6 +73,11 @@ configurations() {
     limited 260 configurations-default.txt env ALEXNET_KERNELS_TUNE=0 "$python" -m alexnet_kernels.bench \
         --device cuda --quick --out "$out/default"
     limited 260 configurations-chosen.txt "$python" -m alexnet_kernels.bench --device cuda --quick --out "$out/chosen"
+}
+
+full_size() {
+    # shellcheck disable=SC2086  # several words
+    limited 540 full_size.txt "$python" benchmarks/full_size.py "$out" --seconds 520 ${FULL_SIZE:-}
 }
 
 "$python" -c '

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from alexnet_lab.choices import unknown_choice
 from alexnet_lab.networks.initialisation import TORCH_DEFAULT, Start, gaussian, initialise, resolve_init
-from alexnet_lab.networks.parts import Dropout, PartSequence, WithinMapNorm
+from alexnet_lab.networks.parts import AdaptiveAvgPool2d, Dropout, PartSequence, WithinMapNorm
 from alexnet_lab.networks.presets import PRESETS, Preset
 from alexnet_lab.networks.slots import ActivationLevel, NormLevel, NormSlot, build_activation, check_sizes
 
@@ -92,7 +92,7 @@ class AlexNet(PartSequence):
             )
             parts.update(_conv_layer(layer, conv, plan, slot, act))
         if plan.adaptive_pool:
-            parts["pool"] = nn.AdaptiveAvgPool2d(6)
+            parts["pool"] = AdaptiveAvgPool2d(6)
         parts["flatten"] = nn.Flatten()
         inputs = channels[4] * side * side
         for layer, outputs in ((6, hidden), (7, hidden), (8, num_classes)):

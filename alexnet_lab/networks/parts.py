@@ -74,6 +74,46 @@ class WithinMapNorm(nn.Module):
         return (wide / (1 + self.scale * energy).pow(self.beta)).to(x.dtype)
 
 
+class AdaptiveAvgPool2d(nn.AdaptiveAvgPool2d):
+    """torch's, to a square, whose gradient can be computed by deterministic algorithms on a GPU too.
+
+    There torch's own raises an error at the first backward pass, unless one value of each map is left.
+    """
+
+    def __init__(self, side: int) -> None:
+        super().__init__(side)
+        self.side = side
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Average x (N, C, H, W) to (N, C, side, side)."""
+        if self.side > 1 and _is_deterministic_on_gpu(x):
+            return averaged_to(x, self.side)
+        return super().forward(x)
+
+
+def _is_deterministic_on_gpu(x: Tensor) -> bool:
+    return x.is_cuda and torch.are_deterministic_algorithms_enabled()
+
+
+def averaged_to(x: Tensor, side: int) -> Tensor:
+    """Return the means over the windows of torch's adaptive pooling, as two products, whose gradients are products."""
+    if x.shape[-2:] == (side, side):  # every window is one value
+        return x
+    with torch.autocast(x.device.type, enabled=False):
+        wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+        down, across = (_window_weights(length, side).to(wide) for length in x.shape[-2:])
+        return (down @ wide @ across.T).to(x.dtype)
+
+
+def _window_weights(length: int, side: int) -> Tensor:
+    """Return a row for each window: 1 / its length inside, 0 elsewhere; from floor(i n / m) to ceil((i + 1) n / m)."""
+    weights = torch.zeros(side, length, dtype=torch.float64)
+    for i in range(side):
+        start, end = i * length // side, -(-(i + 1) * length // side)
+        weights[i, start:end] = 1 / (end - start)
+    return weights
+
+
 class Dropout(nn.Module):
     """Dropout in both conventions, with masks that can be drawn from a generator of its own.
 

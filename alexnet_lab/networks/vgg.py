@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from torch import nn
 
 from alexnet_lab.networks.initialisation import Start, gaussian, initialise, kaiming_fan_out, resolve_init
-from alexnet_lab.networks.parts import Dropout
+from alexnet_lab.networks.parts import AdaptiveAvgPool2d, Dropout
 from alexnet_lab.networks.slots import (
     ActivationLevel,
     ConvUnit,
@@ -74,7 +74,7 @@ class VGG11(nn.Sequential):
                 ConvUnit(layer, before, channels, 3, norm=slot, act=act, bias=True, pool=pool),
             )
             before = channels
-        self.average = nn.AdaptiveAvgPool2d(FINAL_SIDE)
+        self.average = AdaptiveAvgPool2d(FINAL_SIDE)
         self.flatten = nn.Flatten()
         hidden = max(1, round(4096 * width))
         self.classifier = _classifier(

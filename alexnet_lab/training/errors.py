@@ -1,6 +1,7 @@
 """The errors that end a run: divergence, lack of memory, interruption; and what to say about each."""
 
 import math
+import traceback
 from collections.abc import Callable
 
 import torch
@@ -21,7 +22,7 @@ class InterruptedRunError(Exception):
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether an error means that memory ran out, on a GPU or a CPU (where torch raises RuntimeError)."""
-    words = ("can't allocate memory", "not enough memory", "out of memory")
+    words = ("can't allocate memory", "not enough memory", "out of memory", "STATUS_ALLOC_FAILED")
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
         isinstance(error, RuntimeError) and any(word in str(error) for word in words)
     )
@@ -31,17 +32,32 @@ def largest_fitting(batch_size: int, attempt: Callable[[int], None]) -> int:
     """Halve the batch until a step fits in memory; 0 if not even one image does."""
     size = batch_size // 2
     while size:
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
         try:
             attempt(size)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+            traceback.clear_frames(error.__traceback__)  # they hold the activations of the attempt
             size //= 2
         else:
             return size
     return 0
+
+
+def memory_of_others(device: str) -> str:
+    """Return what to add to advice on memory where other processes hold a tenth of the GPU's or more; else nothing."""
+    if device != "cuda":
+        return ""
+    free, total = torch.cuda.mem_get_info()
+    others = total - free - torch.cuda.memory_reserved()
+    if others < total / 10:
+        return ""
+    return (
+        f"; other processes hold {others / 2**30:.1f} of the GPU's {total / 2**30:.1f} GiB (nvidia-smi names them); "
+        "end them, or take another GPU with CUDA_VISIBLE_DEVICES"
+    )
 
 
 @torch.no_grad()

@@ -9,6 +9,7 @@ the same recipe and data, if there is one. A run is a process of its own, so tha
 import errno
 import os
 import platform
+import re
 import signal
 import sys
 import threading
@@ -21,6 +22,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from alexnet_kernels._backends import triton_trouble
 from alexnet_lab.data.audit import LIST
 from alexnet_lab.data.feed import Feed, open_feed
 from alexnet_lab.data.leaks import LIST as DROPPED_LIST
@@ -33,6 +35,7 @@ from alexnet_lab.training.errors import (
     OutOfMemoryError,
     is_out_of_memory,
     largest_fitting,
+    memory_of_others,
 )
 from alexnet_lab.training.handover import others_further, take_over
 from alexnet_lab.training.parallel import Ranks, joined
@@ -75,6 +78,9 @@ def train(recipe: Recipe, folder: RunFolder, report: Report = lambda _kind, _fac
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
+                # The frames of the step that failed still hold its activations.
+                traceback.clear_frames(error.__traceback__)
+                trainer.optimiser.zero_grad(set_to_none=True)
                 raise OutOfMemoryError(_advice_on_memory(recipe, feed, ranks)) from error
 
 
@@ -90,11 +96,36 @@ def check_gpu(recipe: Recipe) -> None:
         )
     capability = torch.cuda.get_device_capability(index)
     if recipe.precision == "bf16" and capability < BF16_CAPABILITY:
-        wanted, has = (f"{major}.{minor}" for major, minor in (BF16_CAPABILITY, capability))
         raise ValueError(
-            f"precision bf16 needs a GPU of compute capability {wanted} or higher, and "
-            f"{torch.cuda.get_device_name(index)} has {has}; take precision fp16 or fp32"
+            f"precision bf16 needs a GPU of compute capability {_dotted(BF16_CAPABILITY)} or higher, and "
+            f"{torch.cuda.get_device_name(index)} has {_dotted(capability)}; take precision fp16 or fp32"
         )
+    architectures = torch.cuda.get_arch_list()
+    if architectures and not any(_runs_on(built, capability) for built in architectures):
+        raise ValueError(
+            f"torch {torch.__version__} has no code for {torch.cuda.get_device_name(index)}, whose compute capability "
+            f"is {_dotted(capability)}, but for {', '.join(architectures)}; install a torch that was built for it, or "
+            "take device cpu"
+        )
+    trouble = triton_trouble(torch.device("cuda", index)) if recipe.compile else None
+    if trouble:
+        raise ValueError(f"compile needs Triton on a GPU, and does without it on a processor: {trouble}; leave it off")
+
+
+def _dotted(capability: tuple[int, int]) -> str:
+    return ".".join(map(str, capability))
+
+
+def _runs_on(built: str, capability: tuple[int, int]) -> bool:
+    """Return whether code runs on a GPU: sm_86 on 8.6 to 8.9, sm_90a on 9.0 alone, compute_86 on 8.6 and all later."""
+    parts = re.fullmatch(r"(sm|compute)_(\d+)(\d)([a-z]?)", built)
+    if parts is None:
+        return False
+    kind, major, minor, only = parts.groups()
+    of = (int(major), int(minor))
+    if only:
+        return of == capability
+    return of <= capability and (kind == "compute" or of[0] == capability[0])
 
 
 def configure_torch(recipe: Recipe) -> None:
@@ -172,6 +203,7 @@ def train_with_verdict(recipe: Recipe, folder: RunFolder, report: Report = lambd
         if is_out_of_memory(error):  # of a batch there would be advice; this is before the first
             size = f"{recipe.image_size} pixels, width {recipe.width:g}"
             why = f"a network for {size}, does not fit in memory; take a smaller image_size or width"
+            why += memory_of_others(recipe.device)
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             why = f"no space left on the disk of {folder.path}; what was saved is whole: free some and run it again"
             print(as_text(why), file=sys.stderr)  # noqa: T201  # the verdict may not find room either
@@ -251,19 +283,25 @@ class _stopped_by_signals:  # noqa: N801  # a context manager reads as one
 
 def _advice_on_memory(recipe: Recipe, feed: Feed, ranks: Ranks) -> str:
     """Find a batch that fits, by trying."""
+    dtype = torch.float16 if recipe.precision == "fp16" else torch.bfloat16
 
     def attempt(size: int) -> None:
         network = network_of(recipe, len(feed.classes), feed.channels).to(recipe.device)
         x = torch.zeros(size, feed.channels, recipe.image_size, recipe.image_size, device=recipe.device)
-        F.cross_entropy(network(x), torch.zeros(size, dtype=torch.long, device=recipe.device)).backward()  # type: ignore[no-untyped-call]
+        with torch.autocast(recipe.device, dtype, enabled=recipe.precision != "fp32"):
+            loss = F.cross_entropy(network(x), torch.zeros(size, dtype=torch.long, device=recipe.device))
+        loss.backward()  # type: ignore[no-untyped-call]
 
     part = recipe.batch_size // (recipe.accumulate * ranks.count)
-    fits = largest_fitting(part, attempt)
+    fits, others = largest_fitting(part, attempt), memory_of_others(recipe.device)
     if not fits:
-        return f"not even one image of {recipe.image_size} pixels fits in memory; take a smaller image_size or width"
+        why = f"not even one image of {recipe.image_size} pixels fits in memory; take a smaller image_size or width"
+        return why + others
+    of_process = recipe.batch_size // ranks.count
+    parts = next(parts for parts in range(1, of_process + 1) if of_process % parts == 0 and of_process // parts <= fits)
     return (
         f"{part} images at once do not fit in memory, {fits} do: take batch_size {fits * ranks.count}, "
-        f"or compute the same batch in parts with accumulate {-(-recipe.batch_size // (fits * ranks.count))}"
+        f"or compute the same batch in parts with accumulate {parts}{others}"
     )
 
 

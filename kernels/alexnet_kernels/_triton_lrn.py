@@ -10,6 +10,7 @@ from torch import Tensor
 
 from alexnet_kernels import _backends, _reference, _triton_tuning
 from alexnet_kernels._geometry import memory_order, pooled_outputs, window_reach
+from alexnet_kernels._triton_probe import COMPILED
 from alexnet_kernels._triton_rolling import rolling_backward, rolling_forward, rolling_pool_forward
 from alexnet_kernels._triton_tiles import tile_backward, tile_forward, tile_pool_forward
 from alexnet_kernels._triton_tuning import Configuration
@@ -42,7 +43,7 @@ def rolling_grid(
     group_channels = channels // groups
     chunks = triton.cdiv(group_channels, configuration["CHUNK"])
     chunk = triton.cdiv(group_channels, chunks)
-    extent = {**configuration, "CHUNK": chunk, "WHOLE": chunk * chunks == group_channels}
+    extent = {**configuration, "CHUNK": chunk, "WHOLE": chunk * chunks == group_channels, **COMPILED}
     return (triton.cdiv(total, configuration["BLOCK"]) * groups * chunks,), extent
 
 
@@ -50,7 +51,7 @@ def tile_grid(total: int, channels: int, configuration: Configuration) -> tuple[
     """Return the grid of programs, and the constants of one: whole pixels, as many as fill a tile."""
     width = triton.next_power_of_2(channels)
     pixels = max(1, configuration["TILE"] // width)
-    extent = {"PIXELS": pixels, "WIDTH": width, "num_warps": configuration["num_warps"]}
+    extent = {"PIXELS": pixels, "WIDTH": width, "num_warps": configuration["num_warps"], **COMPILED}
     return (triton.cdiv(total, pixels),), extent
 
 

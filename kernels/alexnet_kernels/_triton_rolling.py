@@ -83,18 +83,28 @@ def part_of(program, channels, GROUPS: tl.constexpr, CHUNK: tl.constexpr, BLOCK:
 
 
 @triton.jit
+def both(mask, condition):
+    """Return the mask where a condition on the whole block holds, as a mask.
+
+    Triton 3.9's interpreter makes integers of `mask & condition`, and then refuses them as a mask; the machine code of
+    the comparison is none.
+    """
+    return (mask & condition) != 0
+
+
+@triton.jit
 def in_group(inside, within, i: tl.constexpr, group_channels, CHUNK: tl.constexpr, WHOLE: tl.constexpr):
     """Return the mask of the channel i places after a chunk's first: whether it belongs to the group."""
     if i < -CHUNK:
-        mask = inside & (within + i >= 0)
+        mask = both(inside, within + i >= 0)
     elif i < 0:
-        mask = inside & (within > 0)
+        mask = both(inside, within > 0)
     elif WHOLE and i < CHUNK:
         mask = inside
     elif WHOLE and i < 2 * CHUNK:
-        mask = inside & (within + CHUNK < group_channels)
+        mask = both(inside, within + CHUNK < group_channels)
     else:
-        mask = inside & (within + i < group_channels)
+        mask = both(inside, within + i < group_channels)
     return mask
 
 

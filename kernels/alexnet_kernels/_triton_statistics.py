@@ -14,6 +14,7 @@ from torch import Tensor
 
 from alexnet_kernels._geometry import memory_order
 from alexnet_kernels._statistics import FORMATS, smallest_normal_field
+from alexnet_kernels._triton_probe import COMPILED
 
 BLOCK = 1024
 TURNS = 32  # blocks that a program counts before it adds its histogram to the result
@@ -146,7 +147,7 @@ def add_exponent_histogram(x: Tensor, counts: Tensor) -> None:
     }
     programs = triton.cdiv(x.numel(), BLOCK * TURNS)
     with _on(x):
-        histogram_kernel[(programs,)](x.view(bits), counts, x.numel(), **numbers, BLOCK=BLOCK, TURNS=TURNS)
+        histogram_kernel[(programs,)](x.view(bits), counts, x.numel(), **numbers, BLOCK=BLOCK, TURNS=TURNS, **COMPILED)
 
 
 def add_off_counts(x: Tensor, counts: Tensor) -> None:
@@ -158,7 +159,9 @@ def add_off_counts(x: Tensor, counts: Tensor) -> None:
         if x.numel() == samples * units:
             blocks = triton.cdiv(units, UNITS)
             grid = (triton.cdiv(samples, SAMPLES) * blocks,)
-            off_rows_kernel[grid](x.contiguous(), counts, samples, units, blocks, UNITS=UNITS, SAMPLES=SAMPLES)
+            off_rows_kernel[grid](
+                x.contiguous(), counts, samples, units, blocks, UNITS=UNITS, SAMPLES=SAMPLES, **COMPILED
+            )
             return
         last = memory_order(x) == "channels_last"
         x = x if last else x.contiguous()
@@ -166,4 +169,4 @@ def add_off_counts(x: Tensor, counts: Tensor) -> None:
         steps = (1, units) if last else (positions, 1)
         tile = {"UNITS": 32, "POSITIONS": 64} if last else {"UNITS": 4, "POSITIONS": 512}  # the long side in memory
         blocks, turns = triton.cdiv(units, tile["UNITS"]), few_turns(triton.cdiv(positions, tile["POSITIONS"]))
-        off_kernel[(samples * blocks,)](x, counts, units, positions, *steps, blocks, **tile, TURNS=turns)
+        off_kernel[(samples * blocks,)](x, counts, units, positions, *steps, blocks, **tile, TURNS=turns, **COMPILED)

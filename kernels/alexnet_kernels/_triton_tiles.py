@@ -12,7 +12,7 @@ not from memory again.
 import triton
 import triton.language as tl
 
-from alexnet_kernels._triton_rolling import gathered, inverse_powers, unpooled, widened, windows_of
+from alexnet_kernels._triton_rolling import both, gathered, inverse_powers, unpooled, widened, windows_of
 
 
 @triton.jit
@@ -154,7 +154,7 @@ def tile_pool_forward(
         x = widened(loaded, WIDE, True)
         ahead = tap + 1  # the next place is loaded before this one is used
         next_place = (ahead // POOL) * width + ahead % POOL
-        loaded = tl.load(x_ptr + base + next_place * channels, mask=inside & (ahead < POOL * POOL), other=0.0)
+        loaded = tl.load(x_ptr + base + next_place * channels, mask=both(inside, ahead < POOL * POOL), other=0.0)
         z = K + SCALE * shifted_sum(x * x, channel, channels, FRONT, BACK, GROUPS)
         value = (x * inverse_powers(z, BETA)[0]).to(y_ptr.dtype.element_ty).to(WIDE)
         better = (value > best) | (value != value) | (tap == 0)  # noqa: PLR0124  (true for NaN alone)

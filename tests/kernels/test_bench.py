@@ -158,7 +158,7 @@ def on_gpu(folder, *parts, failing="nothing"):
     return run, asked.read_text() if asked.exists() else ""
 
 
-@pytest.mark.parametrize("part", ["correctness", "bench", "training", "configurations"])
+@pytest.mark.parametrize("part", ["correctness", "bench", "training", "configurations", "full_size"])
 def test_each_part_of_on_gpu_can_be_called_apart(tmp_path, part):
     run, asked = on_gpu(tmp_path, part)
     assert run.returncode == 0, run.stderr
@@ -167,6 +167,7 @@ def test_each_part_of_on_gpu_can_be_called_apart(tmp_path, part):
         "bench": f"--out {tmp_path}/results\n",
         "training": "training_throughput.py",
         "configurations": "--quick",
+        "full_size": f"benchmarks/full_size.py {tmp_path}/results --seconds 520",
     }
     assert [name for name, mark in marks.items() if mark in asked] == [part]
     assert list((tmp_path / "results").glob("*.txt"))
@@ -178,7 +179,7 @@ def test_on_gpu_says_what_failed_and_which_parts_it_has(tmp_path):
     assert "alexnet_kernels.bench" in asked, "the next part runs all the same"
     run, _asked = on_gpu(tmp_path, "frob")
     assert run.returncode == 2
-    assert "Parts: correctness, bench, training, configurations" in run.stderr
+    assert "Parts: correctness, bench, training, configurations, full_size" in run.stderr
     run, _asked = on_gpu(tmp_path, failing="is_available")
     assert run.returncode == 0
     assert "No GPU" in run.stdout

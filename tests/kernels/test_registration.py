@@ -18,6 +18,7 @@ def block(x):
     return relu_lrn_maxpool(local_response_norm(relu_lrn(x, 3, groups=2), 5), 5, 1e-2, 0.75, 2.0, window="sum")
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # opcheck's, from torch 2.14
 @pytest.mark.parametrize("memory_format", LAYOUTS)
 def test_torch_finds_the_operators_well_made(device, backend, memory_format):
     x = torch.randn(2, 6, 7, 7, device=device).to(memory_format=memory_format).requires_grad_()

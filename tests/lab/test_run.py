@@ -267,6 +267,7 @@ def test_a_gpu_that_cannot_do_what_is_asked_is_refused_in_one_sentence(
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _index: capability)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _index: "Old GPU")
+    monkeypatch.setattr(torch.cuda, "get_arch_list", list)
     monkeypatch.setenv("LOCAL_RANK", str(local_rank))
     assert run_in(tmp_path, replace(QUICK, device="cuda", precision="bf16")) == 1
     verdict = RunFolder(tmp_path).verdict()
@@ -278,6 +279,7 @@ def test_a_gpu_that_can_do_what_is_asked_is_taken(monkeypatch, capability, preci
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _index: capability)
+    monkeypatch.setattr(torch.cuda, "get_arch_list", list)
     check_gpu(replace(QUICK, device="cuda", precision=precision))
 
 
