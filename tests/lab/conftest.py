@@ -46,6 +46,31 @@ def quick(device, monkeypatch):
 
 
 @pytest.fixture
+def small(device, quick):
+    """The small recipe on a device, as `quick` is the quick one."""
+    from quick_runs import SMALL
+
+    return replace(SMALL, device=device, deterministic=quick.deterministic)
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory):
+    """Give the folder of a run that nothing disturbed, trained once for each recipe; nobody may change it."""
+    from quick_runs import run_in
+
+    folders = {}
+
+    def run(recipe):
+        if recipe not in folders:
+            path = tmp_path_factory.mktemp("undisturbed") / "run"
+            assert run_in(path, recipe) == 0
+            folders[recipe] = path
+        return folders[recipe]
+
+    return run
+
+
+@pytest.fixture
 def run_in_two_processes():
     """Give what runs a recipe in a folder as torchrun starts it, by two processes."""
 
