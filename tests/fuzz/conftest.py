@@ -1,4 +1,4 @@
-"""Hostile input, drawn by hypothesis: a few fixed examples in every run of the tests, many new ones with `-m campaign`."""
+"""Hostile input, drawn by hypothesis: fixed examples in every run of the tests, many new ones with `-m campaign`."""
 
 import sys
 from pathlib import Path

@@ -25,18 +25,6 @@ def device(request):
 
 
 @pytest.fixture
-def torch_settings():
-    """Give back what a run sets for its whole process."""
-    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    cudnn, products = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
-    yield
-    torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(deterministic)
-    torch.backends.cudnn.allow_tf32 = cudnn
-    torch.set_float32_matmul_precision(products)
-
-
-@pytest.fixture
 def quick(device, monkeypatch):
     """The quick recipe on a device; a GPU repeats to the bit where it is asked to, and reports every step."""
     from quick_runs import QUICK
