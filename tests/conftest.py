@@ -1,8 +1,12 @@
 """What all tests share."""
 
 import os
+import sys
+from pathlib import Path
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
 
 # Tests that run side by side have a core each, and so has every process that they start. What asks for more threads
 # all the same does not keep a core busy by waiting for them.

@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from stand_ins import answered
+from commands import answered
 
 EVERY = (
     *("ablate", "study", "status", "retry", "train", "networks"),

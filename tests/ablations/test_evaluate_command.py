@@ -3,8 +3,8 @@
 import json
 
 import pytest
+from commands import answered, command
 from PIL import Image
-from stand_ins import answered, command
 
 from alexnet_lab.data.sources import load_images
 from alexnet_lab.records import RunFolder

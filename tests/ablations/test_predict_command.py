@@ -5,8 +5,8 @@ import json
 
 import numpy as np
 import pytest
+from commands import answered, command
 from PIL import Image
-from stand_ins import answered, command
 
 from alexnet_lab import load_run
 from alexnet_lab.data.sources import load_images
