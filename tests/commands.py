@@ -16,7 +16,7 @@ def command(*words, cwd):
         text=True,
         cwd=cwd,
         check=False,
-        timeout=300,
+        timeout=900,
     )
 
 

@@ -24,7 +24,7 @@ def alexnet_lab(*arguments, cwd=None, check=True):
         text=True,
         cwd=cwd,
         check=False,
-        timeout=300,
+        timeout=900,
         env=None,
     )
     assert not check or done.returncode == 0, done.stdout + done.stderr

@@ -214,7 +214,7 @@ def test_an_interrupt_saves_and_says_how_to_go_on(number, tmp_path, undisturbed)
     command, process = start_process(tmp_path / "stopped", recipe)
     wait_for_epochs(tmp_path / "stopped", 3)
     process.send_signal(number)
-    said, _ = process.communicate(timeout=60)
+    said, _ = process.communicate(timeout=600)
     assert process.returncode == 130
     assert "the same command goes on from there" in said
     again = subprocess.run(command, check=False, capture_output=True, text=True)

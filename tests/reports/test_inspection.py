@@ -249,7 +249,13 @@ def small(tmp_path_factory, write_run):
     return write_run(tmp_path_factory.mktemp("small") / "run", **SMALL)
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
+# One of each kind of file and of damage; the others are tried in the long tests.
+QUICK = ("one bit of an epoch", "an epoch of zeros", "filters", "a deep layout", "a deep split", "no split")
+QUICK += ("a letter of the verdict", "metrics cut short")
+BY_DAMAGE = [damage if damage in QUICK else pytest.param(damage, marks=pytest.mark.long) for damage in DAMAGES]
+
+
+@pytest.mark.parametrize("damage", BY_DAMAGE)
 def test_a_damaged_record_costs_its_run_that_record_and_is_named(damage, small, tmp_path):
     run = shutil.copytree(small, tmp_path / "run")
     name, change = DAMAGES[damage]
