@@ -1,13 +1,9 @@
 """Small programs that stand in for runs, each ending in one of the ways in which runs end, and studies made of them."""
 
-import contextlib
-import io
 import os
 import signal
-import subprocess
 import sys
 
-from alexnet_ablations.cli import main
 from alexnet_ablations.declare.design import Factor
 from alexnet_ablations.declare.study import Study
 from alexnet_ablations.run.coordinator import Watcher, run_all
@@ -41,33 +37,6 @@ DEATHS = [
     ("os.kill(os.getpid(), signal.SIGSEGV)", "ended by SIGSEGV"),
     ("print('the last word', flush=True); os._exit(3)", "ended with status 3 and no verdict: the last word"),
 ]
-
-
-def command(*words, cwd):
-    """Give a command as a user does."""
-    return subprocess.run(
-        [sys.executable, "-c", "from alexnet_ablations.cli import main; main()", *map(str, words)],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        check=False,
-        timeout=300,
-    )
-
-
-def answered(*words, cwd):
-    """Give a command in this process, which takes no seconds to start; for commands that start no runs."""
-    streams = [io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for _ in range(2)]
-    given = sys.argv
-    with contextlib.chdir(cwd), contextlib.redirect_stdout(streams[0]), contextlib.redirect_stderr(streams[1]):
-        sys.argv = ["alexnet-lab", *map(str, words)]
-        try:
-            main()
-        except SystemExit as ended:
-            status = ended.code or 0
-        finally:
-            sys.argv = given
-    return subprocess.CompletedProcess(words, status, *(stream.buffer.getvalue().decode() for stream in streams))
 
 
 def use(monkeypatch, program):

@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from stand_ins import answered
+from commands import answered
 
 EVERY = (
     *("ablate", "study", "status", "retry", "train", "networks"),
@@ -24,7 +24,7 @@ def alexnet_lab(*arguments, cwd=None, check=True):
         text=True,
         cwd=cwd,
         check=False,
-        timeout=300,
+        timeout=900,
         env=None,
     )
     assert not check or done.returncode == 0, done.stdout + done.stderr
@@ -38,41 +38,48 @@ def told(*words):
     return done.stdout
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
+@pytest.fixture(scope="module")
+def answers():
+    """What commands that only tell something print, and which heavy modules were there by then.
+
+    All are asked of one process, so the first that imports torch is named, and those behind it.
+    """
+    asked = [
         ["--help"],
         *([c, "--help"] for c in EVERY),
         ["study", "--list"],
         ["bench", "lrn", "--help"],
         ["--version"],
-    ],
-)
-def test_help_answers_without_importing_anything_heavy(arguments):
+    ]
     program = f"""
-import sys
-sys.argv = ["alexnet-lab", *{arguments!r}]
+import contextlib, sys
 from alexnet_ablations.cli import main
-try:
-    main()
-finally:
-    print([name for name in {HEAVY!r} if name in sys.modules])
+for arguments in {asked!r}:
+    sys.argv = ["alexnet-lab", *arguments]
+    print("\\fanswer", flush=True)
+    with contextlib.suppress(SystemExit):
+        main()
+    print([name for name in {HEAVY!r} if name in sys.modules], flush=True)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == "[]"
-    assert len(done.stdout) > 20
+    printed = [answer.rstrip("\n").rpartition("\n") for answer in done.stdout.split("\fanswer\n")[1:]]
+    return {" ".join(words): (told, heavy) for words, (told, _, heavy) in zip(asked, printed, strict=True)}
 
 
-def test_every_command_has_a_help_with_an_example():
-    top = told("--help")
+def test_help_answers_without_importing_anything_heavy(answers):
+    assert {words: heavy for words, (_, heavy) in answers.items() if heavy != "[]"} == {}
+    assert [words for words, (told, _) in answers.items() if len(told) < 5] == []
+
+
+def test_every_command_has_a_help_with_an_example(answers):
     for command in EVERY:
-        assert command in top
-        assert f"alexnet-lab {command} " in told(command, "--help")
+        assert command in answers["--help"][0]
+        assert f"alexnet-lab {command} " in answers[f"{command} --help"][0]
 
 
 @pytest.mark.parametrize("command", ["ablate", "train"])
-def test_the_options_of_the_recipe_stand_in_panels_by_subject(command):
-    text = told(command, "--help")
+def test_the_options_of_the_recipe_stand_in_panels_by_subject(command, answers):
+    text, _ = answers[f"{command} --help"]
     panels = re.findall(r"^╭─ (\w+) ", text, re.MULTILINE)
     own = ["Options", "Study"] if command == "ablate" else ["Options"]
     assert panels == [*own, "Network", "Transfer", "Data", "Optimisation", "Instruments", "Machine"]
@@ -141,10 +148,14 @@ def test_a_mistake_ends_as_one_clear_line(arguments, message, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+# Images and a network with which a run takes a second.
+FEW = ("--data", "synthetic:classes=3,side=16,count=107", "--baseline", "width=0.0625")
+
+
 @pytest.mark.long
 def test_a_plan_is_printed_without_training_anything(tmp_path):
     command = ("ablate", "--norm", "bn,none", "--act", "leaky", "--dropout", "0.3,0", "--seeds", "2", "--out", "s")
-    said = alexnet_lab(*command, "--epochs", "3", "--baseline", "width=0.0625", "--plan", cwd=tmp_path).stdout
+    said = alexnet_lab(*command, "--epochs", "3", *FEW, "--plan", cwd=tmp_path).stdout
     text = " ".join(said.split())
     assert "one-at-a-time: 6 cells x 2 seeds = 12 runs of 3 epochs" in text
     assert "all levels crossed would be 18 cells: --design factorial makes them all" in text
@@ -157,19 +168,20 @@ def test_a_plan_is_printed_without_training_anything(tmp_path):
 
 @pytest.mark.long
 def test_a_study_is_saved_as_a_file_that_says_the_same(tmp_path):
-    shared = ("--baseline", "width=0.0625,norm=none", "--epochs", "2", "--seeds", "4")
+    shared = (*FEW[:3], "width=0.0625,norm=none", "--epochs", "2", "--seeds", "4")
     flags = ("--act", "prelu", "--norm", "bn,lrn:k=1,alpha=2", *shared)
     made = alexnet_lab("ablate", *flags, "--plan", "--save", "mine.toml", "--out", "a", cwd=tmp_path).stdout
     again = alexnet_lab("study", "mine.toml", "--plan", "--out", "a", cwd=tmp_path).stdout
     assert made.splitlines()[1:] == again.splitlines()
     assert "norm {none, bn, lrn:alpha=2.0,k=1.0}" in again
-    refused = alexnet_lab("ablate", "--norm", "bn", "--plan", "--save", "mine.toml", cwd=tmp_path, check=False)
+    refused = answered("ablate", "--norm", "bn", "--plan", "--save", "mine.toml", cwd=tmp_path)
     assert "mine.toml exists and says something else" in refused.stderr
 
 
 @pytest.mark.long
 def test_ablate_trains_prints_and_goes_on_where_it_was(tmp_path):
-    command = ("ablate", "--norm", "bn", "--act", "leaky", "--seeds", "1", "--epochs", "1", "--out", "study")
+    factors, few = ("--norm", "bn", "--act", "leaky"), ("--epochs", "1", "--out", "study", *FEW[:2])
+    command = ("ablate", *factors, "--seeds", "1", *few)
     first = alexnet_lab(*command, cwd=tmp_path).stdout
     assert "4 cells x 1 seed = 4 runs of 1 epoch" in first
     assert "[4/4]" in first
@@ -191,7 +203,7 @@ def test_ablate_trains_prints_and_goes_on_where_it_was(tmp_path):
 
     # A run that was lost, and one more seed: only those are made.
     (tmp_path / "study/runs/norm=bn,act=leaky/seed-0/state.json").unlink()
-    grown = alexnet_lab(*command[:6], "2", *command[7:], cwd=tmp_path).stdout
+    grown = alexnet_lab("ablate", *factors, "--seeds", "2", *few, cwd=tmp_path).stdout
     assert "3 already done" in grown
     assert "[5/5]" in grown
 
@@ -208,7 +220,7 @@ def test_ablate_trains_prints_and_goes_on_where_it_was(tmp_path):
     ],
 )
 def test_a_cell_that_cannot_be_trained_is_refused_before_any_is(flags, message, tmp_path):
-    done = alexnet_lab("ablate", *flags, "--seeds", "1", "--epochs", "1", "--out", "s", cwd=tmp_path, check=False)
+    done = answered("ablate", *flags, "--seeds", "1", "--epochs", "1", "--out", "s", cwd=tmp_path)
     assert done.returncode == 2
     assert message in " ".join(done.stderr.split())
     assert done.stderr.startswith("error: ")
@@ -218,7 +230,7 @@ def test_a_cell_that_cannot_be_trained_is_refused_before_any_is(flags, message, 
 @pytest.mark.long
 def test_a_packaged_study_runs_on_the_digits_and_grows(tmp_path):
     study = ("study", "dropout", "--epochs", "1", "--out", "s", "--seeds", "1", "--baseline")
-    command = (*study, "width=0.0625")
+    command = (*study, "width=0.0625,batch_size=256")
     first = alexnet_lab(*command, "--design", "one-at-a-time", cwd=tmp_path).stdout
     assert "Is dropout 0.3 better than 0.5" in first
     assert "4 cells x 1 seed = 4 runs of 1 epoch" in first
@@ -226,6 +238,6 @@ def test_a_packaged_study_runs_on_the_digits_and_grows(tmp_path):
     crossed = alexnet_lab(*command, cwd=tmp_path).stdout
     assert "6 cells x 1 seed = 6 runs of 1 epoch; 4 already done" in crossed
     assert "[2/2]" in crossed
-    other = alexnet_lab(*study, "width=0.125", cwd=tmp_path, check=False)
+    other = alexnet_lab(*study, "width=0.125,batch_size=256", cwd=tmp_path, check=False)
     assert other.returncode == 2
     assert "s holds another study, which differs in width (0.0625, asked for 0.125)" in other.stderr

@@ -3,8 +3,8 @@
 import json
 
 import pytest
+from commands import answered, command
 from PIL import Image
-from stand_ins import answered, command
 
 from alexnet_lab.data.sources import load_images
 from alexnet_lab.records import RunFolder
@@ -14,8 +14,8 @@ from alexnet_lab.records import RunFolder
 def place(tmp_path_factory):
     """A folder with a run on digits in RUN."""
     root = tmp_path_factory.mktemp("place")
-    words = ("train", "--out", "RUN", "--width", "0.0625", "--norm", "bn", "--epochs", "1", "--threads", "1", "--quiet")
-    done = command(*words, cwd=root)
+    words = ("--width", "0.0625", "--norm", "bn", "--epochs", "1", "--batch-size", "256", "--threads", "1", "--quiet")
+    done = answered("train", "--out", "RUN", *words, cwd=root)
     assert done.returncode == 0, done.stderr
     return root
 

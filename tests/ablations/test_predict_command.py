@@ -5,8 +5,8 @@ import json
 
 import numpy as np
 import pytest
+from commands import answered, command
 from PIL import Image
-from stand_ins import answered, command
 
 from alexnet_lab import load_run
 from alexnet_lab.data.sources import load_images
@@ -17,8 +17,8 @@ from alexnet_lab.records import RunFolder
 def place(tmp_path_factory):
     """A folder with a run on digits in RUN and five of its images in scans."""
     root = tmp_path_factory.mktemp("place")
-    words = ("train", "--out", "RUN", "--width", "0.0625", "--norm", "bn", "--epochs", "1", "--threads", "1", "--quiet")
-    done = command(*words, cwd=root)
+    words = ("--width", "0.0625", "--norm", "bn", "--epochs", "1", "--batch-size", "256", "--threads", "1", "--quiet")
+    done = answered("train", "--out", "RUN", *words, cwd=root)
     assert done.returncode == 0, done.stderr
     (root / "scans").mkdir()
     for number, pixels in enumerate(load_images("digits").pixels[:5, 0]):
@@ -82,12 +82,14 @@ def test_an_image_that_cannot_be_read_is_named_and_the_others_are_predicted(plac
     assert [json.loads(line).get("error", "")[:14] for line in lines] == ["", "it is no image"]
 
 
-@pytest.mark.parametrize("way", [(), ("--json",), ("--csv", "strange.csv")])
-def test_names_of_any_bytes_are_written(way, place, tmp_path):
+@pytest.mark.parametrize(
+    ("way", "give"), [((), command), (("--json",), answered), (("--csv", "strange.csv"), answered)]
+)
+def test_names_of_any_bytes_are_written(way, give, place, tmp_path):
     strange = bytes(tmp_path) + b"/\xff[bold] .png"
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "plain.png")
     (tmp_path / "plain.png").rename(strange.decode("utf-8", "surrogateescape"))
-    done = command("predict", place / "RUN", ".", *way, cwd=tmp_path)
+    done = give("predict", place / "RUN", ".", *way, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     if not way:
         assert "\\xff[bold] .png" in done.stdout

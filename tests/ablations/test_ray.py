@@ -16,7 +16,7 @@ from test_survival import learnt_in
 from alexnet_ablations.run.coordinator import run_all
 
 
-@pytest.mark.long
+@pytest.mark.campaign
 @pytest.mark.parametrize("disk", ["shared", "apart"])
 def test_a_machine_that_is_killed_midway_changes_no_number(disk, tmp_path):
     whole, study = study_in(tmp_path / "whole"), study_in(tmp_path / "clustered")

@@ -44,8 +44,11 @@ def in_shell(command, folder):
     )
 
 
-def short(command):
-    """Return a command of README.md with less to train: few seeds, one epoch; no installation and no download."""
+def short(command, *, narrow=True):
+    """Return a command of README.md with less to train: few seeds, one epoch; no installation and no download.
+
+    `narrow`: a narrower network and, on the digits, few steps too.
+    """
     command = command.removeprefix("pip install . && ")
     command = command.replace("--data cifar10", "--data synthetic:classes=3,side=16,count=90")
     command = command.replace("torchrun ", "python -m torch.distributed.run ")
@@ -57,6 +60,10 @@ def short(command):
         command += " --threads 1"
     if "alexnet-lab ablate" in command and "--seeds" not in command:
         command += " --seeds 1"
+    if narrow and re.search(r"alexnet-lab (ablate|study \w+)", command):
+        command += " --baseline width=0.125" + ("" if "--data" in command else ",batch_size=128")
+    elif narrow and "alexnet-lab train" in command:
+        command += " --width 0.125" + ("" if "--data" in command else " --batch-size 128")
     return command
 
 
@@ -95,7 +102,9 @@ def test_the_first_readme_names_the_tests_and_a_published_set():
 
 @pytest.mark.long
 def test_the_first_readme_shows_what_its_first_command_prints(folder):
-    two_seeds = short(SECTIONS["alexnet-lab"][0]).replace("--seeds 1", "--seeds 2")  # one seed has no intervals
+    two_seeds = short(SECTIONS["alexnet-lab"][0], narrow=False).replace(
+        "--seeds 1", "--seeds 2"
+    )  # one seed has no intervals
     printed = words_of(in_shell(two_seeds, folder).stdout)
     shown = re.search(r"and prints\n\n(.*?)\n\n\S", FIRST, re.DOTALL)[1].splitlines()
     lines = [line for line in shown if re.search("varied|set for all cells|n pairs|ended well", line)]

@@ -76,7 +76,7 @@ def assert_same_weights(one, other):
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
-@pytest.mark.long
+@pytest.mark.campaign
 def test_a_lost_machine_an_orphan_and_a_job_queued_again_change_no_number(cluster, tmp_path, monkeypatch):
     whole, study = (Study(SMALL, FACTORS, 2, tmp_path / name) for name in ("whole", "clustered"))
     run_all(whole.folder, whole.runs()[:3], 2)
@@ -137,7 +137,7 @@ def test_a_lost_machine_an_orphan_and_a_job_queued_again_change_no_number(cluste
     assert not any(run.folder.damages(weights=True) for run in runs)
 
 
-@pytest.mark.long
+@pytest.mark.campaign
 def test_a_coordinator_that_comes_back_follows_the_jobs_there_are(cluster, tmp_path, monkeypatch):
     program = (
         "import sys; from pathlib import Path; from alexnet_ablations.run import node\n"

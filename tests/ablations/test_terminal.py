@@ -223,7 +223,8 @@ def test_a_finished_study_is_printed_on_a_terminal_that_knows_ascii_alone(tmp_pa
 @pytest.mark.long
 @pytest.mark.parametrize("environment", ASCII)
 def test_a_study_is_trained_and_printed_on_a_terminal_that_knows_ascii_alone(tmp_path, environment):
-    words = ("ablate", "--norm", "bn", "--seeds", 1, "--epochs", 1, "--baseline", "width=0.0625", "--out", "s")
+    small = ("--baseline", "width=0.0625,batch_size=256")
+    words = ("ablate", "--norm", "bn", "--seeds", 1, "--epochs", 1, *small, "--out", "s")
     done = run_in(environment, *words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert b"norm: lrn -> bn" in done.stdout

@@ -122,7 +122,7 @@ def test_mlflow_asks_nobody_outside_unless_the_address_is_there(tmp_path):
 def test_a_study_ends_well_beside_one_tracker_that_works_and_one_that_is_not_there(tmp_path):
     pytest.importorskip("tensorboard")
     pytest.importorskip("mlflow")
-    smallest = ["--norm", "bn", "--seeds", "1", "--epochs", "1", "--baseline", "width=0.0625"]
+    smallest = ["--norm", "bn", "--seeds", "1", "--epochs", "1", "--baseline", "width=0.0625,batch_size=256"]
     trackers = ["--track", "tensorboard:tb", "--track", "mlflow:http://127.0.0.1:9"]
     for _ in range(2):  # the second time all is done, and told all the same
         done = subprocess.run(

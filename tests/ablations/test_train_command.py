@@ -8,24 +8,20 @@ from dataclasses import fields
 
 import numpy as np
 import pytest
+from commands import answered, command
 from PIL import Image
 
 from alexnet_lab.locks import Lock
 from alexnet_lab.records import RunFolder
 from alexnet_lab.training.recipe import Recipe
 
+pytestmark = pytest.mark.usefixtures("torch_settings")
+
 TINY = ("--width", "0.0625", "--norm", "bn", "--threads", "1")
 
 
-def train(*arguments, cwd, check=True):
-    done = subprocess.run(
-        [sys.executable, "-c", "from alexnet_ablations.cli import main; main()", "train", *arguments],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        check=False,
-        timeout=300,
-    )
+def train(*arguments, cwd, check=True, give=answered):
+    done = give("train", *arguments, cwd=cwd)
     assert not check or done.returncode == 0, done.stdout + done.stderr
     return done
 
@@ -87,14 +83,16 @@ def test_train_from_a_folder_of_images_by_a_toml_recipe(tmp_path):
 
 @pytest.mark.long
 def test_quiet_is_quiet_and_json_is_json(tmp_path):
-    assert train(*TINY, "--epochs", "1", "--quiet", cwd=tmp_path).stdout == ""
-    lines = train(*TINY, "--epochs", "2", "--json", cwd=tmp_path).stdout.splitlines()
+    """In processes of their own, as in a script of a user's: what libraries print would be seen too."""
+    few_steps = (*TINY, "--batch-size", "256")
+    assert train(*few_steps, "--epochs", "1", "--quiet", cwd=tmp_path, give=command).stdout == ""
+    lines = train(*few_steps, "--epochs", "2", "--json", cwd=tmp_path, give=command).stdout.splitlines()
     events = [json.loads(line) for line in lines]
     assert [event["event"] for event in events if event["event"] != "note"] == ["begin", "epoch", "epoch", "verdict"]
     assert events[-1]["result"]["test"]["images"] == 359
 
 
-SHORT = (*TINY, "--epochs", "1", "--batch-size", "256")
+SHORT = (*TINY, "--epochs", "1", "--batch-size", "16", "--data", "synthetic:classes=3,side=16,count=107")
 
 
 @pytest.mark.long
@@ -146,7 +144,7 @@ def test_a_folder_of_version_0_1_0_is_recognised(tmp_path):
 
 @pytest.mark.long
 @pytest.mark.parametrize(
-    "command",
+    "words",
     [
         ["alexnet-lab", "train", *SHORT, "--out", "run"],
         ["alexnet-lab", "ablate", *SHORT[:2], *SHORT[4:], "--norm", "bn", "--seeds", "1", "--out", "study"],
@@ -154,7 +152,7 @@ def test_a_folder_of_version_0_1_0_is_recognised(tmp_path):
          "--out", "run"],
     ],
 )  # fmt: skip
-def test_nothing_is_imported_from_the_folder_where_a_command_is_typed(tmp_path, command):
+def test_nothing_is_imported_from_the_folder_where_a_command_is_typed(tmp_path, words):
     for name in ("random", "statistics", "torch", "alexnet_lab"):
         (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'executed')!r}, 'a').write({name!r})\n")
     entry = tmp_path / "bin" / "alexnet-lab"
@@ -162,9 +160,10 @@ def test_nothing_is_imported_from_the_folder_where_a_command_is_typed(tmp_path, 
     entry.write_text(f"#!{sys.executable}\nfrom alexnet_ablations.cli import main\nmain()\n")
     entry.chmod(0o755)
     start = "import sys; sys.path.pop(0); from torch.distributed.run import main; sys.exit(main(sys.argv[1:]))"
-    program = [sys.executable, "-c", start] if command[0] == "torchrun" else [str(entry)]
+    program = [sys.executable, "-c", start] if words[0] == "torchrun" else [str(entry)]
     environment = {**os.environ, "PATH": f"{entry.parent}{os.pathsep}{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
-    words = [*program, *command[1:]]
-    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [*program, *words[1:]], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert not (tmp_path / "executed").exists()

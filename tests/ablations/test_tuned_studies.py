@@ -228,6 +228,16 @@ def test_a_mistake_in_the_flag_ends_with_status_2_before_anything_runs(tmp_path,
 
 @pytest.mark.long
 def test_a_real_study_is_tuned(tmp_path):
-    result = ablate(tmp_path / "study", "--tune", "learning_rate=0.003..0.1:2", "--seeds", 2, "--width", "0.1")
+    result = ablate(
+        tmp_path / "study",
+        "--tune",
+        "learning_rate=0.003..0.1:2",
+        "--seeds",
+        2,
+        "--width",
+        "0.1",
+        "--baseline",
+        "batch_size=256",
+    )
     assert result.exit_code == 0, result.output
     assert "with each cell tuned" in " ".join(result.output.split())

@@ -38,7 +38,7 @@ SHORT = (
 )
 
 
-@pytest.mark.long
+@pytest.mark.campaign
 @pytest.mark.parametrize("name", SHORT)
 def test_a_study_recovers(undisturbed, name):
     ended = campaign("--only", name, "--studies", "1", "--seed", "5", "--undisturbed", str(undisturbed))

@@ -1,4 +1,4 @@
-"""Hostile input, drawn by hypothesis: a few fixed examples in every run of the tests, many new ones with `-m long`."""
+"""Hostile input, drawn by hypothesis: fixed examples in every run of the tests, many new ones with `-m campaign`."""
 
 import sys
 from pathlib import Path
@@ -14,11 +14,11 @@ CHECKS = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck
 
 
 def pytest_configure(config):
-    is_long = config.getoption("markexpr") == "long"
+    is_campaign = config.getoption("markexpr") == "campaign"
     settings.register_profile(
         "hostile",
-        max_examples=MANY if is_long else FEW,
-        derandomize=not is_long,
+        max_examples=MANY if is_campaign else FEW,
+        derandomize=not is_campaign,
         database=None,
         phases=[Phase.explicit, Phase.generate],  # looking for a smaller example takes minutes where files are read
         deadline=None,
@@ -28,11 +28,11 @@ def pytest_configure(config):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config, items):
-    """Let `-m long` take these tests too, with more examples."""
-    if config.getoption("markexpr") == "long":
+    """Let `-m campaign` take these tests too, with more examples."""
+    if config.getoption("markexpr") == "campaign":
         for item in items:
             if Path(__file__).parent in item.path.parents:
-                item.add_marker("long")
+                item.add_marker("campaign")
 
 
 @pytest.fixture(autouse=True)

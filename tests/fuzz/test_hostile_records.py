@@ -11,7 +11,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from hostile import Told, altered, as_json, changed, fuzzed_folders, told_by, watched
+from hostile import Told, altered, as_json, changed, fuzzed, fuzzed_folders, told_by, watched
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -109,10 +109,19 @@ READERS = {
 }
 
 
-def read_all(path):
-    """Let every reader read the folder; return what each said."""
+def read_all(path, data=None):
+    """Let every reader read the folder; return what each said.
+
+    Drawing a page takes ten times as long as all other readers. Where examples are few, one in four is drawn.
+    """
+    is_few = data is not None and fuzzed.derandomize
+    left_out = "inspection" if is_few and data.draw(st.integers(0, 3)) else None
     with watched(path):
-        return {name: told_by(lambda read=read: read(path), names=path) for name, read in READERS.items()}
+        return {
+            name: told_by(lambda read=read: read(path), names=path)
+            for name, read in READERS.items()
+            if name != left_out
+        }
 
 
 def changing(finished, path, name, content):
@@ -150,7 +159,7 @@ def test_a_changed_file_is_noticed(finished, tmp_path, data):
     valid = (finished / name).read_bytes()
     content = data.draw(changed(valid[:100_000])) + valid[100_000:]
     changing(finished, path, name, content)
-    said = read_all(path)
+    said = read_all(path, data)
     is_recorded = name in json.loads((finished / "state.json").read_text())["files"] or name == "state.json"
     is_same = content == valid or (name == "state.json" and not isinstance(told_by(RunFolder(path).verdict), Told))
     if is_recorded and not is_same:
@@ -180,7 +189,7 @@ def test_a_forged_file_of_json(finished, tmp_path, data):
     else:
         changing(finished, path, name, as_json(data.draw(altered(value))))
         sign(path, name)
-    read_all(path)
+    read_all(path, data)
     restored(finished, path, name)
 
 
@@ -196,7 +205,7 @@ def test_forged_lines(finished, tmp_path, data):
     if name == "metrics.jsonl":
         sign(path, name)
     (path / "state.json").unlink() if name == "progress.json" else None
-    read_all(path)
+    read_all(path, data)
     restored(finished, path, name)
 
 
@@ -229,7 +238,7 @@ def test_forged_arrays(finished, tmp_path, data):
     changing(finished, path, name, b"")
     np.savez(path / name, **columns)
     sign(path, name)
-    read_all(path)
+    read_all(path, data)
     restored(finished, path, name)
 
 

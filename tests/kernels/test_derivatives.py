@@ -101,9 +101,19 @@ MODES = {
 }
 
 
+# What is traced takes most of the time: without its ReLU the normalisation is traced in the long tests.
+TRACED = {mode for mode in MODES if "compiled" in mode or "exported" in mode}
+CASES = [
+    pytest.param(mode, function, marks=pytest.mark.long)
+    if mode in TRACED and function is local_response_norm
+    else (mode, function)
+    for mode in MODES
+    for function in TORCHS
+]
+
+
 @pytest.mark.filterwarnings("ignore:Attempted to insert a get_attr Node:UserWarning")  # torch's own linearize
-@functions
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(("mode", "function"), CASES)
 def test_a_derivative_is_torchs(device, backend, mode, function):
     x, v = tensor(0).to(device), tensor(1).to(device)
     got = MODES[mode](ours(function, backend), x, v)

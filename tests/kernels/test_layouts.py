@@ -111,8 +111,12 @@ def test_normalisation_reads_every_layout(device, backend, layout):
 
 
 # Equal values that lie side by side tie, and rounding would decide which one wins: those layouts are left out.
-@pytest.mark.parametrize("pool", [(3, 1), (3, 2), (4, 3)], ids=str)
-@pytest.mark.parametrize("layout", sorted(IMAGES.keys() - {"overlapping", "expanded over columns"}))
+POOLED = [(layout, (3, 2)) for layout in sorted(IMAGES.keys() - {"overlapping", "expanded over columns"})]
+# Other pools in each memory order that the kernels tell apart: channels first, channels last, and what they copy.
+POOLED += [(layout, pool) for layout in ("an odd offset", "channels last", "sliced") for pool in ((3, 1), (4, 3))]
+
+
+@pytest.mark.parametrize(("layout", "pool"), POOLED, ids=str)
 def test_pooling_reads_every_layout(device, backend, layout, pool):
     x = IMAGES[layout]().to(device)
 

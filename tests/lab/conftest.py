@@ -25,24 +25,37 @@ def device(request):
 
 
 @pytest.fixture
-def torch_settings():
-    """Give back what a run sets for its whole process."""
-    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    cudnn, products = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
-    yield
-    torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(deterministic)
-    torch.backends.cudnn.allow_tf32 = cudnn
-    torch.set_float32_matmul_precision(products)
-
-
-@pytest.fixture
 def quick(device, monkeypatch):
     """The quick recipe on a device; a GPU repeats to the bit where it is asked to, and reports every step."""
     from quick_runs import QUICK
 
     monkeypatch.setitem(trainer.STEPS_BETWEEN_READS, "cuda", 1)
     return replace(QUICK, device=device, deterministic=device == "cuda")
+
+
+@pytest.fixture
+def small(device, quick):
+    """The small recipe on a device, as `quick` is the quick one."""
+    from quick_runs import SMALL
+
+    return replace(SMALL, device=device, deterministic=quick.deterministic)
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory):
+    """Give the folder of a run that nothing disturbed, trained once for each recipe; nobody may change it."""
+    from quick_runs import run_in
+
+    folders = {}
+
+    def run(recipe):
+        if recipe not in folders:
+            path = tmp_path_factory.mktemp("undisturbed") / "run"
+            assert run_in(path, recipe) == 0
+            folders[recipe] = path
+        return folders[recipe]
+
+    return run
 
 
 @pytest.fixture

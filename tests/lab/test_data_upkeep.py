@@ -8,6 +8,7 @@ import time
 
 import numpy as np
 import pytest
+from commands import answered, command
 
 from alexnet_lab.data import cache
 from alexnet_lab.data.cache import cached_images
@@ -21,6 +22,7 @@ DAY = 86400
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("ALEXNET_LAB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("COLUMNS", "1000")  # no path is cut at the end of a line
     return tmp_path / "cache"
 
 
@@ -32,18 +34,6 @@ def store(name, count=4):
 
 def age(entry, seconds):
     os.utime(entry.path / "about.json", (time.time() - seconds,) * 2)
-
-
-def command(*arguments, cwd):
-    return subprocess.run(
-        [sys.executable, "-c", "from alexnet_ablations.cli import main; main()", "cache", *arguments],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        check=False,
-        timeout=120,
-        env={**os.environ, "COLUMNS": "1000"},  # no path is cut at the end of a line
-    )
 
 
 def test_an_empty_cache_has_no_entries_and_is_not_made(own_cache):
@@ -207,7 +197,7 @@ def test_the_command_lists_prunes_and_clears(own_cache, tmp_path):
     archive = own_cache / "downloads" / "c58f3010" / "cifar-10-python.tar.gz"
     archive.parent.mkdir(parents=True)
     archive.write_bytes(bytes(1500))
-    listed = command(cwd=tmp_path)
+    listed = command("cache", cwd=tmp_path)
     assert listed.returncode == 0, listed.stderr
     lines = {line.split()[0]: line for line in listed.stdout.splitlines() if line.strip()}
     assert "40 days ago" in lines["old[1]"]
@@ -215,11 +205,11 @@ def test_the_command_lists_prunes_and_clears(own_cache, tmp_path):
     assert lines["new"].rstrip().endswith("now")
     assert "1.5 kB" in lines["cifar-10-python.tar.gz"]
     assert "3 entries" in listed.stdout
-    pruned = command("--prune", "30d", cwd=tmp_path)
+    pruned = answered("cache", "--prune", "30d", cwd=tmp_path)
     assert "removed 1 entry" in pruned.stdout
     assert {entry.source for entry in cache_entries()} == {"new", "cifar-10-python.tar.gz"}
     held = store("new")
-    cleared = command("--clear", "--downloads", cwd=tmp_path)
+    cleared = answered("cache", "--clear", "--downloads", cwd=tmp_path)
     assert cleared.returncode == 0, cleared.stderr
     assert "kept, in use: new" in cleared.stdout
     assert "removed 1 entry, 1.5 kB" in cleared.stdout
@@ -238,7 +228,7 @@ def test_the_command_lists_prunes_and_clears(own_cache, tmp_path):
 )
 def test_a_mistake_on_the_command_line_removes_nothing(arguments, message, tmp_path):
     store("xrays")
-    refused = command(*arguments, cwd=tmp_path)
+    refused = answered("cache", *arguments, cwd=tmp_path)
     assert refused.returncode == 2
     assert message in refused.stderr
     assert len(cache_entries()) == 1
@@ -258,7 +248,7 @@ def test_the_command_checks_every_byte_and_removes_what_is_damaged(own_cache, tm
     archive.write_bytes(bytes(1500))
     with (places["held"] / "pixels.npy").open("rb") as reader:
         lock_file(reader, shared=True)
-        checked = command("--check", cwd=tmp_path)
+        checked = answered("cache", "--check", cwd=tmp_path)
     assert checked.returncode == 1, checked.stderr
     said = " ".join(checked.stdout.split())
     assert (
@@ -270,12 +260,12 @@ def test_the_command_checks_every_byte_and_removes_what_is_damaged(own_cache, tm
     assert "checked 5 entries" in said
     assert "4 damaged" in said
     assert {entry.source for entry in cache_entries()} == {"whole", "held"}
-    again = command("--check", cwd=tmp_path)
+    again = answered("cache", "--check", cwd=tmp_path)
     assert again.returncode == 1
     assert "1 damaged" in again.stdout
     store("held")
-    assert command("--check", cwd=tmp_path).returncode == 0
-    assert "2 entries" in command("--check", cwd=tmp_path).stdout
+    assert answered("cache", "--check", cwd=tmp_path).returncode == 0
+    assert "2 entries" in answered("cache", "--check", cwd=tmp_path).stdout
 
 
 def test_a_listing_names_entries_that_cannot_be_read(tmp_path):
@@ -286,7 +276,7 @@ def test_a_listing_names_entries_that_cannot_be_read(tmp_path):
         assert [(listed.kind, listed.source) for listed in cache_entries()] == [
             ("unreadable", "damaged, or of an earlier version")
         ]
-    listed = command(cwd=tmp_path)
+    listed = answered("cache", cwd=tmp_path)
     assert listed.returncode == 0, listed.stderr
     (entry.path / "pixels.npy").unlink()
     (unreadable,) = cache_entries()

@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+from commands import answered
 
 from alexnet_kernels.statistics import exponent_histogram
 from alexnet_lab.instruments.flow import FlowWriter, Layout, Parameter, Site
@@ -297,14 +298,7 @@ def test_without_an_optional_package_one_sentence_says_what_to_install(run, tmp_
 
 
 def test_the_command_writes_beside_the_records_and_names_the_files(run):
-    arguments = ["export", str(run), "--to", "csv"]
-    done = subprocess.run(
-        [sys.executable, "-c", "from alexnet_ablations.cli import main; main()", *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
+    done = answered("export", run, "--to", "csv", cwd=".")
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[0] == str(run / "export" / "metrics.csv")
     assert pandas.read_csv(run / "export" / "metrics.csv")["train_loss"].tolist() == [1.0, 0.5]

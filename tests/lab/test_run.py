@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from quick_runs import QUICK, assert_same_run, run_in, start_process, wait_for_epochs, weights_of
+from quick_runs import QUICK, SMALL, assert_same_run, run_in, start_process, wait_for_epochs, weights_of
 
 from alexnet_lab.data.feed import open_feed
 from alexnet_lab.networks import build_network
@@ -28,10 +28,11 @@ from alexnet_lab.training.run import check_gpu, configure_torch, train
 pytestmark = pytest.mark.usefixtures("torch_settings")
 
 
-def test_a_run_learns_writes_its_folder_and_repeats_to_the_bit(tmp_path, quick):
-    assert run_in(tmp_path / "one", quick) == run_in(tmp_path / "two", quick) == 0
-    assert_same_run(tmp_path / "one", tmp_path / "two")
-    folder = RunFolder(tmp_path / "one")
+def test_a_run_learns_writes_its_folder_and_repeats_to_the_bit(tmp_path, quick, undisturbed):
+    one = undisturbed(quick)
+    assert run_in(tmp_path, quick) == 0
+    assert_same_run(one, tmp_path)
+    folder = RunFolder(one)
     result = folder.verdict()["result"]
     assert result["test"]["accuracy"] > 0.5
     assert sum(map(sum, result["test"]["confusion"])) == result["test"]["images"] == 359
@@ -39,18 +40,18 @@ def test_a_run_learns_writes_its_folder_and_repeats_to_the_bit(tmp_path, quick):
     metrics = list(folder.metrics())
     assert [row["epoch"] for row in metrics] == [1, 2]
     assert metrics[1]["train_loss"] < metrics[0]["train_loss"]
-    split = json.loads((tmp_path / "one" / "split.json").read_text())
+    split = json.loads((one / "split.json").read_text())
     assert len(split["test"]) == 359
     feed = open_feed("digits", image_size=67)
     assert folder.provenance()["identity"] == quick.identity(feed.fingerprint)
-    assert sorted(p.name for p in (tmp_path / "one/checkpoints").iterdir()) == ["best.json", "best.safetensors"]
+    assert sorted(p.name for p in (one / "checkpoints").iterdir()) == ["best.json", "best.safetensors"]
 
 
-def test_the_best_weights_are_the_ones_that_were_tested(tmp_path, quick):
-    run_in(tmp_path, quick)
-    result = RunFolder(tmp_path).verdict()["result"]
+def test_the_best_weights_are_the_ones_that_were_tested(quick, undisturbed):
+    path = undisturbed(quick)
+    result = RunFolder(path).verdict()["result"]
     network = build_network("alexnet", 10, norm="bn", width=1 / 16, image_size=67, in_channels=1).eval()
-    tensors = {name.removeprefix("network."): value for name, value in weights_of(tmp_path).items()}
+    tensors = {name.removeprefix("network."): value for name, value in weights_of(path).items()}
     network.load_state_dict(tensors)
     feed = open_feed("digits", image_size=67)
     with torch.no_grad():
@@ -72,11 +73,11 @@ def test_dropout_masks_depend_on_seed_and_step_not_on_the_other_slots(tmp_path, 
             return x
 
         monkeypatch.setattr("alexnet_lab.networks.parts.Dropout.forward", spy)
-        run_in(tmp_path / name, replace(recipe, epochs=1, batch_size=512))
+        run_in(tmp_path / name, replace(recipe, epochs=1, batch_size=32))
 
-    listen(QUICK, "bn")
-    listen(replace(QUICK, norm="none", act="leaky"), "none")
-    listen(replace(QUICK, seed=2), "another seed")
+    listen(SMALL, "bn")
+    listen(replace(SMALL, norm="none", act="leaky"), "none")
+    listen(replace(SMALL, seed=2), "another seed")
     assert len(masks["bn"]) == 4  # two layers, two steps
     assert all(torch.equal(a, b) for a, b in zip(masks["bn"], masks["none"], strict=True))
     assert not any(torch.equal(a, b) for a, b in itertools.combinations(masks["bn"], 2))
@@ -92,12 +93,13 @@ def test_dropout_masks_depend_on_seed_and_step_not_on_the_other_slots(tmp_path, 
     ],
 )
 def test_every_way_of_training_learns(change, tmp_path, quick):
-    assert run_in(tmp_path, replace(quick, epochs=3, batch_size=16, **change)) == 0
-    assert RunFolder(tmp_path).verdict()["result"]["test"]["accuracy"] > 0.3
+    easy = "synthetic:classes=4,side=16,count=240,difficulty=0"
+    assert run_in(tmp_path, replace(quick, data=easy, epochs=3, batch_size=8, **change)) == 0
+    assert RunFolder(tmp_path).verdict()["result"]["test"]["accuracy"] > 0.5  # a guess is right once in four
 
 
-def test_a_batch_in_parts_is_the_batch_whole(tmp_path, quick):
-    plain = replace(quick, norm="lrn", dropout=0.5, epochs=1)
+def test_a_batch_in_parts_is_the_batch_whole(tmp_path, small):
+    plain = replace(small, norm="lrn", dropout=0.5, epochs=1)
     run_in(tmp_path / "whole", plain)
     run_in(tmp_path / "parts", replace(plain, accumulate=4))
     whole, parts = (next(RunFolder(tmp_path / name).metrics()) for name in ("whole", "parts"))
@@ -114,9 +116,9 @@ def test_a_batch_in_parts_is_the_batch_whole(tmp_path, quick):
 def test_a_compiled_batch_in_parts_compiles_no_more_graphs_than_a_whole_one(tmp_path, monkeypatch, instruments):
     # What is compiled again is decided before the backend; one that generates no code saves the time.
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
-    recipe = replace(QUICK, epochs=1, batch_size=96, norm="none", dropout=0.5, compile=True, instruments=instruments)
+    recipe = replace(SMALL, epochs=1, batch_size=16, norm="none", dropout=0.5, compile=True, instruments=instruments)
     graphs = {}
-    for accumulate in (1, 4, 12):
+    for accumulate in (1, 4, 8):
         torch._dynamo.reset()
         torch._dynamo.utils.counters.clear()
         assert run_in(tmp_path / str(accumulate), replace(recipe, accumulate=accumulate)) == 0
@@ -124,9 +126,9 @@ def test_a_compiled_batch_in_parts_compiles_no_more_graphs_than_a_whole_one(tmp_
     assert graphs == dict.fromkeys(graphs, graphs[1])
 
 
-def test_patience_stops_a_run_that_no_longer_improves(tmp_path, quick):
+def test_patience_stops_a_run_that_no_longer_improves(tmp_path, small):
     # A rate too small to move anything: the first epoch stays the best.
-    assert run_in(tmp_path, replace(quick, learning_rate=1e-12, norm="none", epochs=9, patience=2)) == 0
+    assert run_in(tmp_path, replace(small, learning_rate=1e-12, norm="none", epochs=9, patience=2)) == 0
     result = RunFolder(tmp_path).verdict()["result"]
     assert (result["tested_epoch"], result["epochs"]) == (1, 3)
 
@@ -138,10 +140,10 @@ class PowerCutError(BaseException):
 @pytest.mark.parametrize("cut_at", [1, 5, 8, 9, 15])
 @pytest.mark.parametrize("change", [{"ema": 0.9, "optimiser": "adamw"}, {"precision": "fp16", "norm": "lrn"}])
 def test_a_run_cut_off_at_any_step_ends_with_the_numbers_of_an_undisturbed_one(
-    cut_at, change, tmp_path, monkeypatch, quick
+    cut_at, change, tmp_path, monkeypatch, small, undisturbed
 ):
-    recipe = replace(quick, batch_size=128, **change)  # 8 steps in each of two epochs
-    run_in(tmp_path / "whole", recipe)
+    recipe = replace(small, **change)  # 8 steps in each of two epochs
+    whole = undisturbed(recipe)
     # A checkpoint after every step, so that the cut can come between any two.
     monkeypatch.setattr(trainer, "WITHIN_EPOCH", -1.0)
     monkeypatch.setattr(trainer, "BETWEEN_EPOCHS", -1.0)
@@ -155,11 +157,11 @@ def test_a_run_cut_off_at_any_step_ends_with_the_numbers_of_an_undisturbed_one(
     notes = []
     assert run_in(tmp_path / "cut", recipe, lambda kind, facts: notes.append(facts.get("text", ""))) == 0
     assert (cut_at == 1) or any("going on at epoch" in note for note in notes)
-    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+    assert_same_run(whole, tmp_path / "cut")
 
 
-def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(tmp_path, monkeypatch):
-    run_in(tmp_path / "whole", QUICK)
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(tmp_path, monkeypatch, undisturbed):
+    whole = undisturbed(SMALL)
     monkeypatch.setattr(trainer, "WITHIN_EPOCH", -1.0)
 
     def cut(kind, facts):
@@ -167,13 +169,13 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(tmp_path, monk
             raise PowerCutError
 
     with pytest.raises(PowerCutError):
-        run_in(tmp_path / "cut", QUICK, cut)
+        run_in(tmp_path / "cut", SMALL, cut)
     newest = max((tmp_path / "cut/checkpoints").glob("step-*.safetensors"))
     newest.write_bytes(newest.read_bytes()[:-1])
     notes = []
-    run_in(tmp_path / "cut", QUICK, lambda kind, facts: notes.append(facts.get("text", "")))
+    run_in(tmp_path / "cut", SMALL, lambda kind, facts: notes.append(facts.get("text", "")))
     assert any(newest.stem in note and "the one before it is used" in note for note in notes)
-    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+    assert_same_run(whole, tmp_path / "cut")
 
 
 def test_another_recipe_in_the_same_folder_starts_afresh(tmp_path, monkeypatch):
@@ -184,51 +186,51 @@ def test_another_recipe_in_the_same_folder_starts_afresh(tmp_path, monkeypatch):
             raise PowerCutError
 
     with pytest.raises(PowerCutError):
-        run_in(tmp_path / "run", QUICK, cut)
-    changed = replace(QUICK, learning_rate=0.02)
+        run_in(tmp_path / "run", SMALL, cut)
+    changed = replace(SMALL, learning_rate=0.02)
     run_in(tmp_path / "run", changed)
     run_in(tmp_path / "fresh", changed)
     assert_same_run(tmp_path / "run", tmp_path / "fresh")
 
 
 @pytest.mark.long
-def test_kill_9_loses_nothing_and_changes_nothing(tmp_path):
-    recipe = replace(QUICK, epochs=30)
-    run_in(tmp_path / "whole", recipe)
+def test_kill_9_loses_nothing_and_changes_nothing(tmp_path, undisturbed):
+    recipe = replace(SMALL, epochs=30)
+    whole = undisturbed(recipe)
     command, process = start_process(tmp_path / "killed", recipe)
     wait_for_epochs(tmp_path / "killed", 4)
     process.kill()
     process.communicate()
     assert RunFolder(tmp_path / "killed").verdict() is None
     assert subprocess.run(command, check=False, stdout=subprocess.DEVNULL).returncode == 0
-    assert_same_run(tmp_path / "whole", tmp_path / "killed")
+    assert_same_run(whole, tmp_path / "killed")
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupt_saves_and_says_how_to_go_on(number, tmp_path):
-    recipe = replace(QUICK, epochs=30)
-    run_in(tmp_path / "whole", recipe)
+def test_an_interrupt_saves_and_says_how_to_go_on(number, tmp_path, undisturbed):
+    recipe = replace(SMALL, epochs=30)
+    whole = undisturbed(recipe)
     command, process = start_process(tmp_path / "stopped", recipe)
     wait_for_epochs(tmp_path / "stopped", 3)
     process.send_signal(number)
-    said, _ = process.communicate(timeout=60)
+    said, _ = process.communicate(timeout=600)
     assert process.returncode == 130
     assert "the same command goes on from there" in said
     again = subprocess.run(command, check=False, capture_output=True, text=True)
-    assert re.search(r"going on at epoch [3-9]", again.stdout)
-    assert_same_run(tmp_path / "whole", tmp_path / "stopped")
+    assert int(re.search(r"going on at epoch (\d+)", again.stdout)[1]) >= 3
+    assert_same_run(whole, tmp_path / "stopped")
 
 
 @pytest.mark.long
-def test_two_processes_have_the_numbers_of_one_up_to_rounding(tmp_path, run_in_two_processes):
-    recipe = replace(QUICK, norm="lrn", epochs=2, dropout=0.5)
-    run_in(tmp_path / "one", recipe)
-    path = tmp_path / "two"
-    run_in_two_processes(recipe, path)
-    for one, two in zip(RunFolder(tmp_path / "one").metrics(), RunFolder(path).metrics(), strict=True):
-        assert two["train_loss"] == pytest.approx(one["train_loss"], rel=1e-4)
-        assert two["validation_loss"] == pytest.approx(one["validation_loss"], rel=1e-3)
+def test_two_processes_have_the_numbers_of_one_up_to_rounding(tmp_path, run_in_two_processes, undisturbed):
+    recipe = replace(SMALL, norm="lrn", epochs=2, dropout=0.5)
+    one = undisturbed(recipe)
+    two = tmp_path / "two"
+    run_in_two_processes(recipe, two)
+    for row, other in zip(RunFolder(one).metrics(), RunFolder(two).metrics(), strict=True):
+        assert other["train_loss"] == pytest.approx(row["train_loss"], rel=1e-4)
+        assert other["validation_loss"] == pytest.approx(row["validation_loss"], rel=1e-3)
 
 
 def test_a_run_that_fails_leaves_its_reason(tmp_path):
@@ -326,7 +328,7 @@ def test_the_default_recipe_is_finite_at_the_first_step(tmp_path):
 
 def test_a_loss_of_exactly_zero_survives_a_resume(tmp_path, monkeypatch):
     monkeypatch.setattr(trainer, "BETWEEN_EPOCHS", -1.0)
-    recipe = replace(QUICK, batch_size=512)
+    recipe = SMALL
 
     def cut(kind, _facts):
         if kind == "epoch":
@@ -334,7 +336,7 @@ def test_a_loss_of_exactly_zero_survives_a_resume(tmp_path, monkeypatch):
 
     with pytest.raises(PowerCutError):
         run_in(tmp_path, recipe, cut)
-    made = trainer.Trainer(recipe, RunFolder(tmp_path), open_feed("digits", image_size=67), Ranks(), lambda *_: None)
+    made = trainer.Trainer(recipe, RunFolder(tmp_path), open_feed(recipe.data, image_size=67), Ranks(), lambda *_: None)
     made.final_loss = 0.0
     made._save()
     again = trainer.Trainer(recipe, RunFolder(tmp_path), made.feed, Ranks(), lambda *_: None)
@@ -356,11 +358,11 @@ def interrupted(path, recipe, monkeypatch, at=14):
 
 
 def test_a_run_that_is_cut_off_in_its_test_goes_on_there_and_keeps_no_second_copy_of_its_training(
-    tmp_path, monkeypatch
+    tmp_path, monkeypatch, undisturbed
 ):
     monkeypatch.setattr(trainer, "BETWEEN_EPOCHS", math.inf)
-    recipe = replace(QUICK, batch_size=128)
-    run_in(tmp_path / "whole", recipe)
+    recipe = SMALL
+    whole = undisturbed(recipe)
 
     def cut(kind, facts):
         if facts.get("text", "").startswith("testing"):
@@ -374,30 +376,32 @@ def test_a_run_that_is_cut_off_in_its_test_goes_on_there_and_keeps_no_second_cop
     assert run_in(tmp_path / "cut", recipe, lambda kind, facts: seen.append((kind, facts.get("text")))) == 0
     assert ("note", "going on at the test") in seen
     assert "step" not in {kind for kind, _ in seen}
-    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+    assert_same_run(whole, tmp_path / "cut")
     # Nor is a damaged note of what was trained the end of the run: it trains again.
     with pytest.raises(PowerCutError):
         run_in(tmp_path / "damaged", recipe, cut)
     for path in (tmp_path / "damaged/checkpoints").glob("step-*.json"):
         path.write_text("{}")
     assert run_in(tmp_path / "damaged", recipe) == 0
-    assert_same_run(tmp_path / "whole", tmp_path / "damaged")
+    assert_same_run(whole, tmp_path / "damaged")
 
 
-def test_the_validation_of_the_tested_weights_is_that_of_their_epoch_to_the_bit(tmp_path, quick, monkeypatch):
-    run_in(tmp_path / "kept", quick)
+def test_the_validation_of_the_tested_weights_is_that_of_their_epoch_to_the_bit(
+    tmp_path, small, monkeypatch, undisturbed
+):
+    kept = undisturbed(small)
     monkeypatch.setattr(trainer, "MOST_KEPT", 0)
-    run_in(tmp_path / "again", quick)
-    assert_same_run(tmp_path / "kept", tmp_path / "again")
-    predicted = [read_predictions(tmp_path / name / FILE)["validation"].probabilities for name in ("kept", "again")]
+    run_in(tmp_path, small)
+    assert_same_run(kept, tmp_path)
+    predicted = [read_predictions(path / FILE)["validation"].probabilities for path in (kept, tmp_path)]
     assert np.array_equal(*predicted)
 
 
 def test_a_tested_run_holds_neither_gradients_nor_momenta_nor_averages(tmp_path):
-    recipe = replace(QUICK, batch_size=128, epochs=1, ema=0.9)
+    recipe = replace(SMALL, epochs=1, ema=0.9)
     folder = RunFolder(tmp_path)
     folder.begin(recipe.to_json(), {}, "{}")
-    made = trainer.Trainer(recipe, folder, open_feed("digits", image_size=67), Ranks(), lambda *_: None)
+    made = trainer.Trainer(recipe, folder, open_feed(recipe.data, image_size=67), Ranks(), lambda *_: None)
     predict = made._predict
     held = []
 
@@ -439,15 +443,15 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("name", DAMAGES)
-def test_a_damaged_record_of_an_interrupted_run_never_stops_it_for_good(tmp_path, monkeypatch, name):
-    recipe = replace(QUICK, batch_size=128)
-    run_in(tmp_path / "whole", recipe)
+def test_a_damaged_record_of_an_interrupted_run_never_stops_it_for_good(tmp_path, monkeypatch, name, undisturbed):
+    recipe = SMALL
+    whole = undisturbed(recipe)
     interrupted(tmp_path / "cut", recipe, monkeypatch)
     path = tmp_path / "cut" / name
     path.write_bytes(DAMAGES[name](path.read_bytes() if path.exists() else b""))
     notes = []
     assert run_in(tmp_path / "cut", recipe, lambda kind, facts: notes.append(facts.get("text", ""))) == 0
-    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+    assert_same_run(whole, tmp_path / "cut")
     assert RunFolder(tmp_path / "cut").damages(weights=True) == ()
     said = " ".join(notes)
     if name in ("state.json", "flow/layout.json", "copies.json"):  # these are written again
@@ -457,16 +461,16 @@ def test_a_damaged_record_of_an_interrupted_run_never_stops_it_for_good(tmp_path
         assert path.stem in said
 
 
-def test_a_changed_fact_of_a_checkpoint_is_passed_over_and_the_numbers_stay(tmp_path, monkeypatch):
-    recipe = replace(QUICK, batch_size=128)
-    run_in(tmp_path / "whole", recipe)
+def test_a_changed_fact_of_a_checkpoint_is_passed_over_and_the_numbers_stay(tmp_path, monkeypatch, undisturbed):
+    recipe = SMALL
+    whole = undisturbed(recipe)
     interrupted(tmp_path / "cut", recipe, monkeypatch)
     newest = max((tmp_path / "cut/checkpoints").glob("step-*.json"))
     newest.write_text(changed_epoch(newest.read_text()))
     notes = []
     run_in(tmp_path / "cut", recipe, lambda kind, facts: notes.append(facts.get("text", "")))
     assert any(newest.stem in note and "the one before it is used" in note for note in notes)
-    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+    assert_same_run(whole, tmp_path / "cut")
 
 
 def test_what_a_run_prints_steers_no_terminal_and_fails_at_no_letter(tmp_path, capsys):
@@ -488,11 +492,10 @@ def test_the_last_line_of_a_process_that_printed_without_end_is_read_in_little_m
 
 
 def test_what_a_kill_left_half_written_is_cleared_at_the_next_start(tmp_path, monkeypatch):
-    recipe = replace(QUICK, batch_size=128)
-    interrupted(tmp_path, recipe, monkeypatch)
+    interrupted(tmp_path, SMALL, monkeypatch)
     scratch = tmp_path / "checkpoints/.step-00000015.safetensors.4711"
     scratch.write_bytes(b"half")
-    run_in(tmp_path, recipe)
+    run_in(tmp_path, SMALL)
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["best.json", "best.safetensors"]
 
 
@@ -511,5 +514,5 @@ def test_fp32_is_fp32_unless_tf32_is_asked_for(tmp_path):
     for asked in (True, False):
         configure_torch(replace(QUICK, tf32=asked))
         assert torch.backends.cudnn.allow_tf32 == torch.backends.cuda.matmul.allow_tf32 == asked
-    run_in(tmp_path, replace(QUICK, epochs=1, batch_size=512))
+    run_in(tmp_path, replace(SMALL, epochs=1))
     assert RunFolder(tmp_path).provenance()["fp32_products"] == "fp32"

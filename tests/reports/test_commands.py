@@ -1,9 +1,7 @@
 """alexnet-lab inspect and compare, as a user meets them."""
 
-import subprocess
-import sys
-
 import pytest
+from commands import answered
 from typer.testing import CliRunner
 
 from alexnet_ablations.cli.application import application
@@ -65,14 +63,7 @@ def test_compare_prints_what_differs_and_how_far(run, write_run, tmp_path):
     ],
 )
 def test_a_mistake_ends_as_one_clear_line(arguments, message, tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-c", "from alexnet_ablations.cli import main; main()", *arguments],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        check=False,
-        timeout=120,
-    )
+    done = answered(*arguments, cwd=tmp_path)
     assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr

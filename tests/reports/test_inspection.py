@@ -15,6 +15,8 @@ from alexnet_lab.reports.page import Beside, Callout, Paragraph, Remarks, Table
 from alexnet_lab.reports.panels import share_interval
 from alexnet_lab.training.recipe import Recipe
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 FINDING = Finding(
     "x", "serious", "Dead", "They are silent.", "12 of 96", "0.25", "None", "leaky", ("conv1",), (1, 2, 3, 5)
 )
@@ -189,7 +191,7 @@ def test_the_first_sentence_says_how_a_run_ended(state, said, write_run, tmp_pat
     assert said in inspect_run(write_run(tmp_path / "run", epochs=2, state=state, flow=False), []).lead
 
 
-def test_numbers_that_overflowed_do_not_end_the_report(write_run, tmp_path):
+def test_numbers_that_overflowed_do_not_end_the_report(write_run, tmp_path, drawn):
     run = write_run(tmp_path / "run", epochs=2, state="diverged", **SMALL)
     path = run / "flow" / "epoch-0002.npz"
     columns = dict(np.load(path))
@@ -247,7 +249,13 @@ def small(tmp_path_factory, write_run):
     return write_run(tmp_path_factory.mktemp("small") / "run", **SMALL)
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
+# One of each kind of file and of damage; the others are tried in the long tests.
+QUICK = ("one bit of an epoch", "an epoch of zeros", "filters", "a deep layout", "a deep split", "no split")
+QUICK += ("a letter of the verdict", "metrics cut short")
+BY_DAMAGE = [damage if damage in QUICK else pytest.param(damage, marks=pytest.mark.long) for damage in DAMAGES]
+
+
+@pytest.mark.parametrize("damage", BY_DAMAGE)
 def test_a_damaged_record_costs_its_run_that_record_and_is_named(damage, small, tmp_path):
     run = shutil.copytree(small, tmp_path / "run")
     name, change = DAMAGES[damage]
@@ -269,7 +277,7 @@ def test_a_damaged_record_costs_its_run_that_record_and_is_named(damage, small, 
     assert ("confusion-test" in figures) == (name != "state.json")
 
 
-def test_a_damaged_run_is_compared_by_what_is_left_of_it(small, tmp_path):
+def test_a_damaged_run_is_compared_by_what_is_left_of_it(small, tmp_path, drawn):
     assert "Damaged record" not in against(inspect_run(small))
     run = shutil.copytree(small, tmp_path / "damaged")
     for name in ("flow/epoch-0003.npz", "flow/filters.npz", "split.json", "state.json"):
@@ -408,7 +416,7 @@ def test_networks_that_share_no_layer_are_compared_by_what_they_have(write_run, 
     assert "No layer has a histogram in every one" in words(page, "Histograms")
 
 
-def test_runs_without_instruments_are_compared_by_what_they_have(whole, write_run, tmp_path):
+def test_runs_without_instruments_are_compared_by_what_they_have(whole, write_run, tmp_path, drawn):
     other = write_run(tmp_path / "other", flow=False, state="diverged")
     page = compare_runs([whole, other])
     assert "Without instruments, and so without these numbers: other" in words(page, "Through depth")
@@ -447,7 +455,7 @@ def test_equal_recipes_are_said_to_be_equal(whole, tmp_path):
 
 
 @pytest.mark.long
-def test_the_page_of_a_long_run_of_wide_layers_stays_light(write_run, tmp_path):
+def test_the_page_of_a_long_run_of_wide_layers_stays_light(write_run, tmp_path, drawn):
     shapes = [(96, 3, 11, 11), (256, 96, 5, 5), (384, 256, 3, 3), (4096, 9216), (1000, 4096)]
     classes = [f"class {at}" for at in range(1000)]
     run = write_run(tmp_path / "run", epochs=90, shapes=shapes, classes=classes, dead=9)

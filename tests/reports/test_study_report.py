@@ -15,6 +15,8 @@ from alexnet_ablations.conclude.sentences import sentence_of
 from alexnet_ablations.report import verdicts, write_report
 from alexnet_ablations.report.readings import labels_of, read_cells
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 EVIL = "<script>alert(1)</script>"
 
 
@@ -26,7 +28,7 @@ def test_a_planted_difference_comes_first_with_its_number_interval_and_pairs(pag
     assert "act relu → leaky" in page.lead.partition("Undecided: ")[2]
 
 
-def test_the_report_stands_beside_its_tables_rows_and_figures(study):
+def test_the_report_stands_beside_its_tables_rows_and_figures(study, drawn):
     page = write_report(study)
     assert page == study.folder / "report" / "index.html"
     names = {path.name for path in page.parent.iterdir()}
@@ -85,7 +87,7 @@ def test_one_seed_has_no_interval_and_no_verdict_and_the_page_says_why(make_stud
     assert "n=1" in text
 
 
-def test_a_cell_that_always_diverges_is_reported_with_its_survival_and_never_dropped(make_study):
+def test_a_cell_that_always_diverges_is_reported_with_its_survival_and_never_dropped(make_study, drawn):
     study = make_study(lambda seed, norm: "diverged" if norm == "none" else planted(seed, norm, "relu"),
                        {"norm": ["bn", "none"]})  # fmt: skip
     page = page_of(study)
@@ -116,7 +118,7 @@ def test_runs_without_instruments_leave_a_page_that_says_what_is_missing(make_st
     assert text_of(page).count("No run has recorded this yet.") == 2
 
 
-def test_names_that_look_like_markup_stay_text(make_study):
+def test_names_that_look_like_markup_stay_text(make_study, drawn):
     study = make_study(
         lambda seed, norm: 0.9, {"norm": ["bn"]}, 1, about=f"What {EVIL} does", data=f"x/{EVIL.replace('/', '')}.zip"
     )
@@ -125,7 +127,7 @@ def test_names_that_look_like_markup_stay_text(make_study):
     assert "&lt;script&gt;alert(1)" in markup
 
 
-def test_levels_that_look_like_markup_stay_text(make_study):
+def test_levels_that_look_like_markup_stay_text(make_study, drawn):
     evil = {"weights": [f"{EVIL}.pth"]}
     study = make_study(lambda seed, weights: 0.9 + seed / 100, evil, seeds=2)
     page = page_of(study)
