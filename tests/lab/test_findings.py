@@ -184,14 +184,6 @@ def test_what_needs_one_class_an_image_is_refused_in_one_sentence(use, place):
     assert "\n" not in str(no.value)
 
 
-def test_a_study_of_findings_is_refused(place):
-    from alexnet_ablations import declare_study
-
-    start = {"data": str(place.root / "nih.csv"), "findings": "Finding Labels", "best_by": "auroc"}
-    with pytest.raises(ValueError, match="a study compares runs with one class an image"):
-        declare_study({"norm": "bn"}, start, place.root / "study")
-
-
 def test_a_notebook_shows_the_mean_auroc(place):
     auroc = RunFolder(place.run).verdict()["result"]["test"]["auroc"]
     assert f"{auroc:.4f}" in load_run(place.run)._repr_html_()

@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 
 from alexnet_ablations.conclude.conclusions import Conclusion, conclusions_of
-from alexnet_ablations.conclude.outcomes import HEADLINE, ended_well, read_results
+from alexnet_ablations.conclude.outcomes import ended_well, headline_of, read_results
 from alexnet_ablations.conclude.resplits import read_resplits
 from alexnet_ablations.conclude.sentences import ALL_POSSIBLE, effect, name_of, shown_interval
 from alexnet_ablations.declare.study import Study
@@ -48,7 +48,8 @@ def effects_at_budgets(study: Study, outcomes: Sequence[SearchResult], rows: pd.
     complete = [outcome for outcome in outcomes if outcome.is_complete]
     if not complete:
         return []
-    headline = dict(zip(zip(rows["cell"], rows["seed"], strict=True), rows.to_dict("records"), strict=True))
+    compared = headline_of(rows)
+    by_run = dict(zip(zip(rows["cell"], rows["seed"], strict=True), rows.to_dict("records"), strict=True))
     searches = searches_of(study)
     runs = {(search.cell.name, search.number): search.runs for search in searches}
     by_split = study.splitting.resplit
@@ -58,17 +59,17 @@ def effects_at_budgets(study: Study, outcomes: Sequence[SearchResult], rows: pd.
         chosen = []
         for outcome in complete:
             run = runs[outcome.cell.name, outcome.number][within_budget(outcome, points).chosen]
-            chosen.append(_row(outcome, headline[run.cell.name, run.seed]))
+            chosen.append(_row(outcome, by_run[run.cell.name, run.seed], compared.name))
         results = pd.DataFrame(chosen)
         results.attrs = dict(rows.attrs)
-        concluded = conclusions_of(results, study.contrasts(), (HEADLINE,), study.margin, resplits=resplits)
+        concluded = conclusions_of(results, study.contrasts(), (compared,), study.margin, resplits=resplits)
         found.append(AtBudget(points, concluded.headline))
     return found
 
 
-def _row(outcome: SearchResult, row: Mapping[Any, Any]) -> dict[str, Any]:
+def _row(outcome: SearchResult, row: Mapping[Any, Any], compared: str) -> dict[str, Any]:
     settings = {field: row[field] for field, _ in outcome.cell.settings}
-    kept = {name: row[name] for name in ("state", "why", HEADLINE.name)}
+    kept = {name: row[name] for name in ("state", "why", compared)}
     return {"cell": outcome.cell.name, **settings, "seed": outcome.number, **kept}
 
 
