@@ -9,6 +9,7 @@ Shapes: N images, K classes.
 import numpy as np
 from numpy.typing import NDArray
 
+from alexnet_lab.data.findings import positives
 from alexnet_lab.evaluation.estimates import LEVEL, Estimate
 
 Floats = NDArray[np.float64]
@@ -25,10 +26,13 @@ def auroc(scores: Floats, positive: NDArray[np.bool_]) -> Estimate:
 def macro_auroc(probabilities: Floats, labels: NDArray[np.int64]) -> Estimate:
     """Return the mean of the areas of the classes that have images; with two classes it is the area of either.
 
+    With labels N K it is the mean over findings.
+
     Its variance is that of the mean of the classes' influences on each image, since all areas share the images.
     """
-    present = [k for k in range(probabilities.shape[1]) if 0 < (labels == k).sum() < len(labels)]
-    found = [influences(probabilities[:, k], labels == k) for k in present]
+    positive = positives(labels, probabilities.shape[1])
+    present = [k for k, count in enumerate(positive.sum(0)) if 0 < count < len(labels)]
+    found = [influences(probabilities[:, k], positive[:, k]) for k in present]
     areas = [area for area, _ in found if area is not None]
     if not areas:
         return Estimate(None, method="an area needs images of two classes")

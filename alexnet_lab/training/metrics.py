@@ -114,6 +114,15 @@ def expected_calibration_error(probabilities: NDArray[np.float64], labels: NDArr
     return float(np.abs(gaps).sum() / len(labels))
 
 
+def finding_calibration_error(probabilities: NDArray[np.float64], labels: NDArray[np.int64]) -> float:
+    """Return the mean over findings of how far a probability stands from the share that has the finding, by bins."""
+    gaps = []
+    for scores, present in zip(probabilities.T, labels.T, strict=True):
+        bins = np.minimum((scores * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
+        gaps.append(np.abs(np.bincount(bins, weights=scores - present, minlength=CALIBRATION_BINS)).sum() / len(labels))
+    return float(np.mean(gaps))
+
+
 def is_better(name: str, value: float | None, best: float | None) -> bool:
     """Say whether a metric improved; of a loss, less is better."""
     if value is None:

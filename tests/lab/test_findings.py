@@ -1,6 +1,7 @@
 """Images with several findings: from a table to a trained run, and what does not apply to them is refused."""
 
 import csv
+import json
 import shutil
 from dataclasses import replace
 from types import SimpleNamespace
@@ -15,10 +16,13 @@ from alexnet_lab import load_run
 from alexnet_lab.data.feed import open_feed
 from alexnet_lab.data.findings import as_classes, strata_of
 from alexnet_lab.data.sources import listing_of, load_images
+from alexnet_lab.evaluation.auroc import macro_auroc
+from alexnet_lab.evaluation.calibration import fit_temperature, tempered
 from alexnet_lab.evaluation.evaluating import evaluate_run
 from alexnet_lab.explanation.explaining import explain
 from alexnet_lab.predictions_file import read_predictions
 from alexnet_lab.records import RunFolder
+from alexnet_lab.reports.evaluation_page import write_evaluation
 from alexnet_lab.reports.inspection import open_run
 from alexnet_lab.reports.run_tables import run_tables
 from alexnet_lab.training.metrics import finding_metrics
@@ -173,7 +177,6 @@ def test_exported_tables_have_a_column_for_each_finding(place):
 @pytest.mark.parametrize(
     "use",
     [
-        lambda place: evaluate_run(place.run),
         lambda place: explain(place.run, place.root / "000.png"),
         lambda place: open_run(place.run),
     ],
@@ -182,6 +185,92 @@ def test_what_needs_one_class_an_image_is_refused_in_one_sentence(use, place):
     with pytest.raises(ValueError, match=r"runs with one class an image, and here images have several findings") as no:
         use(place)
     assert "\n" not in str(no.value)
+
+
+@pytest.fixture(scope="module")
+def evaluation(place):
+    return evaluate_run(place.run, replicates=200)
+
+
+def test_an_evaluation_has_the_auroc_of_each_finding_and_their_mean(place, evaluation):
+    test, result = evaluation.test, RunFolder(place.run).verdict()["result"]["test"]
+    each = [one.auroc_delong.value for one in test.classes]
+    np.testing.assert_allclose(each, result["finding_auroc"], atol=1e-6)
+    assert test.figures["auroc"].value == pytest.approx(result["auroc"], abs=1e-6)
+    assert test.macro_auroc_delong.value == pytest.approx(result["auroc"], abs=1e-6)
+    assert test.figures["loss"].value == pytest.approx(result["loss"], abs=1e-6)
+    assert test.unit == "patients"
+    assert test.confusion == []
+    assert "accuracy" not in test.figures
+    assert [one.name for one in test.classes] == list(NAMES)
+
+
+def test_thresholds_of_an_evaluation_are_those_of_predict_and_their_shares_are_counted(place, evaluation):
+    kept = read_predictions(place.run / "predictions.npz")["test"]
+    cuts = load_run(place.run)._thresholds()
+    for k, one in enumerate(evaluation.test.classes):
+        assert one.threshold == pytest.approx(cuts[k])
+        has, called = kept.labels[:, k] == 1, kept.probabilities[:, k] >= cuts[k]
+        assert one.figures["sensitivity"].value == pytest.approx(called[has].mean())
+        assert one.figures["specificity"].value == pytest.approx(1 - called[~has].mean())
+        assert one.figures["positive predictive value"].value == pytest.approx(has[called].mean())
+        assert one.brier == pytest.approx(((kept.probabilities[:, k] - has) ** 2).mean(), abs=1e-6)
+    brier = ((kept.probabilities - kept.labels) ** 2).mean()
+    assert evaluation.test.figures["Brier score"].value == pytest.approx(brier, abs=1e-6)
+    wrong = ((kept.probabilities >= np.array(cuts)) != (kept.labels == 1)).sum()
+    assert len(evaluation.test.mistakes) == sum(map(len, evaluation.test.cells.values())) == wrong
+
+
+def test_the_temperature_of_findings_is_that_of_their_odds():
+    rng = np.random.default_rng(1)
+    odds = rng.normal(size=(4000, 3))
+    labels = (rng.random((4000, 3)) < 1 / (1 + np.exp(-odds))).astype(int)
+    sharp = 1 / (1 + np.exp(-2 * odds))
+    assert fit_temperature(sharp, labels) == pytest.approx(2, rel=0.05)
+    np.testing.assert_allclose(tempered(sharp, 2.0, are_findings=True), 1 / (1 + np.exp(-odds)), atol=1e-9)
+
+
+def test_the_interval_of_the_mean_auroc_is_that_of_the_jackknife():
+    rng = np.random.default_rng(2)
+    labels = (rng.random((120, 3)) < (0.4, 0.3, 0.2)).astype(int)
+    scores = 1 / (1 + np.exp(-labels - rng.normal(size=(120, 1)) - 0.5 * rng.normal(size=(120, 3))))
+    found = macro_auroc(scores, labels)
+    assert found.value == pytest.approx(roc_auc_score(labels, scores, average="macro"))
+    left = [roc_auc_score(np.delete(labels, i, 0), np.delete(scores, i, 0)) for i in range(120)]
+    error = np.sqrt(119 / 120 * ((left - np.mean(left)) ** 2).sum())
+    assert (found.high - found.low) / 2 / 1.96 == pytest.approx(error, rel=0.05)
+
+
+def test_the_page_of_an_evaluation_speaks_of_findings(place, evaluation, tmp_path):
+    page = write_evaluation(evaluation, tmp_path / "out").read_text()
+    assert "over 3 findings on" in page
+    assert "each finding against its absence" in page
+    assert "3 findings (Effusion, Mass, Nodule) by a sigmoid each" in page
+    assert "onfusion" not in page
+    assert "accuracy" not in page.split("Reproduce")[0]
+    assert {path.name for path in (tmp_path / "out" / "figures").glob("*.svg")} >= {
+        "roc-test.svg", "calibration-test-0.svg", "net-benefit-test-2.svg",
+    }  # fmt: skip
+    rows = (tmp_path / "out" / "predictions.csv").read_text().splitlines()
+    assert rows[0].startswith("set,image,true,predicted,probability of Effusion")
+    facts = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert facts["chosen_on_validation"]["rule"] == "youden"
+
+
+def test_findings_of_another_hospital_are_evaluated_by_name(place, evaluation, tmp_path):
+    test = evaluation.sets["test"].predicted
+    for name in test.names:
+        shutil.copy(place.root / name, tmp_path)
+    rows = [line for line in (place.root / "nih.csv").read_text().splitlines() if line.split(",")[0] in test.names]
+    (tmp_path / "table.csv").write_text("Image Index,Finding Labels,Patient ID,View Position\n" + "\n".join(rows))
+    found = evaluate_run(place.run, str(tmp_path / "table.csv"), replicates=200)
+    assert found.external.unit == "patients"
+    for name, estimate in found.test.figures.items():
+        assert found.external.figures[name].value == pytest.approx(estimate.value, abs=1e-6)
+    assert found.drops["auroc"].value == pytest.approx(0, abs=1e-6)
+    (tmp_path / "table.csv").write_text((tmp_path / "table.csv").read_text().replace("Mass", "Hernia"))
+    with pytest.raises(ValueError, match=r"must have the findings of the run \(Effusion.*\), and has others: Hernia"):
+        evaluate_run(place.run, str(tmp_path / "table.csv"), replicates=200)
 
 
 def test_a_notebook_shows_the_mean_auroc(place):
