@@ -16,14 +16,18 @@ from alexnet_lab import load_run
 from alexnet_lab.data.feed import open_feed
 from alexnet_lab.data.findings import as_classes, strata_of
 from alexnet_lab.data.sources import listing_of, load_images
+from alexnet_lab.diagnosis.areas import areas_of
+from alexnet_lab.diagnosis.evidence import Evidence
+from alexnet_lab.diagnosis.examination import examine
 from alexnet_lab.evaluation.auroc import macro_auroc
 from alexnet_lab.evaluation.calibration import fit_temperature, tempered
 from alexnet_lab.evaluation.evaluating import evaluate_run
 from alexnet_lab.explanation.explaining import explain
 from alexnet_lab.predictions_file import read_predictions
 from alexnet_lab.records import RunFolder
+from alexnet_lab.reports.comparison import compare_runs
 from alexnet_lab.reports.evaluation_page import write_evaluation
-from alexnet_lab.reports.inspection import open_run
+from alexnet_lab.reports.inspection import inspect_run
 from alexnet_lab.reports.run_tables import run_tables
 from alexnet_lab.training.metrics import finding_metrics
 from alexnet_lab.training.recipe import Recipe, read_recipe
@@ -174,17 +178,66 @@ def test_exported_tables_have_a_column_for_each_finding(place):
     assert each["class"].tolist() == list(NAMES)
 
 
-@pytest.mark.parametrize(
-    "use",
-    [
-        lambda place: explain(place.run, place.root / "000.png"),
-        lambda place: open_run(place.run),
-    ],
-)
-def test_what_needs_one_class_an_image_is_refused_in_one_sentence(use, place):
-    with pytest.raises(ValueError, match=r"runs with one class an image, and here images have several findings") as no:
-        use(place)
-    assert "\n" not in str(no.value)
+def test_inspect_shows_the_auroc_of_each_finding(place, tmp_path):
+    result = RunFolder(place.run).verdict()["result"]["test"]
+    page = inspect_run(place.run).write(tmp_path / "report").read_text()
+    assert f"a mean AUROC of {result['auroc']:.4f} (95% interval " in page
+    assert "over 3 findings on" in page
+    assert "AUROC by finding, test images" in page
+    assert "Least is known of" in page
+    assert "accuracy" not in page.split("Recipe and provenance")[0].split("<body")[-1]
+    assert "these rules judge one class an image" in page
+
+
+def test_no_rule_on_classes_judges_a_run_on_findings(place):
+    evidence = Evidence(RunFolder(place.run))
+    assert not {finding.name for finding in examine(evidence)} & {
+        "class-collapse", "no-learning", "constant-answer", "overfitting",
+    }  # fmt: skip
+    areas = areas_of(evidence, "test")
+    result = RunFolder(place.run).verdict()["result"]["test"]
+    assert areas.mean.value == pytest.approx(result["auroc"], abs=1e-6)
+    np.testing.assert_allclose([one.value for _, _, one in areas.each], result["finding_auroc"], atol=1e-6)
+    assert [count for _, count, _ in areas.each] == place.labels[RunFolder(place.run).split()["test"]].sum(0).tolist()
+
+
+def test_compare_lays_mean_aurocs_side_by_side(place, tmp_path):
+    other = shutil.copytree(place.run, tmp_path / "other")
+    page = compare_runs([place.run, other]).write(tmp_path / "comparison").read_text()
+    auroc = RunFolder(place.run).verdict()["result"]["test"]["auroc"]
+    assert f"Test AUROC, of findings their mean, one seed each: run {auroc:.4f}, other {auroc:.4f}." in page
+    assert "Mean AUROC over findings, test" in page
+    assert "Validation AUROC" in page
+
+
+def test_a_finding_is_explained_by_its_own_log_odds(place):
+    run = load_run(place.run)
+    (found,) = explain(
+        place.run, place.root / "000.png", methods=["occlusion", "grad-cam"], kind="Mass", random_networks=1
+    )
+    (row,) = run.predict([place.root / "000.png"]).probabilities
+    assert found.kind == "Mass"
+    assert found.probability == pytest.approx(row[1], abs=1e-6)
+    (most,) = explain(place.run, place.root / "000.png", methods=["occlusion"], random_networks=1)
+    assert most.kind == NAMES[row.argmax()]
+    # What hiding the middle costs: the score of the finding alone, whatever the other findings do.
+    feed = run.preprocessing.feed_of(run_pixels(place, run), run.classes, "cpu", has_findings=True)
+    image = next(iter(feed.images))
+    network = run.network()
+    side = image.shape[-1]
+    window = round(side / 6)
+    hidden = image.clone()
+    hidden[:, :window, :window] = 0
+    with torch.no_grad():
+        fall = float(network(image[None])[0, 1] - network(hidden[None])[0, 1])
+    assert found.maps[0].heat[0, 0] == pytest.approx(fall, abs=1e-5)
+    with pytest.raises(ValueError, match="unknown finding of the run 'Mas'"):
+        explain(place.run, place.root / "000.png", kind="Mas")
+
+
+def run_pixels(place, run):
+    with (place.root / "000.png").open("rb") as file:
+        return run.preprocessing.decoded(file.read(), run.recipe.fit).pixels[None]
 
 
 @pytest.fixture(scope="module")
