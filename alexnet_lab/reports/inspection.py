@@ -135,14 +135,15 @@ def _outcome(run: Measured) -> str:
             f"{100 * high:.1f}%), by the weights of epoch {run.result.get('tested_epoch', '?')} of "
             f"{run.result.get('epochs', '?')}"
         )
-    if areas := _mean_auroc(run):
-        return areas
     if "state.json" in run.damages:
         return "its result cannot be read, since state.json is damaged"
     if state == "diverged":
         return f"diverged: {why}"
     if state == "ok":
-        return f"ended well, with no test {'AUROC' if run.evidence.has_findings else 'accuracy'} on record"
+        return (
+            _mean_auroc(run)
+            or f"ended well, with no test {'AUROC' if run.evidence.has_findings else 'accuracy'} on record"
+        )
     if state:
         return f"ended without a result ({state}): {why}"
     done, asked = len(run.rows), run.recipe.get("epochs", "?")
