@@ -17,7 +17,7 @@ from alexnet_ablations.conclude.paper_tables import effects_table, paper_tables
 from alexnet_ablations.conclude.sentences import lacking_sentence, sentence_of
 from alexnet_ablations.declare.study import declare_study
 from alexnet_ablations.report import write_report
-from alexnet_ablations.run.forecast import expected_power
+from alexnet_ablations.run.forecast import Forecast, expected_power
 from alexnet_lab.predictions_file import PartPredictions, write_predictions
 from alexnet_lab.training.metrics import finding_metrics
 
@@ -172,6 +172,11 @@ def test_the_plan_assumes_nothing_of_aurocs_and_later_takes_what_was_seen(make_s
     before = " ".join(expected_power(unmade, unmade.runs(), done=0, test_images=IMAGES).sentences())
     assert "is said once two seeds of each cell have ended" in before
     assert "point" not in before
+    facts = Forecast(
+        2, 8, 8, 1, None, None, 0, expected_power(unmade, unmade.runs(), done=0, test_images=IMAGES)
+    ).facts()
+    assert facts["power"]["detectable"] == facts["power"]["least"] == {}
+    assert facts["power"]["spread"] is None
     study = make_study()
     after = " ".join(expected_power(replace(study, margin=0.01), study.runs(), done=8).sentences())
     assert "4 seeds and 120 test images show effects of this size four times in five: an AUROC of 0." in after

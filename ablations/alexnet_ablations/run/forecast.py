@@ -149,6 +149,8 @@ class Forecast:
         power = asdict(self.power)
         for name in ("detectable", "least"):
             power[name] = {kind: None if math.isinf(points) else points for kind, points in power[name].items()}
+        if self.power.has_findings and self.power.is_assumed:  # nothing is assumed of an AUROC
+            power |= {"detectable": {}, "least": {}, "spread": None, "disagreement": None, "seeds_for_margin": None}
         return {**asdict(self), "power": power}
 
 
@@ -266,6 +268,8 @@ def expected_power(
     spread = ASSUMED_SPREAD if seen is None else seen
     disagreement = ASSUMED_DISAGREEMENT if seen_images is None else seen_images
     has_findings = bool(study.start.findings)
+    if has_findings and seen is not None and seen_images is None and not overlap:
+        test_images = None  # no run has kept its predictions: what is said is of these images
     whole = 1.0 if has_findings else 100.0
     groups, between_images = test_images or 1, 0.0 if test_images is None else whole * math.sqrt(disagreement / 2)
     # At the level of the first step of Holm's rule at this look, as the verdicts are; and at what no look exceeds.
