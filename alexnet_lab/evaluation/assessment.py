@@ -56,6 +56,11 @@ class Predicted:
         """Return whether each image is of each class, or has each finding, N K."""
         return positives(self.labels, self.probabilities.shape[1])
 
+    def positive_of(self, k: int) -> NDArray[np.bool_]:
+        """Return whether each image is of one class, or has one finding, N."""
+        found: NDArray[np.bool_] = self.labels[:, k] == 1 if self.has_findings else self.labels == k
+        return found
+
     def tempered(self, temperature: float) -> Floats:
         """Return the probabilities at that temperature, N K."""
         return tempered(self.probabilities, temperature, are_findings=self.has_findings)
@@ -232,7 +237,7 @@ def _of_class(
     observed: Figures,
     drawn: Figures,
 ) -> ClassAssessment:
-    scores, positive = predicted.probabilities[:, k], predicted.positive[:, k]
+    scores, positive = predicted.probabilities[:, k], predicted.positive_of(k)
     denominators = _denominators(scores, positive, threshold, units)
     benefit = drawn.net_benefit[k]
     ends = [percentile_interval(column, units.count) or (None, None) for column in benefit.T]

@@ -25,7 +25,7 @@ def roc_figure(name: str, predicted: Predicted, classes: Sequence[ClassAssessmen
     axes.plot([0, 1], [0, 1], color=LIGHT["edge"], linewidth=1, linestyle=(0, (4, 3)))
     rows: list[list[object]] = []
     for at, found in enumerate(classes):
-        alarms, hits = roc_points(predicted.probabilities[:, at], predicted.positive[:, at])
+        alarms, hits = roc_points(predicted.probabilities[:, at], predicted.positive_of(at))
         if not len(alarms):
             continue
         colour = SERIES[at % len(SERIES)]

@@ -41,11 +41,11 @@ TINY = Recipe(
 
 
 def picture(rng, findings):
-    """Noise, with a bright square in the place of each finding."""
+    """Noise, with a square a little brighter in the place of each finding."""
     pixels = rng.integers(60, 120, (24, 24)).astype(np.uint8)
     for name in findings:
         at = 8 * NAMES.index(name)
-        pixels[at : at + 8, at : at + 8] += 130
+        pixels[at : at + 8, at : at + 8] += 25
     return pixels
 
 
@@ -181,7 +181,7 @@ def test_exported_tables_have_a_column_for_each_finding(place):
 def test_inspect_shows_the_auroc_of_each_finding(place, tmp_path):
     result = RunFolder(place.run).verdict()["result"]["test"]
     page = inspect_run(place.run).write(tmp_path / "report").read_text()
-    assert f"a mean AUROC of {result['auroc']:.4f} (95% interval " in page
+    assert f"a mean AUROC of {result['auroc']:.4f} (95% interval 0." in page
     assert "over 3 findings on" in page
     assert "AUROC by finding, test images" in page
     assert "Least is known of" in page
@@ -271,7 +271,7 @@ def test_thresholds_of_an_evaluation_are_those_of_predict_and_their_shares_are_c
     brier = ((kept.probabilities - kept.labels) ** 2).mean()
     assert evaluation.test.figures["Brier score"].value == pytest.approx(brier, abs=1e-6)
     wrong = ((kept.probabilities >= np.array(cuts)) != (kept.labels == 1)).sum()
-    assert len(evaluation.test.mistakes) == sum(map(len, evaluation.test.cells.values())) == wrong
+    assert len(evaluation.test.mistakes) == sum(map(len, evaluation.test.cells.values())) == wrong > 0
 
 
 def test_the_temperature_of_findings_is_that_of_their_odds():
