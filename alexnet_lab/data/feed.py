@@ -314,7 +314,7 @@ def _feed(
         )
     channels = channels or images.pixels.shape[1]
     in_grey = channels < images.pixels.shape[1]
-    notes = [*(map(as_seen_in_grey, images.notes) if in_grey else images.notes), *split.notes]
+    notes = [*(as_seen_in_grey(note) if in_grey else note for note in images.notes), *split.notes]
     if images.unreadable:
         listed = in_brief(list(images.unreadable.values()))
         left_out = "1 image" if len(images.unreadable) == 1 else f"{len(images.unreadable)} images"

@@ -166,7 +166,7 @@ AREA_MARGIN = 0.005  # of an AUROC
 
 
 def _area(name: str, label: str, *source: str | int, **more: Any) -> Outcome:
-    shape = {"digits": 4, "margin": AREA_MARGIN, "largest": 1.0}
+    shape: dict[str, Any] = {"digits": 4, "margin": AREA_MARGIN, "largest": 1.0}
     return Outcome(name, label, source, **{"better": "more", **shape, **more})
 
 
