@@ -65,7 +65,8 @@ class Answers:
             return None
         if finding is not None:
             return areas[:, finding].astype(np.float64)
-        return areas[:, self.ranked].mean(1, dtype=np.float64)
+        means: NDArray[np.float64] = areas[:, self.ranked].mean(1, dtype=np.float64)
+        return means
 
     @property
     def ranked(self) -> NDArray[np.int64]:
