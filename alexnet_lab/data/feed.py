@@ -32,7 +32,7 @@ from alexnet_lab.data.images import Images
 from alexnet_lab.data.leaks import Dropped, leaking, refuse_leaks, usable_images
 from alexnet_lab.data.lists import in_brief
 from alexnet_lab.data.scaling import SCALES, Scaling, check_scale, count_channels, scaling_of, with_channels
-from alexnet_lab.data.sources import Progress, is_published, load_images
+from alexnet_lab.data.sources import Progress, as_seen_in_grey, is_published, load_images
 from alexnet_lab.data.splits import PARTS, Split, drawn_split
 from alexnet_lab.data.views import Geometry, middle_view, ten_views, view
 from alexnet_lab.randomness import stream
@@ -313,7 +313,8 @@ def _feed(
             "some, or let split_images hold them out"
         )
     channels = channels or images.pixels.shape[1]
-    notes = [*images.notes, *split.notes]
+    in_grey = channels < images.pixels.shape[1]
+    notes = [*(as_seen_in_grey(note) if in_grey else note for note in images.notes), *split.notes]
     if images.unreadable:
         listed = in_brief(list(images.unreadable.values()))
         left_out = "1 image" if len(images.unreadable) == 1 else f"{len(images.unreadable)} images"

@@ -134,6 +134,12 @@ def check_trained(labels: NDArray[np.int64], names: Sequence[str]) -> None:
         )
 
 
+def positives(labels: NDArray[np.int64], count: int) -> NDArray[np.bool_]:
+    """Return whether each image is of each of K classes, or has each of K findings, N K."""
+    found: NDArray[np.bool_] = labels == 1 if labels.ndim == 2 else labels[:, None] == np.arange(count)
+    return found
+
+
 def untested(labels: NDArray[np.int64], names: Sequence[str]) -> list[str]:
     """Return the findings that all images of a part, N K, have or lack: they have no AUROC there."""
     counts = labels.sum(0)

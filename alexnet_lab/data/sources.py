@@ -62,6 +62,7 @@ TABLES = (".csv", ".parquet")
 MOST_ARCHIVE_BYTES = 2**42  # 4 TB; each file in it has a limit of its own
 STRETCH = 4096
 LARGEST_SIDE = 2**14  # of a stored image: no network sees more
+IN_COLOUR = ": three channels. If the tint depends on the class, a network learns the tint; channels=grey removes it"
 
 
 def is_published(data: str) -> bool:
@@ -279,10 +280,12 @@ def _remarks_on_colour(listing: Listing, coloured: NDArray[np.bool_], unreadable
     else:
         counts = np.bincount(listing.labels[coloured], minlength=len(listing.classes))
     where = ", ".join(f"{name} {count}" for name, count in zip(listing.classes, counts, strict=True) if count)
-    return [
-        f"{coloured.sum()} of {count} images are coloured ({where}), the others grey: three channels. If the tint "
-        "depends on the class, a network learns the tint; channels=grey removes it"
-    ]
+    return [f"{coloured.sum()} of {count} images are coloured ({where}), the others grey{IN_COLOUR}"]
+
+
+def as_seen_in_grey(note: str) -> str:
+    """Return a note without what it says of the tint, which a network that sees one channel cannot learn."""
+    return note.removesuffix(IN_COLOUR) + ": brightness alone is used" if note.endswith(IN_COLOUR) else note
 
 
 def _remarks(looks: list[Look], stored: int, side: int, fit: str, bits: int) -> list[str]:

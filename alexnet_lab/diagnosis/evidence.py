@@ -73,6 +73,11 @@ class Evidence:
         self.classes = len(self.provenance.get("classes", ()))
 
     @property
+    def has_findings(self) -> bool:
+        """Return whether images have several findings: then no image is right or wrong, and no class is guessed."""
+        return bool(self.recipe.get("findings"))
+
+    @property
     def result(self) -> dict[str, Any]:
         """Return what the verdict says of the tested weights; empty unless the run ended well."""
         result: dict[str, Any] = self.verdict.get("result") or {}

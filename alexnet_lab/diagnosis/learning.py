@@ -230,7 +230,12 @@ def confusion_of(evidence: Evidence, part: str) -> Floats | None:
 
 
 def loss_of_guessing(evidence: Evidence) -> float:
-    """Return the entropy of the classes' shares among the validation images; equal shares where they are not known."""
+    """Return the entropy of the classes' shares among the validation images; equal shares where they are not known.
+
+    NaN of findings, whose shares the records do not have: no loss is then at, or above, guessing.
+    """
+    if evidence.has_findings:
+        return float("nan")
     confusion = confusion_of(evidence, "validation")
     if confusion is None:
         return float(np.log(evidence.classes))

@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from alexnet_lab.diagnosis.areas import Areas, areas_of
 from alexnet_lab.diagnosis.evidence import Evidence
 from alexnet_lab.diagnosis.findings import Finding, wrapped
 from alexnet_lab.diagnosis.learning import confusion_of
@@ -67,6 +68,9 @@ def constant_share(evidence: Evidence, part: str) -> tuple[str, float] | None:
 
 
 def _test_size(evidence: Evidence) -> list[Limitation]:
+    areas = areas_of(evidence, "test")
+    if areas is not None:
+        return _areas(areas)
     counts = counts_of(evidence, "test")
     if counts is None:
         return []
@@ -79,6 +83,22 @@ def _test_size(evidence: Evidence) -> list[Limitation]:
             "(Wilson, images independent).",
         )
     ]
+
+
+def _areas(areas: Areas) -> list[Limitation]:
+    """Say how wide the interval of the mean AUROC is, and which finding the test knows least of."""
+    mean = areas.mean
+    if mean.value is None or mean.low is None or mean.high is None:
+        return [Limitation("Test set", f"{areas.images:,} images: {mean.method}.")]
+    text = (
+        f"{areas.images:,} images: a mean AUROC of {mean.value:.3f} over findings has a 95% interval of "
+        f"{mean.low:.3f} to {mean.high:.3f}, for these weights on new images like these (DeLong, images independent)."
+    )
+    known = [(name, count, one) for name, count, one in areas.each if one.low is not None and one.high is not None]
+    if known:
+        name, count, one = max(known, key=lambda entry: (entry[2].high or 0) - (entry[2].low or 0))
+        text += f" Least is known of {name}, which {count:,} of them have: {one.low:.3f} to {one.high:.3f}."
+    return [Limitation("Test set", text)]
 
 
 def _gap(evidence: Evidence) -> list[Limitation]:

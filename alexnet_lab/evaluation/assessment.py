@@ -3,6 +3,8 @@
 >>> rules = fit_rules(validation, classes, "youden")     # thresholds and temperature, from validation alone
 >>> assess("test", test, classes, rules).macro_auroc
 
+Where images have several findings, these stand in the place of classes, each against its absence.
+
 Shapes: N images, K classes.
 """
 
@@ -13,14 +15,15 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from alexnet_lab.data.findings import positives
 from alexnet_lab.evaluation import auroc as areas
 from alexnet_lab.evaluation.calibration import Bin, calibration_curve, fit_temperature, tempered
 from alexnet_lab.evaluation.decision_curve import THRESHOLDS, benefit_of_all
 from alexnet_lab.evaluation.estimates import Estimate, wilson
 from alexnet_lab.evaluation.resampling import REPLICATES, Units, percentile_interval, replicates, units_of
-from alexnet_lab.evaluation.statistics import OF_ALL, OF_CLASSES, Figures, Statistics
+from alexnet_lab.evaluation.statistics import OF_CLASSES, Figures, Statistics
 from alexnet_lab.evaluation.thresholds import Threshold, choose_threshold
-from alexnet_lab.training.metrics import expected_calibration_error
+from alexnet_lab.training.metrics import expected_calibration_error, finding_calibration_error
 
 Floats = NDArray[np.float64]
 Labels = NDArray[np.int64]
@@ -33,7 +36,7 @@ class Predicted:
     """Labelled images with the probabilities that a network gives to them."""
 
     names: tuple[str, ...]  # N: the file where one is known, else the number of the image
-    labels: Labels  # N
+    labels: Labels  # N; N K of findings
     probabilities: Floats = field(repr=False)  # N K
     groups: NDArray[np.str_] | None = None  # N: the patient or slide
 
@@ -42,6 +45,25 @@ class Predicted:
         """Return the most probable class of each image."""
         answers: Labels = self.probabilities.argmax(1)
         return answers
+
+    @property
+    def has_findings(self) -> bool:
+        """Return whether images have several findings, and not one class each."""
+        return self.labels.ndim == 2
+
+    @property
+    def positive(self) -> NDArray[np.bool_]:
+        """Return whether each image is of each class, or has each finding, N K."""
+        return positives(self.labels, self.probabilities.shape[1])
+
+    def positive_of(self, k: int) -> NDArray[np.bool_]:
+        """Return whether each image is of one class, or has one finding, N."""
+        found: NDArray[np.bool_] = self.labels[:, k] == 1 if self.has_findings else self.labels == k
+        return found
+
+    def tempered(self, temperature: float) -> Floats:
+        """Return the probabilities at that temperature, N K."""
+        return tempered(self.probabilities, temperature, are_findings=self.has_findings)
 
 
 @dataclass(frozen=True)
@@ -55,7 +77,7 @@ class Rules:
 
 @dataclass(frozen=True)
 class ClassAssessment:
-    """One class against all others."""
+    """One class against all others, or one finding against its absence."""
 
     name: str
     images: int
@@ -74,7 +96,7 @@ class ClassAssessment:
 
 @dataclass(frozen=True)
 class Mistake:
-    """An image whose most probable class is not its own."""
+    """An image whose most probable class is not its own; or a finding of it on the wrong side of the threshold."""
 
     image: int  # its place in the set
     name: str
@@ -95,11 +117,12 @@ class Assessment:
     units: int
     replicates: int
     macro_auroc_delong: Estimate
-    figures: dict[str, Estimate]  # of statistics.OF_ALL, by the bootstrap
+    figures: dict[str, Estimate]  # of Statistics.names, by the bootstrap
     calibration_error: float
     calibration_error_tempered: float
-    confusion: list[list[int]]  # true classes in rows
-    cells: dict[str, list[str]]  # "TRUE as PREDICTED": the names of the images, most confident first
+    confusion: list[list[int]]  # true classes in rows; empty of findings
+    # "TRUE as PREDICTED", of findings "Mass missed" and "Mass, false alarm": names of images, most confident first
+    cells: dict[str, list[str]]
     classes: list[ClassAssessment]
     mistakes: list[Mistake]  # most confident first
     notes: list[str]
@@ -108,8 +131,8 @@ class Assessment:
 
 def fit_rules(validation: Predicted, rule: str = "youden") -> Rules:
     """Choose thresholds and fit the temperature on validation images."""
-    scores = validation.probabilities
-    thresholds = [choose_threshold(scores[:, k], validation.labels == k, rule) for k in range(scores.shape[1])]
+    scores, positive = validation.probabilities, validation.positive
+    thresholds = [choose_threshold(scores[:, k], positive[:, k], rule) for k in range(scores.shape[1])]
     return Rules(rule, tuple(thresholds), fit_temperature(scores, validation.labels))
 
 
@@ -123,15 +146,9 @@ def assess(
 ) -> Assessment:
     """Assess the predictions for a set that had no say in the rules. Refuses images of one class only."""
     labels, probabilities = predicted.labels, predicted.probabilities
-    present = np.unique(labels)
-    if len(present) < 2:
-        held = f"{len(labels)} images of {classes[present[0]]!r}" if len(present) else "no image"
-        raise ValueError(
-            f"the {part} set must have images of at least two classes, since sensitivity and specificity need both; it "
-            f"has {held}: add images of another class"
-        )
+    _refuse_one_answer(part, predicted, classes)
     units = units_of(predicted.groups, len(labels))
-    cooled = tempered(probabilities, rules.temperature)
+    cooled = predicted.tempered(rules.temperature)
     cuts = [None if threshold is None else threshold.value for threshold in rules.thresholds]
     statistics = Statistics(labels, probabilities, cooled, cuts)
     observed = statistics.figures(np.ones((1, len(labels))))
@@ -139,6 +156,8 @@ def assess(
         drawn = statistics.from_rows(replicates(statistics.rows, units, count, progress=progress))
     else:
         drawn = statistics.from_rows(np.full((1, statistics.width), np.nan))
+    calibration_error = finding_calibration_error if predicted.has_findings else expected_calibration_error
+    mistakes = _wrong_findings(predicted, classes, cuts) if predicted.has_findings else _mistakes(predicted, classes)
     return Assessment(
         part=part,
         images=len(labels),
@@ -151,21 +170,41 @@ def assess(
             name: _estimate(
                 observed.overall[name], drawn.overall[name], units, len(labels) if name == "accuracy" else None
             )
-            for name in OF_ALL
+            for name in statistics.names
         },
-        calibration_error=expected_calibration_error(probabilities, labels),
-        calibration_error_tempered=expected_calibration_error(cooled, labels),
-        confusion=[
+        calibration_error=calibration_error(probabilities, labels),
+        calibration_error_tempered=calibration_error(cooled, labels),
+        confusion=[]
+        if predicted.has_findings
+        else [
             np.bincount(predicted.answers[labels == k], minlength=len(classes)).tolist() for k in range(len(classes))
         ],
-        cells=_cells(predicted, classes),
+        cells=_cells_of_findings(mistakes) if predicted.has_findings else _cells(predicted, classes),
         classes=[
             _of_class(k, name, predicted, cooled[:, k], cuts[k], units, observed, drawn)
             for k, name in enumerate(classes)
         ],
-        mistakes=_mistakes(predicted, classes),
+        mistakes=mistakes,
         notes=_notes(part, predicted, classes, rules, units),
         resampled=drawn,
+    )
+
+
+def _refuse_one_answer(part: str, predicted: Predicted, classes: Sequence[str]) -> None:
+    """Refuse a set without any class, or finding, that some images have and others lack."""
+    counts, images = predicted.positive.sum(0), len(predicted.labels)
+    if ((counts > 0) & (counts < images)).any():
+        return
+    if predicted.has_findings:
+        raise ValueError(
+            f"the {part} set must have images with and without at least one finding; all of its {images} images have, "
+            "or lack, each: add others"
+        )
+    present = np.unique(predicted.labels)
+    held = f"{images} images of {classes[present[0]]!r}" if len(present) else "no image"
+    raise ValueError(
+        f"the {part} set must have images of at least two classes, since sensitivity and specificity need both; it "
+        f"has {held}: add images of another class"
     )
 
 
@@ -198,7 +237,7 @@ def _of_class(
     observed: Figures,
     drawn: Figures,
 ) -> ClassAssessment:
-    scores, positive = predicted.probabilities[:, k], predicted.labels == k
+    scores, positive = predicted.probabilities[:, k], predicted.positive_of(k)
     denominators = _denominators(scores, positive, threshold, units)
     benefit = drawn.net_benefit[k]
     ends = [percentile_interval(column, units.count) or (None, None) for column in benefit.T]
@@ -278,14 +317,51 @@ def _mistakes(predicted: Predicted, classes: Sequence[str]) -> list[Mistake]:
     ]
 
 
+def _wrong_findings(predicted: Predicted, findings: Sequence[str], thresholds: Sequence[float | None]) -> list[Mistake]:
+    """Return the findings on the wrong side of their threshold, those farthest from it in odds first."""
+    from scipy.special import logit
+
+    scores, positive = np.clip(predicted.probabilities, 1e-12, 1 - 1e-12), predicted.positive
+    cuts = np.array([np.nan if threshold is None else threshold for threshold in thresholds])
+    wrong = ((predicted.probabilities >= cuts) != positive) & np.isfinite(cuts)
+    away = np.abs(logit(scores) - logit(np.clip(cuts, 1e-12, 1 - 1e-12)))
+    images, which = np.nonzero(wrong)
+    order = np.argsort(-away[images, which], kind="stable")
+    made = []
+    for image, k in zip(images[order], which[order], strict=True):
+        name, has = findings[k], bool(positive[image, k])
+        probability = float(predicted.probabilities[image, k])
+        of_truth = probability if has else 1 - probability
+        true, called = (name, f"no {name}") if has else (f"no {name}", name)
+        made.append(Mistake(int(image), predicted.names[image], true, called, 1 - of_truth, of_truth))
+    return made
+
+
+def _cells_of_findings(mistakes: Sequence[Mistake]) -> dict[str, list[str]]:
+    cells: dict[str, list[str]] = {}
+    for one in mistakes:
+        is_miss = one.predicted == f"no {one.true}"
+        cells.setdefault(f"{one.true} missed" if is_miss else f"{one.predicted}, false alarm", []).append(one.name)
+    return cells
+
+
 def _notes(part: str, predicted: Predicted, classes: Sequence[str], rules: Rules, units: Units) -> list[str]:
     notes = []
-    absent = [name for k, name in enumerate(classes) if not (predicted.labels == k).any()]
-    if absent:
+    counts = predicted.positive.sum(0)
+    absent = [name for name, count in zip(classes, counts, strict=True) if not count]
+    if absent and predicted.has_findings:
+        notes.append(
+            f"no image of the {part} set has {', '.join(absent)}: there is no AUROC of it, and no mean has one"
+        )
+    elif absent:
         notes.append(f"the {part} set has no image of {', '.join(absent)}: its figures are left out of every mean")
+    always = [name for name, count in zip(classes, counts, strict=True) if count == len(predicted.labels)]
+    if always:
+        notes.append(f"every image of the {part} set has {', '.join(always)}: there is no AUROC of it")
     unchosen = [name for name, threshold in zip(classes, rules.thresholds, strict=True) if threshold is None]
     if unchosen:
-        notes.append(f"validation has no image of {', '.join(unchosen)}: no threshold could be chosen on it")
+        lacks = "all images of validation have, or lack," if predicted.has_findings else "validation has no image of"
+        notes.append(f"{lacks} {', '.join(unchosen)}: no threshold could be chosen on it")
     if units.count == 1:
         notes.append(
             f"all {len(predicted.labels)} images of the {part} set are of one patient: an interval over patients needs "

@@ -9,6 +9,7 @@ Shapes: N images, K classes.
 import numpy as np
 from numpy.typing import NDArray
 
+from alexnet_lab.data.findings import positives
 from alexnet_lab.evaluation.estimates import LEVEL, Estimate
 
 Floats = NDArray[np.float64]
@@ -18,25 +19,31 @@ NO_SPREAD = "no interval: every image of the class ranks above or below all othe
 
 def auroc(scores: Floats, positive: NDArray[np.bool_]) -> Estimate:
     """Return the area of one class against the rest, with DeLong's interval cut to 0 to 1."""
-    area, influence = _influence(scores, positive)
+    area, influence = influences(scores, positive)
     return _with_interval(area, influence)
 
 
 def macro_auroc(probabilities: Floats, labels: NDArray[np.int64]) -> Estimate:
     """Return the mean of the areas of the classes that have images; with two classes it is the area of either.
 
+    With labels N K it is the mean over findings.
+
     Its variance is that of the mean of the classes' influences on each image, since all areas share the images.
     """
-    present = [k for k in range(probabilities.shape[1]) if 0 < (labels == k).sum() < len(labels)]
-    found = [_influence(probabilities[:, k], labels == k) for k in present]
+    positive = positives(labels, probabilities.shape[1])
+    present = [k for k, count in enumerate(positive.sum(0)) if 0 < count < len(labels)]
+    found = [influences(probabilities[:, k], positive[:, k]) for k in present]
     areas = [area for area, _ in found if area is not None]
     if not areas:
         return Estimate(None, method="an area needs images of two classes")
     return _with_interval(float(np.mean(areas)), np.mean([influence for _, influence in found], 0))
 
 
-def _influence(scores: Floats, positive: NDArray[np.bool_]) -> tuple[float | None, Floats]:
-    """Return the area and what each image adds to it; the variance is the sum of their squares, N."""
+def influences(scores: Floats, positive: NDArray[np.bool_]) -> tuple[float | None, Floats]:
+    """Return the area and what each image adds to it, N: the sum is 0, the sum of squares the variance of the area.
+
+    They are NaN where a class has fewer than two images.
+    """
     from scipy.stats import rankdata
 
     influence = np.full(len(scores), np.nan)

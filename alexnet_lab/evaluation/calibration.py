@@ -3,7 +3,8 @@
 Temperature: C. Guo, G. Pleiss, Y. Sun, K. Q. Weinberger, ICML 2017. One number divides the logarithms of all
 probabilities; it changes no order of classes, so accuracy stays, and it is fitted on validation images.
 
-Shapes: N images, K classes.
+Shapes: N images, K classes. With labels N K these are findings: probabilities are then of sigmoids, the temperature
+divides the logarithms of their odds, and scores are means over findings.
 """
 
 from dataclasses import dataclass
@@ -34,7 +35,13 @@ class Bin:
 
 
 def brier_of_each(probabilities: Floats, labels: Labels) -> Floats:
-    """Return for each image the sum over classes of (probability - truth) squared, 0 to 2; their mean is the score."""
+    """Return for each image the sum over classes of (probability - truth) squared, 0 to 2; their mean is the score.
+
+    Of findings it is the mean over findings, 0 to 1.
+    """
+    if labels.ndim == 2:
+        found: Floats = ((probabilities - labels) ** 2).mean(1)
+        return found
     truth = np.eye(probabilities.shape[1])[labels]
     squares: Floats = ((probabilities - truth) ** 2).sum(1)
     return squares
@@ -63,15 +70,21 @@ def fit_temperature(probabilities: Floats, labels: Labels) -> float:
     from scipy.optimize import minimize_scalar
 
     def loss(logarithm: float) -> float:
-        return float(loss_of_each(tempered(probabilities, float(np.exp(logarithm))), labels).mean())
+        cooled = tempered(probabilities, float(np.exp(logarithm)), are_findings=labels.ndim == 2)
+        return float(loss_of_each(cooled, labels).mean())
 
     bounds = tuple(np.log(TEMPERATURES))
     found = minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-6})
     return float(np.exp(found.x))
 
 
-def tempered(probabilities: Floats, temperature: float) -> Floats:
-    """Return the probabilities at that temperature: softmax of their logarithms divided by it."""
+def tempered(probabilities: Floats, temperature: float, *, are_findings: bool = False) -> Floats:
+    """Return the probabilities at that temperature: softmax of their logarithms divided by it, of findings sigmoid."""
+    if are_findings:
+        from scipy.special import expit, logit
+
+        found: Floats = expit(logit(np.clip(probabilities, SMALLEST, 1 - SMALLEST)) / temperature)
+        return found
     logs = np.log(np.maximum(probabilities, SMALLEST)) / temperature
     powers = np.exp(logs - logs.max(1, keepdims=True))
     scaled: Floats = powers / powers.sum(1, keepdims=True)

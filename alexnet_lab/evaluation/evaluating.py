@@ -17,7 +17,6 @@ from alexnet_lab.evaluation.predictions import Place
 from alexnet_lab.evaluation.resampling import REPLICATES
 from alexnet_lab.evaluation.thresholds import parse_rule
 from alexnet_lab.evaluation.trained import Run, load_run
-from alexnet_lab.training.recipe import refuse_findings
 
 DROPS = ("auroc", "accuracy", "balanced accuracy", "Brier score", "loss")
 
@@ -42,7 +41,9 @@ class Evaluation:
     def drops(self) -> dict[str, Estimate]:
         """Return the figures of the external set less those of the test."""
         external = self.external
-        return {} if external is None else {name: drop(external, self.test, name) for name in DROPS}
+        if external is None:
+            return {}
+        return {name: drop(external, self.test, name) for name in DROPS if name in external.figures}
 
     def facts(self) -> dict[str, Any]:
         """Return all of it for JSON."""
@@ -79,7 +80,6 @@ def evaluate_run(
     if replicates < 200:
         raise ValueError(f"intervals need at least 200 replicates of the bootstrap, got {replicates}; 2000 is usual")
     run = load_run(folder)
-    refuse_findings(run.recipe.findings, "evaluate judges")
     sets = own_sets(run, device, told)
     if data is not None:
         sets["external"] = external_set(run, data, device, told)
@@ -95,7 +95,7 @@ def evaluate_run(
 
 
 def evaluated_if_possible(folder: Place, replicates: int = REPLICATES) -> tuple[Evaluation | None, str]:
-    """Return the evaluation of a run, or none and why: a run without predictions and data, or with findings."""
+    """Return the evaluation of a run, or none and why: a run without predictions and data."""
     try:
         return evaluate_run(folder, replicates=replicates), ""
     except ValueError as error:

@@ -69,7 +69,7 @@ def _check_recorded(found: PartPredictions, feed: Feed | None, classes: int, wha
     again = "the command that made the run makes it again"
     if found.probabilities.shape[1] != classes:
         raise ValueError(f"{what} is of {found.probabilities.shape[1]} classes, and the run has {classes}; {again}")
-    if not (found.probabilities.sum(1) > 0).all():
+    if found.labels.ndim == 1 and not (found.probabilities.sum(1) > 0).all():
         raise ValueError(f"{what} has an image whose probabilities are all 0; {again}")
     if feed is not None and len(found.ids) and found.ids.max() >= len(feed.labels):
         raise ValueError(f"{what} has image {found.ids.max()}, and the data has {len(feed.labels)}; {again}")
@@ -88,12 +88,13 @@ def _recorded(found: PartPredictions, feed: Feed | None, why: str) -> LabelledSe
 
 def external_set(run: Run, data: str, device: str, told: Told) -> LabelledSet:
     """Return a labelled set from elsewhere, all parts of it; its classes must be among those of the run."""
-    with _opened(data) as source:
+    with _opened(data, run) as source:
         files = source.files
         strange = [name for name in source.classes if name not in run.classes]
         if strange:
+            kind = "findings" if run.recipe.findings else "classes"
             raise ValueError(
-                f"{data} must have the classes of the run ({in_brief(list(run.classes))}), and has others: "
+                f"{data} must have the {kind} of the run ({in_brief(list(run.classes))}), and has others: "
                 f"{in_brief(strange)}; rename or remove these"
             )
         found = run.predict_files(files, device, partial(told, "predicting"))
@@ -108,10 +109,16 @@ def external_set(run: Run, data: str, device: str, told: Told) -> LabelledSet:
         notes = (*notes, f"{len(found.unreadable)} of {len(files)} images cannot be read and are left out ({listed})")
     number = np.array([run.classes.index(name) for name in source.classes])
     groups = None if source.groups is None else source.groups[kept]
-    of_set = Predicted(found.files, number[source.labels[kept]], found.probabilities, groups)
+    labels = source.labels[kept]
+    if run.recipe.findings:  # one that the table never names is in none of its images
+        told_of, labels = labels, np.zeros((len(kept), len(run.classes)), np.int64)
+        labels[:, number] = told_of
+    else:
+        labels = number[labels]
+    of_set = Predicted(found.files, labels, found.probabilities, groups)
 
     def pixels(image: int) -> NDArray[np.uint8]:
-        with _opened(data) as again, again.files[kept[image]].opened() as content:
+        with _opened(data, run) as again, again.files[kept[image]].opened() as content:
             return run.preprocessing.decoded(content, run.recipe.fit).pixels
 
     return LabelledSet(of_set, pixels, notes)
@@ -172,8 +179,10 @@ class _Source:
 
 
 @contextmanager
-def _opened(data: str) -> Iterator[_Source]:
-    listing = listing_of(data)
+def _opened(data: str, run: Run) -> Iterator[_Source]:
+    recipe = run.recipe
+    # Of findings the patients are in the column that the run was told of; else in the column `group`.
+    listing = listing_of(data, recipe.group if recipe.findings else "", findings=recipe.findings)
     if listing is None:
         images = load_images(data)
         files = [ImageFile(f"image {at}", partial(_as_png, pixels)) for at, pixels in enumerate(images.pixels)]

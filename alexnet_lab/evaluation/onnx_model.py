@@ -30,7 +30,6 @@ from alexnet_lab.data.preprocessing import Preprocessing
 from alexnet_lab.data.scaling import with_channels
 from alexnet_lab.data.views import middle_weights, ten_view_weights
 from alexnet_lab.evaluation.evaluating import Evaluation, evaluated_if_possible
-from alexnet_lab.evaluation.labelled_sets import own_sets
 from alexnet_lab.evaluation.resampling import REPLICATES
 from alexnet_lab.evaluation.trained import Run, load_run
 from alexnet_lab.records import RunFolder, title_of, write_atomically
@@ -197,9 +196,6 @@ def card_of(run: Run, evaluation: Evaluation | None, why: str) -> dict[str, Any]
 def pixels_to_check(run: Run, evaluation: Evaluation | None) -> tuple[NDArray[np.uint8], str]:
     """Return test images as they are stored, and noise where the data is not here."""
     found = None if evaluation is None else evaluation.sets["test"]
-    if found is None and run.recipe.findings:  # they are not evaluated, and their pictures may be here
-        with contextlib.suppress(ValueError):
-            found = own_sets(run, "cpu", lambda _what, _done, _total: None)["test"]
     if found is not None and found.pixels is not None:
         count = min(CHECKED, len(found.predicted.labels))
         return np.stack([found.pixels(image) for image in range(count)]), "the test"

@@ -2,6 +2,8 @@
 
 With weights of one the figures are those of the set itself. Each class is set against the rest at its threshold.
 
+Images with several findings have each of these set against its absence, and no accuracy.
+
 Shapes: R weightings, N images, K classes, D thresholds of the decision curve, G different scores of a class.
 """
 
@@ -11,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from alexnet_lab.data.findings import positives
 from alexnet_lab.evaluation.calibration import brier_of_each
 from alexnet_lab.evaluation.decision_curve import THRESHOLDS, worth
 from alexnet_lab.training.metrics import loss_of_each
@@ -19,7 +22,8 @@ Floats = NDArray[np.float64]
 Labels = NDArray[np.int64]
 
 OF_CLASSES = ("auroc", "sensitivity", "specificity", "positive predictive value", "negative predictive value")
-OF_ALL = ("accuracy", "balanced accuracy", "auroc", "Brier score", "loss", "Brier score, tempered", "loss, tempered")
+OF_FINDINGS = ("auroc", "Brier score", "loss", "Brier score, tempered", "loss, tempered")  # means over findings
+OF_ALL = ("accuracy", "balanced accuracy", *OF_FINDINGS)
 
 
 @dataclass(frozen=True)
@@ -56,58 +60,57 @@ class Statistics:
     def __init__(
         self, labels: Labels, probabilities: Floats, tempered: Floats, thresholds: Sequence[float | None]
     ) -> None:
-        classes = probabilities.shape[1]
+        positive = positives(labels, probabilities.shape[1])
         self.thresholds = thresholds
-        self._sorts = [in_order(probabilities[:, k], labels == k, threshold) for k, threshold in enumerate(thresholds)]
-        right = probabilities.argmax(1) == labels
+        self.names = OF_FINDINGS if labels.ndim == 2 else OF_ALL
+        self._sorts = [
+            in_order(probabilities[:, k], positive[:, k], threshold) for k, threshold in enumerate(thresholds)
+        ]
         costs = [
             of_each(given, labels) for given in (probabilities, tempered) for of_each in (brier_of_each, loss_of_each)
         ]
-        self._columns = np.stack([right, *costs], 1).astype(float)
-        self._truth = np.eye(classes)[labels]
+        self._right = None if labels.ndim == 2 else (probabilities.argmax(1) == labels).astype(float)
+        self._columns = np.stack([*([] if self._right is None else [self._right]), *costs], 1).astype(float)
+        self._truth = positive.astype(float)
         # A mean over classes is of those that the set has images of; a weighting without one of them has no mean.
-        self._present = np.unique(labels)
+        counts = positive.sum(0)
+        self._present = np.flatnonzero(counts if labels.ndim == 1 else (counts > 0) & (counts < len(labels)))
 
     @property
     def width(self) -> int:
         """Return how many figures a row has."""
         classes = len(self.thresholds)
-        return len(OF_ALL) + classes * (len(OF_CLASSES) + len(THRESHOLDS))
+        return len(self.names) + classes * (len(OF_CLASSES) + len(THRESHOLDS))
 
     def figures(self, weights: Floats) -> Figures:
         """Return the figures of these weightings, R N."""
         with np.errstate(divide="ignore", invalid="ignore"):
             of_class, net_benefit = zip(*(_of_class(weights, prepared) for prepared in self._sorts), strict=True)
             total = weights.sum(1, keepdims=True)
-            accuracy, *costs = (weights @ self._columns / total).T
-            recalls = (weights @ (self._truth * self._columns[:, :1])) / (weights @ self._truth)  # R K
-            areas = np.stack([figures["auroc"] for figures in of_class], 1)
-        return Figures(
-            dict(
-                zip(
-                    OF_ALL,
-                    [accuracy, recalls[:, self._present].mean(1), areas[:, self._present].mean(1), *costs],
-                    strict=True,
-                )
-            ),
-            of_class,
-            net_benefit,
-        )
+            means = list((weights @ self._columns / total).T)
+            areas = np.stack([figures["auroc"] for figures in of_class], 1)[:, self._present].mean(1)
+            if self._right is None:
+                overall = [areas, *means]
+            else:
+                recalls = (weights @ (self._truth * self._right[:, None])) / (weights @ self._truth)  # R K
+                accuracy, *costs = means
+                overall = [accuracy, recalls[:, self._present].mean(1), areas, *costs]
+        return Figures(dict(zip(self.names, overall, strict=True)), of_class, net_benefit)
 
     def rows(self, weights: Floats) -> Floats:
         """Return the figures of these weightings as one row each, for the bootstrap; `from_rows` reads them."""
         found = self.figures(weights)
-        columns = [found.overall[name] for name in OF_ALL]
+        columns = [found.overall[name] for name in self.names]
         columns += [figures[name] for figures in found.of_class for name in OF_CLASSES]
         return np.concatenate([np.stack(columns, 1), *found.net_benefit], 1)
 
     def from_rows(self, rows: Floats) -> Figures:
         """Return rows as figures again."""
         classes = len(self.thresholds)
-        ends = len(OF_ALL) + len(OF_CLASSES) * np.arange(classes + 1)
+        ends = len(self.names) + len(OF_CLASSES) * np.arange(classes + 1)
         width = len(OF_CLASSES)
         of_class = [dict(zip(OF_CLASSES, rows[:, at : at + width].T, strict=True)) for at in ends[:-1]]
-        overall = dict(zip(OF_ALL, rows[:, : len(OF_ALL)].T, strict=True))
+        overall = dict(zip(self.names, rows[:, : len(self.names)].T, strict=True))
         return Figures(overall, of_class, np.split(rows[:, ends[-1] :], classes, 1))
 
 

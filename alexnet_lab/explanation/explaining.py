@@ -25,13 +25,28 @@ from alexnet_lab.evaluation.trained import Run, load_run
 from alexnet_lab.explanation.checks import border_area, border_share, fall_when_erased, rank_correlation
 from alexnet_lab.explanation.maps import METHODS
 from alexnet_lab.randomness import derived_seed
-from alexnet_lab.training.recipe import refuse_findings
 from alexnet_lab.training.run import torch_set_as_in
 from alexnet_lab.training.trainer import network_of
 
 Floats = NDArray[np.float64]
 Told = Callable[[str, int, int], None]  # what, done, total
 RANDOM_NETWORKS = 19
+
+
+PRESENT = 1  # the output of OfFinding that says that the finding is there
+
+
+class OfFinding(nn.Module):
+    """A network with two outputs, the absence and the presence of one finding, B 2: their log odds are its score."""
+
+    def __init__(self, network: nn.Module, finding: int) -> None:
+        super().__init__()
+        self.network, self.finding = network, finding
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return 0 for its absence, and its score."""
+        score = self.network(images)[:, self.finding]
+        return torch.stack([torch.zeros_like(score), score], 1)
 
 
 @dataclass(frozen=True)
@@ -57,7 +72,7 @@ class Map:
 
 @dataclass(frozen=True)
 class Explained:
-    """One image, the class that was explained, and its maps."""
+    """One image, the class or finding that was explained, and its maps."""
 
     name: str
     kind: str
@@ -76,7 +91,9 @@ def explain(
     random_networks: int = RANDOM_NETWORKS,
     told: Told = lambda _what, _done, _total: None,
 ) -> list[Explained]:
-    """Explain the most probable class of each image, or `kind`; `seeds` are other runs of the same recipe.
+    """Explain the most probable class or finding of each image, or `kind`; `seeds` are other runs of the same recipe.
+
+    A finding is explained by its own log odds, against its absence, in untrained networks too.
 
     Raises ValueError for unknown methods and classes, images that cannot be read, and runs that do not belong together.
     """
@@ -88,16 +105,15 @@ def explain(
             f"a map is compared with those of at least 1 untrained network, got {random_networks}; 19 is usual"
         )
     run = load_run(folder)
-    refuse_findings(run.recipe.findings, "explain shows the class of")
     if kind is not None and kind not in run.classes:
-        raise unknown_choice("class of the run", kind, run.classes)
+        raise unknown_choice("finding of the run" if run.recipe.findings else "class of the run", kind, run.classes)
     repeats = [_repeat(run, place) for place in seeds]
     names, pixels = _decoded(run, images)
     with torch_set_as_in(run.recipe):
         network = run.network()
         untrained = [_untrained(run, number) for number in range(random_networks)]
         others = [other.network() for other in repeats]
-        feed = run.preprocessing.feed_of(pixels, run.classes, "cpu")
+        feed = run.preprocessing.feed_of(pixels, run.classes, "cpu", has_findings=bool(run.recipe.findings))
         explained = []
         for at, (name, image) in enumerate(zip(names, feed.images, strict=True)):
             told("explaining images", at, len(names))
@@ -116,11 +132,25 @@ def _explained(
     methods: Sequence[str],
     kind: str | None,
 ) -> Explained:
+    has_findings = bool(run.recipe.findings)
     with torch.no_grad():
-        probabilities = network(image[None]).softmax(1)[0]
+        scores = network(image[None])
+        probabilities = (scores.sigmoid() if has_findings else scores.softmax(1))[0]
     chosen = int(probabilities.argmax()) if kind is None else run.classes.index(kind)
+    if has_findings:
+        network, *rest = (OfFinding(one, chosen) for one in (network, *untrained, *others))
+        untrained, others = rest[: len(untrained)], rest[len(untrained) :]
     maps = tuple(
-        examined(method, image, chosen, network, untrained, others, is_free=kind is None) for method in methods
+        examined(
+            method,
+            image,
+            PRESENT if has_findings else chosen,
+            network,
+            untrained,
+            others,
+            is_free=kind is None and not has_findings,
+        )
+        for method in methods
     )
     return Explained(name, run.classes[chosen], float(probabilities[chosen]), _as_seen(run, image), maps)
 
@@ -180,7 +210,7 @@ def _repeat(run: Run, place: Place) -> Run:
     other = load_run(place)
     differing = [
         name
-        for name in ("network", "preset", "norm", "act", "width", "image_size", "data")
+        for name in ("network", "preset", "norm", "act", "width", "image_size", "data", "findings")
         if getattr(other.recipe, name) != getattr(run.recipe, name)
     ]
     if other.classes != run.classes:

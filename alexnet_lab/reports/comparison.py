@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 import alexnet_lab
+from alexnet_lab.diagnosis.areas import areas_of
 from alexnet_lab.diagnosis.examination import examine
 from alexnet_lab.diagnosis.limitations import counts_of, limitations
 from alexnet_lab.reports import panels
@@ -232,20 +233,31 @@ def _results(compared: Compared) -> list[Block]:
             "result", "Test images right", reading, rows, unit="% of the test images", signed=False, span=PERCENT
         )
         blocks = [Beside(figure, [table], [against])]
+    areas = [(name, areas_of(run.evidence, "test")) for name, run in zip(compared.names, compared.runs, strict=True)]
+    means = [row for name, found in areas if found is not None for row in panels.mean_area(name, found)]
+    drawn = panels.area_figure("result-auroc", "Mean AUROC over findings, test", panels.BY_DELONG, means)
+    if drawn is not None:
+        blocks = [Beside(drawn, [table], [against])] if not rows else [*blocks, FigureGrid([drawn])]
     return [*blocks, *_verdicts(compared)]
 
 
 def _headline(compared: Compared) -> str:
     if compared.is_of_panels:
         return "They are records of a Panel, which knows of no recipe and no result."
-    scores = [(run.result.get("test") or {}).get("accuracy") for run in compared.runs]
+    have_findings = [run.evidence.has_findings for run in compared.runs]
+    if any(have_findings):
+        scores = [(run.result.get("test") or {}).get("auroc") for run in compared.runs]
+        measured, form = "Test AUROC, of findings their mean", "{:.4f}"
+    else:
+        scores = [(run.result.get("test") or {}).get("accuracy") for run in compared.runs]
+        measured, form = "Test accuracy", "{:.1%}"
     told = [
-        f"{name} {100 * score:.1f}%" if score is not None else f"{name} without a result"
+        f"{name} {form.format(score)}" if score is not None else f"{name} without a result"
         for name, score in zip(compared.names, scores, strict=True)
     ]
     fields = [str(row[0]) for row in recipe_rows(compared)]
     differ = f"They differ in {', '.join(fields)}." if fields else "Their recipes are the same."
-    return f"Test accuracy, one seed each: {', '.join(told)}. {differ}"
+    return f"{measured}, one seed each: {', '.join(told)}. {differ}"
 
 
 def _differences(compared: Compared) -> list[Block]:
@@ -290,7 +302,10 @@ def _state(run: Measured) -> str:
 
 def _curves(compared: Compared) -> list[Figure]:
     figures = []
+    have_findings = any(run.evidence.has_findings for run in compared.runs)
+    ranked = (("validation_auroc", "Validation AUROC", "Higher is better; 0.5 is guessing.", "AUROC", "linear"),)
     for metric, title, reading, unit, scale in (
+        *(ranked if have_findings else ()),
         ("validation_accuracy", "Validation accuracy", "Higher is better.", "images right", "percent"),
         ("validation_loss", "Validation loss", "Lower is better.", "cross-entropy", "linear"),
         ("train_loss", "Training loss", "Lower is better; with what is switched on while training.", "loss", "linear"),

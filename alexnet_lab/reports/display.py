@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 from alexnet_lab.diagnosis.examination import examine
 from alexnet_lab.diagnosis.limitations import limitations
 from alexnet_lab.instruments.flow import FlowWriter
-from alexnet_lab.records import RunFolder
 from alexnet_lab.reports import panels
 from alexnet_lab.reports.inspection import open_run, summary
 from alexnet_lab.reports.measured import Measured
@@ -28,10 +27,6 @@ MOST_POINTS = 6  # findings and limits that are shown; the page has all
 
 def run_html(run: "Run") -> str:
     """Show a run: its result, its learning curves, the gradient and the units, and what speaks against it."""
-    if run.recipe.findings:
-        auroc = ((RunFolder(run.path).verdict() or {}).get("result", {}).get("test") or {}).get("auroc")
-        shown = "not known" if auroc is None else f"{auroc:.4f}"
-        return fragment(f"{run.path}: mean test AUROC of {len(run.classes)} findings {shown}.", [], [], "")
     measured = open_run(run.path)
     findings = examine(measured.evidence)
     points = [(finding.title, finding.sentence) for finding in findings]

@@ -25,7 +25,7 @@ def roc_figure(name: str, predicted: Predicted, classes: Sequence[ClassAssessmen
     axes.plot([0, 1], [0, 1], color=LIGHT["edge"], linewidth=1, linestyle=(0, (4, 3)))
     rows: list[list[object]] = []
     for at, found in enumerate(classes):
-        alarms, hits = roc_points(predicted.probabilities[:, at], predicted.labels == at)
+        alarms, hits = roc_points(predicted.probabilities[:, at], predicted.positive_of(at))
         if not len(alarms):
             continue
         colour = SERIES[at % len(SERIES)]
@@ -49,8 +49,9 @@ def roc_figure(name: str, predicted: Predicted, classes: Sequence[ClassAssessmen
     return drawing.finish(
         name,
         "ROC curves",
-        "Each class against all others. The dot is the threshold chosen on validation; the dashed line is chance.",
-        Table(["class", "threshold", "sensitivity", "specificity"], rows),
+        ("Each finding against its absence." if predicted.has_findings else "Each class against all others.")
+        + " The dot is the threshold chosen on validation; the dashed line is chance.",
+        Table(["finding" if predicted.has_findings else "class", "threshold", "sensitivity", "specificity"], rows),
     )
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 import alexnet_lab
+from alexnet_lab.data.findings import text_of
 from alexnet_lab.evaluation.assessment import Assessment, ClassAssessment, Rules
 from alexnet_lab.evaluation.estimates import Estimate
 from alexnet_lab.evaluation.evaluating import Evaluation
@@ -77,8 +78,11 @@ def summary(evaluation: Evaluation) -> str:
     """Say in two sentences how good the predictions are, for whom, and how far they fall elsewhere."""
     test = evaluation.test
     interval = headline(test)
+    beside = f"over {len(evaluation.run.classes)} findings"
+    if "accuracy" in test.figures:
+        beside = f"and accuracy {_shown(test.figures['accuracy'], percent=True)}"
     said = (
-        f"Macro AUROC {_shown(interval)} and accuracy {_shown(test.figures['accuracy'], percent=True)} on "
+        f"Macro AUROC {_shown(interval)} {beside} on "
         f"{test.images:,} test images{_of_patients(test)}; intervals are for {test.population}."
     )
     external = evaluation.external
@@ -109,6 +113,7 @@ def claim_answers(evaluation: Evaluation) -> dict[int, str]:
     )
     result = verdict.get("result", {})
     bad = [str(note) for note in provenance.get("notes", ()) if "cannot be read" in str(note)]
+    kinds = "findings" if recipe.findings else "classes"
     answers = {
         2: summary(evaluation),
         7: f"{recipe.data}, fingerprint {provenance.get('data_fingerprint', '?')}; where it is from: {NOT_FILLED}",
@@ -122,8 +127,9 @@ def claim_answers(evaluation: Evaluation) -> dict[int, str]:
         21: "patients: no patient is in two parts" if test.unit == "patients" else f"images; {NO_PATIENTS}",
         22: (
             f"{recipe.network}{f' {recipe.preset}' if recipe.preset else ''}, width {recipe.width:g}, {slots}; input "
-            f"{run.preprocessing.channels} x {geometry.seen} x {geometry.seen}; {len(run.classes)} classes "
-            f"({', '.join(run.classes[:8])}{' ...' if len(run.classes) > 8 else ''}) by softmax"
+            f"{run.preprocessing.channels} x {geometry.seen} x {geometry.seen}; {len(run.classes)} {kinds} "
+            f"({', '.join(run.classes[:8])}{' ...' if len(run.classes) > 8 else ''}) by "
+            + ("a sigmoid each" if recipe.findings else "softmax")
         ),
         23: ", ".join(f"{name} {provenance.get(name, '?')}" for name in ("alexnet_lab", "torch", "python")),
         24: f"weights {recipe.weights}" if recipe.weights else f"random, init {recipe.init}, seed {recipe.seed}",
@@ -137,7 +143,9 @@ def claim_answers(evaluation: Evaluation) -> dict[int, str]:
             f"{result.get('epochs', '?')}"
         ),
         27: "ten views of each test image, averaged" if recipe.ten_views else "none: one network, one view",
-        28: "AUROC, sensitivity, specificity, predictive values, balanced accuracy, Brier, calibration, net benefit",
+        28: "AUROC, sensitivity, specificity, predictive values, "
+        + ("" if recipe.findings else "balanced accuracy, ")
+        + "Brier, calibration, net benefit",
         29: _uncertainty(test),
         30: NOT_FILLED + "; one training run: `alexnet-lab ablate --seeds` shows how much seeds change",
         31: "not part of this page: alexnet-lab explain shows maps beside those of random weights",
@@ -147,7 +155,9 @@ def claim_answers(evaluation: Evaluation) -> dict[int, str]:
         33: ", ".join(f"{part} {count:,} images" for part, count in counts.items()) + f"; people: {NOT_FILLED}",
         35: f"test below; {_validated(result)}",
         36: "the tables below",
-        37: "the mistakes and the confusion matrix below, with the pictures behind each cell",
+        37: "the findings missed, and the false alarms, below"
+        if recipe.findings
+        else "the mistakes and the confusion matrix below, with the pictures behind each cell",
         38: f"known to the lab: {notes or 'no warning'}; clinical: {NOT_FILLED}",
         41: f"every setting of the run: {run.path.name}/recipe.json",
     }
@@ -160,8 +170,9 @@ NO_PATIENTS = "no patient is known, so one may be in two parts"
 def _how_split(recipe: Any, split: Mapping[str, Any]) -> str:
     if recipe.fold:
         return f"test is fold {recipe.fold} of the images, split seed {recipe.split_seed}"
+    kept = "each image's rarest finding" if recipe.findings else "classes"
     return (
-        f"by the parts that the data names, else at random with classes in proportion (split seed {recipe.split_seed})"
+        f"by the parts that the data names, else at random with {kept} in proportion (split seed {recipe.split_seed})"
     )
 
 
@@ -169,10 +180,9 @@ def _validated(result: Mapping[str, Any]) -> str:
     validation = result.get("validation") or {}
     if not validation:
         return "validation has no figures on record"
-    return (
-        f"validation accuracy {decimals(validation.get('accuracy'))}, AUROC {decimals(validation.get('auroc'))}, on "
-        "which the epoch was chosen"
-    )
+    accuracy = validation.get("accuracy")
+    right = "" if accuracy is None else f"accuracy {decimals(accuracy)}, "
+    return f"validation {right}AUROC {decimals(validation.get('auroc'))}, on which the epoch was chosen"
 
 
 def _uncertainty(test: Assessment) -> str:
@@ -187,22 +197,31 @@ def _uncertainty(test: Assessment) -> str:
 def _how(rules: Rules, evaluation: Evaluation) -> str:
     name, _, least = rules.rule.partition("=")
     validation = len(evaluation.sets["validation"].predicted.labels)
+    has_findings = bool(evaluation.run.recipe.findings)
+    counted = (
+        "an image is said to have a finding, and it may have any number."
+        if has_findings
+        else "an image counts as positive for a class; the predicted class is the most probable one."
+    )
     return (
-        f"Chosen on the {validation:,} validation images alone: for each class the threshold with "
-        f"{SENTENCE_OF[name].format(least=least)}, and the temperature {rules.temperature:.3f}. At or above its "
-        "threshold an image counts as positive for a class; the predicted class is the most probable one."
+        f"Chosen on the {validation:,} validation images alone: for each {'finding' if has_findings else 'class'} the "
+        f"threshold with {SENTENCE_OF[name].format(least=least)}, and the temperature {rules.temperature:.3f}. At or "
+        f"above its threshold {counted}"
     )
 
 
 def _performance(evaluation: Evaluation) -> list[Block]:
     blocks: list[Block] = []
+    together, each = "all classes together", "each class against the others"
+    if evaluation.run.recipe.findings:
+        together, each = "means over findings", "each finding against its absence"
     for assessment in evaluation.assessments:
         found = evaluation.sets[assessment.part]
         blocks += [
             *(Callout("warning", f"About the {assessment.part} set", _sentence(note)) for note in assessment.notes),
             *(Callout("note", f"About the {assessment.part} set", _sentence(note)) for note in found.notes),
-            Table(COLUMNS, overall_rows(assessment), f"{_titled(assessment)}: all classes together"),
-            Table(WIDE, wide_rows(assessment), f"{_titled(assessment)}: each class against the others"),
+            Table(COLUMNS, overall_rows(assessment), f"{_titled(assessment)}: {together}"),
+            Table(WIDE, wide_rows(assessment), f"{_titled(assessment)}: {each}"),
             Paragraph(_legend(assessment)),
         ]
         if assessment.part == "external":
@@ -312,14 +331,17 @@ def _figures(assessment: Assessment, found: LabelledSet, evaluation: Evaluation)
     names = list(evaluation.run.classes)
     figures = [
         roc_figure(f"roc-{part}", found.predicted, assessment.classes[:MOST_CLASSES]),
-        confusion(
-            f"confusion-{part}",
-            f"Confusion: {part}",
-            "True classes in rows; the colour is the share of the row. Predicted is the most probable class.",
-            assessment.confusion,
-            names,
-        ),
     ]
+    if assessment.confusion:
+        figures.append(
+            confusion(
+                f"confusion-{part}",
+                f"Confusion: {part}",
+                "True classes in rows; the colour is the share of the row. Predicted is the most probable class.",
+                assessment.confusion,
+                names,
+            )
+        )
     for one in shown:
         number = names.index(one.name)
         figures.append(calibration_figure(f"calibration-{part}-{number}", one, evaluation.rules.temperature))
@@ -331,7 +353,10 @@ def _pictures(assessment: Assessment, found: LabelledSet) -> list[Block]:
     """Show the most confident mistakes, and pictures behind each cell of the confusion matrix."""
     blocks: list[Block] = []
     if not assessment.mistakes:
-        blocks.append(Paragraph(f"The {assessment.part} set has no mistake: the most probable class is always right."))
+        why = "the most probable class is always right"
+        if found.predicted.has_findings:
+            why = "each finding is on the right side of its threshold"
+        blocks.append(Paragraph(f"The {assessment.part} set has no mistake: {why}."))
     if found.pixels is None:
         return [*blocks, Paragraph(f"The pictures of the {assessment.part} set cannot be shown: its data is not here.")]
     if assessment.mistakes:
@@ -345,6 +370,8 @@ def _pictures(assessment: Assessment, found: LabelledSet) -> list[Block]:
         count = len(assessment.mistakes)
         title = f"Most confident mistakes on the {assessment.part} set, {len(pictures)} of {count}"
         blocks.append(Gallery(title, pictures))
+    if found.predicted.has_findings:  # the pictures of all findings missed, and of all false alarms, are above
+        return blocks
     place_of = {name: place for place, name in enumerate(found.predicted.names)}
     confidence = found.predicted.probabilities.max(1)
     left = MOST_PICTURES
@@ -406,14 +433,17 @@ def _predictions(evaluation: Evaluation) -> Any:
     """Return a row per image: set, name, true and predicted class, probabilities as they came and tempered."""
     import pandas as pd
 
-    from alexnet_lab.evaluation.calibration import tempered
-
     tables = []
     for part, found in evaluation.sets.items():
         predicted, classes = found.predicted, np.array(evaluation.run.classes, object)
-        columns = {"set": part, "image": np.array(predicted.names, object), "true": classes[predicted.labels]}
-        columns["predicted"] = classes[predicted.answers]
-        cooled = tempered(predicted.probabilities, evaluation.rules.temperature)
+        columns = {"set": part, "image": np.array(predicted.names, object)}
+        if predicted.has_findings:
+            cuts = [np.inf if threshold is None else threshold.value for threshold in evaluation.rules.thresholds]
+            for word, which in (("true", predicted.positive), ("predicted", predicted.probabilities >= cuts)):
+                columns[word] = np.array([text_of(row.astype(np.int64), evaluation.run.classes) for row in which])
+        else:
+            columns |= {"true": classes[predicted.labels], "predicted": classes[predicted.answers]}
+        cooled = predicted.tempered(evaluation.rules.temperature)
         for word, values in (("probability", predicted.probabilities), ("tempered", cooled)):
             columns |= {f"{word} of {name}": values[:, k] for k, name in enumerate(classes)}
         tables.append(pd.DataFrame(columns))

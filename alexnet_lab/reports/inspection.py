@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 import alexnet_lab
+from alexnet_lab.diagnosis.areas import areas_of
 from alexnet_lab.diagnosis.examination import examine, unexamined
 from alexnet_lab.diagnosis.findings import Finding
 from alexnet_lab.diagnosis.limitations import counts_of, limitations
@@ -139,11 +140,27 @@ def _outcome(run: Measured) -> str:
     if state == "diverged":
         return f"diverged: {why}"
     if state == "ok":
-        return "ended well, with no test accuracy on record"
+        return (
+            _mean_auroc(run)
+            or f"ended well, with no test {'AUROC' if run.evidence.has_findings else 'accuracy'} on record"
+        )
     if state:
         return f"ended without a result ({state}): {why}"
     done, asked = len(run.rows), run.recipe.get("epochs", "?")
     return f"no verdict yet, {done} of {asked} epochs recorded; it still runs, or was lost and can go on"
+
+
+def _mean_auroc(run: Measured) -> str:
+    """Say what a run on findings reached; empty of any other, and where it is not known."""
+    areas = areas_of(run.evidence, "test")
+    if areas is None or areas.mean.value is None:
+        return ""
+    mean = areas.mean
+    between = "" if mean.low is None else f" (95% interval {mean.low:.4f} to {mean.high:.4f})"
+    return (
+        f"a mean AUROC of {mean.value:.4f}{between} over {len(areas.each)} findings on {areas.images:,} test "
+        f"images, by the weights of epoch {run.result.get('tested_epoch', '?')} of {run.result.get('epochs', '?')}"
+    )
 
 
 def finding_blocks(findings: Sequence[Finding]) -> list[Block]:

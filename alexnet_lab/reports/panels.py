@@ -6,8 +6,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from alexnet_lab.diagnosis.areas import Areas, areas_of
 from alexnet_lab.diagnosis.limitations import constant_share, counts_of
 from alexnet_lab.diagnosis.proportions import wilson
+from alexnet_lab.evaluation.auroc import METHOD
 from alexnet_lab.instruments.flow import Columns
 from alexnet_lab.reports.curves import Interval, Scale, Series, curves, intervals, profile
 from alexnet_lab.reports.maps import MOST_ROWS, confusion, filters, histograms_over_time, unit_map
@@ -32,9 +34,22 @@ KIND_WORDS = {
 PERCENT = (-2.0, 102.0)  # the axis of a share, with room for a dot at either end
 
 
+AREA = (0.0, 1.0)  # the axis of an AUROC
+BY_DELONG = "Dot: an AUROC by the tested weights. Bar: its 95% interval for new images like these (DeLong)."
+
+
 def result(run: Measured) -> Figure | None:
-    """Draw the shares of test and validation images that are right, with their intervals; None without a result."""
+    """Draw the shares of test and validation images that are right, with their intervals; None without a result.
+
+    Where images have several findings: the mean AUROC.
+    """
     rows = []
+    if run.evidence.has_findings:
+        for part in ("test", "validation"):
+            areas = areas_of(run.evidence, part)
+            if areas is not None:
+                rows += mean_area(f"{part}, {areas.images:,} images", areas)
+        return area_figure("result", "Mean AUROC over findings", BY_DELONG, rows)
     for part in ("test", "validation"):
         counts = counts_of(run.evidence, part)
         if counts is not None:
@@ -56,6 +71,22 @@ def result(run: Measured) -> Figure | None:
 def learning(run: Measured) -> list[Figure]:
     """Draw loss, accuracy and learning rate by epoch."""
     figures = []
+    accuracy_by_epoch = (
+        "accuracy",
+        "Accuracy",
+        "Higher is better. Training counts each batch as it was met, with dropout on; validation the whole set.",
+        (("training", "train_accuracy"), ("validation", "validation_accuracy")),
+        "images right",
+        "percent",
+    )
+    auroc_by_epoch = (
+        "auroc",
+        "AUROC",
+        "Higher is better; 0.5 is guessing. The mean over the findings that validation images have and lack.",
+        (("validation", "validation_auroc"),),
+        "mean over findings",
+        "linear",
+    )
     for name, title, reading, metrics, unit, scale in (
         (
             "loss",
@@ -65,14 +96,7 @@ def learning(run: Measured) -> list[Figure]:
             "cross-entropy",
             "linear",
         ),
-        (
-            "accuracy",
-            "Accuracy",
-            "Higher is better. Training counts each batch as it was met, with dropout on; validation the whole set.",
-            (("training", "train_accuracy"), ("validation", "validation_accuracy")),
-            "images right",
-            "percent",
-        ),
+        auroc_by_epoch if run.evidence.has_findings else accuracy_by_epoch,
         (
             "learning-rate",
             "Learning rate",
@@ -320,7 +344,18 @@ def first_filters(run: Measured) -> list[Figure]:
 
 
 def predictions(run: Measured, part: str = "test") -> list[Figure]:
-    """Draw the confusion matrix and the recall of every class."""
+    """Draw the confusion matrix and the recall of every class; of findings the AUROC of each."""
+    areas = areas_of(run.evidence, part)
+    if areas is not None:
+        rows = [
+            Interval(f"{name}, {count:,} images", one.value, _end(one.low), _end(one.high), METHOD)
+            for name, count, one in sorted(areas.each, key=lambda entry: entry[2].value or 0.0)
+            if one.value is not None
+        ]
+        fewer = f" The {MOST_RECALLS} lowest of {len(rows)}." if len(rows) > MOST_RECALLS else ""
+        title = f"AUROC by finding, {part} images"
+        figure = area_figure(f"auroc-{part}", title, BY_DELONG + fewer, rows[:MOST_RECALLS])
+        return [] if figure is None else [figure]
     stored = (run.result.get(part) or {}).get("confusion")
     if not stored:
         return []
@@ -349,6 +384,26 @@ def predictions(run: Measured, part: str = "test") -> list[Figure]:
             intervals(f"recall-{part}", title, reading, rows, unit="% recognised", signed=False, span=PERCENT)
         )
     return figures
+
+
+def mean_area(name: str, areas: Areas) -> list[Interval]:
+    """Return the mean AUROC over findings with its interval; none where it is not defined."""
+    mean = areas.mean
+    if mean.value is None:
+        return []
+    return [Interval(name, mean.value, _end(mean.low), _end(mean.high), f"{len(areas.each)} findings, {METHOD}")]
+
+
+def area_figure(name: str, title: str, reading: str, rows: Sequence[Interval]) -> Figure | None:
+    """Draw AUROCs with their intervals beside guessing; None without any."""
+    if not rows:
+        return None
+    marks = [(0.5, "guessing")]
+    return intervals(name, title, reading, rows, unit="AUROC", signed=False, marks=marks, span=AREA)
+
+
+def _end(value: float | None) -> float:
+    return math.nan if value is None else value
 
 
 def share_interval(name: str, images: int, right: int) -> Interval:

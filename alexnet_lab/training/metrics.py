@@ -33,9 +33,8 @@ def finding_metrics(probabilities: NDArray[np.float64], labels: NDArray[np.int64
         for k in range(labels.shape[1])
     ]
     areas = [value for value in curves if value is not None]
-    of_truth = np.where(labels == 1, probabilities, 1 - probabilities)
     return {
-        "loss": float(-np.log(np.maximum(of_truth, SMALLEST)).mean()),
+        "loss": float(loss_of_each(probabilities, labels).mean()),
         "accuracy": None,
         "balanced_accuracy": None,
         "auroc": float(np.mean(areas)) if areas else None,
@@ -79,7 +78,11 @@ def auroc_of(scores: NDArray[np.float64], positive: NDArray[np.bool_]) -> float:
 
 
 def loss_of_each(probabilities: NDArray[np.float64], labels: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return for each image the negative logarithm of the probability of its class."""
+    """Return for each image the negative logarithm of the probability of its class; of findings, the mean over them."""
+    if labels.ndim == 2:
+        of_truth = np.where(labels == 1, probabilities, 1 - probabilities)
+        means: NDArray[np.float64] = -np.log(np.maximum(of_truth, SMALLEST)).mean(1)
+        return means
     losses: NDArray[np.float64] = -np.log(np.maximum(probabilities[np.arange(len(labels)), labels], SMALLEST))
     return losses
 
@@ -126,6 +129,15 @@ def expected_calibration_error(probabilities: NDArray[np.float64], labels: NDArr
     bins = np.minimum((confidence * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
     gaps = np.bincount(bins, weights=confidence - right, minlength=CALIBRATION_BINS)
     return float(np.abs(gaps).sum() / len(labels))
+
+
+def finding_calibration_error(probabilities: NDArray[np.float64], labels: NDArray[np.int64]) -> float:
+    """Return the mean over findings of how far a probability stands from the share that has the finding, by bins."""
+    gaps = []
+    for scores, present in zip(probabilities.T, labels.T, strict=True):
+        bins = np.minimum((scores * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
+        gaps.append(np.abs(np.bincount(bins, weights=scores - present, minlength=CALIBRATION_BINS)).sum() / len(labels))
+    return float(np.mean(gaps))
 
 
 def is_better(name: str, value: float | None, best: float | None) -> bool:

@@ -364,15 +364,6 @@ NAMED: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-def refuse_findings(findings: str, what: str) -> None:
-    """Refuse what is made for one class an image; `what` begins the sentence."""
-    if findings:
-        raise ValueError(
-            f"{what} runs with one class an image, and here images have several findings ({findings!r}): the AUROC of "
-            "each finding is in state.json of a run, every probability in predictions.npz"
-        )
-
-
 _adapter = TypeAdapter(Recipe)
 # What must hold, where pydantic says it in the words of its parser.
 _PLAIN_WORDS: Mapping[str, str] = {

@@ -3,9 +3,11 @@
 import io
 import json
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import (
@@ -17,9 +19,13 @@ from pydicom.uid import (
 from typer.testing import CliRunner
 
 from alexnet_ablations.cli.application import application
+from alexnet_lab import load_run
 from alexnet_lab.data.decoding import decode, look_at, quiet_decoders, small_picture
 from alexnet_lab.data.dicom import numbered, patient_of
 from alexnet_lab.data.feed import open_feed
+from alexnet_lab.records import RunFolder
+from alexnet_lab.training.recipe import Recipe
+from alexnet_lab.training.run import train_with_verdict
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 NAME, IDENTIFIER = "Quagmire^Hildegard", "MRN-774411"
@@ -176,6 +182,23 @@ def test_folder_zip_and_table_of_dicom_files_are_the_pictures_of_their_pngs_spli
         assert (np.asarray(feed.stored) == expected).all()
         assert len(set(feed.groups)) == 16
         assert not set(feed.groups[feed.split.train]) & set(feed.groups[feed.split.test])
+
+
+def test_predict_gives_dicom_and_png_of_one_picture_the_same_probabilities(tmp_path):
+    pictures, scans = make_set(tmp_path / "png", ".png"), make_set(tmp_path / "scans")
+    recipe = Recipe(data=str(pictures), norm="bn", width=1 / 16, epochs=1, batch_size=16, instruments="off", threads=1)
+    before = torch.get_num_threads()
+    assert train_with_verdict(recipe, RunFolder(tmp_path / "run")) == 0
+    torch.set_num_threads(before)
+    run = load_run(tmp_path / "run")
+    of_pictures, of_scans = run.predict([pictures]), run.predict([scans])
+    assert [Path(name).stem for name in of_scans.files] == [Path(name).stem for name in of_pictures.files]
+    assert not of_scans.unreadable
+    np.testing.assert_array_equal(of_scans.probabilities, of_pictures.probabilities)
+    assert np.ptp(of_scans.probabilities[:, 0]) > 0
+    done = CliRunner().invoke(application, ["predict", str(tmp_path / "run"), str(scans), "--json"])
+    assert done.exit_code == 0, done.output
+    assert IDENTIFIER not in done.output
 
 
 def test_no_name_or_identifier_of_a_patient_reaches_cache_report_or_screen(tmp_path, own_cache):

@@ -8,6 +8,7 @@ from pictures import RNG, coloured, make_folder, write, zip_of
 from PIL import Image
 
 from alexnet_lab.data.decoding import FITS, bits_for
+from alexnet_lab.data.feed import open_feed
 from alexnet_lab.data.sources import load_images
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -124,6 +125,21 @@ def test_one_coloured_image_makes_three_channels(tmp_path):
     images = load_images(str(tmp_path / "set"))
     assert np.array_equal(images.pixels[0], np.repeat(grey[None], 3, 0))
     assert images.notes[-1].startswith("1 of 2 images are coloured (b 1), the others grey: three channels. If the tint")
+
+
+def test_nothing_is_said_of_a_tint_that_grey_removes(tmp_path):
+    noise = np.random.default_rng(0)
+    for number in range(20):
+        shade = noise.integers(0, 256, (16, 16, 1)).astype(np.uint8)
+        write(
+            tmp_path / "set" / "ab"[number % 2] / f"{number}.png",
+            np.repeat(shade, 3, 2) // np.array([1, 1, 1 + number % 2], np.uint8),
+        )
+    seen = open_feed(str(tmp_path / "set"), image_size=16)
+    assert any("channels=grey removes it" in note for note in seen.notes)
+    in_grey = open_feed(str(tmp_path / "set"), image_size=16, channels="grey")
+    assert "10 of 20 images are coloured (b 10), the others grey: brightness alone is used" in in_grey.notes
+    assert not any("tint" in note for note in in_grey.notes)
 
 
 @pytest.mark.parametrize(("bits", "suffix"), [(16, "png"), (12, "png"), (10, "tif"), (16, "tif")])

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from alexnet_ablations.cli.folders import refuse_place
-from alexnet_lab.progress import PlainLines
+from alexnet_lab.progress import Stages
 from alexnet_lab.terminal import open_console
 
 
@@ -49,18 +49,16 @@ def audit(
     console = open_console()
     folder = out or Path("audits") / (Path(data.partition(":")[0]).stem or "data")
     refuse_place(folder)
-    lines = PlainLines(console)
     is_silent = quiet or as_json
-    found = examine(
-        data,
-        group=group,
-        patient_from=patient_from,
-        split_seed=split_seed,
-        fold=fold,
-        progress=lambda what, done, total: (
-            None if is_silent else lines("preparing", {"what": what, "done": done, "total": total})
-        ),
-    )
+    with Stages(open_console(stderr=True)) as stages:
+        found = examine(
+            data,
+            group=group,
+            patient_from=patient_from,
+            split_seed=split_seed,
+            fold=fold,
+            progress=(lambda _what, _done, _total: None) if is_silent else stages.told,
+        )
     facts = json.dumps(found.facts(), indent=1)
     listing = listing_of(data)
     if listing is None:

@@ -31,7 +31,8 @@ def evaluate(
 
     Thresholds and temperature are chosen on validation, figures are of the test
     and of --data, whose classes must be those of the run. Intervals are over
-    patients where the data names them (column group), else over images.
+    patients where the data names them (column group), else over images. Of a run
+    on findings each is set against its absence, with means over findings.
     Writes a page in the order of the CLAIM checklist, its figures,
     evaluation.json, tables.md, figures.csv and predictions.csv.
     """

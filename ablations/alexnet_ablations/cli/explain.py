@@ -18,6 +18,9 @@ def explain(
     kind: Annotated[
         str | None, typer.Option("--class", help="Class to explain.", show_default="the most probable")
     ] = None,
+    finding: Annotated[
+        str | None, typer.Option(help="Of a run on findings: the one to explain.", show_default="the most probable")
+    ] = None,
     seeds: Annotated[
         str, typer.Option(help="Runs of other seeds, with commas: are their maps alike?", show_default=False)
     ] = "",
@@ -28,6 +31,7 @@ def explain(
 
     [bold]alexnet-lab explain runs/xrays-alexnet-1f0c scan.png[/]
     [bold]alexnet-lab explain RUN scans/ --maps grad-cam --class sick[/]
+    [bold]alexnet-lab explain RUN scan.png --finding Effusion[/]       of several findings an image
     [bold]alexnet-lab explain RUN scan.png --seeds RUN-1,RUN-2[/]      are other seeds' maps alike?
 
     A map is labelled no better than random weights unless erasing what it finds
@@ -44,9 +48,11 @@ def explain(
     methods = [method.strip() for method in maps.split(",") if method.strip()]
     if not methods:
         raise ValueError("--maps names at least one map, such as grad-cam; got none")
+    if kind is not None and finding is not None:
+        raise ValueError("--class and --finding both say what is explained; name one of them")
     with Stages(errors) as stages:
         found = explained(
-            run, images, methods=methods, kind=kind, seeds=others, random_networks=random, told=stages.told
+            run, images, methods=methods, kind=kind or finding, seeds=others, random_networks=random, told=stages.told
         )
         page = write_explanations(run.resolve().name, found, out or run / "explanation")
     for image in found:

@@ -38,7 +38,7 @@ Margin = Annotated[
     float | None,
     typer.Option(
         metavar="POINTS",
-        help="Differences in test accuracy below this are too small to matter.",
+        help="Differences in test accuracy below this are too small to matter; of findings in AUROC, such as 0.01.",
         show_default="0.5",
         rich_help_panel="Study",
     ),

@@ -101,7 +101,8 @@ def _print_others(console: Console, results: "pd.DataFrame", conclusions: "Concl
         if differing
         else "none stands out"
     )
-    console.print(f"\nbeside accuracy, {outcomes} outcomes (exploratory): {many}", style="dim")
+    beside = conclusions.headline_outcome.label.removeprefix("test ")
+    console.print(f"\nbeside {beside}, {outcomes} outcomes (exploratory): {many}", style="dim")
     for conclusion in differing:
         label = label_in(results, conclusion.outcome)
         console.print(f"  {escape(label)}: {escape(sentence_of(conclusion))}", highlight=False)

@@ -1,31 +1,39 @@
 """What every run of a study answered on each test image, from its predictions.npz; one bit per run and image.
 
+Images with several findings are not right or wrong. What an image adds to the AUROC of each finding takes the place of
+that bit: the area and the image's DeLong influence on it, N times, so that the mean over images is the area. These are
+the pseudovalues of multi-reader studies (Dorfman, Berbaum and Metz 1992), with seeds for readers; they may be averaged
+over findings, subtracted and summed over patients as right answers may.
+
 A conclusion about other images needs all runs of a contrast on the same test images. Where a seed divides the images
 into folds, its runs answer together: every image once. Runs without predictions, as those of earlier versions, and runs
 that were tested on other images than the first are named; what needs them is about these test images alone.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from alexnet_ablations.declare.study import PlannedRun
+from alexnet_lab.evaluation.auroc import influences
 from alexnet_lab.predictions_file import FILE, PartPredictions, read_predictions
 
 Key = tuple[str, int]  # cell and seed
+T = TypeVar("T", bound=np.floating[Any])
 
 
 @dataclass(frozen=True)
 class Answers:
     """Which test images each run got right; G groups are the patients of N images, or the images themselves."""
 
-    labels: NDArray[np.int64] = field(repr=False)  # N
+    labels: NDArray[np.int64] = field(repr=False)  # N; N K of findings
     group: NDArray[np.int64] = field(repr=False)  # N: its row among the G groups
     are_grouped: bool = False  # by patient or slide, as the data says
     right: Mapping[Key, NDArray[np.uint8]] = field(default_factory=dict, repr=False)  # N bits of each run, packed
+    areas: Mapping[Key, NDArray[np.float32]] = field(default_factory=dict, repr=False)  # of findings, N K each
     lacking: tuple[Key, ...] = ()  # runs that ended well and kept no predictions, or whose file cannot be read
     elsewhere: tuple[Key, ...] = ()  # runs that were tested on other images
     folds: int = 0  # in which each seed tested the images; 0 without folds
@@ -50,18 +58,48 @@ class Answers:
         packed = self.right.get((cell, seed))
         return None if packed is None else np.unpackbits(packed, count=self.images).astype(np.float32)
 
+    def area_of(self, cell: str, seed: int, finding: int | None) -> NDArray[np.float64] | None:
+        """Return what each image adds to the AUROC of a finding, or to the mean over those that have one."""
+        areas = self.areas.get((cell, seed))
+        if areas is None:
+            return None
+        if finding is not None:
+            return areas[:, finding].astype(np.float64)
+        means: NDArray[np.float64] = areas[:, self.ranked].mean(1, dtype=np.float64)
+        return means
+
+    @property
+    def ranked(self) -> NDArray[np.int64]:
+        """Return the findings that some test images have and others lack: only these have an AUROC."""
+        counts = self.labels.sum(0)
+        return np.flatnonzero((counts > 0) & (counts < len(self.labels))).astype(np.int64)
+
+    @property
+    def rare(self) -> NDArray[np.int64]:
+        """Return the findings that a single test image has, or lacks: nothing shows how their AUROC varies."""
+        counts = self.labels.sum(0)
+        return np.flatnonzero((counts == 1) | (counts == len(self.labels) - 1)).astype(np.int64)
+
     def differences(self, weights: Mapping[str, float], seeds: Iterable[int]) -> NDArray[np.float32] | None:
         """Return a weighted sum over cells by seed and image; None where any run that it needs is missing."""
-        rows = []
-        for seed in seeds:
-            row = np.zeros(self.images, np.float32)
-            for cell, weight in weights.items():
-                answered = self.of(cell, seed)
-                if answered is None:
-                    return None
-                row += np.float32(weight) * answered
-            rows.append(row)
-        return np.stack(rows) if rows else None
+        return _weighted(weights, seeds, self.of)
+
+    def area_differences(
+        self, weights: Mapping[str, float], seeds: Iterable[int], finding: int | None
+    ) -> NDArray[np.float64] | None:
+        """Return the same of what each image, or patient, adds to an AUROC: by seed and group.
+
+        The mean over groups of a row is that seed's own difference. None also where an AUROC shows no spread.
+        """
+        table = _weighted(weights, seeds, lambda cell, seed: self.area_of(cell, seed, finding))
+        if table is None or not np.isfinite(table).all():
+            return None
+        if not self.are_grouped:
+            return table
+        means = table.mean(1, keepdims=True)
+        shares = (table - means) / self.images
+        summed = np.stack([np.bincount(self.group, row, minlength=self.groups) for row in shares])
+        return np.asarray(means + self.groups * summed, np.float64)
 
 
 def read_answers(runs: Sequence[PlannedRun], ended_well: Iterable[Key]) -> Answers | None:
@@ -69,6 +107,7 @@ def read_answers(runs: Sequence[PlannedRun], ended_well: Iterable[Key]) -> Answe
     wanted = set(ended_well)
     first: PartPredictions | None = None
     right: dict[Key, NDArray[np.uint8]] = {}
+    areas: dict[Key, NDArray[np.float32]] = {}
     lacking, elsewhere = [], []
     by_run = by_cell_and_seed(runs)
     for key, together in by_run.items():
@@ -83,14 +122,47 @@ def read_answers(runs: Sequence[PlannedRun], ended_well: Iterable[Key]) -> Answe
         if not (np.array_equal(test.ids, first.ids) and np.array_equal(test.labels, first.labels)):
             elsewhere.append(key)
             continue
-        right[key] = np.packbits(test.correct)
+        if test.labels.ndim == 2:
+            areas[key] = area_values(test)
+        else:
+            right[key] = np.packbits(test.correct)
     if first is None:
         return None
     group = np.arange(len(first.ids))
     if first.groups is not None:
         group = np.unique(first.groups, return_inverse=True)[1].astype(np.int64)
     folds = max((len(together) for together in by_run.values() if together[0].whole is not None), default=0)
-    return Answers(first.labels, group, first.groups is not None, right, tuple(lacking), tuple(elsewhere), folds)
+    return Answers(first.labels, group, first.groups is not None, right, areas, tuple(lacking), tuple(elsewhere), folds)
+
+
+def area_values(test: PartPredictions) -> NDArray[np.float32]:
+    """Return what each image adds to the AUROC of each finding, N K: their mean over images is the AUROC.
+
+    NaN where an AUROC is not defined, or where a single image has the finding, or lacks it.
+    """
+    values = np.full(test.labels.shape, np.nan, np.float32)
+    for k in range(test.labels.shape[1]):
+        area, influence = influences(test.probabilities[:, k].astype(np.float64), test.labels[:, k] == 1)
+        if area is not None:
+            values[:, k] = area + len(influence) * influence
+    return values
+
+
+def _weighted(
+    weights: Mapping[str, float], seeds: Iterable[int], of: Callable[[str, int], NDArray[T] | None]
+) -> NDArray[T] | None:
+    rows = []
+    for seed in seeds:
+        row: NDArray[T] | None = None
+        for cell, weight in weights.items():
+            answered = of(cell, seed)
+            if answered is None:
+                return None
+            part = answered * answered.dtype.type(weight)
+            row = part if row is None else row + part
+        if row is not None:
+            rows.append(row)
+    return np.stack(rows) if rows else None
 
 
 def by_cell_and_seed(runs: Sequence[PlannedRun]) -> dict[Key, list[PlannedRun]]:

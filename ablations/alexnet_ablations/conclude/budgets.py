@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from alexnet_ablations.conclude.conclusions import Conclusion, conclusions_of
-from alexnet_ablations.conclude.outcomes import HEADLINE, ended_well, read_results
+from alexnet_ablations.conclude.outcomes import ended_well, headline_of, read_results
 from alexnet_ablations.conclude.resplits import read_resplits
 from alexnet_ablations.conclude.sentences import ALL_POSSIBLE, effect, name_of, shown_interval
 from alexnet_ablations.declare.splitting import cell_in_fold
@@ -50,7 +50,7 @@ def effects_at_budgets(study: Study, outcomes: Sequence[SearchResult]) -> list[A
         # Nothing is concluded about the inside of these networks, which takes longest to read.
         results = read_results(runs, health={})
         resplits = read_resplits(runs, ended_well(results)) if study.splitting.resplit else None
-        concluded = conclusions_of(results, study.contrasts(), (HEADLINE,), study.margin, resplits=resplits)
+        concluded = conclusions_of(results, study.contrasts(), (headline_of(results),), study.margin, resplits=resplits)
         effects.append(AtBudget(points, concluded.headline))
     return effects
 

@@ -24,7 +24,7 @@ from alexnet_ablations.conclude.false_claims import FalseClaim, false_claim_of
 from alexnet_ablations.conclude.intervals import LEVEL, Interval
 from alexnet_ablations.conclude.looks import level_of_look
 from alexnet_ablations.conclude.multiplicity import holm
-from alexnet_ablations.conclude.outcomes import HEADLINE, OUTCOMES, Outcome, ended_well, population_of
+from alexnet_ablations.conclude.outcomes import HEADLINE, Outcome, ended_well, headline_of, outcomes_of, population_of
 from alexnet_ablations.conclude.resplits import Resplits, read_resplits
 from alexnet_ablations.conclude.sensitivity import Sensitivity, sensitivity_of
 from alexnet_ablations.conclude.survival import Survival, lost_cells, over_survivors, survivals
@@ -107,6 +107,7 @@ class Conclusion:
     holm_p: float | None = None
     equivalence_holm_p: float | None = None
     level: float = LEVEL  # at which this look is tested, after Holm's rule
+    is_exploratory: bool = False  # another outcome than the headline, and so outside its family
     false_claim: FalseClaim | None = None  # of a difference in accuracy that was found, where predictions are known
 
     @cached_property
@@ -123,11 +124,6 @@ class Conclusion:
     def n(self) -> int:
         """Count the pairs."""
         return self.inference.n
-
-    @property
-    def is_exploratory(self) -> bool:
-        """Say whether this is another outcome than the headline, and so outside its family."""
-        return self.outcome.name != HEADLINE.name
 
     @property
     def effect(self) -> float:
@@ -214,6 +210,8 @@ class Conclusions:
     answers: Answers | None = field(default=None, repr=False)
     looks: tuple[int, ...] = ()  # seeds of the earlier looks
     resplits: Resplits | None = None  # where each seed drew its own split
+    headline_outcome: Outcome = HEADLINE
+    findings: tuple[str, ...] = ()  # where images have several
 
     @property
     def outcomes(self) -> list[Outcome]:
@@ -228,7 +226,7 @@ class Conclusions:
     @property
     def headline(self) -> list[Conclusion]:
         """Return the conclusions on the headline outcome."""
-        return self.of(HEADLINE)
+        return self.of(self.headline_outcome)
 
 
 def infer(
@@ -311,7 +309,7 @@ def conclude_study(study: Study, results: pd.DataFrame) -> Conclusions:
 def conclusions_of(
     results: pd.DataFrame,
     contrasts: Sequence[Contrast],
-    outcomes: Sequence[Outcome] = OUTCOMES,
+    outcomes: Sequence[Outcome] | None = None,
     margin: float | None = None,
     answers: Answers | None = None,
     looks: Sequence[int] = (),
@@ -320,8 +318,9 @@ def conclusions_of(
     """Conclude on every contrast of every outcome that any run has a number for, and of the headline in any case.
 
     `results` is the table of `outcomes.read_results`; `margin` is what is too small to matter, in points of the
-    headline (0.5); the other outcomes have margins of their own. With `answers` (`answers.read_answers`) accuracies are
-    compared for images like these, without on these images alone. `looks` are the numbers of seeds of earlier looks.
+    headline (0.5), of findings in AUROC (0.005); the other outcomes have margins of their own. With `answers`
+    (`answers.read_answers`) accuracies, and the AUROC of findings, are compared for images like these, without on these
+    images alone. `outcomes` are those of the table unless given. `looks` are the numbers of seeds of earlier looks.
     `resplits` says how splits overlap where each seed drew its own.
     """
     repeated = results[results.duplicated(["cell", "seed"])]
@@ -332,12 +331,15 @@ def conclusions_of(
         raise ValueError(f"a margin of equivalence is above 0; got {margin:g}; take the smallest effect that matters")
     lost = lost_cells(results)
     items: list[Conclusion] = []
-    for outcome in outcomes:
-        is_headline = outcome.name == HEADLINE.name
+    headline = headline_of(results)
+    for outcome in outcomes_of(results) if outcomes is None else outcomes:
+        is_headline = outcome.name == headline.name
         if is_headline or outcome.compared(results).notna().any():
             chosen = margin if is_headline and margin is not None else outcome.compared_margin()
-            items += _conclude_one_family(results, contrasts, lost, outcome, chosen, answers, tuple(looks), resplits)
-    return Conclusions(tuple(items), survivals(results), answers, tuple(looks), resplits)
+            family = _conclude_one_family(results, contrasts, lost, outcome, chosen, answers, tuple(looks), resplits)
+            items += [replace(item, is_exploratory=not is_headline) for item in family]
+    findings = tuple(results.attrs.get("findings") or ())
+    return Conclusions(tuple(items), survivals(results), answers, tuple(looks), resplits, headline, findings)
 
 
 def _conclude_one_family(
@@ -408,9 +410,12 @@ def _is_without_verdict(conclusion: Conclusion) -> bool:
 def _over_images(
     contrast: Contrast, outcome: Outcome, values: Mapping[int, float], answers: Answers | None
 ) -> Crossed | None:
-    """Return the mean squares over seeds and images of an outcome that is a mean over images; None of any other."""
+    """Return the mean squares over seeds and images of what is made of the test images; None of any other outcome."""
     if answers is None or outcome.images is None or len(values) < 2:
         return None
+    if outcome.images == "area":
+        areas = answers.area_differences(contrast.weights, values, outcome.finding)
+        return None if areas is None else crossed(areas)
     differences = answers.differences(contrast.weights, values)
     if differences is None:
         return None

@@ -7,6 +7,9 @@ the reason, and its seed leaves the comparisons that need it.
 
 Where a seed divides the images into folds, a row is of its K runs together: test outcomes are those of all their test
 predictions, every image once; of everything else it is the mean over the folds.
+
+Where images have several findings, the AUROC of each finding and their mean take the place of what counts right
+answers; the findings are `attrs["findings"]` of the table.
 """
 
 import math
@@ -21,7 +24,7 @@ import pandas as pd
 from alexnet_ablations.conclude.answers import by_cell_and_seed, read_tested
 from alexnet_ablations.declare.design import level_text
 from alexnet_ablations.declare.status import STATES, status_of
-from alexnet_ablations.declare.study import PlannedRun
+from alexnet_ablations.declare.study import NO_LEVEL, PlannedRun
 from alexnet_lab.diagnosis.health import health_of
 from alexnet_lab.records import write_atomically
 from alexnet_lab.reports.export import csv_text
@@ -38,7 +41,7 @@ class Outcome:
 
     name: str  # its column
     label: str
-    source: tuple[str, ...]  # where it stands among the facts of a run; () for what is computed over all runs
+    source: tuple[str | int, ...]  # where it stands among the facts of a run; () for what is computed over all runs
     unit: str = ""  # of a difference: points
     scale: Literal["difference", "factor"] = "difference"
     better: Literal["more", "less", "neither"] = "neither"
@@ -47,8 +50,20 @@ class Outcome:
     margin: float | None = None  # what is too small to matter: in the unit, or as a factor; None: nobody can say
     percent: bool = False
     largest: float | None = None  # of the numbers compared, where they are shares: the least is 0
-    images: Literal["mean", "mean over classes"] | None = None  # how it is made of right and wrong test answers
+    # How it is made of right and wrong test answers, or of areas under ROC curves.
+    images: Literal["mean", "mean over classes", "area"] | None = None
     of_machine: bool = False  # says as much of the machine and its other work as of the network
+
+    @property
+    def finding(self) -> int | None:
+        """Return the number of the finding that an AUROC is of; None where it is a mean over findings."""
+        last = self.source[-1] if self.source else None
+        return last if isinstance(last, int) else None
+
+    @property
+    def measured(self) -> str:
+        """Name what a difference is a difference in: points of test accuracy."""
+        return f"{self.unit} of {self.label}" if self.unit else self.label
 
     def compared(self, results: pd.DataFrame) -> "pd.Series[float]":
         """Return the numbers whose differences are taken: shown units, or logarithms; NaN where a run has none."""
@@ -69,6 +84,12 @@ class Outcome:
             shown = f"{value * self.times:.3g}"
             return f"{float(shown):.0f}" if "e+" in shown and value < MOST_WRITTEN_OUT else shown
         return f"{self.times * value:.{self.digits}f}" + ("%" if self.percent else "")
+
+    def show_finely(self, compared: float) -> str:
+        """Write a number that is compared, with the digits of a figure's labels: 96.62%, 0.8312."""
+        if not math.isfinite(compared):
+            return "–"
+        return f"{compared:.2f}%" if self.percent else f"{compared:.{self.digits}f}"
 
     def show_effect(self, compared: float, digits: int | None = None) -> str:
         """Write a difference of compared numbers: +3.1, or ×1.8."""
@@ -142,7 +163,52 @@ OUTCOMES: tuple[Outcome, ...] = (
 )
 HEADLINE = OUTCOMES[0]
 _FACTORS = frozenset(outcome.name for outcome in OUTCOMES if outcome.scale == "factor")
-_COMPUTED = (*(outcome.name for outcome in OUTCOMES if outcome.source), "measuring_share")  # of a run that ended well
+AREA_MARGIN = 0.005  # of an AUROC
+
+
+def _area(name: str, label: str, *source: str | int, **more: Any) -> Outcome:
+    shape: dict[str, Any] = {"digits": 4, "margin": AREA_MARGIN, "largest": 1.0}
+    return Outcome(name, label, source, **{"better": "more", **shape, **more})
+
+
+FINDINGS_HEADLINE = _area("auroc", "mean AUROC over findings", "test", "auroc", images="area")
+
+
+def headline_of(results: pd.DataFrame) -> Outcome:
+    """Return the outcome that verdicts are about: test accuracy, or the mean AUROC where images have findings."""
+    return HEADLINE if results.attrs.get("findings") is None else FINDINGS_HEADLINE
+
+
+def outcomes_of(results: pd.DataFrame) -> tuple[Outcome, ...]:
+    """Return what the runs of a table are compared by, the headline first."""
+    return _outcomes(results.attrs.get("findings"))
+
+
+def _outcomes(findings: Sequence[str] | None) -> tuple[Outcome, ...]:
+    if findings is None:
+        return OUTCOMES
+    each = [
+        _area(f"auroc of {name}", f"AUROC of {name}", "test", "finding_auroc", k, images="area")
+        for k, name in enumerate(findings)
+    ]
+    validation = _area("validation_auroc", "validation AUROC, mean over findings", "validation", "auroc")
+    # What counts right answers, the level of epochs among it, has no number here.
+    others = [one for one in OUTCOMES if one.source and one.source[0] not in ("test", "validation")]
+    return (FINDINGS_HEADLINE, *each, validation, *others)
+
+
+def _findings_of(runs: Sequence[PlannedRun]) -> tuple[str, ...] | None:
+    """Return the findings that the images of a study have, by the first run that knows them; None of classes."""
+    if not runs or not runs[0].recipe.findings:
+        return None
+    for run in runs:
+        try:
+            named = (run.folder.provenance() or {}).get("classes")
+        except ValueError:  # its row says that it is damaged
+            continue
+        if named:
+            return tuple(map(str, named))
+    return ()
 
 
 def outcome_named(name: str) -> Outcome:
@@ -169,16 +235,22 @@ def read_results(
     if level is not None and not 0 < level <= 1:
         raise ValueError(f"a level is a validation accuracy above 0 and up to 1; got {level:g}; take for example 0.9")
     together = list(by_cell_and_seed(runs).values())
-    read = [_read_folds(folds, health) for folds in together]
-    if level is None:
+    findings = _findings_of(runs)
+    if findings is not None and level is not None:
+        raise ValueError(NO_LEVEL)
+    outcomes = _outcomes(findings)
+    read = [_read_folds(folds, health, outcomes) for folds in together]
+    if level is None and findings is None:
         level = _level_of_baseline(together, [curves for _, curves in read])
-    rows = [{**row, **_epochs_over(level, curves)} for row, curves in read]
-    names = [outcome.name for outcome in OUTCOMES]
+    rows = [{**row, **({} if level is None else _epochs_over(level, curves))} for row, curves in read]
+    names = [outcome.name for outcome in outcomes]
     fields = list(dict.fromkeys(field for run in runs for field, _ in run.compared.settings))
     columns = ["cell", *fields, "seed", "state", "why", "level", "never_reached", *names, "measuring_share"]
     table = pd.DataFrame(rows, columns=columns)
     table = table.astype(dict.fromkeys([*names, "level", "never_reached", "measuring_share"], "float64"))
     tested = {row["tested"] for row in rows if row["state"] == "ok"}
+    if findings is not None:
+        table.attrs["findings"] = findings
     table.attrs["test_images"] = tested.pop() if len(tested) == 1 else None
     if splits := _count_splits(runs):
         table.attrs["splits"] = splits
@@ -230,10 +302,11 @@ def write_results(results: pd.DataFrame, path: Path) -> None:
 
 
 def _read_folds(
-    folds: Sequence[PlannedRun], health: Mapping[tuple[str, int], Health] | None
+    folds: Sequence[PlannedRun], health: Mapping[tuple[str, int], Health] | None, outcomes: Sequence[Outcome]
 ) -> tuple[dict[str, Any], list[list[float]]]:
     """Return the row of one cell and seed, and the validation accuracy of every epoch of each of its runs."""
-    read = [_read_run(run, health) for run in folds]
+    read = [_read_run(run, health, outcomes) for run in folds]
+    computed = [*(outcome.name for outcome in outcomes if outcome.source), "measuring_share"]  # if a run ended well
     rows, curves = [row for row, _ in read], [curve for _, curve in read]
     if folds[0].whole is None:
         return rows[0], curves
@@ -243,22 +316,24 @@ def _read_folds(
     reasons = [f"fold {run.recipe.fold}: {row['why']}" for run, row in zip(folds, rows, strict=True) if row["why"]]
     row = {**rows[0], "state": state, "why": "; ".join(reasons), "tested": None}
     if state != "ok":
-        return {name: value for name, value in row.items() if name not in _COMPUTED}, [[]]
-    row |= _mean_of([{name: one[name] for name in _COMPUTED} for one in rows])
-    return row | _tested_together(folds), curves
+        return {name: value for name, value in row.items() if name not in computed}, [[]]
+    row |= _mean_of([{name: one[name] for name in computed} for one in rows])
+    return row | _tested_together(folds, outcomes), curves
 
 
-def _tested_together(folds: Sequence[PlannedRun]) -> dict[str, Any]:
+def _tested_together(folds: Sequence[PlannedRun], outcomes: Sequence[Outcome]) -> dict[str, Any]:
     """Return the test outcomes of the predictions of all folds; nothing is known where one has none."""
-    from alexnet_lab.training.metrics import classification_metrics
+    from alexnet_lab.training.metrics import metrics_of
 
-    of_test = [outcome for outcome in OUTCOMES if outcome.source[:1] == ("test",)]
+    of_test = [outcome for outcome in outcomes if outcome.source[:1] == ("test",)]
     try:
         tested = read_tested(folds)
     except ValueError:  # the conclusions name runs without predictions
         return {**dict.fromkeys((outcome.name for outcome in of_test), math.nan), "tested": None}
     probabilities = tested.probabilities.astype(np.float64)
-    facts = {"test": classification_metrics(probabilities / probabilities.sum(1, keepdims=True), tested.labels)}
+    if tested.labels.ndim == 1:
+        probabilities /= probabilities.sum(1, keepdims=True)
+    facts = {"test": metrics_of(probabilities, tested.labels)}
     return {**{outcome.name: _number(facts, outcome.source) for outcome in of_test}, "tested": len(tested.ids)}
 
 
@@ -274,7 +349,9 @@ def _mean_of(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return means
 
 
-def _read_run(run: PlannedRun, health: Mapping[tuple[str, int], Health] | None) -> tuple[dict[str, Any], list[float]]:
+def _read_run(
+    run: PlannedRun, health: Mapping[tuple[str, int], Health] | None, outcomes: Sequence[Outcome]
+) -> tuple[dict[str, Any], list[float]]:
     """Return a run's row, and its validation accuracy of every epoch; nothing of a run that did not end well."""
     state, why, verdict = _state(run)
     levels = {field: level_in_results(level) for field, level in run.compared.settings}
@@ -291,7 +368,7 @@ def _read_run(run: PlannedRun, health: Mapping[tuple[str, int], Health] | None) 
         facts["peak_memory_mb"] = facts["peak_memory_bytes"] / 2**20
     if (run.folder.path / "flow").exists():
         facts["health"] = health_of(run.folder) if health is None else health.get(run.key, {})
-    row |= {outcome.name: _number(facts, outcome.source) for outcome in OUTCOMES if outcome.source}
+    row |= {outcome.name: _number(facts, outcome.source) for outcome in outcomes if outcome.source}
     row["measuring_share"] = _number(facts, ("measuring_share",))
     row["tested"] = _images_tested(facts)
     return row, [_number(line, ("validation_accuracy",)) for line in lines]
@@ -323,11 +400,14 @@ def _images_tested(facts: Mapping[str, Any]) -> int | None:
     return int(np.sum(confusion)) if isinstance(confusion, list) and confusion else None  # version 0.1.0
 
 
-def _number(facts: Mapping[str, Any], source: Sequence[str]) -> float:
+def _number(facts: Mapping[str, Any], source: Sequence[str | int]) -> float:
     """Return the number at that place; NaN where there is none, as in runs of an earlier version."""
     value: Any = facts
     for key in source:
-        value = value.get(key) if isinstance(value, Mapping) else None
+        if isinstance(key, int):
+            value = value[key] if isinstance(value, list) and key < len(value) else None
+        else:
+            value = value.get(key) if isinstance(value, Mapping) else None
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
 
 

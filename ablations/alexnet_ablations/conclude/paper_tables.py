@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 from alexnet_ablations.conclude.conclusions import Conclusion, Conclusions
-from alexnet_ablations.conclude.outcomes import HEADLINE, Outcome, write_results
+from alexnet_ablations.conclude.outcomes import Outcome, headline_of, write_results
 from alexnet_ablations.conclude.sentences import (
     averaging_note,
     decisive,
@@ -57,7 +57,7 @@ def paper_tables(results: pd.DataFrame, conclusions: Conclusions) -> list[PaperT
     tables = [cells_table(results, conclusions)]
     if conclusions.headline:
         tables.append(effects_table(conclusions))
-    others = [outcome for outcome in conclusions.outcomes if outcome.name != HEADLINE.name]
+    others = [outcome for outcome in conclusions.outcomes if outcome.name != conclusions.headline_outcome.name]
     if others:
         tables += [_other_means(results, others), _other_effects(conclusions, others)]
     return tables
@@ -71,19 +71,19 @@ def for_paper(conclusions: Conclusions) -> Conclusions:
 
 def cells_table(results: pd.DataFrame, conclusions: Conclusions) -> PaperTable:
     """One row per cell: mean and spread of the headline outcome, its n, and how many runs ended well."""
-    fields = factor_columns(results)
+    fields, headline = factor_columns(results), headline_of(results)
     seeds_fit = results["seed"].nunique() <= MOST_SEEDS_ONE_BY_ONE
     all_well = all(survival.well == survival.ended for survival in conclusions.survivals)
     rows = []
     for (_, runs), survival in zip(results.groupby("cell", sort=False), conclusions.survivals, strict=True):
-        values = HEADLINE.compared(runs).dropna()
-        every_seed = " ".join(f"{value:.{HEADLINE.digits}f}" for value in values)
+        values = headline.compared(runs).dropna()
+        every_seed = " ".join(f"{value:.{headline.digits}f}" for value in values)
         share = f"{survival.interval.low:.0%} to {survival.interval.high:.0%}" if survival.ended else "-"
         rows.append(
             (
                 *(_level(runs[field].iloc[0]) for field in fields),
-                mean_over_seeds(HEADLINE, runs),
-                spread_over_seeds(HEADLINE, runs),
+                mean_over_seeds(headline, runs),
+                spread_over_seeds(headline, runs),
                 str(len(values)),
                 *([every_seed or "-"] if seeds_fit else []),
                 f"{survival.well}/{survival.ended}",
@@ -92,7 +92,7 @@ def cells_table(results: pd.DataFrame, conclusions: Conclusions) -> PaperTable:
         )
     header = (
         *fields,
-        HEADLINE.label,
+        headline.label,
         "sd over seeds",
         "n",
         *(["each seed"] if seeds_fit else []),
@@ -101,7 +101,7 @@ def cells_table(results: pd.DataFrame, conclusions: Conclusions) -> PaperTable:
     )
     exact = "" if all_well else ", with the exact (Clopper-Pearson) interval of that share"
     caption = (
-        f"Mean and standard deviation of {HEADLINE.label} over n seeds. Ended well: of the runs that came to an end, "
+        f"Mean and standard deviation of {headline.label} over n seeds. Ended well: of the runs that came to an end, "
         f"those that neither diverged nor failed{exact}."
     )
     return PaperTable("cells", "Cells", header, tuple(rows), caption, len(fields))
@@ -109,20 +109,20 @@ def cells_table(results: pd.DataFrame, conclusions: Conclusions) -> PaperTable:
 
 def effects_table(conclusions: Conclusions) -> PaperTable:
     """One row per contrast of the headline outcome."""
-    headline = conclusions.headline
+    headline, outcome = conclusions.headline, conclusions.headline_outcome
     margin = headline[0].inference.margin
     beside = any(item.inference.images for item in headline)
     checked = any(item.false_claim is not None for item in headline)
     header = (
         "change",
-        f"effect, {HEADLINE.unit}",
+        f"effect, {outcome.unit or outcome.label}",
         "95% interval",
         *(["seeds alone"] if beside else []),
         "n pairs",
         "p, t test",
         "p, t test, Holm",
         "equivalence interval",
-        f"p, within {HEADLINE.show_margin(margin)}, Holm" if margin is not None else "p, equivalence, Holm",
+        f"p, within {outcome.show_margin(margin)}, Holm" if margin is not None else "p, equivalence, Holm",
         "p, sign flip",
         *(["P(false claim)"] if checked else []),
         "verdict",
@@ -148,14 +148,14 @@ def effects_table(conclusions: Conclusions) -> PaperTable:
     average = f"{note} " if note else ""
     interval, sign_flip = _what_decides(conclusions)
     caption = (
-        f"Effects on {HEADLINE.label}, paired by seed, with {interval}. "
+        f"Effects on {outcome.label}, paired by seed, with {interval}. "
         f"{_cut(headline)}{average}Holm: the p of the t test before it, adjusted for all {len(headline)} comparisons. "
         f"The equivalence interval ({decisive(headline[0])}) lies within the margin where two one-sided t tests have p "
         f"up to {headline[0].level:.2g}, before Holm's rule. "
         f"{sign_flip} A verdict other than undecided needs an adjusted p of at most {headline[0].level:.2g}, what this "
         f"look may spend.{_CHECK if checked else ''}"
     )
-    return PaperTable("effects", f"Effects on {HEADLINE.label}", header, rows, caption, 1)
+    return PaperTable("effects", f"Effects on {outcome.label}", header, rows, caption, 1)
 
 
 def _what_decides(conclusions: Conclusions) -> tuple[str, str]:

@@ -156,6 +156,9 @@ def lacking_sentence(conclusions: Conclusions) -> str:
         if runs:
             names = _first_of([f"{cell} under seed {seed}" for cell, seed in runs], MOST_DAMAGED)
             texts.append(f"{_counted(len(runs), 'run')} {'has' if len(runs) == 1 else 'have'} {what}: {names}")
+    if answers.areas and len(answers.rare):
+        names = _first_of([conclusions.findings[k] for k in answers.rare], MOST_DAMAGED)
+        texts.append(f"a single test image tells of {names}, which shows no spread of its AUROC")
     if not texts:
         return ""
     return f"{'; '.join(texts)}; comparisons that need them are about these test images alone"

@@ -32,10 +32,15 @@ from alexnet_ablations.declare.tuning import Tuning, read_tuning, shared_sentenc
 from alexnet_lab.display import Displayed
 from alexnet_lab.networks.catalogue import published_level
 from alexnet_lab.records import RunFolder, write_atomically
-from alexnet_lab.training.recipe import Recipe, read_recipe, refuse_findings
+from alexnet_lab.training.recipe import Recipe, read_recipe
 from alexnet_lab.training.weight_sources import find_weights
 
 SAID = ("margin", "level")
+NO_LEVEL = (
+    "a level is a validation accuracy, which images with several findings have not: leave out level; `patience` ends "
+    "a run that no longer improves"
+)
+LARGEST_AREA_MARGIN = 0.5  # of an AUROC, from guessing to perfect
 # By cell, with its fold if there are folds: the values that each of its searches chose.
 Chosen = Mapping[str, tuple[Mapping[str, float], ...]]
 
@@ -125,6 +130,18 @@ class Study(Displayed):
         if self.tuning is not None:  # as if every run of a search were a run under one more seed
             together = self.tuning.searches(self.seeds) * self.tuning.points + self.seeds
             check_size(self.design, self.factors, together, self.splitting.folds)
+        if self.start.findings:
+            self._check_findings()
+
+    def _check_findings(self) -> None:
+        """Refuse what is said of accuracy where images have several findings: these are compared by AUROC."""
+        if self.level is not None:
+            raise ValueError(NO_LEVEL)
+        if self.margin is not None and self.margin >= LARGEST_AREA_MARGIN:
+            raise ValueError(
+                f"images have several findings, so the margin is of the mean AUROC, below {LARGEST_AREA_MARGIN:g}; got "
+                f"{self.margin:g}; take for example 0.01"
+            )
 
     @property
     def size(self) -> int:
@@ -371,7 +388,6 @@ def declare_study(
     if seeds < 1:
         raise ValueError(f"a study needs at least one seed, got {seeds}")
     recipe = read_recipe({**start, "seed": 0})
-    refuse_findings(recipe.findings, "a study compares")
     declared = read_factors(factors, recipe)
     if design is None and (folder / "study.toml").exists():
         design = read_study_file(folder / "study.toml").get("design")

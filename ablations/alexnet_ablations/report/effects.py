@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from alexnet_ablations.conclude.conclusions import Conclusion
-from alexnet_ablations.conclude.outcomes import HEADLINE, Outcome
+from alexnet_ablations.conclude.outcomes import Outcome, headline_of
 from alexnet_ablations.conclude.sentences import averaged, effect, false_claim_text, interval_text
 from alexnet_ablations.declare.design import Cell, Factor, level_text
 from alexnet_ablations.report.verdicts import typeset
@@ -49,10 +49,10 @@ def forest(conclusions: Sequence[Conclusion], zero: str) -> Figure:
         reading += f" {len(shown)} of {len(conclusions)} comparisons, the largest; all of them are in the table."
     return intervals(
         "effects",
-        f"Effects on {outcome.label}, {outcome.unit}",
+        ", ".join(filter(None, (f"Effects on {outcome.label}", outcome.unit))),
         reading,
         [_row(item) for item in shown],
-        unit=f"{outcome.unit} of {outcome.label}",
+        unit=outcome.measured,
         negligible=margin or 0.0,
         table=_effects_table(conclusions, outcome),
     )
@@ -76,6 +76,7 @@ def _row(conclusion: Conclusion) -> Interval:
 
 def seeds_over_cells(results: pd.DataFrame, labels: Mapping[str, str]) -> Figure | None:
     """Draw each seed as a line over the cells: what the pairing takes out is how far the lines lie apart."""
+    outcome = headline_of(results)
     wide = _by_cell_and_seed(results, list(labels))
     seeds = [seed for seed in wide.index if wide.loc[seed].notna().any()]
     if not seeds or len(wide.columns) < 2:
@@ -92,16 +93,16 @@ def seeds_over_cells(results: pd.DataFrame, labels: Mapping[str, str]) -> Figure
             linestyle=DASHES[at % len(DASHES)] if few else "-", marker=MARKERS[at % len(MARKERS)] if few else "o",
             alpha=1 if few else 0.6,
         )  # fmt: skip
-        drawing.points(axes, f"seed {seed}", x, y, names, [_percent(value) for value in y])
+        drawing.points(axes, f"seed {seed}", x, y, names, [outcome.show_finely(value) for value in y])
     means = wide.mean().to_numpy(float)
     axes.hlines(means, x - 0.3, x + 0.3, color=LIGHT["ink"], linewidth=2.2)
-    drawing.points(axes, "mean", x, means, names, [_percent(value) for value in means])
-    _at_least_tall(axes)
+    drawing.points(axes, "mean", x, means, names, [outcome.show_finely(value) for value in means])
+    _at_least_tall(axes, outcome)
     axes.set_xticks(x, [label(name, 22) for name in names], rotation=90)
     axes.set_xlim(-0.5, len(names) - 0.5)
     axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.4g}%"))
-    axes.set_ylabel(HEADLINE.label)
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.4g}{'%' if outcome.percent else ''}"))
+    axes.set_ylabel(outcome.label)
     rows: list[list[object]] = [[f"seed {seed}", *(_or_none(value) for value in wide.loc[seed])] for seed in seeds]
     rows.append(["mean", *(_or_none(value) for value in means)])
     reading = (
@@ -137,7 +138,8 @@ def _interaction(
 ) -> Figure | None:
     drawing = Drawing(height=270)
     axes = drawing.axes()
-    compared = HEADLINE.compared(results)
+    outcome = headline_of(results)
+    compared = outcome.compared(results)
     rows: list[list[object]] = []
     x = np.arange(len(first.levels))
     names = [level_text(level) for level in first.levels]
@@ -154,7 +156,7 @@ def _interaction(
             x, means, color=SERIES[at % len(SERIES)], linestyle=DASHES[at % len(DASHES)],
             marker=MARKERS[at % len(MARKERS)], markersize=5,
         )  # fmt: skip
-        told = [f"{_percent(mean)}, n={len(values)} runs" for mean, values in zip(means, cells, strict=True)]
+        told = [f"{outcome.show_finely(mean)}, n={len(values)} runs" for mean, values in zip(means, cells, strict=True)]
         drawing.points(axes, name, x, means, [f"{first.field} {one}" for one in names], told)
         rows += [
             [f"{first.field} {one}", name, _or_none(mean), len(values)]
@@ -162,13 +164,13 @@ def _interaction(
         ]
     if not any(isinstance(row[2], float) for row in rows):
         return None
-    _at_least_tall(axes)
+    _at_least_tall(axes, outcome)
     axes.set_xticks(x, [label(one, 16) for one in names])
     axes.set_xlim(-0.35, len(names) - 0.65)
     axes.set_xlabel(first.field)
     axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.4g}%"))
-    axes.set_ylabel(HEADLINE.label)
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.4g}{'%' if outcome.percent else ''}"))
+    axes.set_ylabel(outcome.label)
     named = [label(f"{second.field} {level_text(level)}", 20) for level in second.levels]
     drawing.canvas.legend(
         in_rows(handles), in_rows(named), loc="outside upper left", ncols=2, frameon=False, fontsize=10,
@@ -181,15 +183,15 @@ def _interaction(
     if len(conclusions) <= 2:
         told = [f"{item.contrast.name}{averaged(item.contrast)}: {_in_words(item)}" for item in conclusions]
         reading += f" {'; '.join(told)}."
-    columns = [first.field, second.field, f"{HEADLINE.label}, %", "runs"]
+    columns = [first.field, second.field, outcome.label + (", %" if outcome.percent else ""), "runs"]
     name = "interaction-" + "-".join(_slug(field) for field in (first.field, second.field))
     title = f"{first.field} with {second.field}"
     return drawing.finish(name, title, reading, Table(columns, rows))
 
 
-def _at_least_tall(axes: Any) -> None:
+def _at_least_tall(axes: Any, outcome: Outcome) -> None:
     """Show no less than what matters several times over: a trifle must not fill a plot."""
-    least = 4 * (0.0 if HEADLINE.margin is None else HEADLINE.margin)
+    least = 4 * (0.0 if outcome.margin is None else outcome.margin)
     low, high = axes.get_ylim()
     if high - low < least:
         middle = (low + high) / 2
@@ -233,18 +235,22 @@ def _effects_table(conclusions: Sequence[Conclusion], outcome: Outcome) -> Table
         ]
         for item in conclusions
     ]
-    columns = ["change", f"effect, {outcome.unit}", "low", "high", "n pairs", "verdict", "interval by sign flip"]
+    columns = [
+        "change",
+        f"effect, {outcome.unit or outcome.label}",
+        "low",
+        "high",
+        "n pairs",
+        "verdict",
+        "interval by sign flip",
+    ]
     return Table([*columns, "each seed"], rows)
 
 
 def _by_cell_and_seed(results: pd.DataFrame, cells: Sequence[str]) -> pd.DataFrame:
-    compared = results[["seed", "cell"]].assign(value=HEADLINE.compared(results))
+    compared = results[["seed", "cell"]].assign(value=headline_of(results).compared(results))
     wide: pd.DataFrame = compared.pivot_table(index="seed", columns="cell", values="value", dropna=False)
     return wide.reindex(columns=list(cells))
-
-
-def _percent(value: float) -> str:
-    return "–" if not np.isfinite(value) else f"{value:.2f}%"
 
 
 def _or_none(value: float) -> float | None:

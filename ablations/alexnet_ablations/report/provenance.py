@@ -6,7 +6,7 @@ from urllib.parse import quote
 
 import pandas as pd
 
-from alexnet_ablations.conclude.outcomes import HEADLINE, read_results
+from alexnet_ablations.conclude.outcomes import headline_of, read_results
 from alexnet_ablations.conclude.sentences import p_value
 from alexnet_ablations.report import verdicts
 from alexnet_ablations.report.blocks import Folded
@@ -70,7 +70,8 @@ def runs_section(context: ReportContext) -> Section:
     # Of a seed's folds each is shown, with its own accuracy; the results have them together.
     results = read_results([replace(run, whole=None) for run in runs], health={}) if folds else context.results
     keys = list(zip(results["cell"], results["seed"], strict=True))
-    headline = dict(zip(keys, HEADLINE.compared(results), strict=True))
+    outcome = headline_of(results)
+    headline = dict(zip(keys, outcome.compared(results), strict=True))
     states = dict(zip(keys, results["state"], strict=True))
     for run in runs:
         has_page = (run.folder.path / "report" / "index.html").exists()
@@ -83,11 +84,11 @@ def runs_section(context: ReportContext) -> Section:
                 run.seed,
                 *([run.recipe.fold] if folds else []),
                 str(states.get(run.key, "waiting")),
-                "–" if value != value else f"{value:.1f}%",  # noqa: PLR0124  # only NaN differs from itself
+                "–" if value != value else outcome.show(value / outcome.times),  # noqa: PLR0124  # only NaN differs
                 Link("inspection", where) if has_page else "–",
             ]
         )
-    columns = ["cell", "seed", *(["fold"] if folds else []), "state", HEADLINE.label, "page"]
+    columns = ["cell", "seed", *(["fold"] if folds else []), "state", outcome.label, "page"]
     folded = len(rows) > 2 * MOST_UNFOLDED
     blocks: list[Block] = [Table(columns, rows, "Every run" if folded else "", folded=folded)]
     if pages < len(rows):

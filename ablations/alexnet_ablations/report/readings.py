@@ -28,7 +28,7 @@ from alexnet_lab.reports.measured import short_names, strip_of
 Floats = NDArray[np.float64]
 MOST_TRACED = 600  # epochs whose counts of units are opened, over all runs
 LONGEST_LABEL = 27  # letters of a cell's name that fit its place in a figure
-CURVES = ("train_loss", "validation_loss", "train_accuracy", "validation_accuracy")
+CURVES = ("train_loss", "validation_loss", "train_accuracy", "validation_accuracy", "validation_auroc")
 COUNTS = ("units.split", "units.inputs", "units.off")
 
 

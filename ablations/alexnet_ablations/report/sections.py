@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from alexnet_ablations.conclude.conclusions import Conclusion
-from alexnet_ablations.conclude.outcomes import HEADLINE, label_in
+from alexnet_ablations.conclude.outcomes import label_in
 from alexnet_ablations.conclude.paper_tables import (
     PaperTable,
     cells_table,
@@ -81,7 +81,7 @@ def effect_plots(context: ReportContext) -> Section:
     blocks: list[Block] = [FigureGrid(figures)] if figures else [Paragraph("There is no pair of runs to compare yet.")]
     if headline:
         blocks.append(_page_table(effects_table(context.conclusions), "All comparisons, with their p-values"))
-    return Section(f"Effects on {HEADLINE.label}", blocks)
+    return Section(f"Effects on {context.conclusions.headline_outcome.label}", blocks)
 
 
 def cells_section(context: ReportContext) -> Section:
@@ -98,7 +98,7 @@ def cells_section(context: ReportContext) -> Section:
 def curves_section(context: ReportContext) -> Section:
     """Return the learning curves of the cells."""
     drawn = training.drawn_cells(context.cells, context.results)
-    figures = training.learning(drawn)
+    figures = training.learning(drawn, has_findings=bool(context.study.start.findings))
     blocks: list[Block] = (
         [*_fewer(drawn, context), *_over_runs(context), FigureGrid(figures)]
         if figures
@@ -143,9 +143,11 @@ def units_section(context: ReportContext) -> Section:
 
 def others_section(context: ReportContext) -> Section:
     """Return the effects on all other outcomes: what stands out in sentences, then everything as a table."""
-    outcomes = [outcome for outcome in context.conclusions.outcomes if outcome != HEADLINE]
+    headline = context.conclusions.headline_outcome
+    outcomes = [outcome for outcome in context.conclusions.outcomes if outcome != headline]
+    title = f"Beside {headline.label.removeprefix('test ')}"
     if not outcomes:
-        return Section("Beside accuracy", [Paragraph("No run has another outcome yet.")])
+        return Section(title, [Paragraph("No run has another outcome yet.")])
     # What a change does comes before what two do together.
     standing_out = sorted(verdicts.standing_out(context.conclusions), key=lambda pair: pair[0].contrast.kind)
     told = [text for _, text in standing_out]
@@ -181,7 +183,7 @@ def others_section(context: ReportContext) -> Section:
         )
     tables = paper_tables(context.results, context.conclusions)
     blocks += [_page_table(table, table.title) for table in tables if table.name in ("other-means", "other-effects")]
-    return Section("Beside accuracy", blocks)
+    return Section(title, blocks)
 
 
 def findings_section(context: ReportContext) -> Section:

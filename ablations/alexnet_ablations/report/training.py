@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from alexnet_ablations.conclude.outcomes import HEADLINE
+from alexnet_ablations.conclude.outcomes import headline_of
 from alexnet_ablations.report.multiples import MOST_TOGETHER, depth_pictures, lines_by_cell, matrix
 from alexnet_ablations.report.readings import CellReadings, Silent
 from alexnet_lab.reports.page import Figure, Table
@@ -18,7 +18,7 @@ def drawn_cells(cells: Sequence[CellReadings], results: pd.DataFrame) -> list[Ce
     """Choose the cells that figures show: all, or the baseline and those whose headline lies farthest from it."""
     if len(cells) <= MOST_CELLS:
         return list(cells)
-    means = results.assign(value=HEADLINE.compared(results)).groupby("cell", sort=False)["value"].mean()
+    means = results.assign(value=headline_of(results).compared(results)).groupby("cell", sort=False)["value"].mean()
     base = means.get(cells[0].cell, np.nan)
     away = {cell.cell: abs(means.get(cell.cell, np.nan) - base) for cell in cells[1:]}
     ranked = sorted(cells[1:], key=lambda cell: -np.nan_to_num(away[cell.cell], nan=-1.0))
@@ -26,12 +26,15 @@ def drawn_cells(cells: Sequence[CellReadings], results: pd.DataFrame) -> list[Ce
     return [cell for cell in cells if cell.cell in kept]
 
 
-def learning(cells: Sequence[CellReadings]) -> list[Figure]:
-    """Draw training loss and validation accuracy of every cell by epoch, with the range of its seeds."""
+def learning(cells: Sequence[CellReadings], *, has_findings: bool = False) -> list[Figure]:
+    """Draw training loss and validation accuracy, of findings AUROC, of every cell by epoch, with its seeds' range."""
     figures = []
+    validation = ("validation_accuracy", "Validation accuracy", "images right", "percent")
+    if has_findings:
+        validation = ("validation_auroc", "Validation AUROC", "mean over findings", "linear")
     for name, metric, title, unit, scale, reading in (
         ("loss", "train_loss", "Training loss", "cross-entropy", "linear", "Lower is better."),
-        ("validation", "validation_accuracy", "Validation accuracy", "images right", "percent", "Higher is better."),
+        ("validation", *validation, "Higher is better."),
     ):
         series = [cell.curve(metric) for cell in cells]
         if any(np.isfinite(line.y).any() for line in series if len(line.y)):

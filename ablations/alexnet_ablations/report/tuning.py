@@ -180,7 +180,7 @@ def _budget_figure(budgets: Sequence[AtBudget], context: ReportContext) -> Figur
         "Effect over the budget",
         reading,
         lines,
-        y_label=f"{outcome.unit} of {outcome.label}",
+        y_label=outcome.measured,
         x_label="points tried",
         marks=[(0.0, "no difference")],
         height=300,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from alexnet_ablations.conclude.conclusions import Conclusion, Conclusions
-from alexnet_ablations.conclude.outcomes import HEADLINE, population_of
+from alexnet_ablations.conclude.outcomes import headline_of, population_of
 from alexnet_ablations.conclude.sentences import (
     averaged,
     averaging_note,
@@ -83,11 +83,11 @@ def lead(study: Study, results: pd.DataFrame, conclusions: Conclusions) -> str:
     what = f"{len(study.cells)} cells of {', '.join(networks)} on {data}, {seeds} each. "
     missing = unfinished(results)
     warning = f"Unfinished: {missing}; all that follows rests on these. " if missing else ""
-    headline = conclusions.headline
-    where = next((item.population for item in headline if item.n), population_of(results, HEADLINE))
-    measured = f"{HEADLINE.label} {where}"
+    headline, outcome = conclusions.headline, headline_of(results)
+    where = next((item.population for item in headline if item.n), population_of(results, outcome))
+    measured = f"{outcome.label} {where}"
     if not any(item.n for item in headline):
-        return warning + what + f"No comparison has a pair of runs with a {HEADLINE.label}: nothing can be said yet."
+        return warning + what + f"No comparison has a pair of runs with a {outcome.label}: nothing can be said yet."
     if not any(item.inference.t for item in headline):
         return warning + what + _without_intervals(headline, measured)
     different = [item for item in headline if item.verdict.startswith("difference")]
@@ -198,6 +198,8 @@ def plain_sentence(conclusion: Conclusion) -> str:
     """Say in plain words which way an outcome went, with its number."""
     outcome = conclusion.outcome
     more, less = PLAIN.get(outcome.name, (f"more {outcome.label}", f"less {outcome.label}"))
+    if outcome.finding is not None:
+        more, less = f"higher {outcome.label}", f"lower {outcome.label}"
     if conclusion.contrast.kind == "interaction":
         head = f"{outcome.label}, beyond the sum of each alone"
     else:

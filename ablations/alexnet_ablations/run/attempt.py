@@ -18,7 +18,8 @@ class Attempt:
         self.pid: int | None = None
         self.epochs = 0
         self.share = 0.0
-        self.accuracy: float | None = None
+        self.accuracy: float | None = None  # validation, last; of findings there is none
+        self.auroc: float | None = None
         self.memory = 0
         self.seconds = 0.0
         self.state, self.why = "running", ""
@@ -55,6 +56,7 @@ class Attempt:
             rows = list(self.folder.metrics())
             self._read_until, self.epochs = size, len(rows)
             self.accuracy = rows[-1].get("validation_accuracy") if rows else None
+            self.auroc = rows[-1].get("validation_auroc") if rows else None
         self.share = share_done(self.folder.progress() or {}, self.epochs, self.run.recipe.epochs)
         return before != (self.epochs, self.share)
 

@@ -48,6 +48,7 @@ class Power:
     seeds_for_margin: int | None = None  # for an effect; None: no margin, or out of reach of any number of seeds
     folds: int = 0  # in which each seed tests its images; 0 without folds
     overlap: float = 0.0  # test over training images, where each seed draws its own split
+    has_findings: bool = False  # then all that is in points is an AUROC, 0 to 1, and nothing is assumed of it
 
     def sentences(self) -> list[str]:
         """Return the smallest p and the detectable effects as sentences."""
@@ -62,11 +63,17 @@ class Power:
         elif self.attainable_p * self.family > LEVEL:
             sentence += f"; it takes {self.seeds_for_family} seeds after Holm's correction for {self.family} effects"
         source = "assumed" if self.is_assumed else "seen in the runs already there"
-        if math.isinf(min(self.detectable.values())):
+        if self.pairs < 2 or math.isinf(min(self.detectable.values())):
             power = "one seed shows no spread, so no interval and no test: take at least two"
+        elif self.has_findings and self.is_assumed:
+            power = (
+                "which differences of AUROC the seeds and images show is said once two seeds of each cell have ended"
+            )
         else:
-            sizes = " and ".join(f"{_points(least)} for an {kind}" for kind, least in self.detectable.items())
+            sizes = " and ".join(f"{self._size(least)} for an {kind}" for kind, least in self.detectable.items())
             spread = f"{self.spread:.2g} point{'' if self.spread == 1 else 's'}"
+            if self.has_findings:
+                spread = self._size(self.spread)
             adjusted = f", adjusted for {self.family} comparisons" if self.family > 1 else ""
             images = "" if self.test_images is None else f" and {self._tested()}"
             power = (
@@ -74,6 +81,9 @@ class Power:
                 f"spread of {spread} between seeds of one cell (standard deviation, {source}){self._disagreement()}"
             )
         return [text for text in (sentence, power, self._limit()) if text]
+
+    def _size(self, count: float) -> str:
+        return f"an AUROC of {count:.2g}" if self.has_findings else _points(count)
 
     def _tested(self) -> str:
         images = f"{self.test_images:,} {'' if self.folds else 'test '}images"
@@ -86,20 +96,24 @@ class Power:
             return ", for these test images alone"
         if self.overlap and not self.is_assumed:
             return ", splits of the images included"
+        if self.has_findings:
+            return "" if self.is_disagreement_assumed else ", and the spread between images that was seen"
         source = "assumed" if self.is_disagreement_assumed else "seen"
         share = f"{100 * self.disagreement:.2g}% of the images"
         return f", and {share} that two cells answer differently whatever the seed ({source})"
 
     def _limit(self) -> str:
         """Say what no number of seeds can show on so few images, and what the margin takes."""
-        if self.test_images is None or not self.least:
+        if self.test_images is None or not self.least or (self.has_findings and self.is_disagreement_assumed):
             return ""
-        least = _points(min(self.least.values()))
+        least = self._size(min(self.least.values()))
         population = "training and test images like these" if self.overlap else "images like these"
         sentence = f"{self._tested()}: no number of seeds shows less than about {least} for {population}"
         if self.margin is None:
             return sentence
         wanted = f"{self.margin:g} point{'' if self.margin == 1 else 's'}, the margin,"
+        if self.has_findings:
+            wanted = f"an AUROC of {self.margin:g}, the margin,"
         if self.seeds_for_margin is None:
             return f"{sentence}; {wanted} cannot be shown with them"
         return f"{sentence}; {wanted} take about {self.seeds_for_margin:,} seeds"
@@ -135,6 +149,8 @@ class Forecast:
         power = asdict(self.power)
         for name in ("detectable", "least"):
             power[name] = {kind: None if math.isinf(points) else points for kind, points in power[name].items()}
+        if self.power.has_findings and self.power.is_assumed:  # nothing is assumed of an AUROC
+            power |= {"detectable": {}, "least": {}, "spread": None, "disagreement": None, "seeds_for_margin": None}
         return {**asdict(self), "power": power}
 
 
@@ -253,7 +269,11 @@ def expected_power(
     test_images = test_images or tested
     spread = ASSUMED_SPREAD if seen is None else seen
     disagreement = ASSUMED_DISAGREEMENT if seen_images is None else seen_images
-    groups, between_images = test_images or 1, 0.0 if test_images is None else 100 * math.sqrt(disagreement / 2)
+    has_findings = bool(study.start.findings)
+    if has_findings and seen is not None and seen_images is None and not overlap:
+        test_images = None  # no run has kept its predictions: what is said is of these images
+    whole = 1.0 if has_findings else 100.0
+    groups, between_images = test_images or 1, 0.0 if test_images is None else whole * math.sqrt(disagreement / 2)
     # At the level of the first step of Holm's rule at this look, as the verdicts are; and at what no look exceeds.
     level, most = level_of_look(study.seeds, study.looks) / len(contrasts), LEVEL / len(contrasts)
     detectable: dict[str, float] = {}
@@ -291,33 +311,42 @@ def expected_power(
         else fewest(lambda n: of_effect.shows(margin, n, groups, most)),
         folds=study.splitting.folds,
         overlap=overlap,
+        has_findings=has_findings,
     )
 
 
 def _spreads_of(study: Study, runs: Sequence[PlannedRun]) -> tuple[float | None, float | None, int | None]:
     """Return the spread of a run in points, the share of images that two cells answer differently, and their number.
 
-    The first two are pooled over the contrasts of the finished runs; None where none has two seeds, or predictions.
+    Of findings the spread is that of the mean AUROC, and twice the variance between images stands for the share. The
+    first two are pooled over the contrasts of the finished runs; None where none has two seeds, or predictions.
     """
     from statistics import variance
 
     from alexnet_ablations.conclude.answers import image_values, read_answers
     from alexnet_ablations.conclude.conclusions import values_by_seed
     from alexnet_ablations.conclude.crossed import crossed
-    from alexnet_ablations.conclude.outcomes import HEADLINE, ended_well, read_results
+    from alexnet_ablations.conclude.outcomes import ended_well, headline_of, read_results
 
     results = read_results(runs)
+    headline = headline_of(results)
     answers = None if study.splitting.resplit else read_answers(runs, ended_well(results))
     variances, disagreeing = [], []
     for contrast in study.contrasts():
-        values = values_by_seed(results, contrast, HEADLINE)
+        values = values_by_seed(results, contrast, headline)
         if len(values) < 2:
             continue
         size = sum(weight**2 for weight in contrast.weights.values())
         variances.append(variance(values.values()) / size)
-        table = None if answers is None else answers.differences(contrast.weights, values)
-        if answers is not None and table is not None:
-            squares = crossed(image_values(table, answers))
+        if answers is None:
+            continue
+        if headline.images == "area":
+            table = answers.area_differences(contrast.weights, values, headline.finding)
+        else:
+            differences = answers.differences(contrast.weights, values)
+            table = None if differences is None else image_values(differences, answers)
+        if table is not None:
+            squares = crossed(table)
             disagreeing.append(0.0 if squares is None else 2 * squares.image_spread**2 / size)
     spread = math.sqrt(sum(variances) / len(variances)) if variances else None
     disagreement = sum(disagreeing) / len(disagreeing) if disagreeing else None

@@ -191,7 +191,7 @@ class LiveTable(Tally):
                 else "testing"
                 if attempt.share == 1
                 else f"{attempt.share:.0%}",
-                f"val {attempt.accuracy:.1%}" if attempt.accuracy is not None else "",
+                _judged(attempt),
                 duration(attempt.seconds),
             )
         hidden = len(self.active) - most
@@ -207,6 +207,13 @@ class LiveTable(Tally):
 
     def _keep(self, attempt: "Attempt", text: str, colour: str) -> None:
         self.console.print(Text.assemble((attempt.name, "bold"), " ", (text, colour)), soft_wrap=True)
+
+
+def _judged(attempt: "Attempt") -> str:
+    """Write the last validation accuracy; of findings, which have none, the AUROC."""
+    if attempt.accuracy is not None:
+        return f"val {attempt.accuracy:.1%}"
+    return "" if attempt.auroc is None else f"AUROC {attempt.auroc:.3f}"
 
 
 def _test_accuracy(attempt: "Attempt") -> float | None:
