@@ -55,15 +55,17 @@ def main() -> None:
             binary = machine_code.compiled(module, name, constants, architecture)
             pools = "pool" in name
             values = constants["CHUNK"] if "CHUNK" in constants else constants["PIXELS"] * constants["WIDTH"] / 128
-            each = instructions(binary, Path(scratch), constants["POOL"] ** 2 if pools else 1) / values
-            each = each * (1 if "CHUNK" in constants else LANES) / (POOLED[constants["STRIDE"]] if pools else 1)
+            per_value = instructions(binary, Path(scratch), constants["POOL"] ** 2 if pools else 1) / values
+            per_value = (
+                per_value * (1 if "CHUNK" in constants else LANES) / (POOLED[constants["STRIDE"]] if pools else 1)
+            )
             window = constants["FRONT"] + constants["BACK"] + 1
             pool = constants["POOL"] if pools or "backward" in name else 0
             stride = constants["STRIDE"] if pool else 0
             extent = "constant" if "pixels" in constants else "any"
             registers = machine_code.resources(binary, Path(scratch))["REG"]
             flying = machine_code.loads_in_flight(binary, Path(scratch))
-            print(f"{name:22} {window:6} {pool:4} {stride:6} {extent:9} {registers:9} {each:12.1f} {flying:9.1f}")
+            print(f"{name:22} {window:6} {pool:4} {stride:6} {extent:9} {registers:9} {per_value:12.1f} {flying:9.1f}")
 
 
 if __name__ == "__main__":

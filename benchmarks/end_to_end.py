@@ -72,7 +72,7 @@ def make_pictures(folder: Path, count: int) -> None:
 
 def measure_job(asked: argparse.Namespace) -> dict[str, list[float]]:
     """Interleave both programs; return ratios of this project to the plain script."""
-    found: dict[str, list[Cost]] = {"plain": [], "ours": []}
+    costs: dict[str, list[Cost]] = {"plain": [], "ours": []}
     training: dict[str, list[float]] = {"plain": [], "ours": []}
     script = str(Path(__file__).with_name("plain_script.py"))
     with tempfile.TemporaryDirectory() as scratch:
@@ -86,8 +86,8 @@ def measure_job(asked: argparse.Namespace) -> dict[str, list[float]]:
             command = ["alexnet-lab", "train", "--data", str(pictures), "--out", str(out), "--device", "cpu"]
             ours = cost_of([*command, *flags, *settings], cache)
             if number:  # the first round fills the system's caches
-                found["plain"].append(plain)
-                found["ours"].append(ours)
+                costs["plain"].append(plain)
+                costs["ours"].append(ours)
                 training["plain"].append(json.loads(plain.output.splitlines()[-1])["train_seconds"])
                 result = json.loads((out / "state.json").read_text())["result"]
                 training["ours"].append(result["train_seconds"])
@@ -98,9 +98,9 @@ def measure_job(asked: argparse.Namespace) -> dict[str, list[float]]:
                     flush=True,
                 )
     return {
-        "seconds": ratios([cost.seconds for cost in found["ours"]], [cost.seconds for cost in found["plain"]]),
+        "seconds": ratios([cost.seconds for cost in costs["ours"]], [cost.seconds for cost in costs["plain"]]),
         "training": ratios(training["ours"], training["plain"]),
-        "memory": ratios([cost.memory for cost in found["ours"]], [cost.memory for cost in found["plain"]]),
+        "memory": ratios([cost.memory for cost in costs["ours"]], [cost.memory for cost in costs["plain"]]),
     }
 
 

@@ -76,14 +76,14 @@ def coverage(world: World, seeds: int, studies: int) -> list[list[bool]]:
         answers = world.study(generator, seeds)
         for finding, counted in ((None, held[0]), (len(world.shares) - 1, held[1])):
             differences = answers.area_differences(CONTRAST, range(seeds), finding)
-            found = None if differences is None else crossed(differences)
-            if found is None:
+            squares = None if differences is None else crossed(differences)
+            if squares is None:
                 raise RuntimeError(f"a simulated study has no spread: {world.name}")
-            interval = found.interval()
+            interval = squares.interval()
             counted.append(interval.low <= 0 <= interval.high)
             if finding is None:
-                alone = tail * (found.between_seeds / (found.seeds * found.groups)) ** 0.5
-                held[2].append(abs(found.mean) <= alone)
+                alone = tail * (squares.between_seeds / (squares.seeds * squares.groups)) ** 0.5
+                held[2].append(abs(squares.mean) <= alone)
     return held
 
 

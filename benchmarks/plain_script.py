@@ -123,9 +123,9 @@ def main() -> None:
             F.cross_entropy(network(x), y).backward()
             optimiser.step()
         seconds += time.perf_counter() - began
-        found = accuracy(network, loaders["val"])
-        if found > best:
-            best = found
+        validation = accuracy(network, loaders["val"])
+        if validation > best:
+            best = validation
             torch.save(network.state_dict(), asked.weights)
     network.load_state_dict(torch.load(asked.weights, weights_only=True))
     tested = accuracy(network, loaders["test"])

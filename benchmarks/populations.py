@@ -83,9 +83,9 @@ WORLDS = (
 
 def corner(whole: NDArray[np.float64], seeds: int, images: int) -> Crossed:
     """Return the mean squares of the first seeds and images of a study."""
-    found = crossed(whole[:seeds, :images])
+    squares = crossed(whole[:seeds, :images])
     # Without any difference there is nothing to find: an interval that is the point 0.
-    return found or Crossed(seeds, images, 0.0, 0.0, 0.0, 0.0, 1.0)
+    return squares or Crossed(seeds, images, 0.0, 0.0, 0.0, 0.0, 1.0)
 
 
 def check_against_infer(whole: NDArray[np.float64], found: Crossed) -> None:
@@ -150,17 +150,17 @@ def planned(studies: int) -> None:
         spread = Spread(seeds=0.7, images=between_images, rest=20.0)
         cases = list(itertools.product(SEEDS, IMAGES))
         effects = [spread.detectable(seeds, images, LEVEL) for seeds, images in cases]
-        found = np.zeros((studies, len(cases)), bool)
+        is_found = np.zeros((studies, len(cases)), bool)
         for study in range(studies):
             whole = spread.seeds * generator.standard_normal((SEEDS[-1], 1))
             whole = whole + spread.images * generator.standard_normal(IMAGES[-1])
             whole = whole + spread.rest * generator.standard_normal((SEEDS[-1], IMAGES[-1]))
-            found[study] = [
+            is_found[study] = [
                 corner(whole + effect, seeds, images).p_value() <= LEVEL
                 for effect, (seeds, images) in zip(effects, cases, strict=True)
             ]
         rows += [
-            [f"{between_images:.0f}", str(seeds), f"{images:,}", f"{effect:.2f}", share(found[:, case])]
+            [f"{between_images:.0f}", str(seeds), f"{images:,}", f"{effect:.2f}", share(is_found[:, case])]
             for case, (effect, (seeds, images)) in enumerate(zip(effects, cases, strict=True))
         ]
     header = ["between images, points", "seeds", "images", "said to show, points", "found, %"]

@@ -113,10 +113,10 @@ def write_run(
     if parameters:
         (folder.path / "checkpoints" / "best.safetensors").write_bytes(os.urandom(4 * parameters))
     accuracy = float((probabilities.argmax(1) == labels).mean())
-    found = {"accuracy": accuracy, "images": images, "recall": [accuracy] * CLASSES}
+    metrics = {"accuracy": accuracy, "images": images, "recall": [accuracy] * CLASSES}
     folder.end(
         "ok",
-        result={"tested_epoch": epochs, "epochs": epochs, "steps": 33 * epochs, "test": found, "validation": found},
+        result={"tested_epoch": epochs, "epochs": epochs, "steps": 33 * epochs, "test": metrics, "validation": metrics},
     )
 
 

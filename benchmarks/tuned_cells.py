@@ -42,8 +42,8 @@ def differences(rng: np.random.Generator, curves: Sequence[Curve], seeds: int, *
         seen = curve + rng.normal(size=(1 if once else seeds, len(curve)))
         chosen = [choose([Tried(_VALUES, "ok", value) for value in row]) for row in seen.tolist()]
         accuracies.append(curve[np.resize(chosen, seeds)] + rng.normal(size=seeds))
-    found: Curve = accuracies[1] - accuracies[0]
-    return found
+    paired: Curve = accuracies[1] - accuracies[0]
+    return paired
 
 
 def found_share(rng: np.random.Generator, curves: Sequence[Curve], seeds: int, studies: int, *, once: bool) -> str:

@@ -182,15 +182,15 @@ COLUMNS = (
 
 def _judged(whole: Floats, by_folds: float, d: Floats, overlap: float, by_splits: float) -> dict[str, bool]:
     """Return which intervals hold the truth, and which p-values tell the cells apart."""
-    found = crossed(whole)
+    squares = crossed(whole)
     alone = t_interval(whole.mean(1))
-    interval = None if found is None else found.interval()
+    interval = None if squares is None else squares.interval()
     corrected, plain = t_interval(d, overlap=overlap), t_interval(d)
     p = t_p_value(d, overlap)
     values = (
         _holds(interval, by_folds, float(whole.mean())),
         _holds(alone, by_folds, float(whole.mean())),
-        found is not None and found.p_value() <= LEVEL,
+        squares is not None and squares.p_value() <= LEVEL,
         _holds(corrected, by_splits, float(d.mean())),
         _holds(plain, by_splits, float(d.mean())),
         p is not None and p <= LEVEL,

@@ -103,16 +103,16 @@ def judge(
         return []
     dealt = _dealt(labels, groups, rng)  # N 1+PERMUTATIONS; the labels themselves first
     fold = (rng.permutation(groups.max() + 1) % FOLDS)[groups]
-    found = []
+    shortcuts = []
     for done, (source, columns) in enumerate(sources.items(), 1):
-        found.append(_judged(source, columns[chosen], dealt, groups, fold, rng))
+        shortcuts.append(_judged(source, columns[chosen], dealt, groups, fold, rng))
         tell(done, len(sources))
-    order = sorted(range(len(found)), key=lambda at: found[at].p)
+    order = sorted(range(len(shortcuts)), key=lambda at: shortcuts[at].p)
     largest, adjusted = 0.0, dict.fromkeys(order, 1.0)
     for rank, at in enumerate(order):  # Holm
-        largest = max(largest, min(1.0, (len(found) - rank) * found[at].p))
+        largest = max(largest, min(1.0, (len(shortcuts) - rank) * shortcuts[at].p))
         adjusted[at] = largest
-    return [Shortcut(**{**vars(one), "adjusted": adjusted[at]}) for at, one in enumerate(found)]
+    return [Shortcut(**{**vars(one), "adjusted": adjusted[at]}) for at, one in enumerate(shortcuts)]
 
 
 def _some_groups(groups: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:

@@ -245,8 +245,8 @@ def _matched(paths: Sequence[str], pattern: str) -> tuple[NDArray[np.str_], list
         raise ValueError(
             rf"patient_from: must be a regular expression such as person(\d+) ({error}), got {pattern!r}"
         ) from None
-    found = [finder.search(path) for path in paths]
-    others = sum(match is None for match in found)
+    matches = [finder.search(path) for path in paths]
+    others = sum(match is None for match in matches)
     if others == len(paths):
         raise ValueError(
             f"patient_from: {pattern!r} is found in none of the {len(paths)} paths, such as {in_brief(paths[:1])}; "
@@ -254,7 +254,7 @@ def _matched(paths: Sequence[str], pattern: str) -> tuple[NDArray[np.str_], list
         )
     groups = [
         path if match is None else (match.group(1) if finder.groups else match.group()) or path
-        for path, match in zip(paths, found, strict=True)
+        for path, match in zip(paths, matches, strict=True)
     ]
     notes = [f"{others} of {len(paths)} paths do not match {pattern!r}: each counts as a patient of its own"]
     return np.array(groups), notes if others else []

@@ -23,14 +23,14 @@ def areas_of(evidence: Evidence, part: str) -> Areas | None:
     if not evidence.has_findings or not evidence.result or FILE in evidence.damages:
         return None
     try:
-        found = read_predictions(evidence.run.path / FILE, [part])[part]
+        predictions = read_predictions(evidence.run.path / FILE, [part])[part]
     except ValueError as error:
         evidence.damages[FILE] = str(error)
         return None
-    if found.labels.ndim == 1:
+    if predictions.labels.ndim == 1:
         return None
-    scores, positive = found.probabilities.astype(float), found.labels == 1
+    scores, positive = predictions.probabilities.astype(float), predictions.labels == 1
     names = [str(name) for name in evidence.provenance.get("classes", ())]
     names = names if len(names) == positive.shape[1] else [f"finding {k}" for k in range(positive.shape[1])]
-    each = [(name, int(positive[:, k].sum()), auroc(scores[:, k], positive[:, k])) for k, name in enumerate(names)]
-    return Areas(len(found.ids), macro_auroc(scores, found.labels), each)
+    areas = [(name, int(positive[:, k].sum()), auroc(scores[:, k], positive[:, k])) for k, name in enumerate(names)]
+    return Areas(len(predictions.ids), macro_auroc(scores, predictions.labels), areas)

@@ -32,11 +32,11 @@ def macro_auroc(probabilities: Floats, labels: NDArray[np.int64]) -> Estimate:
     """
     positive = positives(labels, probabilities.shape[1])
     present = [k for k, count in enumerate(positive.sum(0)) if 0 < count < len(labels)]
-    found = [influences(probabilities[:, k], positive[:, k]) for k in present]
-    areas = [area for area, _ in found if area is not None]
+    placements = [influences(probabilities[:, k], positive[:, k]) for k in present]
+    areas = [area for area, _ in placements if area is not None]
     if not areas:
         return Estimate(None, method="an area needs images of two classes")
-    return _with_interval(float(np.mean(areas)), np.mean([influence for _, influence in found], 0))
+    return _with_interval(float(np.mean(areas)), np.mean([influence for _, influence in placements], 0))
 
 
 def influences(scores: Floats, positive: NDArray[np.bool_]) -> tuple[float | None, Floats]:

@@ -40,8 +40,8 @@ def brier_of_each(probabilities: Floats, labels: Labels) -> Floats:
     Of findings it is the mean over findings, 0 to 1.
     """
     if labels.ndim == 2:
-        found: Floats = ((probabilities - labels) ** 2).mean(1)
-        return found
+        squares_of_findings: Floats = ((probabilities - labels) ** 2).mean(1)
+        return squares_of_findings
     truth = np.eye(probabilities.shape[1])[labels]
     squares: Floats = ((probabilities - truth) ** 2).sum(1)
     return squares
@@ -74,8 +74,8 @@ def fit_temperature(probabilities: Floats, labels: Labels) -> float:
         return float(loss_of_each(cooled, labels).mean())
 
     bounds = tuple(np.log(TEMPERATURES))
-    found = minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-6})
-    return float(np.exp(found.x))
+    minimum = minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-6})
+    return float(np.exp(minimum.x))
 
 
 def tempered(probabilities: Floats, temperature: float, *, are_findings: bool = False) -> Floats:
@@ -83,8 +83,8 @@ def tempered(probabilities: Floats, temperature: float, *, are_findings: bool = 
     if are_findings:
         from scipy.special import expit, logit
 
-        found: Floats = expit(logit(np.clip(probabilities, SMALLEST, 1 - SMALLEST)) / temperature)
-        return found
+        tempered_findings: Floats = expit(logit(np.clip(probabilities, SMALLEST, 1 - SMALLEST)) / temperature)
+        return tempered_findings
     logs = np.log(np.maximum(probabilities, SMALLEST)) / temperature
     powers = np.exp(logs - logs.max(1, keepdims=True))
     scaled: Floats = powers / powers.sum(1, keepdims=True)

@@ -84,14 +84,14 @@ def evaluate_run(
     if data is not None:
         sets["external"] = external_set(run, data, device, told)
     rules = fit_rules(sets["validation"].predicted, rule)
-    found = {
+    assessed = {
         part: assess(
             part, sets[part].predicted, run.classes, rules, replicates, partial(told, f"resampling the {part} set")
         )
         for part in sets
         if part != "validation"
     }
-    return Evaluation(run, rules, found["test"], found.get("external"), data, sets)
+    return Evaluation(run, rules, assessed["test"], assessed.get("external"), data, sets)
 
 
 def evaluated_if_possible(folder: Place, replicates: int = REPLICATES) -> tuple[Evaluation | None, str]:

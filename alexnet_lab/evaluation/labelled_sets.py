@@ -97,16 +97,19 @@ def external_set(run: Run, data: str, device: str, told: Told) -> LabelledSet:
                 f"{data} must have the {kind} of the run ({in_brief(list(run.classes))}), and has others: "
                 f"{in_brief(strange)}; rename or remove these"
             )
-        found = run.predict_files(files, device, partial(told, "predicting"))
+        predictions = run.predict_files(files, device, partial(told, "predicting"))
         place_of = {file.name: place for place, file in enumerate(files)}
-        kept = [place_of[name] for name in found.files]
+        kept = [place_of[name] for name in predictions.files]
         if not kept:
-            name, why = next(iter(found.unreadable.items()))
+            name, why = next(iter(predictions.unreadable.items()))
             raise ValueError(f"none of the {len(files)} images of {data} can be read; the first is {name}: {why}")
-    notes = found.notes
-    if found.unreadable:
-        listed = in_brief([f"{name}: {why}" for name, why in found.unreadable.items()])
-        notes = (*notes, f"{len(found.unreadable)} of {len(files)} images cannot be read and are left out ({listed})")
+    notes = predictions.notes
+    if predictions.unreadable:
+        listed = in_brief([f"{name}: {why}" for name, why in predictions.unreadable.items()])
+        notes = (
+            *notes,
+            f"{len(predictions.unreadable)} of {len(files)} images cannot be read and are left out ({listed})",
+        )
     number = np.array([run.classes.index(name) for name in source.classes])
     groups = None if source.groups is None else source.groups[kept]
     labels = source.labels[kept]
@@ -115,7 +118,7 @@ def external_set(run: Run, data: str, device: str, told: Told) -> LabelledSet:
         labels[:, number] = told_of
     else:
         labels = number[labels]
-    of_set = Predicted(found.files, labels, found.probabilities, groups)
+    of_set = Predicted(predictions.files, labels, predictions.probabilities, groups)
 
     def pixels(image: int) -> NDArray[np.uint8]:
         with _opened(data, run) as again, again.files[kept[image]].opened() as content:

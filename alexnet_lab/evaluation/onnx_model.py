@@ -79,8 +79,8 @@ class FromPixels(nn.Module):
         if self.is_cut:
             return self._probabilities(x[..., self.start : self.end, self.start : self.end])
         views = self.rows[:, None] @ x[:, None] @ self.columns[:, None]  # B V C S S
-        each = self._probabilities(views.flatten(0, 1))  # BV K
-        return each.reshape(-1, self.views, each.shape[1]).mean(1)
+        probabilities = self._probabilities(views.flatten(0, 1))  # BV K
+        return probabilities.reshape(-1, self.views, probabilities.shape[1]).mean(1)
 
     def _probabilities(self, seen: Tensor) -> Tensor:
         scores: Tensor = self.network(seen)
@@ -153,11 +153,9 @@ def card_of(run: Run, evaluation: Evaluation | None, why: str) -> dict[str, Any]
     test: Any = why
     thresholds: Any = why
     if evaluation is not None:
-        found = evaluation.facts()["test"]
-        test = {
-            name: found[name] for name in ("images", "unit", "units", "population", "macro_auroc_delong", "figures")
-        }
-        test["classes"] = {one["name"]: {"images": one["images"], **one["figures"]} for one in found["classes"]}
+        test = evaluation.facts()["test"]
+        test = {name: test[name] for name in ("images", "unit", "units", "population", "macro_auroc_delong", "figures")}
+        test["classes"] = {one["name"]: {"images": one["images"], **one["figures"]} for one in test["classes"]}
         rules = evaluation.rules
         thresholds = {
             name: None if threshold is None else threshold.value
@@ -195,10 +193,10 @@ def card_of(run: Run, evaluation: Evaluation | None, why: str) -> dict[str, Any]
 
 def pixels_to_check(run: Run, evaluation: Evaluation | None) -> tuple[NDArray[np.uint8], str]:
     """Return test images as they are stored, and noise where the data is not here."""
-    found = None if evaluation is None else evaluation.sets["test"]
-    if found is not None and found.pixels is not None:
-        count = min(CHECKED, len(found.predicted.labels))
-        return np.stack([found.pixels(image) for image in range(count)]), "the test"
+    labelled = None if evaluation is None else evaluation.sets["test"]
+    if labelled is not None and labelled.pixels is not None:
+        count = min(CHECKED, len(labelled.predicted.labels))
+        return np.stack([labelled.pixels(image) for image in range(count)]), "the test"
     side, channels = run.preprocessing.geometry.stored, run.preprocessing.stored_channels
     noise = np.random.default_rng(0).integers(0, 256, (CHECKED, channels, side, side), np.uint8)
     return noise, "noise, since the data of the run is not here"

@@ -99,10 +99,10 @@ class Statistics:
 
     def rows(self, weights: Floats) -> Floats:
         """Return the figures of these weightings as one row each, for the bootstrap; `from_rows` reads them."""
-        found = self.figures(weights)
-        columns = [found.overall[name] for name in self.names]
-        columns += [figures[name] for figures in found.of_class for name in OF_CLASSES]
-        return np.concatenate([np.stack(columns, 1), *found.net_benefit], 1)
+        drawn = self.figures(weights)
+        columns = [drawn.overall[name] for name in self.names]
+        columns += [figures[name] for figures in drawn.of_class for name in OF_CLASSES]
+        return np.concatenate([np.stack(columns, 1), *drawn.net_benefit], 1)
 
     def from_rows(self, rows: Floats) -> Figures:
         """Return rows as figures again."""

@@ -216,10 +216,10 @@ def _performance(evaluation: Evaluation) -> list[Block]:
     if evaluation.run.recipe.findings:
         together, each = "means over findings", "each finding against its absence"
     for assessment in evaluation.assessments:
-        found = evaluation.sets[assessment.part]
+        labelled = evaluation.sets[assessment.part]
         blocks += [
             *(Callout("warning", f"About the {assessment.part} set", _sentence(note)) for note in assessment.notes),
-            *(Callout("note", f"About the {assessment.part} set", _sentence(note)) for note in found.notes),
+            *(Callout("note", f"About the {assessment.part} set", _sentence(note)) for note in labelled.notes),
             Table(COLUMNS, overall_rows(assessment), f"{_titled(assessment)}: {together}"),
             Table(WIDE, wide_rows(assessment), f"{_titled(assessment)}: {each}"),
             Paragraph(_legend(assessment)),
@@ -227,7 +227,7 @@ def _performance(evaluation: Evaluation) -> list[Block]:
         if assessment.part == "external":
             rows = [[name, _cell(fall), _interval(fall), fall.method] for name, fall in evaluation.drops.items()]
             blocks.append(Table(["external less test", "difference", "95% interval", "interval by"], rows, "The drop"))
-        blocks += [FigureGrid(_figures(assessment, found, evaluation)), *_pictures(assessment, found)]
+        blocks += [FigureGrid(_figures(assessment, labelled, evaluation)), *_pictures(assessment, labelled)]
     return blocks
 
 

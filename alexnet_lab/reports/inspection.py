@@ -55,8 +55,8 @@ def inspect_run(path: Path, findings: Sequence[Finding] | None = None) -> Page:
 def page_of(run: Measured, findings: Sequence[Finding] | None = None) -> Page:
     """Return the page of a run that was read already."""
     findings = examine(run.evidence) if findings is None else list(findings)
-    found = Section("Findings", [*finding_blocks(findings), *_blind(run)])
-    sections = [found] if run.is_of_panel else _training_sections(run, findings, found)
+    section = Section("Findings", [*finding_blocks(findings), *_blind(run)])
+    sections = [section] if run.is_of_panel else _training_sections(run, findings, section)
     if run.flow is None:
         said = run.damages.get("flow/layout.json", NO_INSTRUMENTS)
         sections.append(Section("Inside the network", [Paragraph(said)]))
@@ -121,8 +121,8 @@ def summary(run: Measured, findings: Sequence[Finding]) -> str:
 def _recorded(run: Measured, findings: Sequence[Finding]) -> str:
     epochs = _count(len(run.flow.epochs) if run.flow else 0, "epoch")
     what = f"{_count(len(run.layers), 'layer')} with weights and {_count(len(run.sites), 'activation')}"
-    found = f"{_count(len(findings), 'finding')}." if findings else "The diagnosis has no finding."
-    return f"Records of a Panel: {epochs} of {what}. There is no result, since a Panel does not train. {found}"
+    sentence = f"{_count(len(findings), 'finding')}." if findings else "The diagnosis has no finding."
+    return f"Records of a Panel: {epochs} of {what}. There is no result, since a Panel does not train. {sentence}"
 
 
 def _outcome(run: Measured) -> str:

@@ -41,12 +41,12 @@ OF_PARAMETERS = tuple(KINDS.index(kind) for kind in ("weight", "gradient"))
 def run_tables(run: Path) -> "dict[str, pd.DataFrame]":
     """Read a run folder into tables by name."""
     folder, flow = open_run(run), read_flow(run)
-    found = dict(_tables_of_records(folder))
+    tables = dict(_tables_of_records(folder))
     if (path := run / FILE).exists():
-        found["predictions"] = _table_of_predictions(path)
+        tables["predictions"] = _table_of_predictions(path)
     if flow is not None:
-        found |= dict(_tables_of_flow(flow))
-    return {name: frame for name, frame in found.items() if len(frame)}
+        tables |= dict(_tables_of_flow(flow))
+    return {name: frame for name, frame in tables.items() if len(frame)}
 
 
 def open_run(path: Path) -> RunFolder:

@@ -100,26 +100,26 @@ class Reference:
         def is_outside(check: str, value: float) -> bool:
             return not low[check] <= value <= high[check]
 
-        found = {}
+        warnings = {}
         shorter, longer = sorted(size)
         if shorter:
             shown = f"{size[0]} x {size[1]} pixels"
             if is_outside("shorter", shorter) or is_outside("longer", longer):
                 sides = f"{math.ceil(low['shorter'])} to {math.floor(high['longer'])}"
-                found["size"] = f"{shown}, expected sides of {sides}"
+                warnings["size"] = f"{shown}, expected sides of {sides}"
             elif is_outside("ratio", longer / shorter):
-                found["size"] = f"{shown}, expected sides in a ratio of at most {high['ratio']:.3g}"
+                warnings["size"] = f"{shown}, expected sides in a ratio of at most {high['ratio']:.3g}"
         if is_coloured and self.coloured == 0:
-            found["mode"] = "coloured, expected grey"
+            warnings["mode"] = "coloured, expected grey"
         if not is_coloured and self.coloured == 1:
-            found["mode"] = "grey, expected coloured"
+            warnings["mode"] = "grey, expected coloured"
         for check, name, value in (("level", "grey level", level), ("contrast", "contrast", contrast)):
             if is_outside(check, value):
                 ends = f"{max(low[check], 0):.1f} to {min(high[check], 255):.1f}"
-                found[name] = f"{'mean ' if check == 'level' else ''}{name} {value:.1f}, expected {ends}"
+                warnings[name] = f"{'mean ' if check == 'level' else ''}{name} {value:.1f}, expected {ends}"
         if is_outside("distance", distance):
-            found["embedding"] = f"embedding distance {distance:.3g}, expected at most {high['distance']:.3g}"
-        return found
+            warnings["embedding"] = f"embedding distance {distance:.3g}, expected at most {high['distance']:.3g}"
+        return warnings
 
 
 def facts_of(pixels: NDArray[np.uint8], coloured: NDArray[np.bool_], sizes: Any, features: Array) -> ImageFacts:
@@ -144,9 +144,9 @@ def reference_of(network: nn.Module, feed: Feed, batch_size: int) -> Reference |
         return None
     with embedding_of(network) as embedding:
         groups = embedding.groups
-    found = fitted(train, validation, groups)
-    warned = sum(bool(one) for one in found.warnings(test))
-    return replace(found, test_images=len(test.level), test_warned=warned)
+    reference = fitted(train, validation, groups)
+    warned = sum(bool(one) for one in reference.warnings(test))
+    return replace(reference, test_images=len(test.level), test_warned=warned)
 
 
 def spaced(indices: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -251,9 +251,9 @@ def read_reference(path: Path) -> Reference | None:
         return None
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            found: dict[str, Any] = {one.name: arrays[one.name] for one in fields(Reference)}
-        numbers = {name: value.item() for name, value in found.items() if value.ndim == 0}
-        return Reference(**{**{name: value.astype(np.float64) for name, value in found.items()}, **numbers})
+            values: dict[str, Any] = {one.name: arrays[one.name] for one in fields(Reference)}
+        numbers = {name: value.item() for name, value in values.items() if value.ndim == 0}
+        return Reference(**{**{name: value.astype(np.float64) for name, value in values.items()}, **numbers})
     except UNREADABLE_NPZ as error:
         text = str(error).partition("\n")[0]
         raise ValueError(f"{path} is damaged ({text}); the command that made the run makes it again") from None

@@ -283,8 +283,8 @@ class Trainer:
         if self.class_weights is None:
             return F.cross_entropy(scores, labels, label_smoothing=smoothing)
         # Divided by the number of images and not by their weights, so that a batch may be computed in parts.
-        each = F.cross_entropy(scores, labels, label_smoothing=smoothing, reduction="none")
-        return (each * self.class_weights[labels]).mean()
+        losses = F.cross_entropy(scores, labels, label_smoothing=smoothing, reduction="none")
+        return (losses * self.class_weights[labels]).mean()
 
     def _freeze(self) -> None:
         """Freeze layers, or let them train, as the epoch wants it; the statistics of frozen norms stay as they are."""

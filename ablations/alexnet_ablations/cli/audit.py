@@ -51,7 +51,7 @@ def audit(
     refuse_place(folder)
     is_silent = quiet or as_json
     with Stages(open_console(stderr=True)) as stages:
-        found = examine(
+        examination = examine(
             data,
             group=group,
             patient_from=patient_from,
@@ -59,26 +59,26 @@ def audit(
             fold=fold,
             progress=(lambda _what, _done, _total: None) if is_silent else stages.told,
         )
-    facts = json.dumps(found.facts(), indent=1)
+    facts = json.dumps(examination.facts(), indent=1)
     listing = listing_of(data)
     if listing is None:
-        page = audit_page(found).write(folder)
+        page = audit_page(examination).write(folder)
     else:
         with listing.reader() as opened:
-            page = audit_page(found, opened).write(folder)
+            page = audit_page(examination, opened).write(folder)
     write_atomically(folder / "audit.json", facts + "\n")
     if as_json:
         print(facts)  # noqa: T201  # the interface
     elif not quiet:
-        count, pairs = len(found.survey.labels), len(found.copies)
-        counted = f"{count:,} images, {pairs:,} pairs of copies, {len(found.survey.unreadable):,} unreadable"
+        count, pairs = len(examination.survey.labels), len(examination.copies)
+        counted = f"{count:,} images, {pairs:,} pairs of copies, {len(examination.survey.unreadable):,} unreadable"
         console.print(counted, markup=False, highlight=False)
-        for title, text in found.problems:
+        for title, text in examination.problems:
             console.print(f"to fix: {title}. {text}", style="red", markup=False, highlight=False)
-        for note in found.notes:
+        for note in examination.notes:
             console.print(f"note: {note}", markup=False, highlight=False)
-        if not found.problems:
+        if not examination.problems:
             console.print("no leak and no shortcut was found", markup=False, highlight=False)
         console.print(f"{page} and audit.json", style="dim", markup=False, highlight=False, soft_wrap=True)
-    if found.problems:
+    if examination.problems:
         raise typer.Exit(1)

@@ -51,14 +51,14 @@ def explain(
     if kind is not None and finding is not None:
         raise ValueError("--class and --finding both say what is explained; name one of them")
     with Stages(errors) as stages:
-        found = explained(
+        explanations = explained(
             run, images, methods=methods, kind=kind or finding, seeds=others, random_networks=random, told=stages.told
         )
-        page = write_explanations(run.resolve().name, found, out or run / "explanation")
-    for image in found:
+        page = write_explanations(run.resolve().name, explanations, out or run / "explanation")
+    for image in explanations:
         console.print(f"{image.name}: {image.kind} {image.probability:.1%}", markup=False, highlight=False)
         for one in image.maps:
             verdict = LABEL if one.is_random else "better than random weights"
             console.print(f"  {one.method}: {verdict}", markup=False, highlight=False)
-    console.print(summary(found), markup=False, highlight=False)
+    console.print(summary(explanations), markup=False, highlight=False)
     console.print(f"[dim]{escape(str(page))}[/]", soft_wrap=True)

@@ -187,14 +187,14 @@ def outcomes_of(results: pd.DataFrame) -> tuple[Outcome, ...]:
 def _outcomes(findings: Sequence[str] | None) -> tuple[Outcome, ...]:
     if findings is None:
         return OUTCOMES
-    each = [
+    areas = [
         _area(f"auroc of {name}", f"AUROC of {name}", "test", "finding_auroc", k, images="area")
         for k, name in enumerate(findings)
     ]
     validation = _area("validation_auroc", "validation AUROC, mean over findings", "validation", "auroc")
     # What counts right answers, the level of epochs among it, has no number here.
     others = [one for one in OUTCOMES if one.source and one.source[0] not in ("test", "validation")]
-    return (FINDINGS_HEADLINE, *each, validation, *others)
+    return (FINDINGS_HEADLINE, *areas, validation, *others)
 
 
 def _findings_of(runs: Sequence[PlannedRun]) -> tuple[str, ...] | None:

@@ -189,8 +189,8 @@ def _other_means(results: pd.DataFrame, outcomes: Sequence[Outcome]) -> PaperTab
 
     def means(outcome: Outcome) -> list[str]:
         compared = outcome.compared(results)
-        each = [compared[mine.index].dropna() for mine in cells.values()]
-        return [f"{_shown_mean(outcome, values)} ({len(values)})" for values in each]
+        by_cell = [compared[mine.index].dropna() for mine in cells.values()]
+        return [f"{_shown_mean(outcome, values)} ({len(values)})" for values in by_cell]
 
     rows = [[outcome.label, *means(outcome)] for outcome in outcomes]
     header = ["outcome", *cells]
