@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+import signal
 
 import pandas as pd
 import pytest
@@ -26,6 +27,7 @@ from alexnet_ablations.tune.searches import every_run, searches_of, tuning_runs
 # A program that stands in for a run: bn learns best at a high rate and lrn at a low one, and .5 is too high for both.
 LEARNS = """
 import math
+import signal
 rate = recipe["learning_rate"]
 ends = {"lrn": 0.9 - 0.2 * (math.log10(rate) + 2) ** 2, "bn": 0.94 - 0.2 * (math.log10(rate) + 1.25) ** 2}
 good = ends[norm] + seed % 7 / 1000
@@ -149,6 +151,15 @@ def test_a_study_is_searched_and_then_compared_in_processes(tmp_path, monkeypatc
     assert before == {path: path.joinpath("state.json").stat().st_mtime_ns for path in before}
 
 
+@pytest.fixture
+def interruptible():
+    """Let Ctrl-C interrupt, also where these tests were started in the background, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_a_study_that_is_interrupted_in_its_search_goes_on_where_it_was(tmp_path, monkeypatch):
     use(monkeypatch, KILLED_ONCE + LEARNS)
     asked = study_in(tmp_path / "study", seeds=2, tune="learning_rate=1e-4..1:4")
