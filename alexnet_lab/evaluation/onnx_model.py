@@ -153,9 +153,11 @@ def card_of(run: Run, evaluation: Evaluation | None, why: str) -> dict[str, Any]
     test: Any = why
     thresholds: Any = why
     if evaluation is not None:
-        test = evaluation.facts()["test"]
-        test = {name: test[name] for name in ("images", "unit", "units", "population", "macro_auroc_delong", "figures")}
-        test["classes"] = {one["name"]: {"images": one["images"], **one["figures"]} for one in test["classes"]}
+        facts = evaluation.facts()["test"]
+        test = {
+            name: facts[name] for name in ("images", "unit", "units", "population", "macro_auroc_delong", "figures")
+        }
+        test["classes"] = {one["name"]: {"images": one["images"], **one["figures"]} for one in facts["classes"]}
         rules = evaluation.rules
         thresholds = {
             name: None if threshold is None else threshold.value
