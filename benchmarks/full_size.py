@@ -107,7 +107,7 @@ def unpack(out: Path, name: str, folder: Path) -> None:
                 f"{path} is missing or damaged; bring it again, or remove {out / name}.json to begin again"
             )
     whole = folder.with_name(f".{folder.name}.tar")
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True)  # a call that was cut off before its first run packs nothing
     try:
         whole.write_bytes(b"".join((out / part).read_bytes() for part in parts))
         with tarfile.open(whole) as archive:

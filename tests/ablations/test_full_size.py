@@ -200,7 +200,7 @@ def test_the_studies_are_cifar_at_full_size_unless_values_are_named():
     assert named == "width=0.5,image_size=227,batch_size=128,precision=bf16,augment=flip"
 
 
-@pytest.mark.long
+@pytest.mark.campaign
 def test_real_studies_that_are_cut_off_and_moved_have_the_numbers_of_one_call(tmp_path):
     def call(out, work, *words):
         small = "width=0.0625,image_size=67,precision=fp32,batch_size=256"
