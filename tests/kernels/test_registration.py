@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+from torch import library
 
 import alexnet_kernels
 from alexnet_kernels import _backends, _registration, local_response_norm, relu_lrn, relu_lrn_maxpool
@@ -24,12 +25,12 @@ def test_torch_finds_the_operators_well_made(device, backend, memory_format):
     x = torch.randn(2, 6, 7, 7, device=device).to(memory_format=memory_format).requires_grad_()
     gradient = torch.randn(2, 6, 7, 7, device=device, requires_grad=True)
     numbers = 3, 1e-2, 0.75, 1.0, 2
-    torch.library.opcheck(_registration.lrn, (x, *numbers, False, backend))
-    torch.library.opcheck(_registration.lrn_backward, (gradient, x, *numbers, True, backend))
-    torch.library.opcheck(_registration.relu_lrn_maxpool, (x, *numbers, 3, 2, True, backend))
+    library.opcheck(_registration.lrn, (x, *numbers, False, backend))
+    library.opcheck(_registration.lrn_backward, (gradient, x, *numbers, True, backend))
+    library.opcheck(_registration.relu_lrn_maxpool, (x, *numbers, 3, 2, True, backend))
     y, winners = _registration.relu_lrn_maxpool(x, *numbers, 3, 2, True, backend)
     inputs = torch.randn_like(y).requires_grad_(), x, winners, *numbers, 3, 2, backend
-    torch.library.opcheck(_registration.relu_lrn_maxpool_backward, inputs)
+    library.opcheck(_registration.relu_lrn_maxpool_backward, inputs)
 
 
 @pytest.mark.parametrize("device", DEVICES)

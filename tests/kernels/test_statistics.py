@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import library
 
 from alexnet_kernels import exponent_histogram, off_counts
 from alexnet_kernels.statistics import first_exponent, histogram_columns
@@ -169,8 +170,8 @@ def test_counting_goes_on_inside_a_compiled_graph():
 
 def test_torch_finds_the_operators_well_made():
     operators = torch.ops.alexnet_kernels
-    torch.library.opcheck(operators.add_exponent_histogram, (torch.randn(9), torch.zeros(2, 258, dtype=int), "auto"))
-    torch.library.opcheck(operators.add_off_counts, (torch.randn(9, 2, 3), torch.zeros(2, 2, dtype=int), "auto"))
+    library.opcheck(operators.add_exponent_histogram, (torch.randn(9), torch.zeros(2, 258, dtype=int), "auto"))
+    library.opcheck(operators.add_off_counts, (torch.randn(9, 2, 3), torch.zeros(2, 2, dtype=int), "auto"))
 
 
 @pytest.mark.parametrize(

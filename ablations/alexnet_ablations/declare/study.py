@@ -37,7 +37,7 @@ from alexnet_lab.training.weight_sources import find_weights
 
 SAID = ("margin", "level")
 NO_LEVEL = (
-    "a level is a validation accuracy, which images with several findings have not: leave out level; `patience` ends "
+    "a level is a validation accuracy, and images with several findings have none: leave out level; `patience` ends "
     "a run that no longer improves"
 )
 LARGEST_AREA_MARGIN = 0.5  # of an AUROC, from guessing to perfect
@@ -417,7 +417,9 @@ def declare_study(
 def check_tuned_splits(tuning: Tuning, splitting: Splitting) -> None:
     """Refuse a search that would choose on images that its cells are then tested on."""
     if splitting.is_by_seed and tuning.once:
-        word = "folds divides the images anew for each seed" if splitting.folds else "resplit gives each seed its own"
+        word = (
+            "folds divides the images anew for each seed" if splitting.folds else "resplit gives each seed other images"
+        )
         raise ValueError(
             f"one search for all seeds (`once`) would choose on images that other seeds are tested on, since {word}; "
             "leave `once` out"
