@@ -58,8 +58,8 @@ def summary(explained: Sequence[Explained]) -> str:
     random = sum(one.is_random for one in maps)
     images = "1 image" if len(explained) == 1 else f"{len(explained)} images"
     return (
-        f"{len(maps)} maps of {images}: {len(maps) - random} better than those of random weights, {random} {LABEL}. A "
-        "map shows what the network used, not what is ill."
+        f"{len(maps)} map{'' if len(maps) == 1 else 's'} of {images}: {len(maps) - random} better than those of random "
+        f"weights, {random} {LABEL}. A map shows what the network used, not what is ill."
     )
 
 
@@ -133,7 +133,8 @@ def _row(found: Map) -> list[object]:
 
 def _legend() -> list[Block]:
     texts = (
-        f"Fall: log odds that the explained class loses when the hottest {ERASED:.0%} of the pixels takes the mean "
+        "Fall: log odds that the explained class or finding loses when the hottest "
+        f"{ERASED:.0%} of the pixels takes the mean "
         "of the training images. By random maps: the most that it loses when a map of an untrained network chooses the "
         "pixels. Of untrained: the most that an untrained network loses by its own map. A map is better only if "
         "its fall is larger than both.",

@@ -167,8 +167,8 @@ def finding_blocks(findings: Sequence[Finding]) -> list[Block]:
     """Return the findings, most serious first; without any, a note on what that means."""
     if not findings:
         text = (
-            "Every rule was applied to what was recorded, and no limit is crossed. The rules judge the training, not "
-            "the data: what speaks against the result stands above."
+            "Every rule that applies was checked on what was recorded, and no limit is crossed. The rules judge the "
+            "training, not the data: what speaks against the result stands above."
         )
         return [Callout("note", "No finding", text)]
     return [

@@ -39,6 +39,7 @@ def explain(
     Writes a page, explanation.json, and every map as PNG.
     """
     from alexnet_lab.explanation.explaining import explain as explained
+    from alexnet_lab.records import title_of
     from alexnet_lab.reports.explanation_page import LABEL, summary, write_explanations
 
     if out is not None:
@@ -54,7 +55,7 @@ def explain(
         explanations = explained(
             run, images, methods=methods, kind=kind or finding, seeds=others, random_networks=random, told=stages.told
         )
-        page = write_explanations(run.resolve().name, explanations, out or run / "explanation")
+        page = write_explanations(title_of(run.resolve()), explanations, out or run / "explanation")
     for image in explanations:
         console.print(f"{image.name}: {image.kind} {image.probability:.1%}", markup=False, highlight=False)
         for one in image.maps:
