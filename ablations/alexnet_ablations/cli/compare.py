@@ -50,11 +50,11 @@ def compare(
             [
                 kind,
                 layer,
-                f"{100 * each.total_variation:.1f}%",
-                f"{each.wasserstein:.2f}",
-                f"{each.shift:+.2f}".replace("-", "−"),
+                f"{100 * distance.total_variation:.1f}%",
+                f"{distance.wasserstein:.2f}",
+                f"{distance.shift:+.2f}".replace("-", "−"),
             ]
-            for kind, layer, each in distance_rows(compared, other)
+            for kind, layer, distance in distance_rows(compared, other)
             if kind == "gradient"
         ]
         if distances:

@@ -15,12 +15,12 @@ SET_BY_ONE_VALUE = ("network", "preset", "epochs")
 NAME_LIMIT = 120  # characters of a study folder's name
 
 
-def divide(given: Mapping[str, Any], baseline: str | None) -> tuple[dict[str, str], dict[str, Any]]:
+def divide(options: Mapping[str, Any], baseline: str | None) -> tuple[dict[str, str], dict[str, Any]]:
     """Return the factors that flags name, and the values that hold for all cells.
 
     A single value of a field in SET_BY_ONE_VALUE holds for all cells, unless --baseline names a value to compare with.
     """
-    named = {name: value for name, value in given.items() if value is not None}
+    named = {name: value for name, value in options.items() if value is not None}
     compared = read_baseline(baseline or "")
     factors: dict[str, str] = {}
     shared: dict[str, Any] = {}

@@ -102,8 +102,8 @@ def _print_table(console: Console, predictions: "Predictions") -> None:
     ):
         ranked = row.argsort()[::-1]
         following = ", ".join(f"{classes[number]} {row[number]:.4f}" for number in ranked[1:3])
-        shown = [f"{value:.4f}" for value in row] if is_few else [f"{row.max():.4f}", following]
+        cells = [f"{value:.4f}" for value in row] if is_few else [f"{row.max():.4f}", following]
         if any(warned):
-            shown.append("; ".join(warnings.values()))
-        table.add_row(*map(escape, (name, best, *shown)))
+            cells.append("; ".join(warnings.values()))
+        table.add_row(*map(escape, (name, best, *cells)))
     console.print(table)

@@ -46,14 +46,14 @@ def plan_run_conclude(
     budget = None
     if how.within is not None:
         study, budget = tuned_within(study, how, engine)
-    asked, study = study, study.grown_from_folder()
+    requested, study = study, study.grown_from_folder()
     if not how.plan:
         refuse_if_coordinated(study.folder)
     missing = missing_runs(study, how.yes)
     if how.save is not None:
-        save_study(console, asked, how.save, silent=how.is_silent)
+        save_study(console, requested, how.save, silent=how.is_silent)
     if not how.is_silent:
-        print_plan(console, study, asked, missing)
+        print_plan(console, study, requested, missing)
         if budget is not None:
             console.print(budget.sentence(), markup=False, highlight=False)
         say_damages(console, missing)
@@ -257,13 +257,13 @@ def conclude_and_print(
     return results
 
 
-def print_plan(console: Console, study: "Study", asked: "Study", missing: "Sequence[PlannedRun]") -> None:
+def print_plan(console: Console, study: "Study", requested: "Study", missing: "Sequence[PlannedRun]") -> None:
     """Say what is varied, what is set, how many runs that makes, and what to keep in mind."""
     from alexnet_ablations.tune.searches import is_search
     from alexnet_ablations.tune.sentences import plan_sentence
 
     start, total = study.start, study.size
-    left = sum(not is_search(run) for run in missing)
+    missing_verdicts = sum(not is_search(run) for run in missing)
     factors = ", ".join(f"{factor.field} {{{_some(factor.levels)}}}" for factor in study.factors)
     many = "s" if study.seeds > 1 else ""
     is_shared = all(factor.field != "epochs" for factor in study.factors)
@@ -273,13 +273,13 @@ def print_plan(console: Console, study: "Study", asked: "Study", missing: "Seque
     folds = f" x {study.splitting.folds} folds" if study.splitting.folds else ""
     console.print(
         f"{study.design}: {len(study.cells)} cells x {study.seeds} seed{many}{folds} = {total} runs{epochs}"
-        + (f"; {total - left} already done" if left < total else ""),
+        + (f"; {total - missing_verdicts} already done" if missing_verdicts < total else ""),
         markup=False,
     )
     if sentence := study.splitting.sentence():
         console.print(sentence, markup=False, highlight=False)
     if study.tuning is not None:
-        console.print(plan_sentence(study, len(missing) - left), markup=False, highlight=False)
+        console.print(plan_sentence(study, len(missing) - missing_verdicts), markup=False, highlight=False)
     console.print(f"set for all cells: {', '.join(settings_of(study))}", style="dim", markup=False, highlight=False)
     if study.is_default_design and study.crossed > len(study.cells):
         console.print(
@@ -288,7 +288,7 @@ def print_plan(console: Console, study: "Study", asked: "Study", missing: "Seque
             markup=False,
             highlight=False,
         )
-    if (study.seeds, study.factors, study.tuning) != (asked.seeds, asked.factors, asked.tuning):
+    if (study.seeds, study.factors, study.tuning) != (requested.seeds, requested.factors, requested.tuning):
         more = f"{study.folder} holds more of this study than was asked for: all of it counts"
         console.print(more, markup=False, soft_wrap=True)
     for note in [*study.warnings(), *study.limitations, *aliases(study)]:

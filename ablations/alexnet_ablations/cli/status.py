@@ -133,8 +133,8 @@ def _nothing_to_retry(chosen: "Sequence[str]", run_statuses: "Sequence[RunStatus
     count = len(run_statuses)
     if all(run_status.state == "ok" for run_status in run_statuses):
         return f"nothing to retry: all {count} runs ended well"
-    asked = "failed" if set(chosen) == set(FAILED) else f"is {' or '.join(chosen)}"
-    text = f"nothing to retry: none of the {count} runs {asked} ({_counts(run_statuses)})"
+    condition = "failed" if set(chosen) == set(FAILED) else f"is {' or '.join(chosen)}"
+    text = f"nothing to retry: none of the {count} runs {condition} ({_counts(run_statuses)})"
     if "waiting" not in chosen and any(run_status.state == "waiting" for run_status in run_statuses):
         text += "; the command that began this study makes those that wait, and so does --state waiting"
     return text
@@ -145,10 +145,10 @@ def _show_study(console: Console, folder: Path, as_json: bool) -> None:
 
     coordinator = coordinator_of(folder)
     complaint, run_statuses, epochs = _read(folder, is_coordinated=coordinator is not None)
-    left = _left(run_statuses, epochs) if coordinator else None
+    time_left = _left(run_statuses, epochs) if coordinator else None
     if as_json:
         rows = [_facts(run_status) for run_status in run_statuses]
-        facts = {"folder": str(folder), "coordinator": coordinator, "seconds_left": left, "runs": rows}
+        facts = {"folder": str(folder), "coordinator": coordinator, "seconds_left": time_left, "runs": rows}
         print(json.dumps({**facts, "complaint": complaint}))  # noqa: T201  # standard output is the interface
         return
     if complaint:
@@ -161,7 +161,7 @@ def _show_study(console: Console, folder: Path, as_json: bool) -> None:
     )
     unfinished = sum(run_status.state in ("waiting", "lost") for run_status in run_statuses)
     if coordinator:
-        console.print(f"at work: {coordinator}{about_left(left)}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"at work: {coordinator}{about_left(time_left)}", markup=False, highlight=False, soft_wrap=True)
     elif queued := sum(bool(run_status.scheduler) for run_status in run_statuses):
         console.print(
             f"{queued} runs are in the hands of a scheduler, and go on by themselves; the command that began this\n"

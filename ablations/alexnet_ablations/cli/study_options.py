@@ -139,14 +139,14 @@ class StudyOptions:
 
 def with_shared_options(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command whose parameter `how` takes StudyOptions one option for each of their fields."""
-    shared = [each for each in fields(StudyOptions) if each.name != "where"]
+    shared = [field for field in fields(StudyOptions) if field.name != "where"]
 
-    def run(**given: Any) -> None:
-        chosen = {each.name: given.pop(each.name) for each in shared}
+    def run(**arguments: Any) -> None:
+        chosen = {field.name: arguments.pop(field.name) for field in shared}
         check(chosen["timeout"], chosen["margin"], chosen["level"])
-        command(how=StudyOptions(**chosen, where=given.pop("where")), **given)
+        command(how=StudyOptions(**chosen, where=arguments.pop("where")), **arguments)
 
-    options = [_parameter(each.name, each.default, each.type) for each in shared]
+    options = [_parameter(field.name, field.default, field.type) for field in shared]
     run.__signature__ = _replaced(command, "how", [*options, _parameter("where", None, EngineWords)])  # type: ignore[attr-defined]
     run.__name__, run.__doc__ = command.__name__, command.__doc__
     return with_engine_options(run)
@@ -156,9 +156,9 @@ def with_engine_options(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command whose parameter `where` takes EngineWords the option --executor, and those of every engine."""
     names = [name for engine in ENGINES for name in options_of(engine)]
 
-    def run(**given: Any) -> None:
-        words = {name: value for name in names if (value := given.pop(name))}
-        command(where=EngineWords(given.pop("executor"), words), **given)
+    def run(**arguments: Any) -> None:
+        words = {name: value for name in names if (value := arguments.pop(name))}
+        command(where=EngineWords(arguments.pop("executor"), words), **arguments)
 
     options = [_parameter("executor", None, Annotated[str | None, _engine_option()])]
     for engine in ENGINES:

@@ -68,22 +68,22 @@ def terminal_table(table: "PaperTable", console: Console) -> Table:
     """Lay a table out for the terminal, without what its width has no room for; the caption is left to files."""
     columns = list(range(len(table.header)))
     for beginning in DISPENSABLE:
-        shown = _laid_out(table, columns)
+        laid_out = _laid_out(table, columns)
         wide = console.options.update(max_width=10_000)  # how wide it would like to be
-        if Measurement.get(console, wide, shown).maximum <= console.width:
+        if Measurement.get(console, wide, laid_out).maximum <= console.width:
             break
         columns = [at for at in columns if not table.header[at].startswith(beginning) or at < table.words]
     return _laid_out(table, columns)
 
 
 def _laid_out(table: "PaperTable", columns: list[int]) -> Table:
-    shown = Table(box=box.SIMPLE_HEAD)
+    laid_out = Table(box=box.SIMPLE_HEAD)
     for at in columns:
         is_word = at < table.words
-        shown.add_column(escape(table.header[at]), justify="left" if is_word else "right", no_wrap=is_word)
+        laid_out.add_column(escape(table.header[at]), justify="left" if is_word else "right", no_wrap=is_word)
     for row in table.rows:
-        shown.add_row(*(escape(row[at]) for at in columns))
-    return shown
+        laid_out.add_row(*(escape(row[at]) for at in columns))
+    return laid_out
 
 
 def _print_others(console: Console, results: "pd.DataFrame", conclusions: "Conclusions") -> None:

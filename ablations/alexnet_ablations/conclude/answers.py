@@ -104,14 +104,14 @@ class Answers:
 
 def read_answers(runs: Sequence[PlannedRun], ended_well: Iterable[Key]) -> Answers | None:
     """Read the test answers of the runs that ended well, one file at a time; None where no run kept any."""
-    wanted = set(ended_well)
+    included = set(ended_well)
     first: PartPredictions | None = None
     right: dict[Key, NDArray[np.uint8]] = {}
     areas: dict[Key, NDArray[np.float32]] = {}
     lacking, elsewhere = [], []
     by_run = by_cell_and_seed(runs)
     for key, together in by_run.items():
-        if key not in wanted:
+        if key not in included:
             continue
         try:
             test = read_tested(together)

@@ -180,13 +180,13 @@ class Conclusion:
 
     def facts(self) -> dict[str, Any]:
         """Return what was concluded, fit for JSON: None for what there is not."""
-        shown, claim = self.shown, self.false_claim
+        interval, claim = self.shown, self.false_claim
         return {
             "outcome": self.outcome.name,
             "contrast": self.contrast.name,
             "kind": self.contrast.kind,
             "effect": self.inference.mean if self.n else None,
-            "interval": None if shown is None else [shown.low, shown.high],
+            "interval": None if interval is None else [interval.low, interval.high],
             "population": self.population,
             "pairs": self.n,
             "p": self.inference.t_p,

@@ -57,7 +57,7 @@ def false_claim_of(contrast: Contrast, seeds: Iterable[int], answers: Answers, *
             one, two = (answers.of(cell, seed) for cell in cells)
             if one is None or two is None:
                 return None
-            rows.append([each.mean(dtype=np.float64) for each in (one, two, one * two)])
+            rows.append([answered.mean(dtype=np.float64) for answered in (one, two, one * two)])
     if not rows:
         return None
     shares = [float(share) for share in np.mean(rows, axis=0)]

@@ -312,7 +312,7 @@ def _read_folds(
         return rows[0], curves
     states = [str(row["state"]) for row in rows]
     # What is missing comes before what failed, and that before a divergence: then all runs have ended.
-    state = max(states, key=lambda each: STATES.index(each) if each in STATES else len(STATES))
+    state = max(states, key=lambda name: STATES.index(name) if name in STATES else len(STATES))
     reasons = [f"fold {run.recipe.fold}: {row['why']}" for run, row in zip(folds, rows, strict=True) if row["why"]]
     row = {**rows[0], "state": state, "why": "; ".join(reasons), "tested": None}
     if state != "ok":
@@ -416,9 +416,9 @@ def _level_of_baseline(together: Sequence[Sequence[PlannedRun]], curves: Sequenc
     baseline = together[0][0].compared if together else None
     best = [
         max(curve)
-        for folds, each in zip(together, curves, strict=True)
+        for folds, curves_of_cell in zip(together, curves, strict=True)
         if folds[0].compared == baseline
-        for curve in each
+        for curve in curves_of_cell
         if curve
     ]
     return LEVEL_SHARE * float(pd.Series(best, dtype=float).median())

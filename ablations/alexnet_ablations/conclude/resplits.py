@@ -27,10 +27,10 @@ class Resplits:
 
 def read_resplits(runs: Sequence[PlannedRun], ended_well: Iterable[tuple[str, int]]) -> Resplits | None:
     """Read the split of each seed from the first of its runs that ended well; None where no run has."""
-    wanted = set(ended_well)
+    included = set(ended_well)
     sizes: dict[int, tuple[int, int, int]] = {}
     for run in runs:
-        if run.seed in sizes or run.key not in wanted:
+        if run.seed in sizes or run.key not in included:
             continue
         split = run.folder.split() or {}
         train, validation, test = (len(split.get(part, ())) for part in ("train", "validation", "test"))

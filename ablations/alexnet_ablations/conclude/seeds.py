@@ -65,34 +65,34 @@ def seeds_for_half_width(spread: float, target: float, confidence: float = CONFI
     return fewest(lambda pairs: half_width(pairs, spread, confidence) <= target)
 
 
-def seeds_for_power(effect: float, spread: float, level: float = 1 - CONFIDENCE, wanted: float = POWER) -> int | None:
+def seeds_for_power(effect: float, spread: float, level: float = 1 - CONFIDENCE, target: float = POWER) -> int | None:
     """Return the fewest seeds that find such an effect as often as wanted; None beyond 10,000."""
-    return fewest(lambda pairs: power(pairs, effect, spread, level) >= wanted)
+    return fewest(lambda pairs: power(pairs, effect, spread, level) >= target)
 
 
-def detectable_effect(pairs: int, spread: float, level: float = 1 - CONFIDENCE, wanted: float = POWER) -> float:
+def detectable_effect(pairs: int, spread: float, level: float = 1 - CONFIDENCE, target: float = POWER) -> float:
     """Return the smallest effect that so many seeds find four times in five; infinite below two."""
     if pairs < 2:
         return math.inf
-    return smallest_effect(pairs - 1, spread / math.sqrt(pairs), level, wanted)
+    return smallest_effect(pairs - 1, spread / math.sqrt(pairs), level, target)
 
 
-def smallest_effect(degrees: float, standard_error: float, level: float, wanted: float = POWER) -> float:
+def smallest_effect(degrees: float, standard_error: float, level: float, target: float = POWER) -> float:
     """Return the smallest effect that a two-sided t test finds as often as wanted."""
     if standard_error == 0:
         return 0.0
-    return standard_error * _shift(round(degrees, 2), level, wanted)
+    return standard_error * _shift(round(degrees, 2), level, target)
 
 
 @lru_cache(maxsize=4096)
-def _shift(degrees: float, level: float, wanted: float) -> float:
+def _shift(degrees: float, level: float, target: float) -> float:
     """Return the smallest effect in standard errors."""
     low, high = 0.0, 1.0
-    while power_of_t(degrees, high, 1.0, level) < wanted:
+    while power_of_t(degrees, high, 1.0, level) < target:
         low, high = high, 2 * high
     while high - low > 1e-5 * high:
         middle = (low + high) / 2
-        low, high = (low, middle) if power_of_t(degrees, middle, 1.0, level) >= wanted else (middle, high)
+        low, high = (low, middle) if power_of_t(degrees, middle, 1.0, level) >= target else (middle, high)
     return high
 
 

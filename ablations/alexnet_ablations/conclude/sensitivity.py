@@ -74,12 +74,12 @@ def sensitivity_of(
 ) -> Sensitivity:
     """Return what a study shows, from the spread of its seeds or the mean squares of its seeds and images."""
     if images is None:
-        known, groups = Spread(spread, overlap=overlap), 1
+        spreads, groups = Spread(spread, overlap=overlap), 1
     else:
         rest = images.rest
         between_seeds = math.sqrt(max(images.between_seeds - rest, 0.0) / images.groups)
-        known, groups = Spread(between_seeds, images.image_spread, math.sqrt(rest)), images.groups
-    effect = known.detectable(seeds, groups, level)
+        spreads, groups = Spread(between_seeds, images.image_spread, math.sqrt(rest)), images.groups
+    effect = spreads.detectable(seeds, groups, level)
     counted = None if images is None else groups
     if margin is None:
         return Sensitivity(seeds, counted, effect, None)
@@ -88,9 +88,9 @@ def sensitivity_of(
         counted,
         effect,
         margin,
-        seeds_for_margin=fewest(lambda n: known.shows(margin, n, groups, level)),
-        least=known.detectable(MOST, groups, level),
+        seeds_for_margin=fewest(lambda n: spreads.shows(margin, n, groups, level)),
+        least=spreads.detectable(MOST, groups, level),
         groups_for_margin=None
         if images is None
-        else fewest(lambda count: known.shows(margin, seeds, count, level), most=MOST_GROUPS),
+        else fewest(lambda count: spreads.shows(margin, seeds, count, level), most=MOST_GROUPS),
     )

@@ -46,12 +46,12 @@ def averaging_note(contrasts: Sequence[Contrast]) -> str:
         return ""
     if len(over) > MOST_FIELDS:
         return "Each effect is averaged over the levels of all other factors."
-    told = [
+    texts = [
         f"{_listed(fields)} over "
         + _listed([f"{field} ({', '.join(map(level_text, levels))})" for field, levels in others.items()])
         for fields, others in over.items()
     ]
-    return f"Effects are averaged over the levels of the other factors: {'; '.join(told)}."
+    return f"Effects are averaged over the levels of the other factors: {'; '.join(texts)}."
 
 
 def finding_of(conclusion: Conclusion) -> str:
@@ -87,23 +87,23 @@ def finding_of(conclusion: Conclusion) -> str:
 
 def reach_of(conclusion: Conclusion) -> str:
     """Say what such a study shows, and what it would take to show the margin: by seeds, by images, or not at all."""
-    known = conclusion.sensitivity
-    if known is None:
+    sensitivity = conclusion.sensitivity
+    if sensitivity is None:
         return ""
     outcome = conclusion.outcome
-    images = "" if known.groups is None else f" and {known.groups:,} {_units(conclusion)}"
-    said = f"{known.seeds} seeds{images} show {_size(outcome, known.effect)} four times in five"
-    if known.margin is None or known.effect <= known.margin:
-        return said
-    wanted = outcome.show_margin(known.margin)
-    if known.seeds_for_margin is not None:
-        return f"{said}, and {wanted} with about {known.seeds_for_margin:,} seeds"
-    if known.groups is None and not conclusion.inference.overlap:
-        return f"{said}; {wanted} would take more than {MOST:,} seeds"
-    said += f" (no number of seeds less than {_size(outcome, known.least)})"
-    if known.groups_for_margin is None:
-        return said
-    return f"{said}; {wanted} would take about {_rounded(known.groups_for_margin)} {_units(conclusion)}"
+    images = "" if sensitivity.groups is None else f" and {sensitivity.groups:,} {_units(conclusion)}"
+    sentence = f"{sensitivity.seeds} seeds{images} show {_size(outcome, sensitivity.effect)} four times in five"
+    if sensitivity.margin is None or sensitivity.effect <= sensitivity.margin:
+        return sentence
+    margin = outcome.show_margin(sensitivity.margin)
+    if sensitivity.seeds_for_margin is not None:
+        return f"{sentence}, and {margin} with about {sensitivity.seeds_for_margin:,} seeds"
+    if sensitivity.groups is None and not conclusion.inference.overlap:
+        return f"{sentence}; {margin} would take more than {MOST:,} seeds"
+    sentence += f" (no number of seeds less than {_size(outcome, sensitivity.least)})"
+    if sensitivity.groups_for_margin is None:
+        return sentence
+    return f"{sentence}; {margin} would take about {_rounded(sensitivity.groups_for_margin)} {_units(conclusion)}"
 
 
 def _units(conclusion: Conclusion) -> str:

@@ -77,12 +77,14 @@ def over_survivors(contrast: Contrast, results: pd.DataFrame, lost: frozenset[st
     for cell, weight in contrast.weights.items():
         at = tuple(str(level) for level in levels.loc[cell]) if cell in levels.index else ()
         blocks.setdefault(at, {})[cell] = weight
-    kept = {at: block for at, block in blocks.items() if not lost & block.keys()}
-    if not kept or any(abs(sum(block.values())) > 1e-9 for block in blocks.values()):
+    surviving = {at: block for at, block in blocks.items() if not lost & block.keys()}
+    if not surviving or any(abs(sum(block.values())) > 1e-9 for block in blocks.values()):
         return contrast
-    weights = {cell: weight * len(blocks) / len(kept) for block in kept.values() for cell, weight in block.items()}
-    places = [", ".join(f"{field} {level}" for field, level in zip(others, at, strict=True)) for at in kept]
-    where = " or ".join(places) if len(places) <= MOST_PLACES else f"{len(kept)} of {len(blocks)} other settings"
+    weights = {
+        cell: weight * len(blocks) / len(surviving) for block in surviving.values() for cell, weight in block.items()
+    }
+    places = [", ".join(f"{field} {level}" for field, level in zip(others, at, strict=True)) for at in surviving]
+    where = " or ".join(places) if len(places) <= MOST_PLACES else f"{len(surviving)} of {len(blocks)} other settings"
     return replace(contrast, name=f"{contrast.name}, at {where}", weights=weights, over={})
 
 

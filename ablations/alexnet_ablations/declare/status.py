@@ -122,7 +122,7 @@ def statuses(
     runs: Sequence[PlannedRun], sightings: Mapping[Path, Sighting] | None = None, *, is_coordinated: bool = False
 ) -> list[RunStatus]:
     """Read the state of every planned run; `sightings` are what schedulers say, by absolute folder."""
-    seen = sightings or {}
+    reported = sightings or {}
     attempts: dict[Path, list[Path]] = {}
     for cell in {run.folder.path.parent for run in runs}:  # each is listed once
         attempts |= attempts_in(cell)
@@ -131,7 +131,7 @@ def statuses(
             run.folder,
             run.cell.name,
             run.seed,
-            seen.get(run.folder.path.absolute()),
+            reported.get(run.folder.path.absolute()),
             attempts.get(run.folder.path, []),
             is_coordinated=is_coordinated,
         )
@@ -146,7 +146,7 @@ def found_runs(study: Path) -> list[tuple[str, int, RunFolder]]:
         seed = re.fullmatch(r"seed-(\d+)", path.name)
         if seed and path.is_dir():
             folders.append((path.parent.name, int(seed[1]), RunFolder(path)))
-    return sorted(folders, key=lambda each: (each[1], each[0], each[2].path))
+    return sorted(folders, key=lambda run: (run[1], run[0], run[2].path))
 
 
 def coordinator_of(study: Path) -> str | None:

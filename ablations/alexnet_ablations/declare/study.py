@@ -227,7 +227,8 @@ class Study(Displayed):
             )
         mine = {factor.field: factor.levels for factor in self.factors}
         factors = tuple(
-            Factor(known.field, tuple(dict.fromkeys((*known.levels, *mine[known.field])))) for known in theirs.factors
+            Factor(factor.field, tuple(dict.fromkeys((*factor.levels, *mine[factor.field]))))
+            for factor in theirs.factors
         )
         return replace(
             self,
@@ -300,16 +301,16 @@ class Study(Displayed):
     def _planned(self, cell: Cell, seed: int, fold: str) -> PlannedRun:
         trained, start = cell_in_fold(cell, fold), self.splitting.start_of(self.start, seed)
         own = trained.recipe(start, seed)
-        whole = cell if fold else None
+        compared = cell if fold else None
         if self.tuning is None:
-            return PlannedRun(trained, seed, own, self._folder("runs", trained, seed), whole)
+            return PlannedRun(trained, seed, own, self._folder("runs", trained, seed), compared)
         values = self.chosen_for(trained, seed)
         if values is None:  # not to be made before its values are chosen
-            return PlannedRun(trained, seed, own, self._folder("tuned", trained, seed), whole)
+            return PlannedRun(trained, seed, own, self._folder("tuned", trained, seed), compared)
         at_values = cell_in_fold(Cell((*cell.settings, *values.items())), fold)
         recipe = at_values.recipe(start, seed)
         folder = self._folder("runs", trained, seed) if recipe == own else self._folder("tuned", at_values, seed)
-        return PlannedRun(trained, seed, recipe, folder, whole)
+        return PlannedRun(trained, seed, recipe, folder, compared)
 
     def _folder(self, place: str, cell: Cell, seed: int) -> RunFolder:
         return RunFolder(self.folder / place / cell.name / f"seed-{seed}")

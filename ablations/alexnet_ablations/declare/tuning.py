@@ -99,21 +99,21 @@ class Tuning:
         """Return the search whose choice the run under this seed is made with."""
         return 0 if self.once else seed
 
-    def extended_by(self, asked: "Tuning") -> "Tuning":
+    def extended_by(self, requested: "Tuning") -> "Tuning":
         """Return both together: more points, searches for more seeds; another search is refused."""
-        if self.names != asked.names:
+        if self.names != requested.names:
             raise ValueError(
-                f"this study tunes {', '.join(self.names)}, and --tune asks for {', '.join(asked.names)}; "
+                f"this study tunes {', '.join(self.names)}, and --tune asks for {', '.join(requested.names)}; "
                 "name the same fields, or choose another folder with --out"
             )
-        for mine, theirs in zip(self.fields, asked.fields, strict=True):
+        for mine, theirs in zip(self.fields, requested.fields, strict=True):
             if theirs.range is not None and theirs.range != mine.range:
                 present = AROUND if mine.range is None else _range_text(mine.range)
                 raise ValueError(
                     f"this study searches {mine.field} in the range {present}, and --tune asks for "
                     f"{_range_text(theirs.range)}; leave the range out, or choose another folder with --out"
                 )
-        return replace(self, points=max(self.points, asked.points), once=self.once and asked.once)
+        return replace(self, points=max(self.points, requested.points), once=self.once and requested.once)
 
     def words(self) -> dict[str, Any]:
         """Return what a study file says in its table [tune]."""

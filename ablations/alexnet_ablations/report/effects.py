@@ -28,7 +28,7 @@ def forest(conclusions: Sequence[Conclusion], zero: str) -> Figure:
     `zero` says what an effect of 0 is.
     """
     outcome, margin = conclusions[0].outcome, conclusions[0].inference.margin
-    shown = _widest(conclusions)
+    drawn = _widest(conclusions)
     population = next((item.population for item in conclusions if item.population), "")
     over_images = next((item for item in conclusions if item.inference.images), None)
     reading = (
@@ -45,13 +45,13 @@ def forest(conclusions: Sequence[Conclusion], zero: str) -> Figure:
     if margin:
         reading += f"Shaded: less than {outcome.show_margin(margin)} either way, too small to matter. "
     reading += zero
-    if len(shown) < len(conclusions):
-        reading += f" {len(shown)} of {len(conclusions)} comparisons, the largest; all of them are in the table."
+    if len(drawn) < len(conclusions):
+        reading += f" {len(drawn)} of {len(conclusions)} comparisons, the largest; all of them are in the table."
     return intervals(
         "effects",
         ", ".join(filter(None, (f"Effects on {outcome.label}", outcome.unit))),
         reading,
-        [_row(item) for item in shown],
+        [_row(item) for item in drawn],
         unit=outcome.measured,
         negligible=margin or 0.0,
         table=_effects_table(conclusions, outcome),
@@ -59,13 +59,13 @@ def forest(conclusions: Sequence[Conclusion], zero: str) -> Figure:
 
 
 def _row(conclusion: Conclusion) -> Interval:
-    shown, outcome = conclusion.shown, conclusion.outcome
+    interval, outcome = conclusion.shown, conclusion.outcome
     several = len(conclusion.values) > 1
     return Interval(
         conclusion.contrast.name,
         conclusion.inference.mean,
-        shown.low if shown else math.nan,
-        shown.high if shown else math.nan,
+        interval.low if interval else math.nan,
+        interval.high if interval else math.nan,
         detail=f"{_in_words(conclusion, outcome.unit)}: {conclusion.verdict}{_check(conclusion)}",
         text=_in_words(conclusion),
         points=[(f"seed {seed}", value, typeset(effect(outcome, value))) for seed, value in conclusion.values.items()]
@@ -147,8 +147,8 @@ def _interaction(
     for at, level in enumerate(second.levels):
         cells = []
         for one in first.levels:
-            wanted = {(first.field, one), (second.field, level)}
-            mine = [cell.name for cell in every if wanted <= set(cell.settings)]
+            levels = {(first.field, one), (second.field, level)}
+            mine = [cell.name for cell in every if levels <= set(cell.settings)]
             cells.append(compared[results["cell"].isin(mine)].dropna())
         means = np.asarray([values.mean() if len(values) else np.nan for values in cells], float)
         name = f"{second.field} {level_text(level)}"
@@ -156,8 +156,10 @@ def _interaction(
             x, means, color=SERIES[at % len(SERIES)], linestyle=DASHES[at % len(DASHES)],
             marker=MARKERS[at % len(MARKERS)], markersize=5,
         )  # fmt: skip
-        told = [f"{outcome.show_finely(mean)}, n={len(values)} runs" for mean, values in zip(means, cells, strict=True)]
-        drawing.points(axes, name, x, means, [f"{first.field} {one}" for one in names], told)
+        details = [
+            f"{outcome.show_finely(mean)}, n={len(values)} runs" for mean, values in zip(means, cells, strict=True)
+        ]
+        drawing.points(axes, name, x, means, [f"{first.field} {one}" for one in names], details)
         rows += [
             [f"{first.field} {one}", name, _or_none(mean), len(values)]
             for one, mean, values in zip(names, means, cells, strict=True)
@@ -181,8 +183,8 @@ def _interaction(
         "is not. Each point is the mean over all runs with these levels, whatever their other levels."
     )
     if len(conclusions) <= 2:
-        told = [f"{item.contrast.name}{averaged(item.contrast)}: {_in_words(item)}" for item in conclusions]
-        reading += f" {'; '.join(told)}."
+        details = [f"{item.contrast.name}{averaged(item.contrast)}: {_in_words(item)}" for item in conclusions]
+        reading += f" {'; '.join(details)}."
     columns = [first.field, second.field, outcome.label + (", %" if outcome.percent else ""), "runs"]
     name = "interaction-" + "-".join(_slug(field) for field in (first.field, second.field))
     title = f"{first.field} with {second.field}"
@@ -203,16 +205,16 @@ def _widest(conclusions: Sequence[Conclusion]) -> list[Conclusion]:
     if len(conclusions) <= MOST_EFFECTS:
         return list(conclusions)
     ranked = sorted(conclusions, key=lambda item: -abs(item.inference.mean) if item.n else 1.0)
-    kept = {id(item) for item in ranked[:MOST_EFFECTS]}
-    return [item for item in conclusions if id(item) in kept]
+    largest = {id(item) for item in ranked[:MOST_EFFECTS]}
+    return [item for item in conclusions if id(item) in largest]
 
 
 def _in_words(conclusion: Conclusion, unit: str = "") -> str:
     if not conclusion.n:
         return "no pair"
-    told = f"{conclusion.outcome.show_effect(conclusion.inference.mean)} {unit}".strip()
+    size = f"{conclusion.outcome.show_effect(conclusion.inference.mean)} {unit}".strip()
     between = f" {interval_text(conclusion.outcome, conclusion.shown)}" if conclusion.shown else ""
-    return typeset(f"{told}{between}, n={conclusion.n}")
+    return typeset(f"{size}{between}, n={conclusion.n}")
 
 
 def _check(conclusion: Conclusion) -> str:

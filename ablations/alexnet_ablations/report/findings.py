@@ -89,10 +89,10 @@ def finding_blocks(diagnosed: Diagnosed, labels: Mapping[str, str], most_cells: 
         text = f"Every rule was applied to what {looked} runs recorded, and none found anything wrong."
         blocks.append(Callout("good", "No finding", text))
     elif clean:
-        shown = "; ".join(clean[:most_cells]) + (
+        names = "; ".join(clean[:most_cells]) + (
             f"; and {len(clean) - most_cells} more" if len(clean) > most_cells else ""
         )
-        blocks.append(Paragraph(f"Without any finding: {shown}."))
+        blocks.append(Paragraph(f"Without any finding: {names}."))
     return blocks
 
 

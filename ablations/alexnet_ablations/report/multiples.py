@@ -51,28 +51,28 @@ def lines_by_cell(
         axes.grid(visible=True, axis="y")
     if not together and len(series) % 2:
         _leave_empty(plots[-1])
-    for at, each in enumerate(series):
+    for at, one in enumerate(series):
         axes = plots[0] if together else plots[at]
         colour = SERIES[at % len(SERIES)] if together else SERIES[0]
         if not together:
-            axes.set_title(label(each.name, 27), fontsize=10, loc="left", pad=3, color=LIGHT["ink"])
+            axes.set_title(label(one.name, 27), fontsize=10, loc="left", pad=3, color=LIGHT["ink"])
             if at:
                 _line(axes, series[0], scale, LIGHT["muted"], 2)
-        _line(axes, each, scale, colour, at if together else 0)
-        places = [layers[int(x)] for x in each.x] if layers else [f"epoch {int(x)}" for x in each.x]
-        drawing.points(axes, each.name, each.x, drawable(each.y, scale), places, _told(each, scale))
-    set_scale(plots[0], scale, [drawable([*each.y, *each.low, *each.high], scale) for each in series])
+        _line(axes, one, scale, colour, at if together else 0)
+        places = [layers[int(x)] for x in one.x] if layers else [f"epoch {int(x)}" for x in one.x]
+        drawing.points(axes, one.name, one.x, drawable(one.y, scale), places, _told(one, scale))
+    set_scale(plots[0], scale, [drawable([*one.y, *one.low, *one.high], scale) for one in series])
     _finish_across(plots, series, layers, together=together)
     drawing.canvas.supylabel(label(y_label, 40), fontsize=11, color=LIGHT["muted"])
     if together and len(series) > 1:
-        shown = [line for line in plots[0].get_lines() if not line.get_label().startswith("_")]
-        names = [label(each.name, 25) for each in series]
-        columns = 1 if max(len(each.name) for each in series) > 17 else 2
+        handles = [line for line in plots[0].get_lines() if not line.get_label().startswith("_")]
+        names = [label(one.name, 25) for one in series]
+        columns = 1 if max(len(one.name) for one in series) > 17 else 2
         if columns == 2:
-            shown, names = in_rows(shown), in_rows(names)
+            handles, names = in_rows(handles), in_rows(names)
         with _styled():
             drawing.canvas.legend(
-                shown, names, loc="outside upper left", ncols=columns, frameon=False, fontsize=10,
+                handles, names, loc="outside upper left", ncols=columns, frameon=False, fontsize=10,
                 handlelength=2.6, borderaxespad=0.1, labelspacing=0.3,
             )  # fmt: skip
     return drawing.finish(name, title, reading, _lines_table(series, layers))
@@ -103,8 +103,8 @@ def depth_pictures(
         with _styled():
             axes.imshow(picture, extent=extent, aspect="auto", origin="lower")
         axes.set_title(label(cell, 27), fontsize=10, loc="left", pad=3, color=LIGHT["ink"])
-        told = [[f"{100 * share:.3g}%" if share > 0 else "" for share in row] for row in shares[::-1]]
-        drawing.grid(axes, cell, extent, names[::-1], list(layers), told)
+        details = [[f"{100 * share:.3g}%" if share > 0 else "" for share in row] for row in shares[::-1]]
+        drawing.grid(axes, cell, extent, names[::-1], list(layers), details)
     for axes in plots[len(cells) :]:
         _leave_empty(axes)
     step = next(step for step in (1, 2, 4, 8, 16, 32, 64) if (high - low) / step <= 4)
@@ -123,7 +123,7 @@ def matrix(
     columns: Sequence[str],
     strength: Floats,
     texts: Sequence[Sequence[str]],
-    told: Sequence[Sequence[str]],
+    details: Sequence[Sequence[str]],
     table: Table,
 ) -> Figure:
     """Draw a table in colour: one row per cell, one column per layer, the text of each in it; NaN is left blank."""
@@ -144,7 +144,7 @@ def matrix(
     axes.set_yticks(range(len(rows)), [label(row, 20) for row in rows])
     axes.tick_params(axis="both", length=0)
     _name_layers([axes], columns)
-    drawing.grid(axes, "", extent, list(rows), list(columns), [list(row) for row in told])
+    drawing.grid(axes, "", extent, list(rows), list(columns), [list(row) for row in details])
     return drawing.finish(name, title, reading, table)
 
 
@@ -166,7 +166,7 @@ def _finish_across(plots: Sequence[Axes], series: Sequence[Series], layers: Sequ
     if layers:
         _name_layers(plots, layers)
         return
-    every = [x for each in series for x in each.x]
+    every = [x for one in series for x in one.x]
     whole_epochs(plots[0], every or [0.0])
     for axes in plots[-1:] if together else plots[-2:]:
         axes.set_xlabel("epoch")
@@ -181,9 +181,9 @@ def _leave_empty(axes: Axes) -> None:
 
 def _name_layers(plots: Sequence[Axes], layers: Sequence[str]) -> None:
     every = max(1, math.ceil(len(layers) / 20))
-    shown = list(range(0, len(layers), every))
+    ticks = list(range(0, len(layers), every))
     for axes in plots:
-        axes.set_xticks(shown, [label(layers[at], 14) for at in shown], rotation=90)
+        axes.set_xticks(ticks, [label(layers[at], 14) for at in ticks], rotation=90)
     plots[0].set_xlim(-0.5, len(layers) - 0.5)
 
 
@@ -212,17 +212,17 @@ def _column(strip: Strip, low: int, high: int) -> Floats:
 
 def _lines_table(series: Sequence[Series], layers: Sequence[str]) -> Table:
     columns = ["layer" if layers else "epoch"]
-    for each in series:
-        columns += [each.name, "lowest", "highest"]
+    for one in series:
+        columns += [one.name, "lowest", "highest"]
     heights = [
         {int(x): (y, low, high) for x, y, low, high in zip(s.x, s.y, s.low, s.high, strict=True)} for s in series
     ]
-    places = sorted({at for each in heights for at in each})
+    places = sorted({at for one in heights for at in one})
     rows: list[list[object]] = []
     for at in places:
         row: list[object] = [layers[at] if layers else at]
-        for found in heights:
-            row += found.get(at, (None, None, None))
+        for of_series in heights:
+            row += of_series.get(at, (None, None, None))
         rows.append(row)
     return Table(columns, rows)
 

@@ -35,14 +35,14 @@ def failures_section(context: ReportContext) -> Section:
         ended = int((context.results["state"] == "ok").sum())
         text = f"None: all {ended} runs that ended, ended well." if ended else "No run has ended yet."
         return Section("Failures", [Paragraph(text)])
-    said = (
+    text = (
         "A cell that diverges is a result: its runs count here, and their seeds leave the comparisons that need them."
     )
     table = Table(["cell", "state", "seeds", "why"], rows, "Failures", folded=len(rows) > MOST_UNFOLDED)
     survival = [_survival(context)] if any(one.well < one.ended for one in context.conclusions.survivals) else []
     damages = verdicts.damage(context.results)
     named = [Paragraph(damages)] if damages else []
-    return Section("Failures", [Paragraph(said), *named, *survival, table])
+    return Section("Failures", [Paragraph(text), *named, *survival, table])
 
 
 def _survival(context: ReportContext) -> Table:
@@ -108,12 +108,12 @@ def runs_section(context: ReportContext) -> Section:
 
 def reproduce_section(context: ReportContext) -> Section:
     """Return how to make the study again: its file, versions, machine and data; and what measuring cost."""
-    said = (
+    text = (
         "With the file of that name from this study's folder, or the same lines from below; the same data, version and "
         "kind of machine give the same numbers."
     )
     blocks: list[Block] = [
-        Paragraph(said),
+        Paragraph(text),
         Commands(["alexnet-lab study study.toml --out again"]),
         Folded("study.toml, whole", [Commands(context.study.to_toml(whole=True).splitlines())]),
     ]

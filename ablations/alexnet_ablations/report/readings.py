@@ -119,18 +119,18 @@ class CellReadings:
 
 def banded(name: str, x: list[int], table: Floats, *, geometric: bool) -> Series:
     """Join rows (one per seed) into a line with the range of its seeds; places without a finite number stay NaN."""
-    low, middle, high, told = [], [], [], []
+    low, middle, high, details = [], [], [], []
     for column in table.T:
         values = column[np.isfinite(column)]
         count = len(values)
-        told.append(f"lowest to highest of {count} seeds" if count > 1 else f"{count} seed")
+        details.append(f"lowest to highest of {count} seeds" if count > 1 else f"{count} seed")
         low.append(float(values.min()) if count else math.nan)
         high.append(float(values.max()) if count else math.nan)
         mean = math.nan
         if count:
             mean = float(np.exp(np.log(values).mean()) if geometric else values.mean())
         middle.append(mean)
-    return Series(name, x, middle, low, high, told)
+    return Series(name, x, middle, low, high, details)
 
 
 def labels_of(cells: Sequence[Cell]) -> dict[str, str]:

@@ -38,11 +38,13 @@ def verdicts_section(context: ReportContext) -> Section:
     blocks.append(SideBySide([Verdict(item) for item in alone[:MOST_VERDICTS]]))
     if together:
         blocks.append(Heading("Two changes together, beyond the sum of each alone"))
-        said = [f"{item.contrast.name}: {verdicts.typeset(finding_of(item))}." for item in together[:MOST_VERDICTS]]
-        blocks.append(Sentences(said))
-    left = max(len(alone) - MOST_VERDICTS, 0) + max(len(together) - MOST_VERDICTS, 0)
-    if left:
-        blocks.append(Paragraph(f"{left} more of {len(headline)} comparisons stand in the table of effects."))
+        sentences = [
+            f"{item.contrast.name}: {verdicts.typeset(finding_of(item))}." for item in together[:MOST_VERDICTS]
+        ]
+        blocks.append(Sentences(sentences))
+    further = max(len(alone) - MOST_VERDICTS, 0) + max(len(together) - MOST_VERDICTS, 0)
+    if further:
+        blocks.append(Paragraph(f"{further} more of {len(headline)} comparisons stand in the table of effects."))
     limits = verdicts.limits(context.conclusions, context.study.limitations)
     if context.study.seeds == 1:
         limits.insert(0, "One seed: there are no intervals and no verdicts, and chance may have made any difference.")
@@ -54,8 +56,8 @@ def verdicts_section(context: ReportContext) -> Section:
         if survival.well < survival.ended
     ]
     if survived:
-        left = len(survived) - 3
-        more = [f"And {verdicts.counted(left, 'more cell')}, under Failures."] if left > 0 else []
+        further = len(survived) - 3
+        more = [f"And {verdicts.counted(further, 'more cell')}, under Failures."] if further > 0 else []
         blocks += [Heading("Runs that did not end well"), Sentences([*survived[:3], *more])]
     return Section("What was found", blocks)
 
@@ -90,9 +92,9 @@ def cells_section(context: ReportContext) -> Section:
     rows = [[cell.label, *row[table.words :]] for cell, row in zip(context.cells, table.rows, strict=True)]
     folded = len(rows) > MOST_UNFOLDED
     header = ["cell", *table.header[table.words :]]
-    shown = Table(header, rows, f"{len(rows)} cells" if folded else "", folded=folded)
-    said = f"The baseline is {context.baseline}; the others are named by what they change. {table.caption}"
-    return Section("Cells", [Paragraph(said), shown])
+    shown_table = Table(header, rows, f"{len(rows)} cells" if folded else "", folded=folded)
+    text = f"The baseline is {context.baseline}; the others are named by what they change. {table.caption}"
+    return Section("Cells", [Paragraph(text), shown_table])
 
 
 def curves_section(context: ReportContext) -> Section:
@@ -114,9 +116,9 @@ def gradients_section(context: ReportContext) -> Section:
     if not figures:
         return Section("Gradient flow", [Paragraph(_no_records(context))])
     read_at = next((run.read_at for cell in drawn for run in cell.runs if run.read_at), "")
-    said = f"The last epoch of each run. Read: {read_at}." if read_at else "The last epoch of each run."
+    text = f"The last epoch of each run. Read: {read_at}." if read_at else "The last epoch of each run."
     return Section(
-        "Gradient flow", [Paragraph(said), *_fewer(drawn, context), *_over_runs(context), FigureGrid(figures)]
+        "Gradient flow", [Paragraph(text), *_fewer(drawn, context), *_over_runs(context), FigureGrid(figures)]
     )
 
 
@@ -131,13 +133,13 @@ def units_section(context: ReportContext) -> Section:
     if splits == {"training"}:
         where = "over the training images of the epoch, while the weights moved and dropout was on"
     counts = sorted({one.inputs for cell in drawn for run in cell.runs for one in run.silent if one is not None})
-    said = f"A unit is a channel or a neuron. Counted at the end of the last epoch, {where}. "
-    said += (
+    text = f"A unit is a channel or a neuron. Counted at the end of the last epoch, {where}. "
+    text += (
         f"N = {' or '.join(f'{count:,}' for count in counts)} inputs: a unit that is silent on all of them may still "
         f"fire on fewer than {min(300 / counts[0], 100):.2g}% of inputs like these (3/N, 95%)."
     )
     return Section(
-        "Silent units", [Paragraph(said), *_fewer(drawn, context), *_over_runs(context), FigureGrid(figures)]
+        "Silent units", [Paragraph(text), *_fewer(drawn, context), *_over_runs(context), FigureGrid(figures)]
     )
 
 
@@ -150,32 +152,32 @@ def others_section(context: ReportContext) -> Section:
         return Section(title, [Paragraph("No run has another outcome yet.")])
     # What a change does comes before what two do together.
     standing_out = sorted(verdicts.standing_out(context.conclusions), key=lambda pair: pair[0].contrast.kind)
-    told = [text for _, text in standing_out]
-    said = (
+    sentences = [text for _, text in standing_out]
+    text = (
         "Exploratory: each outcome is a family of its own, and over so many some will stand out by chance. "
         "×2 means twice as much."
     )
-    said = " ".join(filter(None, (said, populations_note(context.conclusions, outcomes).strip())))
-    blocks: list[Block] = [Paragraph(said)]
-    if told:
-        blocks.append(Sentences(told[:MOST_STANDING_OUT]))
-        if len(told) > MOST_STANDING_OUT:
-            blocks.append(Paragraph(f"And {len(told) - MOST_STANDING_OUT} more, in the table."))
+    text = " ".join(filter(None, (text, populations_note(context.conclusions, outcomes).strip())))
+    blocks: list[Block] = [Paragraph(text)]
+    if sentences:
+        blocks.append(Sentences(sentences[:MOST_STANDING_OUT]))
+        if len(sentences) > MOST_STANDING_OUT:
+            blocks.append(Paragraph(f"And {len(sentences) - MOST_STANDING_OUT} more, in the table."))
     else:
         blocks.append(Paragraph("None of them shows a difference beyond chance."))
     every = {outcome.name: context.conclusions.of(outcome) for outcome in outcomes}
-    shown = every[outcomes[0].name]
-    if len(shown) > MOST_COLUMNS:
+    of_first = every[outcomes[0].name]
+    if len(of_first) > MOST_COLUMNS:
         every = {name: [item for item in items if item.contrast.kind == "effect"] for name, items in every.items()}
-        shown = every[outcomes[0].name]
-    if len(shown) <= MOST_COLUMNS:
+        of_first = every[outcomes[0].name]
+    if len(of_first) <= MOST_COLUMNS:
         rows = [
             [label_in(context.results, outcome), *map(_cell_of_effect, every[outcome.name])]
             for outcome in outcomes
             if any(item.n for item in every[outcome.name])
         ]
         caption = "Effect and 95% interval, paired by seed; • beyond chance within its outcome"
-        blocks.append(Table(["outcome", *(item.contrast.name for item in shown)], rows, caption))
+        blocks.append(Table(["outcome", *(item.contrast.name for item in of_first)], rows, caption))
     unpaired = [one.label for one in outcomes if not any(item.n for item in context.conclusions.of(one))]
     if unpaired:
         blocks.append(

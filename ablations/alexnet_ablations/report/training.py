@@ -22,8 +22,8 @@ def drawn_cells(cells: Sequence[CellReadings], results: pd.DataFrame) -> list[Ce
     base = means.get(cells[0].cell, np.nan)
     away = {cell.cell: abs(means.get(cell.cell, np.nan) - base) for cell in cells[1:]}
     ranked = sorted(cells[1:], key=lambda cell: -np.nan_to_num(away[cell.cell], nan=-1.0))
-    kept = {cell.cell for cell in ranked[: MOST_CELLS - 1]} | {cells[0].cell}
-    return [cell for cell in cells if cell.cell in kept]
+    drawn = {cell.cell for cell in ranked[: MOST_CELLS - 1]} | {cells[0].cell}
+    return [cell for cell in cells if cell.cell in drawn]
 
 
 def learning(cells: Sequence[CellReadings], *, has_findings: bool = False) -> list[Figure]:
@@ -121,7 +121,7 @@ def _rates(
 ) -> Figure:
     rates = np.asarray([[_mean([one.rate for one in runs]) for runs in row] for row in counted])
     texts = [["" if np.isnan(rate) else f"{100 * rate:.0f}%" for rate in row] for row in rates]
-    told = [
+    details = [
         [
             f"{100 * rate:.3g}% ({_seeds(runs)}, N = {_inputs(runs)})" if runs else ""
             for runs, rate in zip(row, values, strict=True)
@@ -139,7 +139,7 @@ def _rates(
         "and over seeds: off, where a ReLU follows; on the negative side elsewhere. Near 100%, hardly anything passes."
     )
     title = f"Inputs a unit is silent on{whose}"
-    return matrix(name, title, reading, labels, layers, rates, texts, told, Table(columns, rows))
+    return matrix(name, title, reading, labels, layers, rates, texts, details, Table(columns, rows))
 
 
 def _dead(
@@ -147,7 +147,7 @@ def _dead(
 ) -> Figure:
     shares = np.asarray([[_mean([one.dead / one.units for one in runs]) for runs in row] for row in counted])
     texts = [[_dead_text(runs) for runs in row] for row in counted]
-    told = [[_dead_told(runs) for runs in row] for row in counted]
+    details = [[_dead_told(runs) for runs in row] for row in counted]
     rows: list[list[object]] = []
     for cell, row in zip(labels, counted, strict=True):
         for layer, runs in zip(layers, row, strict=True):
@@ -168,7 +168,7 @@ def _dead(
         "Behind a ReLU such a unit is dead; elsewhere it still passes something on."
     )
     title = f"Units that never fire{whose}"
-    return matrix(name, title, reading, labels, layers, shares, texts, told, Table(columns, rows))
+    return matrix(name, title, reading, labels, layers, shares, texts, details, Table(columns, rows))
 
 
 def _by_layers(cells: Sequence[CellReadings]) -> list[tuple[tuple[str, ...], list[CellReadings]]]:

@@ -47,9 +47,9 @@ def tuning_section(context: ReportContext) -> Section:
     if edges:
         blocks.append(Callout("warning", "Best at the edge of what was tried", " ".join(edges)))
     budgets = effects_at_budgets(study, outcomes) if ended else []
-    said = [f"{typeset(text)}." for text in beside_sentences(context.conclusions.headline, budgets)]
-    if said:
-        blocks += [Heading("At the common values, and with each cell tuned"), Sentences(said)]
+    sentences = [f"{typeset(text)}." for text in beside_sentences(context.conclusions.headline, budgets)]
+    if sentences:
+        blocks += [Heading("At the common values, and with each cell tuned"), Sentences(sentences)]
     drawn = [_figure(context, outcomes, name) for name in tuning.names] if ended else []
     budget = _budget_figure(budgets, context)
     blocks.append(
@@ -105,8 +105,8 @@ def _figure(context: ReportContext, outcomes: Sequence[SearchResult], name: str)
         handles += axes.plot(
             x, y, color=colour, marker=marker, markersize=4, linestyle=DASHES[at % len(DASHES)] if alone else "none"
         )
-        told = [_reached(value, metric) for value in y]
-        drawing.points(axes, context.labels[cell], x, y, [f"{name} {value:g}" for value in x], told)
+        details = [_reached(value, metric) for value in y]
+        drawing.points(axes, context.labels[cell], x, y, [f"{name} {value:g}" for value in x], details)
         chosen = {search.chosen for search in mine if search.is_complete}
         rings = [(value, mean) for value, mean, place in tried if place in chosen]
         axes.plot(

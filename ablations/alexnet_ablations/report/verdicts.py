@@ -95,9 +95,9 @@ def lead(study: Study, results: pd.DataFrame, conclusions: Conclusions) -> str:
     rest = [item for item in headline if item not in different and item not in equal]
     sentences = []
     if different:
-        told = "; ".join(_short(item) for item in _largest(different))
+        effects = "; ".join(_short(item) for item in _largest(different))
         more = f"; and {len(different) - MOST_NAMED} more" if len(different) > MOST_NAMED else ""
-        sentences.append(f"Beyond chance in {measured}: {told}{more}.")
+        sentences.append(f"Beyond chance in {measured}: {effects}{more}.")
     if equal:
         where = "" if different else f" in {measured}"
         sentences.append(f"Shown to be too small to matter{where}: {_names(equal)}.")
@@ -108,13 +108,13 @@ def lead(study: Study, results: pd.DataFrame, conclusions: Conclusions) -> str:
 
 
 def _without_intervals(headline: Sequence[Conclusion], measured: str) -> str:
-    told = "; ".join(_short(item) for item in _largest([item for item in headline if item.n]))
+    effects = "; ".join(_short(item) for item in _largest([item for item in headline if item.n]))
     if all(item.n <= 1 for item in headline):
         return (
-            f"One pair of runs per comparison, so there is no interval and no verdict: in {measured}, {told}. "
+            f"One pair of runs per comparison, so there is no interval and no verdict: in {measured}, {effects}. "
             "Chance alone may have made any of this; more seeds can tell."
         )
-    return f"The pairs do not differ among each other, so there is no interval: in {measured}, {told}."
+    return f"The pairs do not differ among each other, so there is no interval: in {measured}, {effects}."
 
 
 def _largest(conclusions: Sequence[Conclusion]) -> list[Conclusion]:
@@ -129,8 +129,8 @@ def _short(conclusion: Conclusion) -> str:
 
 def _spans(conclusions: Sequence[Conclusion]) -> str:
     with_n = [item for item in conclusions if item.n]
-    told = "; ".join(_short(item) for item in _largest(with_n))
-    return told + (f"; and {len(with_n) - MOST_NAMED} more" if len(with_n) > MOST_NAMED else "")
+    effects = "; ".join(_short(item) for item in _largest(with_n))
+    return effects + (f"; and {len(with_n) - MOST_NAMED} more" if len(with_n) > MOST_NAMED else "")
 
 
 def _names(conclusions: Sequence[Conclusion]) -> str:

@@ -68,7 +68,7 @@ def points_within(study: Study, seconds: float, jobs: int | None, most_runs: int
     missing = [(costs[search.cell.name], [not run.is_done for run in search.runs]) for search in longest]
 
     def with_points(points: int) -> Budget:
-        runs = [cost for cost, each in missing for is_missing in each[:points] if is_missing]
+        runs = [cost for cost, flags in missing for is_missing in flags[:points] if is_missing]
         return Budget(seconds, points, len(runs), study_seconds(runs, slots))
 
     best = with_points(tuning.points)

@@ -171,7 +171,7 @@ class _Coordinator:
 
     def work(self) -> None:
         self.watcher.begin(self.waiting, self.executor.count)
-        left = False
+        goes_on = False
         try:
             while self.waiting or self.active:
                 self._start_runs()
@@ -181,8 +181,8 @@ class _Coordinator:
                     self._look_at(attempt)
                 self.watcher.tick()
         except KeyboardInterrupt:
-            left = self.engine.outlives
-            if self.active and left:
+            goes_on = self.engine.outlives
+            if self.active and goes_on:
                 self.watcher.note(
                     f"{len(self.active)} runs go on without this command, which follows them when it is back"
                 )
@@ -192,7 +192,7 @@ class _Coordinator:
                 )
             raise
         finally:
-            if not left:
+            if not goes_on:
                 self._stop_all()
             self.watcher.close()
 

@@ -23,12 +23,12 @@ def options_of(name: str) -> dict[str, Any]:
     return {field.name: field for field in fields(ENGINES[name])}  # type: ignore[arg-type]  # an engine is a dataclass
 
 
-def read_engine(name: str = "local", given: Mapping[str, Any] | None = None) -> Engine:
+def read_engine(name: str = "local", options_given: Mapping[str, Any] | None = None) -> Engine:
     """Return the engine of that name with these options; an unknown one, or an option of another, is refused."""
     if name not in ENGINES:
         raise unknown_choice("executor", name, ENGINES)
     options = options_of(name)
-    for word, value in (given or {}).items():
+    for word, value in (options_given or {}).items():
         if word not in options:
             owner = next((other for other in ENGINES if word in options_of(other)), None)
             if owner is None:
@@ -38,8 +38,8 @@ def read_engine(name: str = "local", given: Mapping[str, Any] | None = None) -> 
                 f"{flag} is an option of executor {owner}, and got executor {name}; add --executor {owner}"
             )
         _check_kind(word, value, several=options[word].default == ())
-    taken = {word: tuple(value) if isinstance(value, list) else value for word, value in (given or {}).items()}
-    return ENGINES[name](**taken)
+    values = {word: tuple(value) if isinstance(value, list) else value for word, value in (options_given or {}).items()}
+    return ENGINES[name](**values)
 
 
 def read_table(table: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:

@@ -111,12 +111,12 @@ class Power:
         sentence = f"{self._tested()}: no number of seeds shows less than about {least} for {population}"
         if self.margin is None:
             return sentence
-        wanted = f"{self.margin:g} point{'' if self.margin == 1 else 's'}, the margin,"
+        margin = f"{self.margin:g} point{'' if self.margin == 1 else 's'}, the margin,"
         if self.has_findings:
-            wanted = f"an AUROC of {self.margin:g}, the margin,"
+            margin = f"an AUROC of {self.margin:g}, the margin,"
         if self.seeds_for_margin is None:
-            return f"{sentence}; {wanted} cannot be shown with them"
-        return f"{sentence}; {wanted} take about {self.seeds_for_margin:,} seeds"
+            return f"{sentence}; {margin} cannot be shown with them"
+        return f"{sentence}; {margin} take about {self.seeds_for_margin:,} seeds"
 
 
 @dataclass(frozen=True)
@@ -218,7 +218,7 @@ def _by_runs_that_ended(every: Sequence[PlannedRun], missing: Sequence[PlannedRu
             took.setdefault(run.compared.name, []).append(history.seconds)
     if not took:
         return None
-    typical = fmean(seconds for each in took.values() for seconds in each)
+    typical = fmean(seconds for of_cell in took.values() for seconds in of_cell)
     return wall_time([fmean(took.get(run.compared.name, [typical])) for run in missing], slots)
 
 
@@ -239,8 +239,8 @@ def is_small(runs: Sequence[PlannedRun]) -> bool:
 def wall_time(seconds: Sequence[float], slots: int) -> float:
     """Return when the last run ends if each takes the first slot that is free, in order."""
     ends = [0.0] * max(slots, 1)
-    for each in seconds:
-        heapq.heapreplace(ends, ends[0] + each)
+    for duration in seconds:
+        heapq.heapreplace(ends, ends[0] + duration)
     return max(ends)
 
 
@@ -263,17 +263,17 @@ def expected_power(
     from alexnet_ablations.conclude.sensitivity import Spread
 
     contrasts = study.contrasts()
-    seen, seen_images, tested = None, None, None
+    seed_spread, image_spread, tested = None, None, None
     if done > len(study.cells) * len(study.splitting.parts):
-        seen, seen_images, tested = _spreads_of(study, runs)
+        seed_spread, image_spread, tested = _spreads_of(study, runs)
     test_images = test_images or tested
-    spread = ASSUMED_SPREAD if seen is None else seen
-    disagreement = ASSUMED_DISAGREEMENT if seen_images is None else seen_images
+    spread = ASSUMED_SPREAD if seed_spread is None else seed_spread
+    disagreement = ASSUMED_DISAGREEMENT if image_spread is None else image_spread
     has_findings = bool(study.start.findings)
-    if has_findings and seen is not None and seen_images is None and not overlap:
+    if has_findings and seed_spread is not None and image_spread is None and not overlap:
         test_images = None  # no run has kept its predictions: what is said is of these images
-    whole = 1.0 if has_findings else 100.0
-    groups, between_images = test_images or 1, 0.0 if test_images is None else whole * math.sqrt(disagreement / 2)
+    everything = 1.0 if has_findings else 100.0
+    groups, between_images = test_images or 1, 0.0 if test_images is None else everything * math.sqrt(disagreement / 2)
     # At the level of the first step of Holm's rule at this look, as the verdicts are; and at what no look exceeds.
     level, most = level_of_look(study.seeds, study.looks) / len(contrasts), LEVEL / len(contrasts)
     detectable: dict[str, float] = {}
@@ -282,7 +282,7 @@ def expected_power(
         # As for independent runs; common random numbers can only make the spread smaller.
         scale = math.sqrt(sum(weight**2 for weight in contrast.weights.values()))
         if overlap:  # under each seed other images are tested, so that their spread is part of that between seeds
-            images = 0.0 if seen is not None else between_images / math.sqrt(groups)
+            images = 0.0 if seed_spread is not None else between_images / math.sqrt(groups)
             of_contrast = Spread(math.hypot(spread, images) * scale, overlap=overlap)
         else:
             of_contrast = Spread(spread * scale, between_images * scale)
@@ -297,11 +297,11 @@ def expected_power(
         _seeds_below(LEVEL),
         _seeds_below(most),
         spread,
-        seen is None,
+        seed_spread is None,
         detectable,
         test_images=test_images,
         disagreement=disagreement,
-        is_disagreement_assumed=seen_images is None,
+        is_disagreement_assumed=image_spread is None,
         least={}
         if test_images is None
         else {kind: of_contrast.detectable(MOST, groups, most) for kind, of_contrast in spreads.items()},

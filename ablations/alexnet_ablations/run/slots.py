@@ -116,7 +116,7 @@ def memory_allows(taken: Sequence[int], largest: int, free: int | None) -> bool:
     if free is None or not taken:
         return True
     need = max(largest or UNKNOWN_RUN, *taken)
-    still_to_come = sum(need - each for each in taken)
+    still_to_come = sum(need - memory for memory in taken)
     return free >= need + int(SPARE * need) + still_to_come
 
 

@@ -74,8 +74,8 @@ def listed(values: Sequence[float]) -> str:
         return "not chosen yet"
     if len(set(values)) == 1:
         return f"{values[0]:g}" + (f" in all {len(values)} searches" if len(values) > 1 else "")
-    shown = ", ".join(f"{value:g}" for value in values[:MOST_VALUES])
-    return shown + (f" and {len(values) - MOST_VALUES} more" if len(values) > MOST_VALUES else "")
+    text = ", ".join(f"{value:g}" for value in values[:MOST_VALUES])
+    return text + (f" and {len(values) - MOST_VALUES} more" if len(values) > MOST_VALUES else "")
 
 
 def _can_go_on(name: str, end: float, word: str) -> bool:

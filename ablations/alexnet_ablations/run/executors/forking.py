@@ -97,18 +97,18 @@ class ForkServer:
 
         OSError says why no process could be made, ServerLostError that nobody knows.
         """
-        given, ours = os.pipe()
+        theirs, ours = os.pipe()
         process = ForkedProcess(ours)
         self._starting, self._why = process, ""
         self._answered.clear()
         try:
-            self._ask(folder, [given, output, lock])
+            self._ask(folder, [theirs, output, lock])
             self._await_answer(process)
         except BaseException:
             process.stdin.close()  # should there be a run after all, it ends
             raise
         finally:
-            os.close(given)
+            os.close(theirs)
             self._starting = None
         return process
 
@@ -150,17 +150,17 @@ class ForkServer:
                 self._running.pop(pid).end(UNSEEN)
             time.sleep(LOOK)
 
-    def _hear(self, said: dict[str, Any]) -> None:
-        if "ready" in said:
+    def _hear(self, message: dict[str, Any]) -> None:
+        if "ready" in message:
             self.is_ready = True
             self._changed()
-        elif "ended" in said:
-            self._running.pop(said["ended"]).end(said["code"])
+        elif "ended" in message:
+            self._running.pop(message["ended"]).end(message["code"])
         else:
-            if "started" in said and self._starting is not None:
-                self._starting.pid = said["started"]
-                self._running[said["started"]] = self._starting
-            self._why = said.get("failed", "")
+            if "started" in message and self._starting is not None:
+                self._starting.pid = message["started"]
+                self._running[message["started"]] = self._starting
+            self._why = message.get("failed", "")
             self._answered.set()
 
 

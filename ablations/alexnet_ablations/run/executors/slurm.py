@@ -317,8 +317,8 @@ def _script(wave: Path) -> str:
     return SCRIPT.format(environment=environment, command=command, tasks=quote(str(wave)))
 
 
-def _unless_given(given: list[str], names: tuple[str, ...], argument: str) -> list[str]:
-    return [] if any(text.startswith(f"--{name}=") for text in given for name in names) else [argument]
+def _unless_given(arguments: list[str], names: tuple[str, ...], argument: str) -> list[str]:
+    return [] if any(text.startswith(f"--{name}=") for text in arguments for name in names) else [argument]
 
 
 def _slurm_time(text: str) -> str:
