@@ -181,10 +181,10 @@ def _ended_line(facts: dict[str, Any]) -> str:
 
 
 def _working_line(facts: dict[str, Any]) -> str:
-    shown = ", ".join(f"{name} {share:.0%}" for name, share in facts["running"][:4])
+    working = ", ".join(f"{name} {share:.0%}" for name, share in facts["running"][:4])
     more = f" and {len(facts['running']) - 4} more" if len(facts["running"]) > 4 else ""
-    left = about_left(facts["seconds_left"])
-    return f"{facts['done']} of {facts['total']} runs done; at work: {shown}{more}{left}"
+    time_left = about_left(facts["seconds_left"])
+    return f"{facts['done']} of {facts['total']} runs done; at work: {working}{more}{time_left}"
 
 
 # Seconds without a line after which an event of a kind that comes many times a second is told.

@@ -64,16 +64,16 @@ def pairs_of(thumbs: NDArray[np.uint8]) -> set[tuple[int, int]]:
 def recall(pictures: list[Image.Image]) -> None:
     """Print what is found of planted copies."""
     base, count = np.stack([thumb(image) for image in pictures]), len(pictures)
-    known = pairs_of(base)
-    print(f"{count} pictures, {len(known)} pairs among them")
+    own_pairs = pairs_of(base)
+    print(f"{count} pictures, {len(own_pairs)} pairs among them")
     for name, change in CHANGES.items():
-        found = pairs_of(np.concatenate([base, np.stack([thumb(change(image)) for image in pictures])]))
+        pairs = pairs_of(np.concatenate([base, np.stack([thumb(change(image)) for image in pictures])]))
         planted = {(number, count + number) for number in range(count)}
         # A copy of a picture is also one of that picture's own copies.
-        related = {tuple(sorted((one % count, other % count))) for one, other in found - planted}
-        false = {pair for pair in related if pair[0] != pair[1]} - known
+        related = {tuple(sorted((one % count, other % count))) for one, other in pairs - planted}
+        false = {pair for pair in related if pair[0] != pair[1]} - own_pairs
         print(
-            f"{name:24} recall {len(found & planted) / count:.3f}, other pairs per 1,000 {500 * len(false) / count:.1f}"
+            f"{name:24} recall {len(pairs & planted) / count:.3f}, other pairs per 1,000 {500 * len(false) / count:.1f}"
         )
 
 
@@ -104,8 +104,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data")
     parser.add_argument("--images", type=int, default=1000)
-    asked = parser.parse_args()
-    listing = listing_of(asked.data)
+    arguments = parser.parse_args()
+    listing = listing_of(arguments.data)
     if listing is None:
         parser.error("name a folder, a .zip or a table of image files")
     pictures = []
@@ -114,7 +114,7 @@ def main() -> None:
             with read(path) as content:
                 pictures.append(Image.open(io.BytesIO(content)).convert("L"))
     recall(pictures)
-    speed(pictures, asked.images)
+    speed(pictures, arguments.images)
 
 
 if __name__ == "__main__":

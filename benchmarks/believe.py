@@ -223,24 +223,24 @@ def among_real_runs(folder: Path) -> None:
         str(cell): mine.sort_values("seed") for cell, mine in runs[runs["state"] == "ok"].groupby("cell", sort=False)
     }
     for seeds in (3, 5):
-        rows, whole, untouched = [], [], []
+        rows, of_all, untouched = [], [], []
         for cell, mine in cells.items():
             values = mine["test_accuracy"].to_numpy()
             generator = np.random.default_rng(5)
-            found, flipped, held = [], [], []
+            by_t, flipped, held = [], [], []
             for _ in range(SPLITS):
                 drawn = 100 * generator.permutation(values)
                 d = np.round(drawn[:seeds] - drawn[seeds : 2 * seeds], 9)
                 interval = t_interval(d)
-                found.append(_is_found(t_p_value(d)))
+                by_t.append(_is_found(t_p_value(d)))
                 flipped.append(_is_found(sign_flip_p_value(d)))
                 held.append(interval is None or interval.low <= 0 <= interval.high)
-            whole += found
+            of_all += by_t
             as_they_come = np.round(100 * (values[:seeds] - values[seeds : 2 * seeds]), 9)
             untouched.append(_is_found(t_p_value(as_they_come)))
-            shares = [f"{100 * np.mean(hits):.1f}" for hits in (found, flipped, held)]
+            shares = [f"{100 * np.mean(hits):.1f}" for hits in (by_t, flipped, held)]
             rows.append([cell, str(len(values)), *shares])
-        rows.append(["all", str(sum(map(len, cells.values()))), f"{100 * np.mean(whole):.1f}", "", ""])
+        rows.append(["all", str(sum(map(len, cells.values()))), f"{100 * np.mean(of_all):.1f}", "", ""])
         header = ["cell", "runs", "found, t, %", "found, sign flip, %", "interval holds 0, %"]
         # The splits of one cell share its runs, so that no Monte Carlo error describes them.
         table(f"A/A among real runs: {seeds} seeds against {seeds} others, {SPLITS} splits a cell", header, rows)
@@ -252,12 +252,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--studies", type=int, default=2000, help="simulated studies per row")
     parser.add_argument("--real", type=Path, help="a study folder with a results.csv")
-    asked = parser.parse_args()
-    if asked.real:
-        among_real_runs(asked.real)
+    arguments = parser.parse_args()
+    if arguments.real:
+        among_real_runs(arguments.real)
         return
     for section in (same_under_other_names, coverage, at_the_margin, planted):
-        section(asked.studies)
+        section(arguments.studies)
 
 
 if __name__ == "__main__":

@@ -53,10 +53,10 @@ def cost_of(command: Sequence[str], environment: dict[str, str]) -> Cost:
         seconds = time.perf_counter() - began
         process.returncode = os.waitstatus_to_exitcode(status)
         output.seek(0)
-        said = output.read()
+        printed = output.read()
     if process.returncode:
-        raise RuntimeError(f"{' '.join(map(str, command))} ended with {process.returncode}:\n{said}")
-    return Cost(seconds, used.ru_maxrss * 1024, said)
+        raise RuntimeError(f"{' '.join(map(str, command))} ended with {process.returncode}:\n{printed}")
+    return Cost(seconds, used.ru_maxrss * 1024, printed)
 
 
 def make_pictures(folder: Path, count: int) -> None:
@@ -70,16 +70,16 @@ def make_pictures(folder: Path, count: int) -> None:
                 Image.fromarray(pixels).save(folder / part / f"class-{name}" / f"{number}.png")
 
 
-def measure_job(asked: argparse.Namespace) -> dict[str, list[float]]:
+def measure_job(arguments: argparse.Namespace) -> dict[str, list[float]]:
     """Interleave both programs; return ratios of this project to the plain script."""
     costs: dict[str, list[Cost]] = {"plain": [], "ours": []}
     training: dict[str, list[float]] = {"plain": [], "ours": []}
     script = str(Path(__file__).with_name("plain_script.py"))
     with tempfile.TemporaryDirectory() as scratch:
         pictures = Path(scratch, "pictures")
-        make_pictures(pictures, asked.pictures)
-        settings = ["--epochs", str(asked.epochs), "--threads", str(asked.threads)]
-        for number in range(asked.rounds + 1):
+        make_pictures(pictures, arguments.pictures)
+        settings = ["--epochs", str(arguments.epochs), "--threads", str(arguments.threads)]
+        for number in range(arguments.rounds + 1):
             plain = cost_of([sys.executable, script, str(pictures), f"{scratch}/weights.pt", *settings], {})
             out, cache = Path(scratch, f"run-{number}"), {"ALEXNET_LAB_CACHE": f"{scratch}/cache-{number}"}
             flags = ["--preset", "review", "--width", "1", "--image-size", "227", "--learning-rate", "0.001"]
@@ -110,16 +110,16 @@ def accuracies(results: Path) -> list[tuple[str, str, str]]:
         return sorted((row["cell"], row["seed"], row["test_accuracy"]) for row in csv.DictReader(file))
 
 
-def measure_study(asked: argparse.Namespace) -> dict[str, list[float]]:
+def measure_study(arguments: argparse.Namespace) -> dict[str, list[float]]:
     """Interleave both ways of starting runs; return ratios of forked to plain."""
     seconds: dict[str, list[float]] = {"forked": [], "plain": []}
     with tempfile.TemporaryDirectory() as scratch:
-        for number in range(asked.rounds):
+        for number in range(arguments.rounds):
             learnt = []
             for how, environment in (("forked", {}), ("plain", PLAIN)):
                 out = Path(scratch, f"{how}-{number}")
-                command = ["alexnet-lab", "ablate", "--norm", "bn", "--act", "leaky", "--seeds", str(asked.seeds)]
-                command += ["--epochs", str(asked.epochs)] if asked.epochs else []
+                command = ["alexnet-lab", "ablate", "--norm", "bn", "--act", "leaky", "--seeds", str(arguments.seeds)]
+                command += ["--epochs", str(arguments.epochs)] if arguments.epochs else []
                 seconds[how].append(cost_of([*command, "--out", str(out)], environment).seconds)
                 learnt.append(accuracies(out / "results.csv"))
             if learnt[0] != learnt[1]:
@@ -138,19 +138,19 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=2, help="of the job")
     parser.add_argument("--seeds", type=int, default=6, help="of the study")
     parser.add_argument("--csv", type=Path, help="append one row per ratio")
-    asked = parser.parse_args()
-    if asked.what == "job":
-        asked.epochs = asked.epochs or 2
+    arguments = parser.parse_args()
+    if arguments.what == "job":
+        arguments.epochs = arguments.epochs or 2
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
-    measured = measure_job(asked) if asked.what == "job" else measure_study(asked)
+    measured = measure_job(arguments) if arguments.what == "job" else measure_study(arguments)
     rows, missed = [], False
     for name, values in measured.items():
         ratio = spread(values)
         missed |= ratio.median > LIMITS[name]
         print(f"{name:10} {ratio.text()}  at most {LIMITS[name]:.2f}")
         rows.append([name, *ratio, *machine("cpu")])
-    if asked.csv:
-        append_rows(asked.csv, ["ratio", *SPREAD, *MACHINE], rows)
+    if arguments.csv:
+        append_rows(arguments.csv, ["ratio", *SPREAD, *MACHINE], rows)
     return int(missed)
 
 

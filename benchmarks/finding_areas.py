@@ -39,7 +39,7 @@ class World:
     @property
     def name(self) -> str:
         """Say it in words."""
-        shares = ", ".join(f"{100 * each:.0f}%" for each in self.shares)
+        shares = ", ".join(f"{100 * share:.0f}%" for share in self.shares)
         return f"{self.images} images{f' of {self.patients} patients' if self.patients else ''}, findings in {shares}"
 
     def study(self, generator: np.random.Generator, seeds: int) -> Answers:

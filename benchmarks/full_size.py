@@ -68,12 +68,13 @@ class Asked:
     most: int
 
 
-def command_of(name: str, asked: Asked) -> list[str]:
+def command_of(name: str, arguments: Asked) -> list[str]:
     """Return the command that makes a study, or what is missing of it."""
-    values = {**FULL_SIZE, **dict(pair.split("=", 1) for pair in asked.baseline.split(",") if pair)}
+    values = {**FULL_SIZE, **dict(pair.split("=", 1) for pair in arguments.baseline.split(",") if pair)}
     lines = "import sys; from alexnet_ablations.cli import main; sys.exit(main())"
-    words = ["--data", asked.data, "--seeds", asked.seeds, "--epochs", asked.epochs, "--device", asked.device]
-    words += ["--threads", asked.threads, "--out", asked.work / name]
+    words = ["--data", arguments.data, "--seeds", arguments.seeds, "--epochs", arguments.epochs]
+    words += ["--device", arguments.device]
+    words += ["--threads", arguments.threads, "--out", arguments.work / name]
     words += ["--baseline", ",".join(f"{field}={value}" for field, value in values.items())]
     return [sys.executable, "-c", lines, "ablate", *STUDIES[name], *map(str, words)]
 
@@ -106,15 +107,15 @@ def unpack(out: Path, name: str, folder: Path) -> None:
             raise ValueError(
                 f"{path} is missing or damaged; bring it again, or remove {out / name}.json to begin again"
             )
-    whole = folder.with_name(f".{folder.name}.tar")
+    archive_path = folder.with_name(f".{folder.name}.tar")
     folder.mkdir(parents=True)  # a call that was cut off before its first run packs nothing
     try:
-        whole.write_bytes(b"".join((out / part).read_bytes() for part in parts))
-        with tarfile.open(whole) as archive:
+        archive_path.write_bytes(b"".join((out / part).read_bytes() for part in parts))
+        with tarfile.open(archive_path) as archive:
             archive.extractall(folder, filter="data")
         mark.write_text(str(index["generation"]))
     finally:
-        whole.unlink(missing_ok=True)
+        archive_path.unlink(missing_ok=True)
 
 
 def pack(folder: Path, out: Path, name: str, *, is_complete: bool, at_rest: bool, most: int = MOST) -> None:
@@ -125,18 +126,18 @@ def pack(folder: Path, out: Path, name: str, *, is_complete: bool, at_rest: bool
     before = index_of(out, name)
     generation = before["generation"] + 1
     out.mkdir(parents=True, exist_ok=True)
-    whole = out / f".{name}.tar"
-    with tarfile.open(whole, "w:gz", compresslevel=6) as archive:
+    archive_path = out / f".{name}.tar"
+    with tarfile.open(archive_path, "w:gz", compresslevel=6) as archive:
         for path in _packed(folder, at_rest, most):
             archive.add(path, path.relative_to(folder), recursive=False)
     parts = {}
-    with whole.open("rb") as file:
+    with archive_path.open("rb") as file:
         while block := file.read(PART):
             part = f"{name}-{generation}.{len(parts):02}"
             write_atomically(out / part, block)
             parts[part] = hashlib.sha256(block).hexdigest()
-    size = whole.stat().st_size
-    whole.unlink()
+    size = archive_path.stat().st_size
+    archive_path.unlink()
     ended, planned = progress_of(folder)
     facts = {"generation": generation, "complete": is_complete, "ended": ended, "planned": planned, "parts": parts}
     write_atomically(out / f"{name}.json", json.dumps(facts, indent=2))
@@ -208,13 +209,13 @@ class Stop:
         return self.told.is_set() or time.monotonic() > self.at
 
 
-def make(name: str, asked: Asked, stop: Stop, command: Callable[[str, Asked], list[str]] = command_of) -> int:
+def make(name: str, arguments: Asked, stop: Stop, command: Callable[[str, Asked], list[str]] = command_of) -> int:
     """Work on a study until it is complete or the call is to end; return its status, 130 if it was stopped."""
-    folder = asked.work / name
-    unpack(asked.out, name, folder)
+    folder = arguments.work / name
+    unpack(arguments.out, name, folder)
     packed = 0
     # In a session of its own, so that Ctrl-C reaches it once: a second one would end its runs unsaved.
-    process = subprocess.Popen(command(name, asked), start_new_session=True)
+    process = subprocess.Popen(command(name, arguments), start_new_session=True)
     asked_to_stop = 0.0
     while process.poll() is None:
         time.sleep(BETWEEN_LOOKS)
@@ -225,26 +226,26 @@ def make(name: str, asked: Asked, stop: Stop, command: Callable[[str, Asked], li
             process.kill()
         ended = len(list(folder.glob("runs/*/seed-*/state.json")))
         if ended > packed and not asked_to_stop:
-            pack(folder, asked.out, name, is_complete=False, at_rest=False, most=asked.most)
+            pack(folder, arguments.out, name, is_complete=False, at_rest=False, most=arguments.most)
             packed = ended
     ended, planned = progress_of(folder)
     is_complete = process.returncode == 0 and ended == planned > 0
-    pack(folder, asked.out, name, is_complete=is_complete, at_rest=True, most=asked.most)
+    pack(folder, arguments.out, name, is_complete=is_complete, at_rest=True, most=arguments.most)
     print(f"{name}: {ended} of {planned} runs have ended")
     if asked_to_stop:
         return 130
     return process.returncode or int(not is_complete)
 
 
-def work(asked: Asked, stop: Stop, command: Callable[[str, Asked], list[str]] = command_of) -> int:
+def work(arguments: Asked, stop: Stop, command: Callable[[str, Asked], list[str]] = command_of) -> int:
     """Work on one study after another until all are complete or the call is to end."""
     for name in STUDIES:
-        if index_of(asked.out, name)["complete"]:
+        if index_of(arguments.out, name)["complete"]:
             print(f"{name}: complete")
             continue
         if stop.is_due:
             break
-        status = make(name, asked, stop, command)
+        status = make(name, arguments, stop, command)
         if status == 130:
             break
         if status:
@@ -272,13 +273,13 @@ def main() -> int:
     parser.add_argument("--baseline", default="", help="other values for all cells: width=0.5,batch_size=64")
     parser.add_argument("--seconds", type=float, default=520.0, help="of this call")
     parser.add_argument("--most", type=float, default=MOST / 1e6, help="MB of a pack")
-    given = vars(parser.parse_args())
-    asked = Asked(**{**given, "most": int(given["most"] * 1e6)})
-    stop = Stop(max(asked.seconds - SAVING, asked.seconds / 2))
+    options = vars(parser.parse_args())
+    arguments = Asked(**{**options, "most": int(options["most"] * 1e6)})
+    stop = Stop(max(arguments.seconds - SAVING, arguments.seconds / 2))
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
     try:
-        return work(asked, stop)
+        return work(arguments, stop)
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2

@@ -33,9 +33,9 @@ def main() -> int:
     torch_median = spread(times["import torch"]).median
     worst = 0.0
     for name, measured in times.items():
-        taken = spread(measured)
-        ratio = taken.median / torch_median
-        print(f"{name:28} {taken.text(3)} s  {ratio:5.2f}")
+        summary = spread(measured)
+        ratio = summary.median / torch_median
+        print(f"{name:28} {summary.text(3)} s  {ratio:5.2f}")
         if name != "import torch":
             worst = max(worst, ratio)
     print(f"worst ratio {worst:.2f}, limit {LIMIT}")

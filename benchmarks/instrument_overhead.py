@@ -177,9 +177,9 @@ def measure(scale: str, device: str, rounds: int, log: str) -> tuple[dict[str, l
     order = list(contenders)
     for turn in range(rounds + 1):
         for name in order:
-            taken = timed(contenders[name], TURN[scale], device) / TURN[scale]
+            elapsed = timed(contenders[name], TURN[scale], device) / TURN[scale]
             if turn:  # the first round warms caches and allocators
-                seconds[name].append(taken)
+                seconds[name].append(elapsed)
         order = order[1:] + order[:1]
     for contender in contenders.values():
         contender.end()
@@ -222,18 +222,18 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--csv", type=Path, help="append one row per ratio")
-    asked = parser.parse_args()
-    torch.set_num_threads(asked.threads)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
     measured, any_missed = [], False
-    for scale in asked.scale.split(","):
+    for scale in arguments.scale.split(","):
         if scale not in SCALES:
             parser.error(f"--scale takes 227 or laptop, got {scale!r}")
-        rows, missed = rows_of(scale, asked.device, asked.rounds)
+        rows, missed = rows_of(scale, arguments.device, arguments.rounds)
         measured += rows
         any_missed |= missed
-    if asked.csv:
+    if arguments.csv:
         header = ["scale", "instruments", *SPREAD, "bare_seconds", "threads", *MACHINE]
-        append_rows(asked.csv, header, [[*row, asked.threads, *machine(asked.device)] for row in measured])
+        append_rows(arguments.csv, header, [[*row, arguments.threads, *machine(arguments.device)] for row in measured])
     return int(any_missed)
 
 

@@ -91,9 +91,9 @@ def keep(
         raise ValueError(f"only a finished study is kept; {study.folder}: {missing}; give its command again")
     write_report(study)
     answers = read_answers(study.runs(), ended_well(results))
-    known = {"answers": answers, "looks": study.looks}
-    conclusions = conclusions_of(results, study.contrasts(), KEPT, **known)
-    simple = conclusions_of(results, at_each_level(study, *at_each), [HEADLINE], **known).headline if at_each else []
+    context = {"answers": answers, "looks": study.looks}
+    conclusions = conclusions_of(results, study.contrasts(), KEPT, **context)
+    simple = conclusions_of(results, at_each_level(study, *at_each), [HEADLINE], **context).headline if at_each else []
     folder.mkdir(parents=True, exist_ok=True)
     for stale in folder.glob("*.svg"):
         stale.unlink()
@@ -111,7 +111,7 @@ def keep(
     (folder / "README.md").write_text(page)
     again = read_rows(folder / "results.csv")
     again.attrs = rows.attrs
-    if markdown(paper_tables(again, conclusions_of(again, study.contrasts(), KEPT, **known))) != tables:
+    if markdown(paper_tables(again, conclusions_of(again, study.contrasts(), KEPT, **context))) != tables:
         raise ValueError(f"rows and tables of {folder} differ: the rows and predictions do not lead back to the tables")
     return conclusions
 
@@ -204,17 +204,17 @@ def main() -> None:
     parser.add_argument("--at-each", default="", help="norm:batch_size: the norms compared at each batch size, too")
     parser.add_argument("--title", default="", help="of a study that asks no question of its own")
     parser.add_argument("--remark", action="append", default=[], help="what is known of the data, without full stop")
-    given = parser.parse_args()
-    study = read_study(given.study / "study.toml", given.study)
-    study = replace(study, about=given.title or study.about or given.study.name)
+    arguments = parser.parse_args()
+    study = read_study(arguments.study / "study.toml", arguments.study)
+    study = replace(study, about=arguments.title or study.about or arguments.study.name)
     conclusions = keep(
         study,
-        given.folder,
-        command=given.command,
-        commit=given.commit,
-        figures=given.figures.split(","),
-        remarks=given.remark,
-        at_each=tuple(filter(None, given.at_each.split(":"))),
+        arguments.folder,
+        command=arguments.command,
+        commit=arguments.commit,
+        figures=arguments.figures.split(","),
+        remarks=arguments.remark,
+        at_each=tuple(filter(None, arguments.at_each.split(":"))),
     )
     for conclusion in conclusions.headline:
         print(sentence_of(conclusion))

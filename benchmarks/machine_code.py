@@ -86,8 +86,8 @@ def resources(binary: Any, folder: Path) -> dict[str, int]:
     path = folder / "kernel.cubin"
     path.write_bytes(binary.asm["cubin"])
     tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
-    said = subprocess.run([tool, "-res-usage", path], check=True, capture_output=True, text=True).stdout
-    return {key: int(value) for key, value in re.findall(r"(REG|STACK|SHARED|LOCAL):(\d+)", said)}
+    printed = subprocess.run([tool, "-res-usage", path], check=True, capture_output=True, text=True).stdout
+    return {key: int(value) for key, value in re.findall(r"(REG|STACK|SHARED|LOCAL):(\d+)", printed)}
 
 
 def loads_in_flight(binary: Any, folder: Path) -> float:
@@ -95,8 +95,8 @@ def loads_in_flight(binary: Any, folder: Path) -> float:
     path = folder / "kernel.cubin"
     path.write_bytes(binary.asm["cubin"])
     tool = Path(triton.__file__).parent / "backends/nvidia/bin/nvdisasm"
-    said = subprocess.run([tool, "-c", path], check=True, capture_output=True, text=True).stdout
-    code = re.findall(r"^\s*/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?(\S+) ([^;]*);", said, re.MULTILINE)
+    printed = subprocess.run([tool, "-c", path], check=True, capture_output=True, text=True).stdout
+    code = re.findall(r"^\s*/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?(\S+) ([^;]*);", printed, re.MULTILINE)
     flying = []
     for start, (name, operands) in enumerate(code):
         if name.startswith("LDG"):

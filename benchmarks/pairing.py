@@ -66,14 +66,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", type=Path, help="a study folder with a results.csv")
     parser.add_argument("--outcome", default=HEADLINE.name, choices=[outcome.name for outcome in OUTCOMES])
-    asked = parser.parse_args()
-    outcome = outcome_named(asked.outcome)
-    results = pd.read_csv(asked.study / "results.csv")
+    arguments = parser.parse_args()
+    outcome = outcome_named(arguments.outcome)
+    results = pd.read_csv(arguments.study / "results.csv")
     values_of = results.assign(value=outcome.compared(results)).pivot(index="seed", columns="cell", values="value")
     wide = values_of[list(dict.fromkeys(results["cell"]))].dropna()  # a seed counts where every cell has a number
     values, cells = wide.to_numpy(), list(wide.columns)
     if len(cells) < 2 or len(values) < 3:
-        raise SystemExit(f"two cells and three whole seeds at least; {asked.study} has {len(cells)} and {len(values)}")
+        raise SystemExit(
+            f"two cells and three whole seeds at least; {arguments.study} has {len(cells)} and {len(values)}"
+        )
     groups = by_what_differs(results, cells)
     groups |= {f"{cells[a]} and {cells[b]}": [(a, b)] for pairs in list(groups.values()) for a, b in pairs}
     if len(cells) > 2:
@@ -87,7 +89,7 @@ def main() -> None:
     for name, pairs in groups.items():
         # Without interpolation: a resample in which no pair differs has an infinite factor.
         low, high = np.nanpercentile(factor(values[chosen], pairs), [2.5, 97.5], method="inverted_cdf")
-        unpaired, paired = (float(found.mean()) for found in variances(values, pairs))
+        unpaired, paired = (float(variance.mean()) for variance in variances(values, pairs))
         print(
             f"| {name} | {math.sqrt(unpaired):.2f} | {math.sqrt(paired):.2f} | "
             f"{float(factor(values, pairs)):.2f} ({low:.2f} to {high:.2f}) | "

@@ -98,24 +98,24 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--workers", type=int, default=2, help="processes of each DataLoader")
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     torch.manual_seed(0)
-    torch.set_num_threads(asked.threads)
-    parts = {part: Pictures(asked.pictures / part) for part in ("train", "val", "test")}
+    torch.set_num_threads(arguments.threads)
+    parts = {part: Pictures(arguments.pictures / part) for part in ("train", "val", "test")}
     loaders = {
         part: DataLoader(
             pictures,
-            batch_size=asked.batch_size,
+            batch_size=arguments.batch_size,
             shuffle=part == "train",
             drop_last=part == "train",
-            num_workers=asked.workers,
+            num_workers=arguments.workers,
         )
         for part, pictures in parts.items()
     }
     network = alexnet(parts["train"].classes)
     optimiser = torch.optim.SGD(network.parameters(), lr=0.001, momentum=0.9, weight_decay=5e-4)
     best, seconds = -1.0, 0.0
-    for _ in range(asked.epochs):
+    for _ in range(arguments.epochs):
         began = time.perf_counter()
         network.train()
         for x, y in loaders["train"]:
@@ -126,8 +126,8 @@ def main() -> None:
         validation = accuracy(network, loaders["val"])
         if validation > best:
             best = validation
-            torch.save(network.state_dict(), asked.weights)
-    network.load_state_dict(torch.load(asked.weights, weights_only=True))
+            torch.save(network.state_dict(), arguments.weights)
+    network.load_state_dict(torch.load(arguments.weights, weights_only=True))
     tested = accuracy(network, loaders["test"])
     print(json.dumps({"train_seconds": seconds, "validation": best, "test": tested}))
 

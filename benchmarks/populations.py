@@ -81,19 +81,19 @@ WORLDS = (
 )
 
 
-def corner(whole: NDArray[np.float64], seeds: int, images: int) -> Crossed:
+def corner(values: NDArray[np.float64], seeds: int, images: int) -> Crossed:
     """Return the mean squares of the first seeds and images of a study."""
-    squares = crossed(whole[:seeds, :images])
+    squares = crossed(values[:seeds, :images])
     # Without any difference there is nothing to find: an interval that is the point 0.
     return squares or Crossed(seeds, images, 0.0, 0.0, 0.0, 0.0, 1.0)
 
 
-def check_against_infer(whole: NDArray[np.float64], found: Crossed) -> None:
+def check_against_infer(values: NDArray[np.float64], expected: Crossed) -> None:
     """Hold the short cut taken here to what the product concludes from the same differences."""
-    part = whole[: found.seeds, : found.groups]
+    part = values[: expected.seeds, : expected.groups]
     result = infer(part.mean(1).tolist(), images=crossed(part))
-    if result.t is not None and (result.t, result.t_p) != (found.interval(), found.p_value()):
-        raise SystemExit(f"the product infers {result} where these tables have {found}; they are not right")
+    if result.t is not None and (result.t, result.t_p) != (expected.interval(), expected.p_value()):
+        raise SystemExit(f"the product infers {result} where these tables have {expected}; they are not right")
 
 
 def of_images(studies: int) -> None:
@@ -104,21 +104,21 @@ def of_images(studies: int) -> None:
     rows, at_looks = [], []
     for at, world in enumerate(WORLDS):
         generator = np.random.default_rng([21, at])
-        held, alone, found, halves = (np.zeros((studies, len(SEEDS), len(IMAGES))) for _ in range(4))
+        held, alone, is_found, halves = (np.zeros((studies, len(SEEDS), len(IMAGES))) for _ in range(4))
         spent, unspent, seeds_only = (np.zeros((studies, len(IMAGES)), bool) for _ in range(3))
         for study in range(studies):
-            whole = world.table(generator, SEEDS[-1], IMAGES[-1])
+            values = world.table(generator, SEEDS[-1], IMAGES[-1])
             for (a, seeds), (b, images) in itertools.product(enumerate(SEEDS), enumerate(IMAGES)):
-                result = corner(whole, seeds, images)
+                result = corner(values, seeds, images)
                 if study < CHECKED:
-                    check_against_infer(whole, result)
+                    check_against_infer(values, result)
                 half = result.half_width()
                 held[study, a, b] = abs(result.mean - world.difference) <= half
                 alone[study, a, b] = abs(result.mean - world.difference) <= _half_of_seeds(result)
-                found[study, a, b] = abs(result.mean) > half
+                is_found[study, a, b] = abs(result.mean) > half
                 halves[study, a, b] = half
             for b, images in enumerate(IMAGES):
-                looks = [corner(whole, seeds, images) for seeds in LOOKS]
+                looks = [corner(values, seeds, images) for seeds in LOOKS]
                 levels = [level_of_look(seeds, LOOKS[:number]) for number, seeds in enumerate(LOOKS)]
                 p_values = [one.p_value() if one.variance else 1.0 for one in looks]
                 spent[study, b] = any(p <= level for p, level in zip(p_values, levels, strict=True))
@@ -126,7 +126,7 @@ def of_images(studies: int) -> None:
                 seeds_only[study, b] = any(abs(one.mean) > _half_of_seeds(one) for one in looks)
         is_equal = world.difference == 0
         for (a, seeds), (b, images) in itertools.product(enumerate(SEEDS), enumerate(IMAGES)):
-            told_apart = share(found[:, a, b]) if is_equal else "-"
+            told_apart = share(is_found[:, a, b]) if is_equal else "-"
             measured = [share(held[:, a, b]), share(alone[:, a, b]), told_apart, f"{np.median(halves[:, a, b]):.2g}"]
             rows.append([world.name, str(seeds), f"{images:,}", *measured])
         if is_equal:
@@ -152,11 +152,11 @@ def planned(studies: int) -> None:
         effects = [spread.detectable(seeds, images, LEVEL) for seeds, images in cases]
         is_found = np.zeros((studies, len(cases)), bool)
         for study in range(studies):
-            whole = spread.seeds * generator.standard_normal((SEEDS[-1], 1))
-            whole = whole + spread.images * generator.standard_normal(IMAGES[-1])
-            whole = whole + spread.rest * generator.standard_normal((SEEDS[-1], IMAGES[-1]))
+            values = spread.seeds * generator.standard_normal((SEEDS[-1], 1))
+            values = values + spread.images * generator.standard_normal(IMAGES[-1])
+            values = values + spread.rest * generator.standard_normal((SEEDS[-1], IMAGES[-1]))
             is_found[study] = [
-                corner(whole + effect, seeds, images).p_value() <= LEVEL
+                corner(values + effect, seeds, images).p_value() <= LEVEL
                 for effect, (seeds, images) in zip(effects, cases, strict=True)
             ]
         rows += [
@@ -186,10 +186,10 @@ def main() -> None:
     sections = {"images": of_images, "power": planned}
     parser.add_argument("--studies", type=int, default=1000, help="simulated studies per row")
     parser.add_argument("--only", choices=sections, help="one section")
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     for name, section in sections.items():
-        if asked.only in (None, name):
-            section(asked.studies)
+        if arguments.only in (None, name):
+            section(arguments.studies)
 
 
 if __name__ == "__main__":

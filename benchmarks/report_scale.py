@@ -195,13 +195,13 @@ def main() -> int:
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--images", type=int, default=10_000, help="in the test")
     parser.add_argument("--keep", type=Path, help="make the study here and leave it")
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        folder = asked.keep or Path(scratch) / "study"
+        folder = arguments.keep or Path(scratch) / "study"
         began = time.perf_counter()
-        study = make_study(folder, asked.seeds, asked.epochs, asked.images)
+        study = make_study(folder, arguments.seeds, arguments.epochs, arguments.images)
         count = len(study.runs())
-        print(f"{count} runs of {asked.epochs} epochs made in {time.perf_counter() - began:.0f} s")
+        print(f"{count} runs of {arguments.epochs} epochs made in {time.perf_counter() - began:.0f} s")
         began = time.perf_counter()
         command = "import sys; from alexnet_ablations.cli import main; sys.argv[0] = 'alexnet-lab'; main()"
         subprocess.run([sys.executable, "-c", command, "report", str(folder)], check=True)

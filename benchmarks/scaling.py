@@ -167,19 +167,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--runs", type=int, nargs="*", default=[10, 100, 1000])
     parser.add_argument("--seed", type=int, default=0)
-    asked = parser.parse_args()
-    print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, seed {asked.seed}\n")
+    arguments = parser.parse_args()
+    print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, seed {arguments.seed}\n")
     print("| runs | coordinator, ms a run | status, ms a run | results, ms a run | folder, kB a run | peak, MB |")
     print("|---|---|---|---|---|---|")
-    for count in asked.runs:
-        print(with_runs(count, asked.seed), flush=True)
-    base = of_a_run(asked.seed)
+    for count in arguments.runs:
+        print(with_runs(count, arguments.seed), flush=True)
+    base = of_a_run(arguments.seed)
     print("\n| a run's folder grows by | bytes |")
     print("|---|---|")
-    print(f"| an epoch (metrics; no instruments) | {(of_a_run(asked.seed, epochs=1012) - base) / 1000:.0f} |")
-    of_images = (of_a_run(asked.seed, images=100359) - base) / 1e5
+    print(f"| an epoch (metrics; no instruments) | {(of_a_run(arguments.seed, epochs=1012) - base) / 1000:.0f} |")
+    of_images = (of_a_run(arguments.seed, images=100359) - base) / 1e5
     print(f"| a test and a validation image ({CLASSES} classes) | {of_images:.0f} |")
-    print(f"| a parameter | {(of_a_run(asked.seed, parameters=10**6) - base) / 1e6:.0f} |")
+    print(f"| a parameter | {(of_a_run(arguments.seed, parameters=10**6) - base) / 1e6:.0f} |")
 
 
 if __name__ == "__main__":

@@ -56,24 +56,24 @@ def main() -> int:
     options.add_argument("--slots", type=int, default=2, help="runs side by side")
     options.add_argument("--epochs", type=int, default=5, help="epochs of each run")
     options.add_argument("--csv", type=Path, help="write the rows here")
-    given = options.parse_args()
+    arguments = options.parse_args()
     print(f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, load {os.getloadavg()[0]:.1f}")
     with tempfile.TemporaryDirectory() as folder:
-        stopwatch, whole, own = measure(Path(folder), given.slots, given.epochs)
+        stopwatch, total, own = measure(Path(folder), arguments.slots, arguments.epochs)
     failed = [row for row in stopwatch.rows if row[2] != "ok"]
     times = [row[3] for row in stopwatch.rows]
-    ideal = sum(times) / given.slots
-    print(f"{len(times)} runs of {min(times):.1f} to {max(times):.1f} s on {given.slots} slots: {whole:.1f} s")
-    print(f"ideal {ideal:.1f} s; ratio {whole / ideal:.3f}, at most {LIMIT}")
-    print(f"the coordinator itself: {own:.2f} s of processor time, {own / whole:.1%} of a core")
-    if given.csv:
+    ideal = sum(times) / arguments.slots
+    print(f"{len(times)} runs of {min(times):.1f} to {max(times):.1f} s on {arguments.slots} slots: {total:.1f} s")
+    print(f"ideal {ideal:.1f} s; ratio {total / ideal:.3f}, at most {LIMIT}")
+    print(f"the coordinator itself: {own:.2f} s of processor time, {own / total:.1%} of a core")
+    if arguments.csv:
         rows = [(cell, seed, state, f"{seconds:.3f}") for cell, seed, state, seconds in stopwatch.rows]
-        rows.append(("whole", "", f"ratio {whole / ideal:.4f}", f"{whole:.3f}"))
-        given.csv.unlink(missing_ok=True)
-        append_rows(given.csv, ["cell", "seed", "state", "seconds"], rows)
+        rows.append(("whole", "", f"ratio {total / ideal:.4f}", f"{total:.3f}"))
+        arguments.csv.unlink(missing_ok=True)
+        append_rows(arguments.csv, ["cell", "seed", "state", "seconds"], rows)
     if failed:
         print(f"{len(failed)} runs did not end well, the first {failed[0][:3]}: their times say nothing")
-    return int(bool(failed) or whole / ideal > LIMIT)
+    return int(bool(failed) or total / ideal > LIMIT)
 
 
 if __name__ == "__main__":

@@ -73,16 +73,16 @@ def measure(recipe: Recipe, rounds: int) -> dict[str, list[float]]:
     def after_epoch(kind: str, facts: dict[str, Any]) -> None:
         if kind != "epoch":
             return
-        found = {
+        measured = {
             "run": facts["images_per_second"],
             "bare loop": with_lrn(),
             "no norm": without(),
             "feed": feed_alone(facts["epoch"]),
         }
         if facts["epoch"] > 1:  # the first round warms caches and allocators
-            for name, rate in found.items():
+            for name, rate in measured.items():
                 rates[name].append(rate)
-            print(f"round {facts['epoch'] - 1}: " + ", ".join(f"{n} {r:.1f}" for n, r in found.items()), flush=True)
+            print(f"round {facts['epoch'] - 1}: " + ", ".join(f"{n} {r:.1f}" for n, r in measured.items()), flush=True)
 
     with tempfile.TemporaryDirectory() as scratch:
         folder = RunFolder(Path(scratch))
@@ -98,19 +98,19 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--csv", type=Path, help="append one row per ratio")
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     recipe = Recipe(
         preset="review",
         width=1.0,
         image_size=227,
         data=f"synthetic:classes=10,side=32,count={STEPS * 32 * 2}",
         augment="flip,crop",
-        threads=asked.threads,
-        device=asked.device,
+        threads=arguments.threads,
+        device=arguments.device,
         init="published",
         learning_rate=1e-5,  # the numbers do not matter here, as long as they stay finite
     )
-    rates = measure(recipe, asked.rounds)
+    rates = measure(recipe, arguments.rounds)
     pairs = {
         "run / bare loop": ("run", "bare loop"),
         "LRN / no norm": ("bare loop", "no norm"),
@@ -121,9 +121,9 @@ def main() -> int:
         ratio = spread(ratios(rates[above], rates[below]))
         missed |= ratio.median < LIMITS[name]
         print(f"{name:16} {ratio.text()}  at least {LIMITS[name]}")
-        rows.append([name, *ratio, asked.threads, *machine(asked.device)])
-    if asked.csv:
-        append_rows(asked.csv, ["ratio", *SPREAD, "threads", *MACHINE], rows)
+        rows.append([name, *ratio, arguments.threads, *machine(arguments.device)])
+    if arguments.csv:
+        append_rows(arguments.csv, ["ratio", *SPREAD, "threads", *MACHINE], rows)
     return int(missed)
 
 

@@ -89,38 +89,38 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=30, help="steps in an epoch, and in a bare loop")
     parser.add_argument("--image-size", type=int, default=227)
     parser.add_argument("--csv", type=Path, required=True)
-    asked = parser.parse_args()
-    if asked.device == "cuda" and not torch.cuda.is_available():
+    arguments = parser.parse_args()
+    if arguments.device == "cuda" and not torch.cuda.is_available():
         print("no GPU that torch can use: nothing was run")
         return 0
-    count = round(asked.batch * asked.steps / 0.6) + 10  # three fifths of the images are trained on
+    count = round(arguments.batch * arguments.steps / 0.6) + 10  # three fifths of the images are trained on
     feed = open_feed(
         f"synthetic:classes=10,side=64,count={count}",
-        image_size=asked.image_size,
+        image_size=arguments.image_size,
         augment="flip,crop",
-        device=asked.device,
+        device=arguments.device,
     )
-    asked.csv.unlink(missing_ok=True)
+    arguments.csv.unlink(missing_ok=True)
     for preset, precision, compiled in itertools.product(
         ("paper", "review", "torchvision"), ("fp32", "bf16"), (False, True)
     ):
         recipe = Recipe(
             preset=preset,
             width=1.0,
-            image_size=asked.image_size,
+            image_size=arguments.image_size,
             init="published",
             learning_rate=1e-6,  # the numbers do not matter here, as long as they stay finite
-            batch_size=asked.batch,
+            batch_size=arguments.batch,
             epochs=ROUNDS + 1,
             precision=precision,
             compile=compiled,
-            device=asked.device,
+            device=arguments.device,
             threads=os.cpu_count() or 1,
         )
-        run, bare, peak = measure(recipe, feed, asked.steps)
+        run, bare, peak = measure(recipe, feed, arguments.steps)
         rates = [f"{run:.1f}", f"{bare:.1f}", f"{run / bare:.3f}", f"{peak:.2f}"]
-        row = [preset, precision, compiled, *rates, asked.batch, *machine(asked.device)]
-        append_rows(asked.csv, HEADER, [row])
+        row = [preset, precision, compiled, *rates, arguments.batch, *machine(arguments.device)]
+        append_rows(arguments.csv, HEADER, [row])
         print(f"{preset:12} {precision} compiled={compiled!s:5} run {run:9.1f}  bare {bare:9.1f}  {run / bare:.3f}")
     return 0
 

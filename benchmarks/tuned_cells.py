@@ -39,8 +39,8 @@ def differences(rng: np.random.Generator, curves: Sequence[Curve], seeds: int, *
     """Tune both cells and return their paired differences under fresh seeds."""
     accuracies = []
     for curve in curves:
-        seen = curve + rng.normal(size=(1 if once else seeds, len(curve)))
-        chosen = [choose([Tried(_VALUES, "ok", value) for value in row]) for row in seen.tolist()]
+        measured = curve + rng.normal(size=(1 if once else seeds, len(curve)))
+        chosen = [choose([Tried(_VALUES, "ok", value) for value in row]) for row in measured.tolist()]
         accuracies.append(curve[np.resize(chosen, seeds)] + rng.normal(size=seeds))
     paired: Curve = accuracies[1] - accuracies[0]
     return paired
@@ -71,11 +71,11 @@ def main() -> None:
     cases = {**{f"A/A, {name}": (curve, curve) for name, curve in CURVES.items()}, "planted": PLANTED}
     for number, (name, curves) in enumerate(cases.items()):
         for seeds in SEEDS:
-            shown = [
+            shares = [
                 found_share(np.random.default_rng([2012, number, seeds, once]), curves, seeds, studies, once=once)
                 for once in (False, True)
             ]
-            print(f"| {name} | {seeds} | {shown[0]} | {shown[1]} |", flush=True)
+            print(f"| {name} | {seeds} | {shares[0]} | {shares[1]} |", flush=True)
 
 
 if __name__ == "__main__":

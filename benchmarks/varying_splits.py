@@ -76,24 +76,24 @@ def projections(generator: np.random.Generator, count: int) -> Floats:
     return generator.standard_normal((count, 2, DIMENSIONS + 1, MOST_FEATURES), np.float32)
 
 
-def answers(cell: Cell, drawn: Floats, x: Floats, y: Floats, trained: NDArray[np.bool_], asked: Floats) -> Floats:
+def answers(cell: Cell, drawn: Floats, x: Floats, y: Floats, trained: NDArray[np.bool_], queries: Floats) -> Floats:
     """Return what learners say of points: for each seed (S) and training set (T N), of M points (S T M).
 
-    `x` and `y` are of one set (N D, N) or of one for each seed (S N D, S N); `asked` is M D, or S M D.
+    `x` and `y` are of one set (N D, N) or of one for each seed (S N D, S N); `queries` is M D, or S M D.
     """
     directions = drawn[:, int(cell.own), :, : cell.features]
-    known, new = (_features(each, directions) for each in (x, asked))
-    taught = known[:, None] * trained[..., None]  # S T N F
+    of_training, new = (_features(inputs, directions) for inputs in (x, queries))
+    taught = of_training[:, None] * trained[..., None]  # S T N F
     products = np.swapaxes(taught, -1, -2)
-    gram = products @ known[:, None] + np.float32(cell.ridge) * np.eye(cell.features, dtype=np.float32)
+    gram = products @ of_training[:, None] + np.float32(cell.ridge) * np.eye(cell.features, dtype=np.float32)
     target = np.einsum("stfn,...n->stf", products, y) if y.ndim == 1 else np.einsum("stfn,sn->stf", products, y)
     weights = np.linalg.solve(gram, target[..., None])
     return np.sign((new[:, None] @ weights)[..., 0])
 
 
 def _features(x: Floats, directions: Floats) -> Floats:
-    made: Floats = np.maximum(x @ directions[:, :-1] + directions[:, -1:], np.float32(0))
-    return made
+    features: Floats = np.maximum(x @ directions[:, :-1] + directions[:, -1:], np.float32(0))
+    return features
 
 
 def truth_of(pair: Pair, count: int, generator: np.random.Generator) -> float:
@@ -103,10 +103,10 @@ def truth_of(pair: Pair, count: int, generator: np.random.Generator) -> float:
     total, block = 0.0, 100
     for _ in range(TRUE_SETS // block):
         x, y = points(generator, block, count)
-        asked, right = points(generator, block, TRUE_POINTS)
+        queries, right = points(generator, block, TRUE_POINTS)
         drawn = projections(generator, block)
         every = np.ones((1, 1, count), bool)
-        first, second = (answers(cell, drawn, x, y, every, asked)[:, 0] for cell in (pair.first, pair.second))
+        first, second = (answers(cell, drawn, x, y, every, queries)[:, 0] for cell in (pair.first, pair.second))
         total += float((second == right).mean() - (first == right).mean()) * block
     return 100 * total / TRUE_SETS
 
@@ -120,8 +120,8 @@ def differences_by_folds(pair: Pair, x: Floats, y: Floats, generator: np.random.
     drawn = projections(generator, seeds)
     right = []
     for cell in (pair.first, pair.second):
-        said = answers(cell, drawn, x, y, trained, x)
-        right.append(((said == y) & tested).any(1))
+        answered = answers(cell, drawn, x, y, trained, x)
+        right.append(((answered == y) & tested).any(1))
     return 100 * (right[1].astype(float) - right[0])
 
 
@@ -134,8 +134,8 @@ def differences_by_splits(pair: Pair, x: Floats, y: Floats, generator: np.random
     drawn = projections(generator, seeds)
     right = []
     for cell in (pair.first, pair.second):
-        said = answers(cell, drawn, x, y, trained[:, None], x)[:, 0]
-        right.append(((said == y) & tested).sum(1) / held)
+        answered = answers(cell, drawn, x, y, trained[:, None], x)[:, 0]
+        right.append(((answered == y) & tested).sum(1) / held)
     return 100 * (right[1] - right[0]), held / (count - 2 * held)
 
 
@@ -158,16 +158,16 @@ def rows(studies: int) -> Iterator[list[str]]:
             hits: dict[tuple[int, str], list[bool]] = {}
             for _ in range(studies):
                 x, y = points(generator, count)
-                whole = differences_by_folds(pair, x, y, generator)
+                of_folds = differences_by_folds(pair, x, y, generator)
                 d, overlap = differences_by_splits(pair, x, y, generator)
                 for seeds in SEEDS:
-                    for name, hit in _judged(whole[:seeds], by_folds, d[:seeds], overlap, by_splits).items():
+                    for name, hit in _judged(of_folds[:seeds], by_folds, d[:seeds], overlap, by_splits).items():
                         hits.setdefault((seeds, name), []).append(hit)
             for seeds in SEEDS:
-                told = [share(hits[seeds, name]) for name in COLUMNS]
+                shares = [share(hits[seeds, name]) for name in COLUMNS]
                 if not pair.are_equal:
-                    told = [text if "apart" not in name else "-" for name, text in zip(COLUMNS, told, strict=True)]
-                yield [pair.name, f"{by_folds:+.1f}", str(count), str(seeds), *told]
+                    shares = [text if "apart" not in name else "-" for name, text in zip(COLUMNS, shares, strict=True)]
+                yield [pair.name, f"{by_folds:+.1f}", str(count), str(seeds), *shares]
 
 
 COLUMNS = (
@@ -180,16 +180,16 @@ COLUMNS = (
 )
 
 
-def _judged(whole: Floats, by_folds: float, d: Floats, overlap: float, by_splits: float) -> dict[str, bool]:
+def _judged(of_folds: Floats, by_folds: float, d: Floats, overlap: float, by_splits: float) -> dict[str, bool]:
     """Return which intervals hold the truth, and which p-values tell the cells apart."""
-    squares = crossed(whole)
-    alone = t_interval(whole.mean(1))
+    squares = crossed(of_folds)
+    alone = t_interval(of_folds.mean(1))
     interval = None if squares is None else squares.interval()
     corrected, plain = t_interval(d, overlap=overlap), t_interval(d)
     p = t_p_value(d, overlap)
     values = (
-        _holds(interval, by_folds, float(whole.mean())),
-        _holds(alone, by_folds, float(whole.mean())),
+        _holds(interval, by_folds, float(of_folds.mean())),
+        _holds(alone, by_folds, float(of_folds.mean())),
         squares is not None and squares.p_value() <= LEVEL,
         _holds(corrected, by_splits, float(d.mean())),
         _holds(plain, by_splits, float(d.mean())),
@@ -208,12 +208,11 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--studies", type=int, default=500, help="simulated studies per row")
-    asked = parser.parse_args()
-    title = (
-        f"How often a 95% interval holds the difference, and equal cells are told apart, % ({asked.studies} studies)"
-    )
+    arguments = parser.parse_args()
+    title = "How often a 95% interval holds the difference, and equal cells are told apart"
+    title += f", % ({arguments.studies} studies)"
     header = ["cells", "difference, folds", "images", "seeds", *COLUMNS]
-    table(title, header, list(rows(asked.studies)))
+    table(title, header, list(rows(arguments.studies)))
 
 
 if __name__ == "__main__":

@@ -33,17 +33,17 @@ DAMAGED = (
 )
 
 
-def read_tar(path: Path, wanted: set[str]) -> dict[str, bytes]:
+def read_tar(path: Path, names: set[str]) -> dict[str, bytes]:
     """Return the content of the files of those names in a .tar.gz, in whatever folder of it they are."""
     contents: dict[str, bytes] = {}
     with gzip.open(path) as inflated, tarfile.open(fileobj=Limited(inflated, MOST_INFLATED), mode="r|") as archive:
         for member in archive:
             name = member.name.rpartition("/")[2]
-            if name in wanted and member.isfile():
+            if name in names and member.isfile():
                 content = archive.extractfile(member)
                 if content is not None:
                     contents[name] = read_whole(content, MOST_INFLATED)  # a sparse member may state any size
-    missing = sorted(wanted - contents.keys())
+    missing = sorted(names - contents.keys())
     if missing:
         raise ValueError(f"it does not hold {', '.join(missing)}")
     return contents

@@ -188,13 +188,13 @@ def about(place: Path) -> dict[str, Any]:
     """Return what about.json says of an entry; raise FileNotFoundError, or DamagedEntryError for any other content."""
     damaged = DamagedEntryError(f"{place / 'about.json'} differs from what was written")
     try:
-        whole = json.loads((place / "about.json").read_text())
+        record = json.loads((place / "about.json").read_text())
     except (ValueError, RecursionError):
         raise damaged from None
-    if not (isinstance(whole, dict) and isinstance(whole.get("content"), dict)):
+    if not (isinstance(record, dict) and isinstance(record.get("content"), dict)):
         raise damaged
-    content: dict[str, Any] = whole["content"]
-    if whole.get("digest") != _digest_of_text(content):
+    content: dict[str, Any] = record["content"]
+    if record.get("digest") != _digest_of_text(content):
         raise damaged
     return content
 

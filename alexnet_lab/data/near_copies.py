@@ -112,7 +112,7 @@ def _candidates(signs: NDArray[np.uint32]) -> Indices:
     """Return pairs of rows that share a table's signs and most of all signs, M 2: at most 2 PAIRS times the rows."""
     bits = int(np.bitwise_or.reduce(signs, axis=None)).bit_length() if len(signs) else 0
     most = MOST_DIFFERENT_SIGNS * TABLES * bits
-    kept = [np.empty((0, 3), np.int64)]  # difference, row, row
+    pairs = [np.empty((0, 3), np.int64)]  # difference, row, row
     for table in range(TABLES):
         order = np.argsort(signs[:, table], kind="stable")
         ordered = signs[order, table]
@@ -125,9 +125,9 @@ def _candidates(signs: NDArray[np.uint32]) -> Indices:
                 one, other = order[at], order[at + step]
                 different = np.bitwise_count(signs[one] ^ signs[other]).sum(1, dtype=np.int64)
                 near = different <= most
-                kept.append(np.stack([different, np.minimum(one, other), np.maximum(one, other)], 1)[near])
-        kept = [_most_alike(np.unique(np.concatenate(kept), axis=0))]  # after each table, to bound the memory
-    return kept[0][:, 1:]
+                pairs.append(np.stack([different, np.minimum(one, other), np.maximum(one, other)], 1)[near])
+        pairs = [_most_alike(np.unique(np.concatenate(pairs), axis=0))]  # after each table, to bound the memory
+    return pairs[0][:, 1:]
 
 
 def _most_alike(pairs: Indices) -> Indices:

@@ -40,11 +40,11 @@ class Scaling:
         return Scaling(self.mean.to(device), self.spread.to(device), self.colours)
 
 
-def count_channels(wanted: str, stored: int) -> int:
+def count_channels(choice: str, stored: int) -> int:
     """Return how many channels a network sees: as many as are stored, one for grey, three for rgb."""
-    if wanted not in CHANNELS:
-        raise unknown_choice("choice of channels", wanted, CHANNELS)
-    return {"auto": stored, "grey": 1, "rgb": 3}[wanted]
+    if choice not in CHANNELS:
+        raise unknown_choice("choice of channels", choice, CHANNELS)
+    return {"auto": stored, "grey": 1, "rgb": 3}[choice]
 
 
 def with_channels(pixels: Tensor, channels: int) -> Tensor:
@@ -91,13 +91,13 @@ def scaling_of(
         else:
             total += (x @ column_sums @ column_sums).sum(0).double()
             squares += (x * (gram @ x @ gram)).sum((0, 2, 3)).double()
-    seen, kept = len(spaced) * geometry.seen**2, len(spaced) * geometry.stored**2
-    mean = total / seen
+    pixels_seen, pixels_stored = len(spaced) * geometry.seen**2, len(spaced) * geometry.stored**2
+    mean = total / pixels_seen
     # As in torch.std: divided by one less than the count.
-    deviation = ((squares - seen * mean**2) / max(seen - 1, 1)).clamp_min(0).sqrt()
+    deviation = ((squares - pixels_seen * mean**2) / max(pixels_seen - 1, 1)).clamp_min(0).sqrt()
     spread = deviation.clamp_min(1e-6) if scale == "unit" else torch.ones_like(mean)
-    average = stored_total / kept
-    colours = _components(cross / kept - average[:, None] * average)
+    average = stored_total / pixels_stored
+    colours = _components(cross / pixels_stored - average[:, None] * average)
     subtracted = image / len(spaced) if scale == "mean-image" else mean[:, None, None]
     return Scaling(subtracted.float(), spread.float()[:, None, None], colours.numpy())
 

@@ -114,10 +114,10 @@ def split_images(
         _refuse_untrained(labels[official["train"]], classes)
         return Split(official["train"], official["validation"], test, tuple(notes))
     # Without an official test set both hold-outs have the same size, a share of the whole.
-    whole = len(every) if not official and not fold else len(rest)
+    total = len(every) if not official and not fold else len(rest)
     _check_counts(labels[rest], classes, 2, " outside the test")
     _check_groups(rest, groups, 2, " outside the test")
-    train, validation = _divide(rest, labels, groups, _hold_out(whole, len(classes)), seed, "validation")
+    train, validation = _divide(rest, labels, groups, _hold_out(total, len(classes)), seed, "validation")
     return Split(train, validation, test, tuple(notes))
 
 
@@ -129,8 +129,8 @@ def parse_fold(text: str) -> tuple[int, int]:
     return int(number), int(folds)
 
 
-def _hold_out(whole: int, classes: int) -> int:
-    return max(classes, min(round(HELD_OUT * whole), MOST_HELD_OUT))
+def _hold_out(total: int, classes: int) -> int:
+    return max(classes, min(round(HELD_OUT * total), MOST_HELD_OUT))
 
 
 def _check_counts(labels: NDArray[np.int64], classes: tuple[str, ...], least: int, where: str = "") -> None:
@@ -164,8 +164,8 @@ def _divide(
         folds = max(2, min(round(len(indices) / count), len(np.unique(groups[indices]))))
         return _first_fair(_folds(indices, labels, groups, folds, seed, purpose), indices, labels, purpose)
     random_state = derived_seed(seed, "split", purpose) % 2**32  # what scikit-learn accepts
-    kept, taken = train_test_split(indices, test_size=count, random_state=random_state, stratify=labels[indices])
-    return np.sort(kept), np.sort(taken)
+    rest, held_out = train_test_split(indices, test_size=count, random_state=random_state, stratify=labels[indices])
+    return np.sort(rest), np.sort(held_out)
 
 
 def _first_fair(
@@ -173,9 +173,9 @@ def _first_fair(
 ) -> tuple[Indices, Indices]:
     """Return the first fold of groups that is not empty and has neither most images nor all images of a class."""
     present = np.unique(labels[indices])
-    for kept, taken in folds:
-        if 0 < len(taken) <= len(kept) and np.array_equal(np.unique(labels[kept]), present):
-            return kept, taken
+    for rest, held_out in folds:
+        if 0 < len(held_out) <= len(rest) and np.array_equal(np.unique(labels[rest]), present):
+            return rest, held_out
     raise ValueError(
         f"no {purpose} images can be held out by group: every choice of whole groups has most of the images, or all of "
         "a class; add groups, or give the part of each image in a column `split`"
@@ -197,12 +197,12 @@ def _fold(
                 f"{count} groups cannot be divided into {folds} folds, since a group is in one fold only; ask for at "
                 f"most {count}"
             )
-    kept, taken = _folds(indices, labels, groups, folds, seed, "folds")[number - 1]
-    if not len(taken):
+    rest, in_fold = _folds(indices, labels, groups, folds, seed, "folds")[number - 1]
+    if not len(in_fold):
         raise ValueError(
             f"fold {number} of {folds} has no image: the groups are too few or too uneven; ask for fewer folds"
         )
-    return kept, taken
+    return rest, in_fold
 
 
 def _folds(
@@ -219,15 +219,15 @@ def _folds(
         # A class may have fewer images than there are folds; the callers check that it is where it has to be.
         warnings.filterwarnings("ignore", "The least populated class", UserWarning)
         divided = list(folder.split(indices, labels[indices], owners))
-    return [(indices[kept], indices[taken]) for kept, taken in divided]
+    return [(indices[outside], indices[inside]) for outside, inside in divided]
 
 
 def _refuse_lost_parts(parts: NDArray[np.str_], usable: Indices) -> None:
     for name in PARTS:
-        given = int((parts == name).sum())
-        if given and name not in parts[usable]:
+        named = int((parts == name).sum())
+        if named and name not in parts[usable]:
             raise ValueError(
-                f"none of the {given} {name} images can be read; replace them, or remove them from the data, which is "
+                f"none of the {named} {name} images can be read; replace them, or remove them from the data, which is "
                 "then split without them"
             )
 

@@ -76,6 +76,6 @@ def parse_pictures(arguments: str) -> Pictures:
         try:
             values[name] = types[name](text)
         except ValueError:
-            wanted = "a whole number" if types[name] is int else "a number"
-            raise ValueError(f"synthetic: {name} must be {wanted}, got {text!r}") from None
+            expected = "a whole number" if types[name] is int else "a number"
+            raise ValueError(f"synthetic: {name} must be {expected}, got {text!r}") from None
     return Pictures(**values)  # type: ignore[arg-type]  # each value was made by the type of its field

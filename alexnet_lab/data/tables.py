@@ -80,8 +80,8 @@ def _read_csv(path: Path, every: bool, labelled: bool) -> Table:
     return Table(tuple(columns), rows, 2, "line", others)
 
 
-def _others(names: Iterable[str] | None, known: Mapping[str, str]) -> dict[str, list[str]]:
-    return {name: [] for name in names or () if name and name not in known.values()}
+def _others(names: Iterable[str] | None, columns: Mapping[str, str]) -> dict[str, list[str]]:
+    return {name: [] for name in names or () if name and name not in columns.values()}
 
 
 def _check_count(path: Path, count: int) -> None:
@@ -126,11 +126,11 @@ def _known_columns(path: Path, names: list[str], where: str, labelled: bool) -> 
             f"{path} must have the columns {','.join(needed)}[,split,group]{' ' + where if where else ''}; "
             f"{', '.join(missing)} is missing, it has: {in_brief(plain) or 'nothing'}"
         )
-    known = [name for name in (*needed, *EXTRA_COLUMNS) if name in plain]
-    twice = [name for name in known if Counter(plain)[name] > 1]
+    present = [name for name in (*needed, *EXTRA_COLUMNS) if name in plain]
+    twice = [name for name in present if Counter(plain)[name] > 1]
     if twice:
         raise ValueError(f"{path} has more than one column called {', '.join(twice)}; rename all but one")
-    return {name: names[plain.index(name)] for name in known}
+    return {name: names[plain.index(name)] for name in present}
 
 
 def _as_texts(path: Path, column: str, values: list[Any]) -> list[str]:

@@ -117,8 +117,8 @@ def _compared(evidence: Evidence, part: str) -> Comparison | None:
     if confusion is None or (confusion.sum(1) > 0).sum() < 2:
         return None
     metrics: dict[str, Any] = evidence.verdict["result"][part]
-    shown, right = confusion.sum(1), confusion.diagonal()
-    most, count = int(shown.argmax()), float(confusion.sum())
+    images, right = confusion.sum(1), confusion.diagonal()
+    most, count = int(images.argmax()), float(confusion.sum())
     names = evidence.provenance.get("classes", ())
     auroc = metrics.get("auroc")
     return Comparison(
@@ -126,10 +126,10 @@ def _compared(evidence: Evidence, part: str) -> Comparison | None:
         images=int(count),
         answer=f"{names[most]!r}" if most < len(names) else f"class number {most}",
         accuracy=float(right.sum() / count),
-        constant=float(shown[most] / count),
-        difference=paired_difference(float(right.sum() - right[most]), float(shown[most] - right[most]), count),
-        balanced=_balanced(shown[shown > 0], right[shown > 0]),
-        guessing=1 / int((shown > 0).sum()),
+        constant=float(images[most] / count),
+        difference=paired_difference(float(right.sum() - right[most]), float(images[most] - right[most]), count),
+        balanced=_balanced(images[images > 0], right[images > 0]),
+        guessing=1 / int((images > 0).sum()),
         auroc=float("nan") if auroc is None else float(auroc),
     )
 
@@ -145,11 +145,11 @@ def _at_the_end(evidence: Evidence) -> Comparison | None:
     if epochs[-1] == evidence.verdict["result"].get("tested_epoch"):
         return None
     accuracy, balanced, auroc = last
-    shown = confusion.sum(1)[confusion.sum(1) > 0]
+    images = confusion.sum(1)[confusion.sum(1) > 0]
     reach = limit("constant_interval").value
     variance = (accuracy * (1 - accuracy) + tested.constant * (1 - tested.constant)) / tested.images
     apart = accuracy - tested.constant
-    error = (balanced * (1 - balanced) * (1 / shown).sum()) ** 0.5 / len(shown)
+    error = (balanced * (1 - balanced) * (1 / images).sum()) ** 0.5 / len(images)
     return replace(
         tested,
         part=f"validation after the last epoch ({epochs[-1]})",
@@ -161,12 +161,12 @@ def _at_the_end(evidence: Evidence) -> Comparison | None:
     )
 
 
-def _balanced(shown: Floats, right: Floats) -> tuple[float, float, float]:
+def _balanced(images: Floats, right: Floats) -> tuple[float, float, float]:
     """Return the mean recall of the classes and its interval, each recall with one success and one failure added."""
-    recall = (right + 1) / (shown + 2)
-    error = float((recall * (1 - recall) / (shown + 2)).sum() ** 0.5 / len(shown))
+    recall = (right + 1) / (images + 2)
+    error = float((recall * (1 - recall) / (images + 2)).sum() ** 0.5 / len(images))
     reach = limit("constant_interval").value * error
-    return float((right / shown).mean()), float(recall.mean()) - reach, float(recall.mean()) + reach
+    return float((right / images).mean()), float(recall.mean()) - reach, float(recall.mean()) + reach
 
 
 def _speaking_against(evidence: Evidence, concerned: list[Comparison], better: list[Comparison]) -> str:

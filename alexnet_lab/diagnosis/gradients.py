@@ -22,35 +22,35 @@ def vanishing(evidence: Evidence) -> list[Finding]:
     """Find a gradient that is lost on its way to the first layer, and say whether dead units stand in it."""
     bound = limit("gradient_vanishes")
     of_activations, of_weights = _ratios(evidence)
-    seen = _epochs_where(lambda ratio: ratio < bound.value, of_activations, of_weights)
-    if not seen:
+    epochs = _epochs_where(lambda ratio: ratio < bound.value, of_activations, of_weights)
+    if not epochs:
         return []
     last = evidence.measured_epochs[-1]
     first = evidence.parameters[evidence.trained[0]].layer
-    shown = seen[-1]
-    silent = _silent_layers(evidence, shown)
+    latest = epochs[-1]
+    silent = _silent_layers(evidence, latest)
     return [
         Finding(
             name="vanishing-gradients",
             is_inside=True,
-            severity="serious" if shown == last else "note",
+            severity="serious" if latest == last else "note",
             title=f"The gradient vanishes on its way to {first}"
             + (", past dead ReLUs" if silent else "")
-            + ("" if shown == last else f", until epoch {shown}"),
+            + ("" if latest == last else f", until epoch {latest}"),
             sentence="Hardly any gradient reaches the first layers: they stay close to their initial values.",
-            evidence=_figures(evidence, shown, of_activations, of_weights)
+            evidence=_figures(evidence, latest, of_activations, of_weights)
             + (f" Units dead on the way: {', '.join(silent.values())}." if silent else ""),
             threshold=str(bound),
-            contrary=_other_reading(of_activations, of_weights, shown, below=bound.value)
-            + ("" if shown == last else f" In epoch {last}, the last one, neither is below the limit: it recovered."),
+            contrary=_other_reading(of_activations, of_weights, latest, below=bound.value)
+            + ("" if latest == last else f" In epoch {last}, the last one, neither is below the limit: it recovered."),
             remedy=(
                 "Revive the units: a rate ten times smaller, init he, act leaky; then look again."
                 if silent
                 else "A norm before the activations (norm bn), ReLU or leaky in place of tanh or sigmoid, init he."
             ),
             layers=(first, *silent),
-            epochs=seen,
-            numbers=_numbers(of_activations, of_weights, shown),
+            epochs=epochs,
+            numbers=_numbers(of_activations, of_weights, latest),
         )
     ]
 
@@ -59,28 +59,29 @@ def exploding(evidence: Evidence) -> list[Finding]:
     """Find a gradient that grows from layer to layer on its way to the first."""
     bound = limit("gradient_explodes")
     of_activations, of_weights = _ratios(evidence)
-    seen = _epochs_where(lambda ratio: ratio > bound.value, of_activations, of_weights)
-    if not seen:
+    epochs = _epochs_where(lambda ratio: ratio > bound.value, of_activations, of_weights)
+    if not epochs:
         return []
-    last, shown = evidence.measured_epochs[-1], seen[-1]
+    last, latest = evidence.measured_epochs[-1], epochs[-1]
     first = evidence.parameters[evidence.trained[0]].layer
     return [
         Finding(
             name="exploding-gradients",
             is_inside=True,
-            severity="serious" if shown == last else "note",
-            title=f"The gradient explodes on its way to {first}" + ("" if shown == last else f", until epoch {shown}"),
+            severity="serious" if latest == last else "note",
+            title=f"The gradient explodes on its way to {first}"
+            + ("" if latest == last else f", until epoch {latest}"),
             sentence="Every layer makes the gradient larger on its way back: a rate that is right for the last layers "
             "is too high for the first.",
-            evidence=_figures(evidence, shown, of_activations, of_weights),
+            evidence=_figures(evidence, latest, of_activations, of_weights),
             threshold=str(bound),
-            contrary=_other_reading(of_activations, of_weights, shown, above=bound.value)
-            + ("" if shown == last else f" In epoch {last}, the last one, neither is above the limit: it settled."),
+            contrary=_other_reading(of_activations, of_weights, latest, above=bound.value)
+            + ("" if latest == last else f" In epoch {last}, the last one, neither is above the limit: it settled."),
             remedy="init he (or smaller weights), a norm (norm bn), a bound on the gradient (clip_norm 1), a rate ten "
             "times smaller.",
             layers=(first,),
-            epochs=seen,
-            numbers=_numbers(of_activations, of_weights, shown),
+            epochs=epochs,
+            numbers=_numbers(of_activations, of_weights, latest),
         )
     ]
 
@@ -194,19 +195,20 @@ def _other_reading(
     of_activations: Ratios, of_weights: Ratios, epoch: int, below: float = -np.inf, above: float = np.inf
 ) -> str:
     """Say whether the second of the two ratios agrees."""
-    seen = {
+    measured = {
         name: ratios[epoch]
         for name, ratios in (("activations", of_activations), ("weights", of_weights))
         if epoch in ratios
     }
-    if len(seen) < 2:
-        return f"Only the gradient of the {next(iter(seen))} was measured, so nothing stands against it or confirms it."
-    dissent = [name for name, ratio in seen.items() if below <= ratio <= above]
+    if len(measured) < 2:
+        only = next(iter(measured))
+        return f"Only the gradient of the {only} was measured, so nothing stands against it or confirms it."
+    dissent = [name for name, ratio in measured.items() if below <= ratio <= above]
     if not dissent:
         return "None: the gradients of activations and of weights agree."
     return (
-        f"The gradient of the {dissent[0]} is within the limit ({written(seen[dissent[0]], 2)}), so the first layers "
-        "may still learn, if slowly."
+        f"The gradient of the {dissent[0]} is within the limit ({written(measured[dissent[0]], 2)}), so the first "
+        "layers may still learn, if slowly."
     )
 
 

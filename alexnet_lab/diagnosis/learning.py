@@ -108,7 +108,7 @@ def _collapsed_by_confusion(evidence: Evidence, confusion: Floats) -> list[Findi
 
 
 def _collapse(
-    evidence: Evidence, what: str, seen: str, threshold: str, epochs: tuple[int, ...], numbers: dict[str, float]
+    evidence: Evidence, what: str, observation: str, threshold: str, epochs: tuple[int, ...], numbers: dict[str, float]
 ) -> Finding:
     auroc = evidence.curve("validation_auroc")
     ranks = float(auroc[-1]) if len(auroc) else float("nan")
@@ -126,7 +126,7 @@ def _collapse(
         severity="serious",
         title=f"Every image is taken for {what}",
         sentence="The network gives one answer to every image; its accuracy is the share of that class.",
-        evidence=seen,
+        evidence=observation,
         threshold=threshold,
         contrary=contrary,
         remedy="Look for the cause among the other findings first (rate, scale, dead units); with rare classes, judge "

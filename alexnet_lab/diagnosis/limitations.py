@@ -62,9 +62,9 @@ def constant_share(evidence: Evidence, part: str) -> tuple[str, float] | None:
     confusion = confusion_of(evidence, part)
     if confusion is None:
         return None
-    shown = confusion.sum(1)
-    most, names = int(shown.argmax()), evidence.provenance.get("classes", ())
-    return names[most] if most < len(names) else f"class {most}", float(shown[most] / shown.sum())
+    images = confusion.sum(1)
+    most, names = int(images.argmax()), evidence.provenance.get("classes", ())
+    return names[most] if most < len(names) else f"class {most}", float(images[most] / images.sum())
 
 
 def _test_size(evidence: Evidence) -> list[Limitation]:
@@ -94,9 +94,9 @@ def _areas(areas: Areas) -> list[Limitation]:
         f"{areas.images:,} images: a mean AUROC of {mean.value:.3f} over findings has a 95% interval of "
         f"{mean.low:.3f} to {mean.high:.3f}, for these weights on new images like these (DeLong, images independent)."
     )
-    known = [(name, count, one) for name, count, one in areas.each if one.low is not None and one.high is not None]
-    if known:
-        name, count, one = max(known, key=lambda entry: (entry[2].high or 0) - (entry[2].low or 0))
+    bounded = [(name, count, one) for name, count, one in areas.each if one.low is not None and one.high is not None]
+    if bounded:
+        name, count, one = max(bounded, key=lambda entry: (entry[2].high or 0) - (entry[2].low or 0))
         text += f" Least is known of {name}, which {count:,} of them have: {one.low:.3f} to {one.high:.3f}."
     return [Limitation("Test set", text)]
 
@@ -108,14 +108,14 @@ def _gap(evidence: Evidence) -> list[Limitation]:
         return []
     low, high = newcombe(validation, test)
     gap = validation[0] / validation[1] - test[0] / test[1]
-    shown = (
+    text = (
         f"{_percent(validation)} of {validation[1]:,} validation images against {_percent(test)} of {test[1]:,} test "
         f"images: {abs(100 * gap):.1f} points {'less' if gap > 0 else 'more'} on test, 95% interval of validation less "
         f"test {_points(low)} to {_points(high)}."
     )
     if low > 0:
-        shown += " That is more than chance: the epoch was chosen on validation, or the two parts differ in kind."
-    return [Limitation("Validation and test", shown)]
+        text += " That is more than chance: the epoch was chosen on validation, or the two parts differ in kind."
+    return [Limitation("Validation and test", text)]
 
 
 def _calibration(evidence: Evidence) -> list[Limitation]:

@@ -101,7 +101,7 @@ def misplaced_norm(evidence: Evidence) -> list[Finding]:
     spread = max(rms for _, rms in measured) / min(rms for _, rms in measured)
     if spread < limit("signal_spread").value:
         return []
-    shown = ", ".join(f"{evidence.sites[i].fed_by} {written(rms, 2)}" for i, rms in measured)
+    spreads = ", ".join(f"{evidence.sites[i].fed_by} {written(rms, 2)}" for i, rms in measured)
     peak = _largest_ratio(evidence)
     return [
         Finding(
@@ -110,7 +110,7 @@ def misplaced_norm(evidence: Evidence) -> list[Finding]:
             severity="warning",
             title=f"Slow, with {level.name} in an unusual place ({', '.join(unusual)})",
             sentence="A norm is there to keep the signal one size through the layers; from this place it does not.",
-            evidence=f"Root mean square of what enters each activation, first window of epoch {epochs[0]}: {shown}; "
+            evidence=f"Root mean square of what enters each activation, first window of epoch {epochs[0]}: {spreads}; "
             f"largest over smallest {written(spread, 2)}. {_loss_in_words(evidence)}",
             threshold=str(limit("signal_spread")),
             contrary="One run cannot tell the norm from the rest: the same recipe with the norm where it belongs, and "

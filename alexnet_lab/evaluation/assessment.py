@@ -58,8 +58,8 @@ class Predicted:
 
     def positive_of(self, k: int) -> NDArray[np.bool_]:
         """Return whether each image is of one class, or has one finding, N."""
-        found: NDArray[np.bool_] = self.labels[:, k] == 1 if self.has_findings else self.labels == k
-        return found
+        positive: NDArray[np.bool_] = self.labels[:, k] == 1 if self.has_findings else self.labels == k
+        return positive
 
     def tempered(self, temperature: float) -> Floats:
         """Return the probabilities at that temperature, N K."""
@@ -327,14 +327,14 @@ def _wrong_findings(predicted: Predicted, findings: Sequence[str], thresholds: S
     away = np.abs(logit(scores) - logit(np.clip(cuts, 1e-12, 1 - 1e-12)))
     images, which = np.nonzero(wrong)
     order = np.argsort(-away[images, which], kind="stable")
-    made = []
+    mistakes = []
     for image, k in zip(images[order], which[order], strict=True):
         name, has = findings[k], bool(positive[image, k])
         probability = float(predicted.probabilities[image, k])
         of_truth = probability if has else 1 - probability
         true, called = (name, f"no {name}") if has else (f"no {name}", name)
-        made.append(Mistake(int(image), predicted.names[image], true, called, 1 - of_truth, of_truth))
-    return made
+        mistakes.append(Mistake(int(image), predicted.names[image], true, called, 1 - of_truth, of_truth))
+    return mistakes
 
 
 def _cells_of_findings(mistakes: Sequence[Mistake]) -> dict[str, list[str]]:

@@ -55,14 +55,14 @@ def calibration_curve(scores: Floats, positive: NDArray[np.bool_]) -> list[Bin]:
     ranked = scores[order]
     # A cut inside a run of equal probabilities moves to the run's beginning.
     starts = np.unique(np.concatenate([[0], np.searchsorted(ranked, ranked[cuts], "left")]))
-    made = []
+    filled = []
     for start, end in zip(starts, [*starts[1:], len(scores)], strict=True):
         chosen = order[start:end]
         right = int(positive[chosen].sum())
-        made.append(
+        filled.append(
             Bin(float(scores[chosen].mean()), right / len(chosen), *wilson(right, len(chosen)), images=len(chosen))
         )
-    return made
+    return filled
 
 
 def fit_temperature(probabilities: Floats, labels: Labels) -> float:

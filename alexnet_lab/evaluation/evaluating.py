@@ -47,8 +47,8 @@ class Evaluation:
 
     def facts(self) -> dict[str, Any]:
         """Return all of it for JSON."""
-        shown = {assessment.part: _plain(asdict(assessment)) for assessment in self.assessments}
-        for facts in shown.values():
+        assessed = {assessment.part: _plain(asdict(assessment)) for assessment in self.assessments}
+        for facts in assessed.values():
             del facts["resampled"]
         return {
             "run": str(self.run.path),
@@ -59,7 +59,7 @@ class Evaluation:
             },
             "external_data": self.data,
             "external_less_test": _plain({name: asdict(estimate) for name, estimate in self.drops.items()}),
-            **shown,
+            **assessed,
         }
 
 

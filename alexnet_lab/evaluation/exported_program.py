@@ -32,12 +32,12 @@ def export_program(folder: Path, out: Path, replicates: int = REPLICATES) -> lis
 
 
 def _write_program(run: Run, path: Path) -> None:
-    whole, sample = from_pixels(run)
-    for module in whole.modules():
+    model, sample = from_pixels(run)
+    for module in model.modules():
         if isinstance(module, LocalResponseNorm):
             module.backend = "reference"
     with quiet():
-        program = torch.export.export(whole, (sample,), dynamic_shapes=({0: torch.export.Dim("images")},))
+        program = torch.export.export(model, (sample,), dynamic_shapes=({0: torch.export.Dim("images")},))
         torch.export.save(program, path)
 
 

@@ -48,14 +48,14 @@ def own_sets(run: Run, device: str, told: Told) -> dict[str, LabelledSet]:
         feed = _feed_of(run, device, told)
     except (ValueError, OSError) as error:
         why = str(error).partition("\n")[0]
-    kept = run.path / FILE
-    if kept.exists():
+    path = run.path / FILE
+    if path.exists():
         if FILE in RunFolder(run.path).damages():
-            raise ValueError(f"{kept} changed after the run ended; the command that made the run makes it again")
-        parts = read_predictions(kept, PARTS)
-        for part, found in parts.items():
-            _check_recorded(found, feed, len(run.classes), f"{part} in {kept}")
-        return {part: _recorded(found, feed, why) for part, found in parts.items()}
+            raise ValueError(f"{path} changed after the run ended; the command that made the run makes it again")
+        parts = read_predictions(path, PARTS)
+        for part, predictions in parts.items():
+            _check_recorded(predictions, feed, len(run.classes), f"{part} in {path}")
+        return {part: _recorded(predictions, feed, why) for part, predictions in parts.items()}
     if feed is None:
         raise ValueError(
             f"the run in {run.path} kept no predictions, and they cannot be computed from its data ({why}); make "
@@ -64,26 +64,28 @@ def own_sets(run: Run, device: str, told: Told) -> dict[str, LabelledSet]:
     return _computed(run, feed, device, told)
 
 
-def _check_recorded(found: PartPredictions, feed: Feed | None, classes: int, what: str) -> None:
+def _check_recorded(predictions: PartPredictions, feed: Feed | None, classes: int, what: str) -> None:
     """Refuse predictions that are not of this run: of other images, of other classes, or that add up to nothing."""
     again = "the command that made the run makes it again"
-    if found.probabilities.shape[1] != classes:
-        raise ValueError(f"{what} is of {found.probabilities.shape[1]} classes, and the run has {classes}; {again}")
-    if found.labels.ndim == 1 and not (found.probabilities.sum(1) > 0).all():
+    if predictions.probabilities.shape[1] != classes:
+        raise ValueError(
+            f"{what} is of {predictions.probabilities.shape[1]} classes, and the run has {classes}; {again}"
+        )
+    if predictions.labels.ndim == 1 and not (predictions.probabilities.sum(1) > 0).all():
         raise ValueError(f"{what} has an image whose probabilities are all 0; {again}")
-    if feed is not None and len(found.ids) and found.ids.max() >= len(feed.labels):
-        raise ValueError(f"{what} has image {found.ids.max()}, and the data has {len(feed.labels)}; {again}")
+    if feed is not None and len(predictions.ids) and predictions.ids.max() >= len(feed.labels):
+        raise ValueError(f"{what} has image {predictions.ids.max()}, and the data has {len(feed.labels)}; {again}")
 
 
-def _recorded(found: PartPredictions, feed: Feed | None, why: str) -> LabelledSet:
-    probabilities = found.probabilities.astype(np.float64)
-    if found.labels.ndim == 1:
+def _recorded(predictions: PartPredictions, feed: Feed | None, why: str) -> LabelledSet:
+    probabilities = predictions.probabilities.astype(np.float64)
+    if predictions.labels.ndim == 1:
         probabilities /= probabilities.sum(1, keepdims=True)  # stored in float32
     if feed is not None:
-        return _set_of(feed, found.ids, probabilities)
-    names = tuple(f"image {index}" for index in found.ids)
+        return _set_of(feed, predictions.ids, probabilities)
+    names = tuple(f"image {index}" for index in predictions.ids)
     note = f"the data of the run is not here ({why}): images have numbers for names, and pictures are not shown"
-    return LabelledSet(Predicted(names, found.labels, probabilities, found.groups), None, (note,))
+    return LabelledSet(Predicted(names, predictions.labels, probabilities, predictions.groups), None, (note,))
 
 
 def external_set(run: Run, data: str, device: str, told: Told) -> LabelledSet:
@@ -99,8 +101,8 @@ def external_set(run: Run, data: str, device: str, told: Told) -> LabelledSet:
             )
         predictions = run.predict_files(files, device, partial(told, "predicting"))
         place_of = {file.name: place for place, file in enumerate(files)}
-        kept = [place_of[name] for name in predictions.files]
-        if not kept:
+        readable = [place_of[name] for name in predictions.files]
+        if not readable:
             name, why = next(iter(predictions.unreadable.items()))
             raise ValueError(f"none of the {len(files)} images of {data} can be read; the first is {name}: {why}")
     notes = predictions.notes
@@ -111,17 +113,17 @@ def external_set(run: Run, data: str, device: str, told: Told) -> LabelledSet:
             f"{len(predictions.unreadable)} of {len(files)} images cannot be read and are left out ({listed})",
         )
     number = np.array([run.classes.index(name) for name in source.classes])
-    groups = None if source.groups is None else source.groups[kept]
-    labels = source.labels[kept]
+    groups = None if source.groups is None else source.groups[readable]
+    labels = source.labels[readable]
     if run.recipe.findings:  # one that the table never names is in none of its images
-        told_of, labels = labels, np.zeros((len(kept), len(run.classes)), np.int64)
-        labels[:, number] = told_of
+        of_table, labels = labels, np.zeros((len(readable), len(run.classes)), np.int64)
+        labels[:, number] = of_table
     else:
         labels = number[labels]
     of_set = Predicted(predictions.files, labels, predictions.probabilities, groups)
 
     def pixels(image: int) -> NDArray[np.uint8]:
-        with _opened(data, run) as again, again.files[kept[image]].opened() as content:
+        with _opened(data, run) as again, again.files[readable[image]].opened() as content:
             return run.preprocessing.decoded(content, run.recipe.fit).pixels
 
     return LabelledSet(of_set, pixels, notes)

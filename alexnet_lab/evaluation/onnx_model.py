@@ -82,8 +82,8 @@ class FromPixels(nn.Module):
         probabilities = self._probabilities(views.flatten(0, 1))  # BV K
         return probabilities.reshape(-1, self.views, probabilities.shape[1]).mean(1)
 
-    def _probabilities(self, seen: Tensor) -> Tensor:
-        scores: Tensor = self.network(seen)
+    def _probabilities(self, views: Tensor) -> Tensor:
+        scores: Tensor = self.network(views)
         return scores.sigmoid() if self.has_findings else scores.softmax(1)
 
 
@@ -208,16 +208,16 @@ def from_pixels(run: Run) -> tuple[FromPixels, Tensor]:
     """Return a run's network from pixels to probabilities, and two images to trace it with."""
     network = run.network().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # missing in torch's stub
     has_findings = bool(run.recipe.findings)
-    whole = FromPixels(network, run.preprocessing, run.recipe.ten_views, has_findings=has_findings).eval()
+    model = FromPixels(network, run.preprocessing, run.recipe.ten_views, has_findings=has_findings).eval()
     side, channels = run.preprocessing.geometry.stored, run.preprocessing.stored_channels
-    return whole, torch.zeros(2, channels, side, side, dtype=torch.uint8)
+    return model, torch.zeros(2, channels, side, side, dtype=torch.uint8)
 
 
 def _write_model(run: Run, path: Path) -> None:
-    whole, sample = from_pixels(run)
+    model, sample = from_pixels(run)
     with quiet():
         torch.onnx.export(
-            whole,
+            model,
             (sample,),
             path,
             dynamo=True,

@@ -67,7 +67,7 @@ class Statistics:
             in_order(probabilities[:, k], positive[:, k], threshold) for k, threshold in enumerate(thresholds)
         ]
         costs = [
-            of_each(given, labels) for given in (probabilities, tempered) for of_each in (brier_of_each, loss_of_each)
+            of_each(of_set, labels) for of_set in (probabilities, tempered) for of_each in (brier_of_each, loss_of_each)
         ]
         self._right = None if labels.ndim == 2 else (probabilities.argmax(1) == labels).astype(float)
         self._columns = np.stack([*([] if self._right is None else [self._right]), *costs], 1).astype(float)
@@ -133,6 +133,6 @@ def _of_class(weights: Floats, prepared: Sorted) -> tuple[dict[str, Floats], Flo
         "positive predictive value": hits / (hits + alarms),
         "negative predictive value": (healthy - alarms) / (healthy - alarms + sick - hits),
     }
-    whole = (sick + healthy)[:, None]
-    benefit = worth(true[:, prepared.at_decisions] / whole, false[:, prepared.at_decisions] / whole, THRESHOLDS)
+    total = (sick + healthy)[:, None]
+    benefit = worth(true[:, prepared.at_decisions] / total, false[:, prepared.at_decisions] / total, THRESHOLDS)
     return dict(zip(OF_CLASSES, (figures[name] for name in OF_CLASSES), strict=True)), benefit

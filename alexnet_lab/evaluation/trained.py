@@ -135,10 +135,10 @@ class Run(Displayed):
 
     def _thresholds(self) -> tuple[float, ...]:
         """Return the probability from which on each finding counts, chosen on validation; NaN where it cannot be."""
-        kept = self.path / PREDICTIONS
+        path = self.path / PREDICTIONS
         if PREDICTIONS in RunFolder(self.path).damages():
             raise ValueError(_changed(self.path, PREDICTIONS))
-        validation = read_predictions(kept, ["validation"])["validation"]
+        validation = read_predictions(path, ["validation"])["validation"]
         chosen = [
             choose_threshold(validation.probabilities[:, k].astype(np.float64), validation.labels[:, k] == 1, "youden")
             for k in range(len(self.classes))

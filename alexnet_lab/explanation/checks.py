@@ -23,7 +23,7 @@ def rank_correlation(one: Floats, other: Floats) -> float:
     """Return Spearman's correlation of two maps over their pixels; NaN where one is the same everywhere."""
     from scipy.stats import rankdata
 
-    ranks = [rankdata(each.ravel()) for each in (one, other)]
+    ranks = [rankdata(one_map.ravel()) for one_map in (one, other)]
     first, second = (rank - rank.mean() for rank in ranks)
     lengths = float(np.sqrt((first**2).sum() * (second**2).sum()))
     return float((first * second).sum() / lengths) if lengths else float("nan")
@@ -54,5 +54,5 @@ def fall_when_erased(network: nn.Module, image: Tensor, kind: int, heat: Floats)
     hidden = image.clone()
     hidden.flatten(1)[:, torch.from_numpy(hottest)] = 0
     with torch.no_grad():
-        whole, erased = log_odds(network(torch.stack([image, hidden])), kind).tolist()
-    return float(whole - erased)
+        untouched, erased = log_odds(network(torch.stack([image, hidden])), kind).tolist()
+    return float(untouched - erased)

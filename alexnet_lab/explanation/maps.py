@@ -34,14 +34,14 @@ def log_odds(scores: Tensor, kind: int) -> Tensor:
 def grad_cam(network: nn.Module, image: Tensor, kind: int) -> Tensor:
     """Return the sum of the last feature maps, weighted by their mean gradient, where it is positive."""
     layer = last_feature_layer(network, image)
-    kept: list[Tensor] = []
-    handle = layer.register_forward_hook(lambda _module, _inputs, output: kept.append(output))
+    outputs: list[Tensor] = []
+    handle = layer.register_forward_hook(lambda _module, _inputs, output: outputs.append(output))
     try:
         with torch.enable_grad():
             value = log_odds(network(image[None].detach().requires_grad_()), kind).sum()
     finally:
         handle.remove()
-    features = kept[-1]  # 1 F h w; a module that is used more than once counts by its last use
+    features = outputs[-1]  # 1 F h w; a module that is used more than once counts by its last use
     (gradient,) = torch.autograd.grad(value, features)
     heat = (gradient.mean((2, 3), keepdim=True) * features).sum(1, keepdim=True).relu()
     return F.interpolate(heat.detach(), image.shape[-2:], mode="bilinear", align_corners=False)[0, 0]
@@ -55,13 +55,13 @@ def occlusion(network: nn.Module, image: Tensor, kind: int) -> Tensor:
     corners = [(row, column) for row in starts for column in starts]
     heat, count = torch.zeros(side, side), torch.zeros(side, side)
     with torch.no_grad():
-        whole = log_odds(network(image[None]), kind)
+        untouched = log_odds(network(image[None]), kind)
         for first in range(0, len(corners), AT_ONCE):
             part = corners[first : first + AT_ONCE]
             hidden = image.repeat(len(part), 1, 1, 1)
             for at, (row, column) in enumerate(part):
                 hidden[at, :, row : row + window, column : column + window] = 0
-            falls = (whole - log_odds(network(hidden), kind)).cpu()
+            falls = (untouched - log_odds(network(hidden), kind)).cpu()
             for (row, column), fall in zip(part, falls, strict=True):
                 heat[row : row + window, column : column + window] += fall
                 count[row : row + window, column : column + window] += 1
@@ -100,11 +100,11 @@ def last_feature_layer(network: nn.Module, image: Tensor) -> nn.Module:
 
     Behind a convolution stand its norm and activation; a pooling behind these has fewer pixels.
     """
-    seen: list[tuple[nn.Module, torch.Size]] = []
+    outputs: list[tuple[nn.Module, torch.Size]] = []
 
     def record(module: nn.Module, _inputs: Any, output: Any) -> None:
         if isinstance(output, Tensor) and output.dim() == 4:
-            seen.append((module, output.shape[-2:]))
+            outputs.append((module, output.shape[-2:]))
 
     leaves = [module for module in network.modules() if not list(module.children())]
     handles = [module.register_forward_hook(record) for module in leaves]
@@ -114,10 +114,10 @@ def last_feature_layer(network: nn.Module, image: Tensor) -> nn.Module:
     finally:
         for handle in handles:
             handle.remove()
-    sizes = [size for module, size in seen if isinstance(module, nn.Conv2d) and size.numel() > 1]
+    sizes = [size for module, size in outputs if isinstance(module, nn.Conv2d) and size.numel() > 1]
     if not sizes:
         raise ValueError(
             f"Grad-CAM needs a convolution whose output has more than one pixel, and at {image.shape[-1]} pixels this "
             "network has none; take occlusion or integrated-gradients, or train with a larger image_size"
         )
-    return next(module for module, size in reversed(seen) if size == sizes[-1])
+    return next(module for module, size in reversed(outputs) if size == sizes[-1])

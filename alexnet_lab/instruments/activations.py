@@ -40,10 +40,10 @@ def activation_of(module: nn.Module) -> str | None:
     A subclass of torch's modules is one only if it computes what its parent does. One with a `forward` of its own is
     known by the functions that it calls.
     """
-    for known in type(module).__mro__:
-        if known in MODULES:
-            return known.__name__
-        if "forward" in vars(known):
+    for ancestor in type(module).__mro__:
+        if ancestor in MODULES:
+            return ancestor.__name__
+        if "forward" in vars(ancestor):
             return None
     return None
 

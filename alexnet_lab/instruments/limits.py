@@ -39,9 +39,9 @@ PARAMETERS = "{} are not measured: not of floating point, or added after the fir
 
 def listed(names: Sequence[str], most: int | None = None) -> str:
     """Join names with commas, and give the number of those above `most`."""
-    shown = names if most is None or len(names) <= most + 1 else names[:most]
-    more = f" and {len(names) - len(shown)} more" if len(shown) < len(names) else ""
-    return ", ".join(shown) + more
+    first = names if most is None or len(names) <= most + 1 else names[:most]
+    more = f" and {len(names) - len(first)} more" if len(first) < len(names) else ""
+    return ", ".join(first) + more
 
 
 class Limits:

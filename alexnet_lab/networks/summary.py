@@ -48,15 +48,15 @@ def summarise(network: nn.Module, image_size: int, in_channels: int = 3) -> list
     """Return one row per layer in the order of computation, for square images; the network is not changed."""
     rows: list[LayerRow] = []
     fields: dict[int, Field] = {}
-    seen: list[Tensor] = []  # keeps every output alive, so that no id is given out twice
+    outputs: list[Tensor] = []  # keeps every output alive, so that no id is given out twice
 
     def record(name: str, layer: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
         of_inputs = [fields[id(x)] for x in inputs if isinstance(x, Tensor) and id(x) in fields]
         # A sum has the larger field of its two inputs. An input that no layer returned continues the layer before.
-        field = max(of_inputs, key=lambda f: (f.whole, f.side)) if of_inputs else fields[id(seen[-1])]
+        field = max(of_inputs, key=lambda f: (f.whole, f.side)) if of_inputs else fields[id(outputs[-1])]
         field = _field_after(layer, field, inputs[0].shape)
         fields[id(output)] = field
-        seen.append(output)
+        outputs.append(output)
         parameters = sum(p.numel() for p in layer.parameters())
         shape = tuple(output.shape[1:])
         rows.append(LayerRow(name, type(layer).__name__, shape, parameters, _multiply_adds(layer, output), str(field)))
@@ -64,7 +64,7 @@ def summarise(network: nn.Module, image_size: int, in_channels: int = 3) -> list
     dtype = next((p.dtype for p in network.parameters() if p.is_floating_point()), None)
     image = torch.empty(2, in_channels, image_size, image_size, device="meta", dtype=dtype)
     fields[id(image)] = Field()
-    seen.append(image)
+    outputs.append(image)
     skeleton = _meta_copy(network).eval()
     with _hooked(skeleton, record), torch.no_grad():
         skeleton(image)

@@ -149,8 +149,8 @@ def result_table(compared: Compared) -> Table:
             row: list[object] = [f"{part} {metric.replace('_', ' ')}", *map(decimals, values)]
             if len(values) == 2:
                 one, other = values
-                known = one is not None and other is not None and metric != "images"
-                row.append(decimals(other - one) if known else "–")
+                is_difference = one is not None and other is not None and metric != "images"
+                row.append(decimals(other - one) if is_difference else "–")
             rows.append(row)
     return Table(columns, rows)
 
@@ -162,12 +162,12 @@ def distance_rows(compared: Compared, other: int) -> list[tuple[str, str, Distan
     for kind in KINDS if epoch else ():
         one, two = _subjects(first, kind), _subjects(second, kind)
         shared = [name for name in one if name in two]
-        for name, shown in zip(shared, short_names(shared), strict=True):
+        for name, short in zip(shared, short_names(shared), strict=True):
             measured = distance(
                 first.histogram(kind, one[name], epoch), second.histogram(kind, two[name], epoch)
             )  # fmt: skip
             if measured is not None:
-                rows.append((kind, shown, measured))
+                rows.append((kind, short, measured))
     return rows
 
 
@@ -234,7 +234,7 @@ def _results(compared: Compared) -> list[Block]:
         )
         blocks = [Beside(figure, [table], [against])]
     areas = [(name, areas_of(run.evidence, "test")) for name, run in zip(compared.names, compared.runs, strict=True)]
-    means = [row for name, found in areas if found is not None for row in panels.mean_area(name, found)]
+    means = [row for name, area in areas if area is not None for row in panels.mean_area(name, area)]
     drawn = panels.area_figure("result-auroc", "Mean AUROC over findings, test", panels.BY_DELONG, means)
     if drawn is not None:
         blocks = [Beside(drawn, [table], [against])] if not rows else [*blocks, FigureGrid([drawn])]
@@ -251,13 +251,13 @@ def _headline(compared: Compared) -> str:
     else:
         scores = [(run.result.get("test") or {}).get("accuracy") for run in compared.runs]
         measured, form = "Test accuracy", "{:.1%}"
-    told = [
+    scored = [
         f"{name} {form.format(score)}" if score is not None else f"{name} without a result"
         for name, score in zip(compared.names, scores, strict=True)
     ]
     fields = [str(row[0]) for row in recipe_rows(compared)]
     differ = f"They differ in {', '.join(fields)}." if fields else "Their recipes are the same."
-    return f"{measured}, one seed each: {', '.join(told)}. {differ}"
+    return f"{measured}, one seed each: {', '.join(scored)}. {differ}"
 
 
 def _differences(compared: Compared) -> list[Block]:
@@ -334,7 +334,7 @@ def _through_depth(compared: Compared) -> list[Block]:
             *blocks,
             Paragraph("No two of these runs measured the same epoch, so there is nothing to compare by layer."),
         ]
-    shown = short_names(layers)
+    names = short_names(layers)
     figures = []
     for name, title, reading, measure, unit in (
         (
@@ -359,8 +359,8 @@ def _through_depth(compared: Compared) -> list[Block]:
             places = [place for place, layer in enumerate(layers) if layer in at]
             heights = [at[layers[place]].get(compared.epoch, math.nan) for place in places]
             series.append(Series(run_name, places, heights))
-        said = f"{reading} Medians of epoch {compared.epoch}."
-        figures.append(profile(name, title, said, shown, series, y_label=unit, in_order=False))
+        of_epoch = f"{reading} Medians of epoch {compared.epoch}."
+        figures.append(profile(name, title, of_epoch, names, series, y_label=unit, in_order=False))
     figures += _unit_profiles(compared)
     return [*blocks, FigureGrid(figures)]
 
@@ -371,7 +371,7 @@ def _unit_profiles(compared: Compared) -> list[Figure]:
     split = "probe" if all(run.rates("probe", 0)[0] for run in compared.runs if run.sites) else "training"
     rates, dead = [], []
     for run_name, run in zip(compared.names, compared.runs, strict=True):
-        places, means, shares, told = [], [], [], []
+        places, means, shares, details = [], [], [], []
         for at, (_, site) in enumerate(run.sites):
             epochs, by_epoch, inputs = run.rates(split, at)
             if compared.epoch in epochs:
@@ -379,18 +379,18 @@ def _unit_profiles(compared: Compared) -> list[Figure]:
                 places.append(names.index(run.site_keys[at]))
                 means.append(float(np.nanmean(row)))
                 shares.append(float((row == 1).mean()))
-                told.append(f"{int((row == 1).sum())} of {len(row)} units, {site.activation}, N = {n:,}")
-        rates.append(Series(run_name, places, means, details=told))
-        dead.append(Series(run_name, places, shares, details=told))
+                details.append(f"{int((row == 1).sum())} of {len(row)} units, {site.activation}, N = {n:,}")
+        rates.append(Series(run_name, places, means, details=details))
+        dead.append(Series(run_name, places, shares, details=details))
     if not any(len(line.x) for line in rates):
         return []
-    shown, where = short_names(names), panels.SPLIT_WORDS[split]
+    short, where = short_names(names), panels.SPLIT_WORDS[split]
     reading = f"Mean over a layer's units, {where}, epoch {compared.epoch}; of leaky units, the negative side."
-    said = f"Off, or on the negative side, on every one of the N inputs, {where}, epoch {compared.epoch}."
+    of_dead = f"Off, or on the negative side, on every one of the N inputs, {where}, epoch {compared.epoch}."
     return [
-        profile("depth-rate", "Off-rate through depth", reading, shown, rates, y_label="share of the inputs",
+        profile("depth-rate", "Off-rate through depth", reading, short, rates, y_label="share of the inputs",
                 scale="percent", in_order=False),
-        profile("depth-dead", "Units off on every input", said, shown, dead, y_label="share of the units",
+        profile("depth-dead", "Units off on every input", of_dead, short, dead, y_label="share of the units",
                 scale="percent", in_order=False),
     ]  # fmt: skip
 

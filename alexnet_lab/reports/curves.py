@@ -85,8 +85,8 @@ def curves(
         if len(line.low):
             axes.fill_between(x, drawable(line.low, scale), drawable(line.high, scale), color=colour, alpha=0.2, lw=0)
         labels = [f"{x_label} {number(_whole(value))}" for value in line.x]
-        told = [_told(line, place, scale) for place in range(len(x))]
-        drawing.points(axes, line.name, x, y, labels, told)
+        details = [_told(line, place, scale) for place in range(len(x))]
+        drawing.points(axes, line.name, x, y, labels, details)
     for mark, word in marks:
         axes.axhline(mark, color=LIGHT["muted"], linewidth=1, linestyle=(0, (4, 3)))
         axes.annotate(
@@ -132,13 +132,13 @@ def profile(
         colour = along(at, len(series)) if in_order else SERIES[at % len(SERIES)]
         marker = MARKERS[at % len(MARKERS)] if len(layers) <= MOST_MARKED else ""
         lines += axes.plot(x, y, color=colour, linestyle=DASHES[at % len(DASHES)], marker=marker, markersize=4)
-        told = [_told(line, place, scale) for place in range(len(x))]
-        drawing.points(axes, line.name, x, y, [layers[int(place)] for place in line.x], told)
+        details = [_told(line, place, scale) for place in range(len(x))]
+        drawing.points(axes, line.name, x, y, [layers[int(place)] for place in line.x], details)
     every = max(1, math.ceil(len(layers) / 20))
-    shown = list(range(0, len(layers), every))
+    ticks = list(range(0, len(layers), every))
     axes.set_xticks(
-        shown,
-        [names[at] for at in shown],
+        ticks,
+        [names[at] for at in ticks],
         rotation=90 if upright else 0,
     )
     axes.set_xlim(-0.4, max(len(layers) - 0.6, 0.4))
@@ -222,9 +222,9 @@ def _draw_interval(drawing: Drawing, axes: Axes, row: Interval, place: float, ze
     filling = SERIES[0] if is_apart else LIGHT["paper"]
     axes.plot([row.estimate], [place], "o", markersize=8, color=SERIES[0], markerfacecolor=filling)
     text = _interval_text(row, signed=zero is not None)
-    told = row.detail if row.text else ", ".join(filter(None, (text, row.detail)))
+    detail = row.detail if row.text else ", ".join(filter(None, (text, row.detail)))
     ends = [row.low, row.estimate, row.high] if has_interval else [row.estimate]
-    drawing.points(axes, row.name, ends, [place] * len(ends), [""] * len(ends), [told] * len(ends))
+    drawing.points(axes, row.name, ends, [place] * len(ends), [""] * len(ends), [detail] * len(ends))
     if row.points:
         labels, values, texts = zip(*row.points, strict=True)
         below = [place - RINGS_BELOW] * len(values)
@@ -282,12 +282,12 @@ def _add_legend(drawing: Drawing, lines: Sequence[Line2D], names: Sequence[str])
     if len(lines) < 2:
         return
     most = MOST_NAMED if len(lines) > MANY else MANY
-    kept = sorted({round(at) for at in np.linspace(0, len(lines) - 1, min(len(lines), most))})
+    named = sorted({round(at) for at in np.linspace(0, len(lines) - 1, min(len(lines), most))})
     # A space behind each: browsers set some pairs of letters two pixels wider than was measured here.
-    told = [label(names[at], 17) + "\N{NO-BREAK SPACE}" for at in kept]
+    labels = [label(names[at], 17) + "\N{NO-BREAK SPACE}" for at in named]
     with mpl.rc_context(STYLE):
         drawing.canvas.legend(
-            [lines[at] for at in kept], told, loc="outside right upper", frameon=False, fontsize=10,
+            [lines[at] for at in named], labels, loc="outside right upper", frameon=False, fontsize=10,
             handlelength=2.2, handletextpad=0.5, borderaxespad=0.1, labelspacing=0.35,
         )  # fmt: skip
 

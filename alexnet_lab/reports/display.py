@@ -50,8 +50,8 @@ def panel_html(panel: "Panel") -> str:
         findings = examine(measured.evidence)
     points = [(finding.title, finding.sentence) for finding in findings]
     lead = f"A panel on {type(panel.model).__name__}, {panel.steps_taken} steps."
-    kept = f"Its records are in {folder}: alexnet-lab inspect {folder} writes a page." if panel.writer else ""
-    return fragment(lead, figures, points, kept, text=panel.summary())
+    more = f"Its records are in {folder}: alexnet-lab inspect {folder} writes a page." if panel.writer else ""
+    return fragment(lead, figures, points, more, text=panel.summary())
 
 
 def inside(measured: Measured) -> list[Figure]:
@@ -72,16 +72,16 @@ def fragment(
     text: str = "",
 ) -> str:
     """Return a lead, figures side by side, titled points, tables and a preformatted text as one element."""
-    shown = "".join(f"<li><b>{escape(title)}.</b> {escape(said)}</li>" for title, said in points[:MOST_POINTS]) + (
-        f"<li>and {len(points) - MOST_POINTS} more</li>" if len(points) > MOST_POINTS else ""
-    )
+    items = "".join(
+        f"<li><b>{escape(title)}.</b> {escape(sentence)}</li>" for title, sentence in points[:MOST_POINTS]
+    ) + (f"<li>and {len(points) - MOST_POINTS} more</li>" if len(points) > MOST_POINTS else "")
     side_by_side = "display:flex;flex-wrap:wrap;gap:12px;align-items:flex-start"
     parts = [
         f'<p style="max-width:46rem">{escape(lead)}</p>',
         f'<pre style="line-height:1.3">{escape(text, keep_lines=True)}</pre>' if text else "",
         f'<div style="{side_by_side}">{"".join(map(picture, figures))}</div>',
         "".join(map(table_html, tables)),
-        f'<ul style="max-width:46rem">{shown}</ul>' if shown else "",
+        f'<ul style="max-width:46rem">{items}</ul>' if items else "",
         f'<p style="opacity:.7;font-size:85%">{escape(more)}</p>' if more else "",
     ]
     return f'<div class="alexnet-lab">{"".join(parts)}</div>'

@@ -93,8 +93,8 @@ class Drawing:
         """Return plots one below the other with a common horizontal axis."""
         with mpl.rc_context(STYLE):
             ratios = {"height_ratios": heights} if heights else None
-            made = self.canvas.subplots(count, 1, sharex=True, squeeze=False, gridspec_kw=ratios)
-        plots: list[Axes] = list(made[:, 0])
+            grid_of_plots = self.canvas.subplots(count, 1, sharex=True, squeeze=False, gridspec_kw=ratios)
+        plots: list[Axes] = list(grid_of_plots[:, 0])
         for axes in plots:
             if grid:
                 axes.grid(visible=True, axis="y")
@@ -158,13 +158,13 @@ class Drawing:
             return Grid(name, x0, x1, y1, y0, rows, columns, cells)
         x, y, labels, values = place
         places = [self._pixel(axes, *place) for place in zip(x, y, strict=True)]
-        seen = [at for at, place in enumerate(places) if np.isfinite(place).all()]
+        finite = [at for at, place in enumerate(places) if np.isfinite(place).all()]
         return Points(
             name,
-            [places[at][0] for at in seen],
-            [places[at][1] for at in seen],
-            [labels[at] for at in seen],
-            [values[at] for at in seen],
+            [places[at][0] for at in finite],
+            [places[at][1] for at in finite],
+            [labels[at] for at in finite],
+            [values[at] for at in finite],
         )
 
     def _pixel(self, axes: Axes, x: float, y: float) -> tuple[float, float]:
@@ -233,7 +233,7 @@ def _inline(drawn: bytes, name: str, title: str, reading: str) -> str:
     root.set("role", "img")
     root.set("aria-labelledby", f"{name}-title {name}-desc")
     for at, (tag, text) in enumerate((("title", title), ("desc", reading))):
-        told = ET.Element(f"{{{_SVG}}}{tag}", {"id": f"{name}-{tag}"})
-        told.text = label(text, 2000)
-        root.insert(at, told)
+        element = ET.Element(f"{{{_SVG}}}{tag}", {"id": f"{name}-{tag}"})
+        element.text = label(text, 2000)
+        root.insert(at, element)
     return ET.tostring(root, encoding="unicode")

@@ -24,26 +24,26 @@ def roc_figure(name: str, predicted: Predicted, classes: Sequence[ClassAssessmen
     axes = drawing.axes()
     axes.plot([0, 1], [0, 1], color=LIGHT["edge"], linewidth=1, linestyle=(0, (4, 3)))
     rows: list[list[object]] = []
-    for at, found in enumerate(classes):
+    for at, one in enumerate(classes):
         alarms, hits = roc_points(predicted.probabilities[:, at], predicted.positive_of(at))
         if not len(alarms):
             continue
         colour = SERIES[at % len(SERIES)]
         axes.plot(
-            alarms, hits, color=colour, linestyle=DASHES[at // len(SERIES) % len(DASHES)], label=label(found.name, 20)
+            alarms, hits, color=colour, linestyle=DASHES[at // len(SERIES) % len(DASHES)], label=label(one.name, 20)
         )
-        kept = np.unique(np.linspace(0, len(alarms) - 1, min(len(alarms), MOST_POINTS)).round().astype(int))
+        drawn = np.unique(np.linspace(0, len(alarms) - 1, min(len(alarms), MOST_POINTS)).round().astype(int))
         drawing.points(
-            axes, found.name, alarms[kept], hits[kept],
-            [f"sensitivity {hits[place]:.1%}" for place in kept],
-            [f"specificity {1 - alarms[place]:.1%}" for place in kept],
+            axes, one.name, alarms[drawn], hits[drawn],
+            [f"sensitivity {hits[place]:.1%}" for place in drawn],
+            [f"specificity {1 - alarms[place]:.1%}" for place in drawn],
         )  # fmt: skip
         sensitivity, specificity = (
-            found.figures[word].value if word in found.figures else None for word in ("sensitivity", "specificity")
+            one.figures[word].value if word in one.figures else None for word in ("sensitivity", "specificity")
         )
         if sensitivity is not None and specificity is not None:
             axes.plot([1 - specificity], [sensitivity], marker="o", markersize=7, color=colour)
-            rows.append([found.name, decimals(found.threshold), decimals(sensitivity), decimals(specificity)])
+            rows.append([one.name, decimals(one.threshold), decimals(sensitivity), decimals(specificity)])
     _unit_square(axes, "1 − specificity", "sensitivity")
     axes.legend(loc="lower right", frameon=False, fontsize=10)
     return drawing.finish(
@@ -65,12 +65,12 @@ def roc_points(scores: Floats, positive: NDArray[np.bool_]) -> tuple[Floats, Flo
     return np.concatenate([[0.0], alarms]), np.concatenate([[0.0], hits])
 
 
-def calibration_figure(name: str, found: ClassAssessment, temperature: float) -> Figure:
+def calibration_figure(name: str, assessed: ClassAssessment, temperature: float) -> Figure:
     """Draw the calibration curve of one class, as predicted and after the temperature."""
     drawing = Drawing(height=300)
     axes = drawing.axes()
     axes.plot([0, 1], [0, 1], color=LIGHT["edge"], linewidth=1, linestyle=(0, (4, 3)))
-    lines = (("as predicted", found.calibration), (f"temperature {temperature:.2f}", found.calibration_tempered))
+    lines = (("as predicted", assessed.calibration), (f"temperature {temperature:.2f}", assessed.calibration_tempered))
     for at, (word, bins) in enumerate(lines):
         x, y = [bin_.predicted for bin_ in bins], [bin_.observed for bin_ in bins]
         colour = SERIES[at]
@@ -78,7 +78,7 @@ def calibration_figure(name: str, found: ClassAssessment, temperature: float) ->
             axes.vlines(x, [bin_.low for bin_ in bins], [bin_.high for bin_ in bins], color=colour, linewidth=1)
         axes.plot(x, y, color=colour, marker="os"[at], markersize=5, linestyle=DASHES[at], label=word)
         drawing.points(axes, word, x, y, [f"predicted {value:.3f}" for value in x], [_came_true(bin_) for bin_ in bins])
-    _unit_square(axes, f"probability of {found.name}", "share that came true")
+    _unit_square(axes, f"probability of {assessed.name}", "share that came true")
     axes.legend(loc="upper left", frameon=False, fontsize=10)
     rows = [
         [word, decimals(bin_.predicted), decimals(bin_.observed), decimals(bin_.low), decimals(bin_.high), bin_.images]
@@ -87,18 +87,18 @@ def calibration_figure(name: str, found: ClassAssessment, temperature: float) ->
     ]
     return drawing.finish(
         name,
-        f"Calibration: {found.name}",
+        f"Calibration: {assessed.name}",
         "Bins of equal count. On the dashed line probabilities are right; bars are Wilson intervals over images.",
         Table(["curve", "predicted", "came true", "low", "high", "images"], rows),
     )
 
 
-def decision_figure(name: str, found: ClassAssessment) -> Figure:
+def decision_figure(name: str, assessed: ClassAssessment) -> Figure:
     """Draw the net benefit of acting on a class at every threshold, beside acting on all and on none."""
     drawing = Drawing(height=290)
     axes = drawing.axes()
-    benefit, everyone = np.array(found.net_benefit), np.array(found.benefit_of_all)
-    low, high = (np.array(ends, float) for ends in (found.net_benefit_low, found.net_benefit_high))
+    benefit, everyone = np.array(assessed.net_benefit), np.array(assessed.benefit_of_all)
+    low, high = (np.array(ends, float) for ends in (assessed.net_benefit_low, assessed.net_benefit_high))
     axes.fill_between(THRESHOLDS, low, high, color=SERIES[0], alpha=0.2, lw=0)
     axes.plot(THRESHOLDS, benefit, color=SERIES[0], label="by the network")
     axes.plot(THRESHOLDS, everyone, color=SERIES[1], linestyle=DASHES[1], label="on everyone")
@@ -123,22 +123,22 @@ def decision_figure(name: str, found: ClassAssessment) -> Figure:
         ]
         for at, one, ends, every in zip(
             THRESHOLDS,
-            found.net_benefit,
-            zip(found.net_benefit_low, found.net_benefit_high, strict=True),
-            found.benefit_of_all,
+            assessed.net_benefit,
+            zip(assessed.net_benefit_low, assessed.net_benefit_high, strict=True),
+            assessed.benefit_of_all,
             strict=True,
         )
     ]
     return drawing.finish(
         name,
-        f"Net benefit: {found.name}",
+        f"Net benefit: {assessed.name}",
         "Worth of acting on a prediction, in true positives per image. The band is pointwise, by the bootstrap.",
         Table(["threshold", "net benefit", "low", "high", "on everyone"], rows),
     )
 
 
-def _value(found: ClassAssessment, figure: str) -> float | None:
-    return found.figures[figure].value if figure in found.figures else None
+def _value(assessed: ClassAssessment, figure: str) -> float | None:
+    return assessed.figures[figure].value if figure in assessed.figures else None
 
 
 def _came_true(bin_: Bin) -> str:

@@ -81,16 +81,16 @@ def summary(evaluation: Evaluation) -> str:
     beside = f"over {len(evaluation.run.classes)} findings"
     if "accuracy" in test.figures:
         beside = f"and accuracy {_shown(test.figures['accuracy'], percent=True)}"
-    said = (
+    sentence = (
         f"Macro AUROC {_shown(interval)} {beside} on "
         f"{test.images:,} test images{_of_patients(test)}; intervals are for {test.population}."
     )
     external = evaluation.external
     if external is None:
-        return f"{said} No external set was given."
+        return f"{sentence} No external set was given."
     fall = evaluation.drops["auroc"]
     return (
-        f"{said} On {external.images:,} images of {evaluation.data}{_of_patients(external)} the macro AUROC is "
+        f"{sentence} On {external.images:,} images of {evaluation.data}{_of_patients(external)} the macro AUROC is "
         f"{_shown(headline(external))}, a difference of {_shown(fall, signed=True)}."
     )
 
@@ -109,7 +109,7 @@ def claim_answers(evaluation: Evaluation) -> dict[int, str]:
     geometry = run.preprocessing.geometry
     slots = ", ".join(f"{name} {getattr(recipe, name) or 'as published'}" for name in ("norm", "act"))
     notes = "; ".join(
-        [*provenance.get("notes", ()), *(note for found in evaluation.assessments for note in found.notes)]
+        [*provenance.get("notes", ()), *(note for assessment in evaluation.assessments for note in assessment.notes)]
     )
     result = verdict.get("result", {})
     bad = [str(note) for note in provenance.get("notes", ()) if "cannot be read" in str(note)]
@@ -170,9 +170,9 @@ NO_PATIENTS = "no patient is known, so one may be in two parts"
 def _how_split(recipe: Any, split: Mapping[str, Any]) -> str:
     if recipe.fold:
         return f"test is fold {recipe.fold} of the images, split seed {recipe.split_seed}"
-    kept = "each image's rarest finding" if recipe.findings else "classes"
+    strata = "each image's rarest finding" if recipe.findings else "classes"
     return (
-        f"by the parts that the data names, else at random with {kept} in proportion (split seed {recipe.split_seed})"
+        f"by the parts that the data names, else at random with {strata} in proportion (split seed {recipe.split_seed})"
     )
 
 
@@ -212,16 +212,16 @@ def _how(rules: Rules, evaluation: Evaluation) -> str:
 
 def _performance(evaluation: Evaluation) -> list[Block]:
     blocks: list[Block] = []
-    together, each = "all classes together", "each class against the others"
+    together, by_class = "all classes together", "each class against the others"
     if evaluation.run.recipe.findings:
-        together, each = "means over findings", "each finding against its absence"
+        together, by_class = "means over findings", "each finding against its absence"
     for assessment in evaluation.assessments:
         labelled = evaluation.sets[assessment.part]
         blocks += [
             *(Callout("warning", f"About the {assessment.part} set", _sentence(note)) for note in assessment.notes),
             *(Callout("note", f"About the {assessment.part} set", _sentence(note)) for note in labelled.notes),
             Table(COLUMNS, overall_rows(assessment), f"{_titled(assessment)}: {together}"),
-            Table(WIDE, wide_rows(assessment), f"{_titled(assessment)}: {each}"),
+            Table(WIDE, wide_rows(assessment), f"{_titled(assessment)}: {by_class}"),
             Paragraph(_legend(assessment)),
         ]
         if assessment.part == "external":
@@ -242,12 +242,12 @@ def overall_rows(assessment: Assessment) -> list[list[object]]:
         [
             "macro AUROC" if name == "auroc" else name,
             "all",
-            _cell(found),
-            _interval(found),
-            found.method,
+            _cell(estimate),
+            _interval(estimate),
+            estimate.method,
             _interval(delong.get(name)),
         ]
-        for name, found in assessment.figures.items()
+        for name, estimate in assessment.figures.items()
     ]
     for word, value in (("", assessment.calibration_error), (", tempered", assessment.calibration_error_tempered)):
         rows.append([f"calibration error{word}", "all", decimals(value), "", "no interval: resampling biases it", ""])
@@ -257,12 +257,20 @@ def overall_rows(assessment: Assessment) -> list[list[object]]:
 def wide_rows(assessment: Assessment) -> list[list[object]]:
     """Return a row per class, as WIDE: figures with their intervals."""
     rows: list[list[object]] = []
-    for found in assessment.classes:
-        estimates = [found.figures.get(name) for name in OF_CLASSES]
-        delong = _interval(found.auroc_delong, 3) or "–"
+    for assessed in assessment.classes:
+        estimates = [assessed.figures.get(name) for name in OF_CLASSES]
+        delong = _interval(assessed.auroc_delong, 3) or "–"
         first, *others = ["–" if one is None else _with_interval(one) for one in estimates]
         rows.append(
-            [found.name, found.images, decimals(found.threshold, 3), first, delong, *others, decimals(found.brier, 3)]
+            [
+                assessed.name,
+                assessed.images,
+                decimals(assessed.threshold, 3),
+                first,
+                delong,
+                *others,
+                decimals(assessed.brier, 3),
+            ]
         )
     return rows
 
@@ -284,12 +292,12 @@ def _legend(assessment: Assessment) -> str:
 def class_rows(assessment: Assessment) -> list[list[object]]:
     """Return the figures of each class against the others, as COLUMNS."""
     rows: list[list[object]] = []
-    for found in assessment.classes:
-        for name, estimate in found.figures.items():
-            delong = _interval(found.auroc_delong) if name == "auroc" else ""
-            rows.append([name, _of(found), _cell(estimate), _interval(estimate), estimate.method, delong])
-        rows.append(["Brier score of the class", _of(found), decimals(found.brier), "", "", ""])
-        rows.append(["threshold", _of(found), decimals(found.threshold), "", "chosen on validation", ""])
+    for assessed in assessment.classes:
+        for name, estimate in assessed.figures.items():
+            delong = _interval(assessed.auroc_delong) if name == "auroc" else ""
+            rows.append([name, _of(assessed), _cell(estimate), _interval(estimate), estimate.method, delong])
+        rows.append(["Brier score of the class", _of(assessed), decimals(assessed.brier), "", "", ""])
+        rows.append(["threshold", _of(assessed), decimals(assessed.threshold), "", "chosen on validation", ""])
     return rows
 
 
@@ -323,14 +331,14 @@ def markdown(evaluation: Evaluation) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _figures(assessment: Assessment, found: LabelledSet, evaluation: Evaluation) -> list[Any]:
+def _figures(assessment: Assessment, labelled: LabelledSet, evaluation: Evaluation) -> list[Any]:
     part = assessment.part
-    shown = [one for one in assessment.classes if one.images][:MOST_CLASSES]
+    drawn = [one for one in assessment.classes if one.images][:MOST_CLASSES]
     if len(assessment.classes) > MOST_CLASSES:
-        shown = sorted(shown, key=lambda one: -one.images)
+        drawn = sorted(drawn, key=lambda one: -one.images)
     names = list(evaluation.run.classes)
     figures = [
-        roc_figure(f"roc-{part}", found.predicted, assessment.classes[:MOST_CLASSES]),
+        roc_figure(f"roc-{part}", labelled.predicted, assessment.classes[:MOST_CLASSES]),
     ]
     if assessment.confusion:
         figures.append(
@@ -342,27 +350,27 @@ def _figures(assessment: Assessment, found: LabelledSet, evaluation: Evaluation)
                 names,
             )
         )
-    for one in shown:
+    for one in drawn:
         number = names.index(one.name)
         figures.append(calibration_figure(f"calibration-{part}-{number}", one, evaluation.rules.temperature))
         figures.append(decision_figure(f"net-benefit-{part}-{number}", one))
     return figures
 
 
-def _pictures(assessment: Assessment, found: LabelledSet) -> list[Block]:
+def _pictures(assessment: Assessment, labelled: LabelledSet) -> list[Block]:
     """Show the most confident mistakes, and pictures behind each cell of the confusion matrix."""
     blocks: list[Block] = []
     if not assessment.mistakes:
         why = "the most probable class is always right"
-        if found.predicted.has_findings:
+        if labelled.predicted.has_findings:
             why = "each finding is on the right side of its threshold"
         blocks.append(Paragraph(f"The {assessment.part} set has no mistake: {why}."))
-    if found.pixels is None:
+    if labelled.pixels is None:
         return [*blocks, Paragraph(f"The pictures of the {assessment.part} set cannot be shown: its data is not here.")]
     if assessment.mistakes:
         pictures = [
             Picture(
-                thumbnail(found.pixels(mistake.image)),
+                thumbnail(labelled.pixels(mistake.image)),
                 (f"{mistake.true}, called {mistake.predicted}", f"{mistake.confidence:.1%} sure", mistake.name),
             )
             for mistake in assessment.mistakes[:MOST_MISTAKES]
@@ -370,23 +378,23 @@ def _pictures(assessment: Assessment, found: LabelledSet) -> list[Block]:
         count = len(assessment.mistakes)
         title = f"Most confident mistakes on the {assessment.part} set, {len(pictures)} of {count}"
         blocks.append(Gallery(title, pictures))
-    if found.predicted.has_findings:  # the pictures of all findings missed, and of all false alarms, are above
+    if labelled.predicted.has_findings:  # the pictures of all findings missed, and of all false alarms, are above
         return blocks
-    place_of = {name: place for place, name in enumerate(found.predicted.names)}
-    confidence = found.predicted.probabilities.max(1)
-    left = MOST_PICTURES
+    place_of = {name: place for place, name in enumerate(labelled.predicted.names)}
+    confidence = labelled.predicted.probabilities.max(1)
+    room = MOST_PICTURES
     cells = sorted(assessment.cells.items(), key=lambda cell: (_is_right(cell[0]), -len(cell[1])))
     for cell, names in cells:
-        shown = names[: min(OF_A_CELL, left)]
-        left -= len(shown)
-        if not shown:
+        first = names[: min(OF_A_CELL, room)]
+        room -= len(first)
+        if not first:
             break
-        places = [place_of[name] for name in shown]
+        places = [place_of[name] for name in first]
         pictures = [
-            Picture(thumbnail(found.pixels(place)), (f"{confidence[place]:.1%}", name))
-            for place, name in zip(places, shown, strict=True)
+            Picture(thumbnail(labelled.pixels(place)), (f"{confidence[place]:.1%}", name))
+            for place, name in zip(places, first, strict=True)
         ]
-        title = f"{assessment.part}: {cell}, {len(shown)} of {len(names)}, the most confident first"
+        title = f"{assessment.part}: {cell}, {len(first)} of {len(names)}, the most confident first"
         blocks.append(Gallery(title, pictures, folded=True))
     return blocks
 
@@ -405,8 +413,8 @@ def _of_patients(assessment: Assessment) -> str:
     return f" of {assessment.units:,} patients" if assessment.unit == "patients" else ""
 
 
-def _of(found: ClassAssessment) -> str:
-    return f"{found.name} ({found.images:,})"
+def _of(assessed: ClassAssessment) -> str:
+    return f"{assessed.name} ({assessed.images:,})"
 
 
 def _cell(estimate: Estimate) -> str:
@@ -434,8 +442,8 @@ def _predictions(evaluation: Evaluation) -> Any:
     import pandas as pd
 
     tables = []
-    for part, found in evaluation.sets.items():
-        predicted, classes = found.predicted, np.array(evaluation.run.classes, object)
+    for part, labelled in evaluation.sets.items():
+        predicted, classes = labelled.predicted, np.array(evaluation.run.classes, object)
         columns = {"set": part, "image": np.array(predicted.names, object)}
         if predicted.has_findings:
             cuts = [np.inf if threshold is None else threshold.value for threshold in evaluation.rules.thresholds]

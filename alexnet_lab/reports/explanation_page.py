@@ -65,13 +65,13 @@ def summary(explained: Sequence[Explained]) -> str:
 
 def pictures_of(one: Explained) -> list[tuple[str, Picture]]:
     """Return the image, then each map and one of random weights over it, with the endings of their file names."""
-    whole = Picture(_png(_enlarged(one.pixels)), ("image", f"{one.kind} {one.probability:.1%}"))
-    pictures = [("", whole)]
-    for found in one.maps:
-        verdict = LABEL if found.is_random else "better than random weights"
-        pictures.append((f"-{found.method}", Picture(overlay(one.pixels, found.heat), (found.method, verdict))))
-        random = Picture(overlay(one.pixels, found.of_random_weights), (found.method, "by random weights"))
-        pictures.append((f"-{found.method}-random", random))
+    picture = Picture(_png(_enlarged(one.pixels)), ("image", f"{one.kind} {one.probability:.1%}"))
+    pictures = [("", picture)]
+    for drawn in one.maps:
+        verdict = LABEL if drawn.is_random else "better than random weights"
+        pictures.append((f"-{drawn.method}", Picture(overlay(one.pixels, drawn.heat), (drawn.method, verdict))))
+        random = Picture(overlay(one.pixels, drawn.of_random_weights), (drawn.method, "by random weights"))
+        pictures.append((f"-{drawn.method}-random", random))
     return pictures
 
 
@@ -91,43 +91,43 @@ def rows_of(one: Explained) -> list[dict[str, Any]]:
     """Return what the checks say of each map, for JSON."""
     return [
         {
-            "map": found.method,
-            "no_better_than_random_weights": found.is_random,
-            "fall_of_log_odds": found.fall,
-            "fall_by_random_maps": found.fall_by_random_maps,
-            "fall_of_random_networks": found.fall_of_random_networks,
-            "correlation_with_random": _finite(found.correlation_with_random),
-            "heat_at_border": _finite(found.border),
-            "area_of_border": found.border_area,
-            "correlation_with_other_seeds": _finite(found.repeatability),
+            "map": drawn.method,
+            "no_better_than_random_weights": drawn.is_random,
+            "fall_of_log_odds": drawn.fall,
+            "fall_by_random_maps": drawn.fall_by_random_maps,
+            "fall_of_random_networks": drawn.fall_of_random_networks,
+            "correlation_with_random": _finite(drawn.correlation_with_random),
+            "heat_at_border": _finite(drawn.border),
+            "area_of_border": drawn.border_area,
+            "correlation_with_other_seeds": _finite(drawn.repeatability),
         }
-        for found in one.maps
+        for drawn in one.maps
     ]
 
 
 def _section(number: int, one: Explained, pictures: Sequence[Picture]) -> Section:
-    random = [found.method for found in one.maps if found.is_random]
+    random = [drawn.method for drawn in one.maps if drawn.is_random]
     blocks: list[Block] = [Gallery(f"{one.kind}, probability {one.probability:.1%}", pictures)]
     if random:
         text = (
             f"The network's answer does not hang on where {' and '.join(random)} is hot more than chance would have it."
         )
         blocks.append(Callout("warning", f"{', '.join(random)}: {LABEL}", text))
-    blocks.append(Table(COLUMNS, [_row(found) for found in one.maps]))
+    blocks.append(Table(COLUMNS, [_row(drawn) for drawn in one.maps]))
     return Section(f"Image {number}: {PurePath(one.name).name}", blocks)
 
 
-def _row(found: Map) -> list[object]:
+def _row(drawn: Map) -> list[object]:
     return [
-        found.method,
-        "no" if found.is_random else "yes",
-        decimals(found.fall, 2),
-        decimals(found.fall_by_random_maps, 2),
-        decimals(found.fall_of_random_networks, 2),
-        decimals(found.correlation_with_random, 2),
-        "–" if math.isnan(found.border) else f"{found.border:.0%}",
-        f"{found.border_area:.0%}",
-        decimals(found.repeatability, 2),
+        drawn.method,
+        "no" if drawn.is_random else "yes",
+        decimals(drawn.fall, 2),
+        decimals(drawn.fall_by_random_maps, 2),
+        decimals(drawn.fall_of_random_networks, 2),
+        decimals(drawn.correlation_with_random, 2),
+        "–" if math.isnan(drawn.border) else f"{drawn.border:.0%}",
+        f"{drawn.border_area:.0%}",
+        decimals(drawn.repeatability, 2),
     ]
 
 

@@ -58,8 +58,8 @@ def page_of(run: Measured, findings: Sequence[Finding] | None = None) -> Page:
     section = Section("Findings", [*finding_blocks(findings), *_blind(run)])
     sections = [section] if run.is_of_panel else _training_sections(run, findings, section)
     if run.flow is None:
-        said = run.damages.get("flow/layout.json", NO_INSTRUMENTS)
-        sections.append(Section("Inside the network", [Paragraph(said)]))
+        reason = run.damages.get("flow/layout.json", NO_INSTRUMENTS)
+        sections.append(Section("Inside the network", [Paragraph(reason)]))
     else:
         sections += [
             Section("Gradient flow", _gradient_flow(run)),
@@ -77,12 +77,12 @@ def page_of(run: Measured, findings: Sequence[Finding] | None = None) -> Page:
     return Page(title, summary(run, findings), sections, footer=footer)
 
 
-def _training_sections(run: Measured, findings: Sequence[Finding], found: Section) -> list[Section]:
+def _training_sections(run: Measured, findings: Sequence[Finding], of_findings: Section) -> list[Section]:
     curves = panels.learning(run)
     first = panels.result(run) or (curves.pop(0) if curves else None)
     return [
         Section("Result", _result(run, findings, first)),
-        found,
+        of_findings,
         Section("Learning", _learning(run, curves)),
         Section("Predictions", _predictions(run)),
     ]

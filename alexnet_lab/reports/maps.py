@@ -301,22 +301,22 @@ def _unit_cell(mean: float, dead: int, size: int, word: str) -> str:
 def _dead_row(epoch: int, rates: Floats) -> list[object]:
     dead = np.flatnonzero(rates == 1)
     alive = rates[rates < 1]
-    shown = ", ".join(str(unit) for unit in dead[:40]) + (f" and {len(dead) - 40} more" if len(dead) > 40 else "")
-    return [epoch, len(dead), _percent(rates.mean()), _percent(alive.max()) if len(alive) else "–", shown or "none"]
+    listed = ", ".join(str(unit) for unit in dead[:40]) + (f" and {len(dead) - 40} more" if len(dead) > 40 else "")
+    return [epoch, len(dead), _percent(rates.mean()), _percent(alive.max()) if len(alive) else "–", listed or "none"]
 
 
 def _worst_classes(matrix: Any, names: list[str]) -> tuple[NDArray[np.int64], list[str]]:
     if len(names) <= MOST_CLASSES:
         return matrix, names
     mistakes = matrix.sum(1) + matrix.sum(0) - 2 * matrix.diagonal()
-    kept = np.sort(np.argsort(-mistakes, kind="stable")[: MOST_CLASSES - 1])
-    others = np.setdiff1d(np.arange(len(names)), kept)
-    place = np.full(len(names), len(kept))
-    place[kept] = np.arange(len(kept))
-    summed = np.zeros((len(kept) + 1, len(kept) + 1), np.int64)
+    worst = np.sort(np.argsort(-mistakes, kind="stable")[: MOST_CLASSES - 1])
+    others = np.setdiff1d(np.arange(len(names)), worst)
+    place = np.full(len(names), len(worst))
+    place[worst] = np.arange(len(worst))
+    summed = np.zeros((len(worst) + 1, len(worst) + 1), np.int64)
     true, answer = matrix.nonzero()
     np.add.at(summed, (place[true], place[answer]), matrix[true, answer])
-    return summed, [*(names[at] for at in kept), f"the other {len(others)}"]
+    return summed, [*(names[at] for at in worst), f"the other {len(others)}"]
 
 
 def _percent(share: float) -> str:

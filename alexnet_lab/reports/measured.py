@@ -92,14 +92,14 @@ class Measured:
 
     def position(self, steps: NDArray[Any]) -> Floats:
         """Return how many epochs had passed after these steps."""
-        known = {int(row["step"]): int(row["epoch"]) for row in self.rows if "step" in row}
+        epoch_of = {int(row["step"]): int(row["epoch"]) for row in self.rows if "step" in row}
         cost = self._table("cost")
         for step, epoch in zip(cost.get("step", ()), cost.get("epoch", ()), strict=True):
-            known.setdefault(int(step), int(epoch))
-        if not known:  # within the first epoch, whose length is not on record
+            epoch_of.setdefault(int(step), int(epoch))
+        if not epoch_of:  # within the first epoch, whose length is not on record
             return np.asarray(steps, float) / max(1, int(np.max(steps, initial=1)))
-        ends = [0, *sorted(known)]
-        passed = [0, *(known[step] for step in ends[1:])]
+        ends = [0, *sorted(epoch_of)]
+        passed = [0, *(epoch_of[step] for step in ends[1:])]
         rate = passed[-1] / ends[-1]
         beyond = np.maximum(np.asarray(steps, float) - ends[-1], 0) * rate
         passed_at: Floats = np.interp(steps, ends, passed) + beyond
@@ -124,10 +124,10 @@ class Measured:
         values = np.asarray(measure(mine), float)
         x, middle, low, high = [], [], [], []
         for stretch in _stretches(mine["step"]):
-            told = values[stretch]
-            told = told[np.isfinite(told)]
+            finite = values[stretch]
+            finite = finite[np.isfinite(finite)]
             x.append(round(float(self.position(mine["step"][stretch][-1:])[0]), 3))
-            quantiles = np.quantile(told, (0.1, 0.5, 0.9)) if len(told) else np.full(3, np.nan)
+            quantiles = np.quantile(finite, (0.1, 0.5, 0.9)) if len(finite) else np.full(3, np.nan)
             low.append(float(quantiles[0]))
             middle.append(float(quantiles[1]))
             high.append(float(quantiles[2]))
@@ -141,8 +141,8 @@ class Measured:
         values = np.asarray(measure(mine), float)
         medians = {}
         for epoch in np.unique(mine["epoch"]):
-            told = values[(mine["epoch"] == epoch) & np.isfinite(values)]
-            medians[int(epoch)] = float(np.median(told)) if len(told) else float("nan")
+            finite = values[(mine["epoch"] == epoch) & np.isfinite(values)]
+            medians[int(epoch)] = float(np.median(finite)) if len(finite) else float("nan")
         return medians
 
     # Histograms.
@@ -159,10 +159,10 @@ class Measured:
             return []
         of_kind = np.unique(self.windows["subject"][self.windows["kind"] == KINDS.index(kind)])
         if kind in ("weight", "gradient"):
-            known = [(layer.name, layer.parameter) for layer in self.layers]
+            present = [(layer.name, layer.parameter) for layer in self.layers]
         else:
-            known = [(name, at) for at, (name, _) in enumerate(self.sites)]
-        return [(name, at) for name, at in known if at in of_kind]
+            present = [(name, at) for at, (name, _) in enumerate(self.sites)]
+        return [(name, at) for name, at in present if at in of_kind]
 
     def strips(self, kind: str, subjects: Sequence[tuple[str, int]]) -> tuple[list[Strip], list[str]]:
         """Return the histograms of these subjects over time, and a label for each time."""
@@ -192,9 +192,9 @@ class Measured:
         steps, values = self.windows["last_step"][mine], np.asarray(self.windows[column][mine], float)
         x, y = [], []
         for stretch in _stretches(steps):
-            told = values[stretch][np.isfinite(values[stretch])]
+            finite = values[stretch][np.isfinite(values[stretch])]
             x.append(round(float(self.position(steps[stretch][-1:])[0]), 3))
-            y.append(float(np.median(told)) if len(told) else float("nan"))
+            y.append(float(np.median(finite)) if len(finite) else float("nan"))
         return Series(layer.name, x, y)
 
     def largest(self, kind: str, subject: int, column: str) -> float:

@@ -317,8 +317,8 @@ def render_page(title: str, lead: str, sections: Sequence[Section], *, footer: s
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ValueError(f"the sections and figures of a page must differ in name; twice there: {', '.join(twice)}")
-    here = files("alexnet_lab.reports")
-    script = here.joinpath("page.js").read_text()
+    resources = files("alexnet_lab.reports")
+    script = resources.joinpath("page.js").read_text()
     policy = POLICY.format(script=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode())
     contents = "".join(f'<li><a href="#{section.id}">{escape(section.title)}</a></li>' for section in sections)
     return (
@@ -327,7 +327,7 @@ def render_page(title: str, lead: str, sections: Sequence[Section], *, footer: s
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<meta name="color-scheme" content="light dark"><link rel="icon" href="data:,">'
         f"<title>{escape(title)}</title>"
-        f"<style>{style_sheet()}{here.joinpath('page.css').read_text()}</style></head><body>"
+        f"<style>{style_sheet()}{resources.joinpath('page.css').read_text()}</style></head><body>"
         '<a class="skip" href="#main">Skip to the content</a>'
         f'<header><h1>{escape(title)}</h1><p class="lead">{escape(lead)}</p>'
         f'<nav aria-label="Contents"><ul>{contents}</ul></nav></header>'
@@ -340,8 +340,8 @@ def render_page(title: str, lead: str, sections: Sequence[Section], *, footer: s
 
 def escape(text: str, *, keep_lines: bool = False) -> str:
     """Escape a text for HTML and XML; control characters become spaces, and line breaks too unless `keep_lines`."""
-    kept = "".join(letter if letter.isprintable() or (keep_lines and letter == "\n") else " " for letter in text)
-    return html.escape(kept, quote=True)
+    printable = "".join(letter if letter.isprintable() or (keep_lines and letter == "\n") else " " for letter in text)
+    return html.escape(printable, quote=True)
 
 
 def number(value: float | None) -> str:

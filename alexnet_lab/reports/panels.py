@@ -122,9 +122,9 @@ def flow_histograms(run: Measured, kinds: Sequence[str]) -> list[Figure]:
         every = run.subjects(kind)
         if not every:
             continue
-        shown = [every[at] for at in spaced(len(every), MOST_STRIPS)]
-        strips, times = run.strips(kind, shown)
-        fewer = f" {len(shown)} of {len(every)} layers, evenly chosen." if len(shown) < len(every) else ""
+        drawn = [every[at] for at in spaced(len(every), MOST_STRIPS)]
+        strips, times = run.strips(kind, drawn)
+        fewer = f" {len(drawn)} of {len(every)} layers, evenly chosen." if len(drawn) < len(every) else ""
         reading = (
             "One strip a layer, the first on top; to the right time, upwards the size of the values as a power of two, "
             "the bottom line zeros. " + KIND_READINGS[kind] + fewer
@@ -251,11 +251,11 @@ def unit_rates(run: Measured, split: str) -> list[Figure]:
         epochs, off, inputs = run.rates(split, at)
         if not epochs:
             continue
-        told = [f"N = {count:,} inputs" for count in inputs]
-        rates.append(Series(name, epochs, [float(value) for value in np.nanmean(off, 1)], details=told))
+        details = [f"N = {count:,} inputs" for count in inputs]
+        rates.append(Series(name, epochs, [float(value) for value in np.nanmean(off, 1)], details=details))
         counts = (off == 1).sum(1)
-        said = [f"{count} of {off.shape[1]} units, N = {n:,}" for count, n in zip(counts, inputs, strict=True)]
-        dead.append(Series(name, epochs, [float(count / off.shape[1]) for count in counts], details=said))
+        of_dead = [f"{count} of {off.shape[1]} units, N = {n:,}" for count, n in zip(counts, inputs, strict=True)]
+        dead.append(Series(name, epochs, [float(count / off.shape[1]) for count in counts], details=of_dead))
     if not rates:
         return []
     word = off_word(run)
@@ -297,10 +297,10 @@ def unit_maps(run: Measured, split: str) -> list[Figure]:
         epochs, rates, _ = run.rates(split, at)
         if epochs:
             counted.append((float(np.nanmean(rates)), at, name, site, epochs, rates))
-    kept = {entry[1] for entry in sorted(counted, key=lambda entry: -entry[0])[:MOST_MAPS]}
+    drawn = {entry[1] for entry in sorted(counted, key=lambda entry: -entry[0])[:MOST_MAPS]}
     figures = []
     for _, at, name, site, epochs, rates in counted:
-        if at not in kept:
+        if at not in drawn:
             continue
         shared = -(-site.units // MOST_ROWS)
         reading = f"{site.units} {site.unit}s of {site.activation}" + (
@@ -318,11 +318,11 @@ def _short(word: str) -> str:
 
 def first_filters(run: Measured) -> list[Figure]:
     """Draw the first layer's filters as images, before and after."""
-    kept = run.flow.filters if run.flow else {}
-    if "start" not in kept or kept["start"].ndim != 4:
+    by_time = run.flow.filters if run.flow else {}
+    if "start" not in by_time or by_time["start"].ndim != 4:
         return []
-    start = np.asarray(kept["start"], float)
-    end = np.asarray(kept["end"], float) if "end" in kept else None
+    start = np.asarray(by_time["start"], float)
+    end = np.asarray(by_time["end"], float) if "end" in by_time else None
     rows: list[list[object]] = []
     for at, before in enumerate(start):
         row: list[object] = [at, float(np.linalg.norm(before))]
@@ -333,13 +333,13 @@ def first_filters(run: Measured) -> list[Figure]:
         rows.append(row)
     columns = ["filter", "norm at the start", "norm at the end", "cosine, start to end"][: len(rows[0]) if rows else 0]
     table = Table(columns, rows)
-    told = [", ".join(f"{name} {number(value)}" for name, value in zip(columns, row, strict=True)) for row in rows]  # type: ignore[arg-type]  # numbers or None
+    details = [", ".join(f"{name} {number(value)}" for name, value in zip(columns, row, strict=True)) for row in rows]  # type: ignore[arg-type]  # numbers or None
     reading = "Mid grey is zero; each filter is scaled by its own largest weight."
     if start.shape[1] not in (1, 3):
         reading += f" The mean over {start.shape[1]} channels is shown."
-    figures = [filters("filters-start", "First-layer filters, before the first step", reading, start, told, table)]
+    figures = [filters("filters-start", "First-layer filters, before the first step", reading, start, details, table)]
     if end is not None:
-        figures.append(filters("filters-end", "First-layer filters, at the end", reading, end, told, table))
+        figures.append(filters("filters-end", "First-layer filters, at the end", reading, end, details, table))
     return figures
 
 
@@ -374,8 +374,8 @@ def predictions(run: Measured, part: str = "test") -> list[Figure]:
     images, right = matrix.sum(1), matrix.diagonal()
     counts = [(name, int(images[at]), int(right[at])) for at, name in enumerate(names)]
     present = sorted((entry for entry in counts if entry[1]), key=lambda entry: entry[2] / entry[1])
-    shown = {entry[0] for entry in present[:MOST_RECALLS]}
-    rows = [share_interval(*entry) for entry in counts if entry[0] in shown]
+    drawn = {entry[0] for entry in present[:MOST_RECALLS]}
+    rows = [share_interval(*entry) for entry in counts if entry[0] in drawn]
     fewer = f" The {MOST_RECALLS} lowest of {len(present)}." if len(present) > len(rows) else ""
     reading = f"Of the images of each class, the share that is recognised, with its 95% interval (Wilson).{fewer}"
     if rows:

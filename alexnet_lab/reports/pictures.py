@@ -38,10 +38,10 @@ class Gallery:
 
     def html(self) -> str:
         """Return its markup."""
-        shown = f'<ul class="gallery">{"".join(picture.html() for picture in self.pictures)}</ul>'
+        gallery = f'<ul class="gallery">{"".join(picture.html() for picture in self.pictures)}</ul>'
         if self.folded:
-            return f"<details><summary>{escape(self.title)}</summary>{shown}</details>"
-        return f"<h3>{escape(self.title)}</h3>{shown}"
+            return f"<details><summary>{escape(self.title)}</summary>{gallery}</details>"
+        return f"<h3>{escape(self.title)}</h3>{gallery}"
 
 
 def source_of(content: bytes) -> str:

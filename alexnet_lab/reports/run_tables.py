@@ -104,8 +104,8 @@ def _tables_of_records(folder: RunFolder) -> "Iterator[tuple[str, pd.DataFrame]]
                 ]
             elif isinstance(value, list):
                 rows += [
-                    {"part": part, "metric": metric, "class": name, "value": each}
-                    for name, each in zip(classes, value, strict=False)
+                    {"part": part, "metric": metric, "class": name, "value": of_class}
+                    for name, of_class in zip(classes, value, strict=False)
                 ]
             else:
                 rows.append({"part": part, "metric": metric, "class": None, "value": value})
@@ -220,11 +220,11 @@ def _named_windows(
     kind, subject = windows.pop("kind"), windows.pop("subject")
     of_parameters = np.isin(kind, OF_PARAMETERS)
     names, places = np.empty(len(kind), object), np.empty(len(kind), object)
-    for mine, known, above in (
+    for mine, names_of, above in (
         (of_parameters, parameters, layers["parameters"]),
         (~of_parameters, sites, layers["sites"]),
     ):
-        names[mine], places[mine] = known[subject[mine]], np.array(above, object)[subject[mine]]
+        names[mine], places[mine] = names_of[subject[mine]], np.array(above, object)[subject[mine]]
     numbers = np.arange(len(kind), dtype=np.int32)
     return _framed(windows, window=numbers, kind=np.array(KINDS, object)[kind], subject=names, layer=places)
 

@@ -158,8 +158,8 @@ def optimiser_tensors(optimiser: Optimizer) -> dict[str, Tensor]:
     state = optimiser.state_dict()["state"]
     return {
         f"optimiser.{index}.{key}": value
-        for index, kept in state.items()
-        for key, value in kept.items()
+        for index, slots in state.items()
+        for key, value in slots.items()
         if value is not None
     }
 

@@ -94,11 +94,11 @@ def _serve(coordinator: socket.socket, own: tuple[int, ...]) -> bool:
 
 def _run(folder: str, files: list[int]) -> int:
     """Be the process of a run, as if it had been started by itself; return its exit status."""
-    given, output, _ = files
+    commands, output, _ = files
     os.setsid()
-    for source, target in ((given, 0), (output, 1), (output, 2)):
+    for source, target in ((commands, 0), (output, 1), (output, 2)):
         os.dup2(source, target)
-    os.close(given)
+    os.close(commands)
     os.close(output)
     sys.argv = [str(run.__file__), COORDINATED, folder]
     try:

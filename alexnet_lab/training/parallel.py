@@ -36,9 +36,9 @@ class Ranks:
             torch.distributed.all_reduce(values)
         return values
 
-    def any(self, wanted: bool, device: str) -> bool:
-        """Return whether `wanted` is true in any process; the same in all of them."""
-        return wanted if self.count == 1 else bool(self.sum(torch.tensor(float(wanted), device=device)) > 0)
+    def any(self, condition: bool, device: str) -> bool:
+        """Return whether `condition` is true in any process; the same in all of them."""
+        return condition if self.count == 1 else bool(self.sum(torch.tensor(float(condition), device=device)) > 0)
 
     def wait(self) -> None:
         """Wait until every process has come this far."""

@@ -46,8 +46,8 @@ def child_environment() -> dict[str, str]:
     PYTHONPATH keeps its absolute entries, and gains the folders of a checkout that is not installed. Processes that the
     child starts are kept from the working folder too.
     """
-    given = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    entries = [entry for entry in given if Path(entry).is_absolute()]
+    inherited = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    entries = [entry for entry in inherited if Path(entry).is_absolute()]
     entries += [root for root in _roots_of_packages() if root not in entries]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     environment["PYTHONSAFEPATH"] = "1"

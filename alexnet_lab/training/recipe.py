@@ -401,8 +401,8 @@ def read_recipe(values: Mapping[str, Any]) -> Recipe:
             if not first["loc"]:  # of several fields; it names the one to change
                 raise ValueError(message) from None
         else:
-            wanted = _PLAIN_WORDS.get(first["type"], first["msg"].replace("Input should be", "must be"))
-            message = f"{wanted} (got {_short(first['input'])})"
+            requirement = _PLAIN_WORDS.get(first["type"], first["msg"].replace("Input should be", "must be"))
+            message = f"{requirement} (got {_short(first['input'])})"
         raise ValueError(f"{first['loc'][0]}: {message}") from None
 
 

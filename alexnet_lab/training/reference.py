@@ -103,12 +103,12 @@ class Reference:
         warnings = {}
         shorter, longer = sorted(size)
         if shorter:
-            shown = f"{size[0]} x {size[1]} pixels"
+            sides_text = f"{size[0]} x {size[1]} pixels"
             if is_outside("shorter", shorter) or is_outside("longer", longer):
                 sides = f"{math.ceil(low['shorter'])} to {math.floor(high['longer'])}"
-                warnings["size"] = f"{shown}, expected sides of {sides}"
+                warnings["size"] = f"{sides_text}, expected sides of {sides}"
             elif is_outside("ratio", longer / shorter):
-                warnings["size"] = f"{shown}, expected sides in a ratio of at most {high['ratio']:.3g}"
+                warnings["size"] = f"{sides_text}, expected sides in a ratio of at most {high['ratio']:.3g}"
         if is_coloured and self.coloured == 0:
             warnings["mode"] = "coloured, expected grey"
         if not is_coloured and self.coloured == 1:

@@ -105,16 +105,16 @@ class Trainer:
 
     def resume(self) -> bool:
         """Continue from the newest checkpoint that can be used, if there is one."""
-        found, passed_over = checkpoint.load_latest(
+        saved, passed_over = checkpoint.load_latest(
             self.folder.path / "checkpoints", lambda one: self._check(one, self.folder)
         )
         for complaint in passed_over:
-            self.report("note", {"text": f"{complaint}; the one before it is used" if found else complaint})
-        if found is None:
+            self.report("note", {"text": f"{complaint}; the one before it is used" if saved else complaint})
+        if saved is None:
             if passed_over:
                 self.report("note", {"text": "no checkpoint can be used; the run starts again"})
             return False
-        facts = found.facts
+        facts = saved.facts
         self.epoch, self.step_in_epoch = facts["epoch"], facts["step_in_epoch"]
         self.loss_sum, self.hits = facts["loss_sum"], facts["hits"]
         self.best, self.best_epoch = facts["best"], facts["best_epoch"]
@@ -123,12 +123,12 @@ class Trainer:
         self.peak_memory = facts["peak_memory"]
         self.is_trained = facts.get("trained", False)
         if not self.is_trained:
-            checkpoint.restore_network(self.network, found.tensors)
-            checkpoint.restore_optimiser(self.optimiser, found.tensors)
+            checkpoint.restore_network(self.network, saved.tensors)
+            checkpoint.restore_optimiser(self.optimiser, saved.tensors)
             if self.averaged is not None:
-                checkpoint.restore_network(self.averaged, found.tensors, "averaged.")
+                checkpoint.restore_network(self.averaged, saved.tensors, "averaged.")
             self.scaler.load_state_dict(facts["scaler"])
-            self.measuring.restore(found.tensors, facts["panel"], self.epoch)
+            self.measuring.restore(saved.tensors, facts["panel"], self.epoch)
         if self.ranks.is_first:
             self.folder.resume_after(self.epoch - 1)
         where = "the test" if self.is_trained else f"epoch {self.epoch}, step {self.step_in_epoch}"
@@ -137,12 +137,12 @@ class Trainer:
 
     def can_resume_from(self, folder: RunFolder) -> bool:
         """Say whether a checkpoint in this folder can be used; it may be of another attempt at the same run."""
-        found, _ = checkpoint.load_latest(folder.path / "checkpoints", lambda one: self._check(one, folder))
-        return found is not None
+        saved, _ = checkpoint.load_latest(folder.path / "checkpoints", lambda one: self._check(one, folder))
+        return saved is not None
 
-    def _check(self, found: checkpoint.Checkpoint, folder: RunFolder) -> None:
+    def _check(self, saved: checkpoint.Checkpoint, folder: RunFolder) -> None:
         """Raise ValueError for a checkpoint that does not fit what stands beside it in the folder."""
-        facts = found.facts
+        facts = saved.facts
         if "history" not in facts:
             raise ValueError("an earlier version of alexnet-lab wrote it")
         now = folder.history(facts["epoch"] - 1)
@@ -236,8 +236,12 @@ class Trainer:
             if len(self.pending) >= self.read_every or self.step_in_epoch == self.steps_per_epoch:
                 self._read_pending(pixels)
                 rate = (self.step_in_epoch - first) * recipe.batch_size / (time.perf_counter() - began)
-                seen = self.step_in_epoch * recipe.batch_size
-                facts = {"epoch": self.epoch, "loss": self.loss_sum / self.step_in_epoch, "accuracy": self.hits / seen}
+                images = self.step_in_epoch * recipe.batch_size
+                facts = {
+                    "epoch": self.epoch,
+                    "loss": self.loss_sum / self.step_in_epoch,
+                    "accuracy": self.hits / images,
+                }
                 self.report("step", {**facts, "step": self.step, "images_per_second": rate})
         self._end_epoch()
 
@@ -278,8 +282,8 @@ class Trainer:
     def _loss(self, scores: Tensor, labels: Tensor) -> Tensor:
         smoothing = self.recipe.label_smoothing
         if labels.ndim == 2:
-            wanted = labels.to(scores.dtype) * (1 - smoothing) + smoothing / 2
-            return F.binary_cross_entropy_with_logits(scores, wanted, pos_weight=self.class_weights)
+            targets = labels.to(scores.dtype) * (1 - smoothing) + smoothing / 2
+            return F.binary_cross_entropy_with_logits(scores, targets, pos_weight=self.class_weights)
         if self.class_weights is None:
             return F.cross_entropy(scores, labels, label_smoothing=smoothing)
         # Divided by the number of images and not by their weights, so that a batch may be computed in parts.
@@ -316,8 +320,8 @@ class Trainer:
         """
         if not self.pending:
             return
-        asked = torch.tensor([float(self.stop_asked), float(self._is_save_due(WITHIN_EPOCH))], device=pixels.device)
-        read = self.ranks.sum(torch.cat([torch.stack(self.pending).flatten(), asked])).cpu()
+        requests = torch.tensor([float(self.stop_asked), float(self._is_save_due(WITHIN_EPOCH))], device=pixels.device)
+        read = self.ranks.sum(torch.cat([torch.stack(self.pending).flatten(), requests])).cpu()
         outcomes, (stop, due) = read[:-2].view(-1, 2), (read[-2:] > 0).tolist()
         first = self.step - len(self.pending) + 1
         largest = self.largest

@@ -39,10 +39,10 @@ def load_weights(network: nn.Module, source: WeightSource, recipe: Recipe, feed:
     if differing:
         theirs, ours = values_of(source.recipe, differing), values_of(recipe, differing)
         notes.append(f"the weights were trained with {theirs}, and this run has {ours}")
-    seen = _tested_after_training(source.run, feed)
-    if seen:
+    overlap = _tested_after_training(source.run, feed)
+    if overlap:
         notes.append(
-            f"{seen} of the {len(feed.split.test)} test images were training images of {source.run}, from which the "
+            f"{overlap} of the {len(feed.split.test)} test images were training images of {source.run}, from which the "
             "weights come, so that the test accuracy is too high; train both with one split_seed and fold"
         )
     return notes

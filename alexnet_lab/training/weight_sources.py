@@ -60,8 +60,8 @@ def find_weights(recipe: Recipe) -> WeightSource | None:
         return WeightSource(text)
     path = Path(text).expanduser()
     if not path.exists():
-        known = ["a run's folder", "a folder of runs", "a .pth or .safetensors file", *published]
-        raise FileNotFoundError(f"weights: {text} does not exist; give {', '.join(known[:-1])} or {known[-1]}")
+        kinds = ["a run's folder", "a folder of runs", "a .pth or .safetensors file", *published]
+        raise FileNotFoundError(f"weights: {text} does not exist; give {', '.join(kinds[:-1])} or {kinds[-1]}")
     try:
         if path.is_dir():
             folder = path if (path / "recipe.json").exists() else _run_for(recipe, path)

@@ -91,9 +91,9 @@ class Scratch:
 
         return joined, run
 
-    def others(self, taken: Tensor) -> list[Tensor]:
-        """Return two buffers that are not `taken`."""
-        return [buffer for buffer in self.pool if buffer is not taken][:2]
+    def others(self, in_use: Tensor) -> list[Tensor]:
+        """Return two buffers that are not `in_use`."""
+        return [buffer for buffer in self.pool if buffer is not in_use][:2]
 
 
 def inverse_power(z: Tensor, beta: float, out: Tensor, spare: Tensor) -> None:

@@ -113,9 +113,9 @@ def off_rows_kernel(x_ptr, counts_ptr, samples, units, unit_blocks, UNITS: tl.co
     low = (tl.load(x_ptr + sample * units + unit, mask=inside, other=1.0) <= 0.0).to(tl.int32)
     low_samples = tl.sum(low, 0).to(tl.int64)
     at = counts_ptr + first_unit + tl.arange(0, UNITS)
-    wanted = (first_unit + tl.arange(0, UNITS) < units) & (low_samples > 0)
-    tl.atomic_add(at, low_samples, mask=wanted)
-    tl.atomic_add(at + units, low_samples, mask=wanted)
+    counted = (first_unit + tl.arange(0, UNITS) < units) & (low_samples > 0)
+    tl.atomic_add(at, low_samples, mask=counted)
+    tl.atomic_add(at + units, low_samples, mask=counted)
 
 
 def few_turns(turns: int) -> int:

@@ -225,9 +225,9 @@ def _measure(case: Case, device: str, rounds: int, machine: dict[str, Any]) -> l
     gradient = torch.randn_like(functions["ours"](next(inputs)).detach())
 
     def once(function: Callable[["Tensor"], "Tensor"]) -> None:
-        given = next(inputs)
-        y = function(given)
-        results.append(torch.autograd.grad(y, given, gradient) if case.direction == "both" else y)
+        x = next(inputs)
+        y = function(x)
+        results.append(torch.autograd.grad(y, x, gradient) if case.direction == "both" else y)
 
     def copy() -> None:
         for _ in range(1 if case.direction == "forward" else 2):
@@ -243,9 +243,9 @@ def _measure(case: Case, device: str, rounds: int, machine: dict[str, Any]) -> l
     for turn in range(rounds + 2):
         shuffle.shuffle(order)
         for name in order:
-            taken = timed[name]()
+            measured = timed[name]()
             if turn >= 2:  # the first two compile and warm up
-                seconds[name].append(taken)
+                seconds[name].append(measured)
     useful = FEWEST[case.operation, case.direction] * x.nbytes
     return [_figure(case, name, seconds, useful, machine) for name in rivals]
 

@@ -40,8 +40,8 @@ class LocalResponseNorm(nn.Module):
 
     def extra_repr(self) -> str:
         """Return what repr prints: torch's arguments, and the others where they are not the default."""
-        shown = f"{self.size}, alpha={self.alpha}, beta={self.beta}, k={self.k}"
+        text = f"{self.size}, alpha={self.alpha}, beta={self.beta}, k={self.k}"
         defaults = {"window": "mean", "groups": 1, "backend": "auto"}
-        return shown + "".join(
+        return text + "".join(
             f", {name}={getattr(self, name)!r}" for name, value in defaults.items() if getattr(self, name) != value
         )
