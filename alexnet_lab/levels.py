@@ -7,6 +7,8 @@ A level is a name with optional arguments after a colon:
     gn    gn:groups=32                                        group normalisation
     relu  leaky  leaky:0.2  prelu  elu:alpha=0.5              activations
 
+Initial values are written alike: he, or he:bias=-0.3, with which units begin on the negative side.
+
 Recipes, networks, studies and the command line know levels from NORMS and ACTIVATIONS alone. To add one, write its
 entry there:
 
@@ -130,6 +132,8 @@ ACTIVATIONS: dict[str, Entry] = {
     "none": Entry("torch.nn:Identity"),
 }
 
+INITS = ("published", "he", "torch")
+
 LEVELS: Mapping[Slot, Mapping[str, Entry]] = {"norm": NORMS, "act": ACTIVATIONS}
 
 
@@ -181,6 +185,19 @@ def parse_level(slot: Slot, text: str) -> Level:
     # In one order, so that two spellings of a level are equal.
     arguments = tuple((key, values[key]) for key in entry.arguments if key in values)
     return Level(name, arguments, values.get("placement"), values.get("layers"))
+
+
+def parse_init(text: str) -> tuple[str, float | None]:
+    """Read initial values: their name, and the bias of every layer or None for that of the name."""
+    name, colon, tail = text.strip().partition(":")
+    if name not in INITS:
+        raise unknown_choice("init", name, INITS)
+    if not colon:
+        return name, None
+    key, _, value = tail.partition("=")
+    if key.strip() != "bias":
+        raise unknown_choice(f"argument of init {name!r}", key, ["bias=..."])
+    return name, float(Argument(float).read("bias", value.strip()))
 
 
 def split_levels(text: str) -> list[str]:

@@ -6,12 +6,12 @@ therefore start with identical values in every parameter they share by name, on 
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Generator, Tensor, nn
 
-from alexnet_lab.choices import unknown_choice
+from alexnet_lab.levels import parse_init
 from alexnet_lab.randomness import stream
 
 Draw = Callable[[Tensor, Generator], object]
@@ -54,17 +54,14 @@ HE = Start(kaiming_fan_in)
 TORCH_DEFAULT = Start(torch_uniform, bias=None)
 
 # Available for every network, in place of its published initial values.
-INITS: Mapping[str, Start] = {"he": HE, "torch": TORCH_DEFAULT}
+STARTS: Mapping[str, Start] = {"he": HE, "torch": TORCH_DEFAULT}
 
 
 def resolve_init(init: str, published: Callable[[str], Start]) -> Callable[[str], Start]:
     """Return the rule that gives the Start of a layer by its name; `published` is the rule of init "published"."""
-    if init == "published":
-        return published
-    if init not in INITS:
-        raise unknown_choice("init", init, ["published", *INITS])
-    chosen = INITS[init]
-    return lambda _layer: chosen
+    name, bias = parse_init(init)
+    rule = published if name == "published" else lambda _layer: STARTS[name]
+    return rule if bias is None else lambda layer: replace(rule(layer), bias=bias)
 
 
 @torch.no_grad()

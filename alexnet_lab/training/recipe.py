@@ -24,7 +24,7 @@ from pydantic.dataclasses import dataclass
 
 from alexnet_lab.choices import unknown_choice
 from alexnet_lab.instruments.schedule import parse_instruments
-from alexnet_lab.levels import NORMS, parse_level
+from alexnet_lab.levels import NORMS, parse_init, parse_level
 from alexnet_lab.networks.catalogue import find_entry, preset_descriptions, published_level
 
 # Fields that version 0.1.0 did not have, with the value at which a run is one of that version.
@@ -53,6 +53,11 @@ def _norm(text: str) -> str:
 
 def _act(text: str) -> str:
     return str(parse_level("act", text))
+
+
+def _init(text: str) -> str:
+    name, bias = parse_init(text)
+    return name if bias is None else f"{name}:bias={bias:g}"
 
 
 def _network(name: str) -> str:
@@ -130,7 +135,9 @@ class Recipe:
     width: Annotated[float, Field(gt=0, le=64, description="multiple of every channel count")] = 0.25
     image_size: Annotated[int, Field(ge=1, le=16_384, description="side of the images, pixels")] = 67
     # The 2012 start, N(0, .01), belongs to full width and inputs of 0 to 255; on these it stays at chance.
-    init: Annotated[Literal["published", "he", "torch"], Field(description="initial values")] = "he"
+    init: Annotated[
+        str, AfterValidator(_init), Field(description="initial values: published, he, torch, he:bias=-0.3")
+    ] = "he"
 
     weights: Annotated[
         str,
@@ -271,7 +278,7 @@ class Recipe:
 
     def warnings(self) -> list[str]:
         """Return warnings about settings that do not work well together, with the reason."""
-        init: str = self.init
+        init = parse_init(self.init)[0]
         if init == "published":
             init = str(published_level(self.network, self.preset, "init"))
         published_norm = published_level(self.network, self.preset, "norm")

@@ -286,6 +286,14 @@ def test_a_default_device_changes_no_initial_value(init):
         assert torch.equal(values, filled.get_parameter(name)), name
 
 
+@pytest.mark.parametrize("init", ["published", "he", "torch"])
+def test_a_bias_of_the_initial_values_changes_nothing_but_biases(init):
+    without = dict(AlexNet(4, init=init, **SMALL).named_parameters())
+    for name, values in AlexNet(4, init=f"{init}:bias=-0.5", **SMALL).named_parameters():
+        expected = torch.full_like(values, -0.5) if name.endswith(".bias") else without[name]
+        assert torch.equal(values, expected), name
+
+
 def test_values_of_any_device_are_drawn_on_the_cpu():
     drawn = []
 
