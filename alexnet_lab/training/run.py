@@ -22,7 +22,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from alexnet_kernels._backends import triton_trouble
+from alexnet_kernels import triton_trouble
 from alexnet_lab.data.audit import LIST
 from alexnet_lab.data.feed import Feed, open_feed
 from alexnet_lab.data.leaks import LIST as DROPPED_LIST

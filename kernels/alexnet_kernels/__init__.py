@@ -11,6 +11,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from alexnet_kernels._backends import triton_trouble
     from alexnet_kernels.modules import LocalResponseNorm
     from alexnet_kernels.normalisation import local_response_norm, relu_lrn, relu_lrn_maxpool
     from alexnet_kernels.statistics import exponent_histogram, off_counts
@@ -22,9 +23,11 @@ __all__ = [
     "off_counts",
     "relu_lrn",
     "relu_lrn_maxpool",
+    "triton_trouble",
 ]
 
 _HOME = {
+    "triton_trouble": "alexnet_kernels._backends",
     "LocalResponseNorm": "alexnet_kernels.modules",
     "local_response_norm": "alexnet_kernels.normalisation",
     "relu_lrn": "alexnet_kernels.normalisation",
