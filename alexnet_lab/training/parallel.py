@@ -1,10 +1,12 @@
-"""One run over several processes, as torchrun starts them: rank, sums over all, barriers.
+"""One run over several processes: rank, sums over all, barriers.
 
-Every process takes its part of each batch; gradients are averaged over all of them. Under
+Every process takes its part of each batch; gradients are averaged over all of them. On one machine the run starts them
+itself (companions.py), on several torchrun does:
 
+    alexnet-lab train --data cifar10 --processes 2 --out runs/two
     torchrun --nproc-per-node 2 --no-python alexnet-lab train --data cifar10 --out runs/two
 
-the run has the numbers of a single process up to rounding, unless batch normalisation sees the parts.
+The run has the numbers of a single process up to rounding, unless batch normalisation sees the parts.
 """
 
 import os
@@ -16,6 +18,9 @@ import torch
 import torch.distributed
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+
+# Environment variables, the first three as torchrun sets them. MEETING names a file that all processes can reach.
+COUNT, RANK, RANK_HERE, MEETING = "WORLD_SIZE", "RANK", "LOCAL_RANK", "ALEXNET_LAB_MEETING"
 
 
 @dataclass(frozen=True)
@@ -52,14 +57,19 @@ class Ranks:
 
 @contextmanager
 def joined(device: str) -> Iterator[Ranks]:
-    """Join the other processes if torchrun started this one, and leave them in the end."""
-    count = int(os.environ.get("WORLD_SIZE", "1"))
+    """Join the other processes if there are any, and leave them in the end."""
+    count = int(os.environ.get(COUNT, "1"))
     if count == 1:
         yield Ranks()
         return
     if device == "cuda":
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    torch.distributed.init_process_group("nccl" if device == "cuda" else "gloo")
+        torch.cuda.set_device(int(os.environ[RANK_HERE]))
+    backend, meeting = "nccl" if device == "cuda" else "gloo", os.environ.get(MEETING)
+    if meeting is None:
+        torch.distributed.init_process_group(backend)
+    else:
+        at = f"file://{meeting}"
+        torch.distributed.init_process_group(backend, init_method=at, rank=int(os.environ[RANK]), world_size=count)
     try:
         yield Ranks(torch.distributed.get_rank(), count)
     finally:

@@ -87,7 +87,7 @@ def last_line(output: Path) -> str:
 
 
 def is_first_process() -> bool:
-    """Say whether this process writes and prints for all that share the run; torchrun numbers them."""
+    """Say whether this process writes and prints for all that share the run."""
     return os.environ.get("RANK", "0") == "0"
 
 
@@ -101,7 +101,7 @@ def run_folder(arguments: list[str], train: Callable[[Recipe, RunFolder, Callabl
     print_anything()
     folder = RunFolder(Path(names[0]))
     if coordinated:
-        threading.Thread(target=_end_with_coordinator, args=(sys.stdin.fileno(),), daemon=True).start()
+        end_with(sys.stdin.fileno(), signal.SIGTERM)
     try:
         recipe = _recipe_in(folder)
         if not coordinated and is_first_process():  # it holds the lock for all
@@ -166,9 +166,14 @@ class Tracker:
             self.noted_at = time.monotonic()
 
 
-def _end_with_coordinator(pipe: int) -> None:
+def end_with(pipe: int, number: signal.Signals) -> None:
+    """Send this process a signal when the pipe's other end closes, and kill it if that does not end it."""
+    threading.Thread(target=_wait_and_end, args=(pipe, number), daemon=True).start()
+
+
+def _wait_and_end(pipe: int, number: signal.Signals) -> None:
     while os.read(pipe, 1):
         pass
-    os.kill(os.getpid(), signal.SIGTERM)
+    os.kill(os.getpid(), number)
     time.sleep(LINGER)
     os.kill(os.getpid(), signal.SIGKILL)

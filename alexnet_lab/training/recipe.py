@@ -41,6 +41,7 @@ YOUNGER: Mapping[str, Any] = {
     "findings": "",
     "drop_duplicates": False,
     "allow_leaks": False,
+    "processes": 1,
 }
 # Far beyond what anyone trains with, and what 32-bit floats still hold after a few multiplications.
 LARGEST = 1e30
@@ -239,7 +240,21 @@ class Recipe:
     device: Annotated[Literal["cpu", "cuda"], Field(description="where to compute")] = "cpu"
     # Part of the recipe: sums depend on it in the last bit.
     threads: Annotated[int, Field(ge=1, le=1024, description="processor threads")] = 1
+    processes: Annotated[
+        int, Field(ge=1, le=1024, description="processes that share a run, each on a GPU of its own if there are any")
+    ] = 1
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63, description="names every random draw of the run")] = 0
+
+    @model_validator(mode="after")
+    def _processes_share_a_batch(self) -> "Recipe":
+        """Refuse a batch that its processes cannot divide equally."""
+        parts = self.processes * self.accumulate
+        if self.processes > 1 and self.batch_size % parts:
+            raise ValueError(
+                f"batch_size {self.batch_size} does not split into {parts} equal parts (processes {self.processes} x "
+                f"accumulate {self.accumulate}); take numbers that divide it"
+            )
+        return self
 
     @model_validator(mode="after")
     def _findings_are_no_classes(self) -> "Recipe":

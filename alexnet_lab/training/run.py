@@ -7,6 +7,7 @@ the same recipe and data, if there is one. A run is a process of its own, so tha
 """
 
 import errno
+import json
 import os
 import platform
 import re
@@ -17,6 +18,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,6 +31,7 @@ from alexnet_lab.data.leaks import LIST as DROPPED_LIST
 from alexnet_lab.data.leaks import dropped_as_json
 from alexnet_lab.records import RunFolder, State, write_atomically
 from alexnet_lab.terminal import as_text
+from alexnet_lab.training.companions import COMPANION, RECIPE, CompanionError, companions
 from alexnet_lab.training.errors import (
     DivergedError,
     InterruptedRunError,
@@ -38,12 +41,14 @@ from alexnet_lab.training.errors import (
     memory_of_others,
 )
 from alexnet_lab.training.handover import others_further, take_over
-from alexnet_lab.training.parallel import Ranks, joined
-from alexnet_lab.training.process import is_first_process, leave, run_folder
-from alexnet_lab.training.recipe import Recipe
+from alexnet_lab.training.parallel import RANK_HERE, Ranks, joined
+from alexnet_lab.training.process import end_with, is_first_process, leave, run_folder
+from alexnet_lab.training.recipe import Recipe, read_recipe
 from alexnet_lab.training.trainer import Report, Trainer, network_of
 from alexnet_lab.version import __version__
 
+# Errors whose message says what to do; the traceback tells a user nothing more.
+MISTAKES = (ValueError, FileNotFoundError, ConnectionError)
 BF16_CAPABILITY = (8, 0)  # Ampere; older GPUs emulate bf16, slower than fp32
 
 
@@ -52,6 +57,11 @@ def train(recipe: Recipe, folder: RunFolder, report: Report = lambda _kind, _fac
     if recipe.device == "cuda":
         check_gpu(recipe)
     configure_torch(recipe)
+    with companions(recipe, folder):
+        return _train(recipe, folder, report)
+
+
+def _train(recipe: Recipe, folder: RunFolder, report: Report) -> dict[str, Any]:
     with joined(recipe.device) as ranks:
         speak = report if ranks.is_first else lambda _kind, _facts: None
         feed = open_feed_of(recipe, speak)
@@ -88,7 +98,12 @@ def check_gpu(recipe: Recipe) -> None:
     """Refuse a recipe for a GPU that is not there, or that lacks what the recipe asks for."""
     if not torch.cuda.is_available():
         raise ValueError("device cuda was asked for, and torch sees no GPU here; take device cpu")
-    index, count = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    index, count = int(os.environ.get(RANK_HERE, "0")), torch.cuda.device_count()
+    if recipe.processes > count:
+        raise ValueError(
+            f"processes {recipe.processes} takes a GPU for each, and there {'is' if count == 1 else 'are'} {count} "
+            f"here; take processes {count}"
+        )
     if index >= count:
         raise ValueError(
             f"each process needs a GPU of its own, and process {index + 1} of this machine has none of its {count}; "
@@ -197,25 +212,32 @@ def train_with_verdict(recipe: Recipe, folder: RunFolder, report: Report = lambd
         report("note", {"text": f"{interruption}; the same command goes on from there"})
         return 130
     except Exception as error:  # noqa: BLE001  # the verdict must be written whatever went wrong; the trace goes with it
-        # These are mistakes that their message explains; anything else needs its name.
-        mistake = isinstance(error, ValueError | FileNotFoundError | ConnectionError)
-        why = str(error) if mistake else f"{type(error).__name__}: {error}"
-        if is_out_of_memory(error):  # of a batch there would be advice; this is before the first
-            size = f"{recipe.image_size} pixels, width {recipe.width:g}"
-            why = f"a network for {size}, does not fit in memory; take a smaller image_size or width"
-            why += memory_of_others(recipe.device)
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-            why = f"no space left on the disk of {folder.path}; what was saved is whole: free some and run it again"
-            print(as_text(why), file=sys.stderr)  # noqa: T201  # the verdict may not find room either
-        folder.path.mkdir(parents=True, exist_ok=True)
-        state: State = "oom" if is_out_of_memory(error) else "error"
-        folder.end(state, why, {"traceback": traceback.format_exc()})
+        _write_failure(error, recipe, folder)
         return 1
     else:
         if is_first_process():
             folder.end("ok", result=result)
             folder.clear_leftovers()  # the best weights stay; the checkpoints of steps are not needed any more
     return 0
+
+
+def _write_failure(error: Exception, recipe: Recipe, folder: RunFolder) -> None:
+    """Write the verdict of a run that an error has ended, with the traceback of the error being handled."""
+    # These are mistakes that their message explains; anything else needs its name.
+    mistake = isinstance(error, (*MISTAKES, CompanionError))
+    why = str(error) if mistake else f"{type(error).__name__}: {error}"
+    if is_out_of_memory(error):  # of a batch there would be advice; this is before the first
+        size = f"{recipe.image_size} pixels, width {recipe.width:g}"
+        why = f"a network for {size}, does not fit in memory; take a smaller image_size or width"
+        why += memory_of_others(recipe.device)
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        why = f"no space left on the disk of {folder.path}; what was saved is whole: free some and run it again"
+        print(as_text(why), file=sys.stderr)  # noqa: T201  # the verdict may not find room either
+    if isinstance(error, CompanionError) and (folder.path / "state.json").exists():  # the other process has said why
+        return
+    folder.path.mkdir(parents=True, exist_ok=True)
+    state: State = "oom" if is_out_of_memory(error) else "error"
+    folder.end(state, why, {"traceback": traceback.format_exc()})
 
 
 def _take_over_further(folder: RunFolder, trainer: Trainer, identity: str, report: Report) -> None:
@@ -305,8 +327,29 @@ def _advice_on_memory(recipe: Recipe, feed: Feed, ranks: Ranks) -> str:
     )
 
 
+def accompany(place: Path, folder: RunFolder) -> int:
+    """Be one of the processes that the first one of a run has started; what all of them meet, the first one tells."""
+    end_with(sys.stdin.fileno(), signal.SIGKILL)
+    recipe = read_recipe(json.loads((place / RECIPE).read_text()))
+    try:
+        if recipe.device == "cuda":
+            check_gpu(recipe)
+        configure_torch(recipe)
+        _train(recipe, folder, lambda _kind, _facts: None)
+    except (DivergedError, InterruptedRunError):
+        return 0
+    except MISTAKES:
+        return 1
+    except OutOfMemoryError as failure:
+        folder.end("oom", str(failure))
+        return 1
+    return 0
+
+
 def main(arguments: list[str]) -> int:
     """Run the recipe that stands in the folder named on the command line."""
+    if arguments[:1] == [COMPANION]:
+        return accompany(Path(arguments[1]), RunFolder(Path(arguments[2])))
     return run_folder(arguments, train_with_verdict)
 
 

@@ -70,10 +70,10 @@ def test_a_run_in_the_hands_of_an_orphan_is_not_started_a_second_time(tmp_path, 
 def test_a_run_ends_when_its_coordinator_is_killed(tmp_path):
     # The coordinator's program is a stand-in for a study; the run's is the real watch for a dead coordinator.
     run = """
-import sys, threading, time
+import signal, sys, time
 from pathlib import Path
 from alexnet_lab.training import process
-threading.Thread(target=process._end_with_coordinator, args=(0,), daemon=True).start()
+process.end_with(0, signal.SIGTERM)
 Path(sys.argv[-1], "ready").touch()
 time.sleep(60)
 """

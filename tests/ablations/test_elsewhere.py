@@ -113,10 +113,10 @@ def test_an_attempt_whose_machine_died_after_the_verdict_is_published_by_the_coo
 
 def test_when_the_process_that_started_it_is_killed_the_run_saves_and_ends(run, tmp_path):
     program = """
-import sys, threading, time
+import signal, sys, time
 from pathlib import Path
 from alexnet_lab.training import process
-threading.Thread(target=process._end_with_coordinator, args=(0,), daemon=True).start()
+process.end_with(0, signal.SIGTERM)
 Path(sys.argv[-1], "ready").touch()
 time.sleep(60)
 """

@@ -209,10 +209,10 @@ def test_a_run_that_cannot_be_forked_is_started_by_itself(setting, tmp_path, mon
 def test_forked_runs_and_their_server_end_when_the_coordinator_is_killed(tmp_path):
     # The run is the real watch for a dead coordinator.
     program = f"""{BEGINNING}
-import threading
+import signal
 {SELF}
 from alexnet_lab.training import process
-threading.Thread(target=process._end_with_coordinator, args=(0,), daemon=True).start()
+process.end_with(0, signal.SIGTERM)
 (folder.path / "ready").touch()
 time.sleep(60)
 """

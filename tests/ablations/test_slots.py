@@ -6,7 +6,10 @@ import resource
 import pytest
 
 from alexnet_ablations.run import slots
+from alexnet_ablations.run.executors import Needs
+from alexnet_ablations.run.executors.local import LocalExecutor
 from alexnet_ablations.run.slots import Slots, memory_allows
+from alexnet_lab.training.recipe import Recipe
 
 
 def test_each_run_on_gpus_sees_one_of_them_and_they_share_the_load():
@@ -36,7 +39,7 @@ def test_as_many_runs_as_the_cores_carry_that_a_container_leaves(quota, threads,
     monkeypatch.setattr(slots.os, "sched_getaffinity", lambda _process: set(range(6)), raising=False)
     if quota:
         (tmp_path / "cpu.max").write_text(quota + "\n")
-    assert slots.find_slots(threads, "cpu", jobs).count == count
+    assert slots.find_slots(threads, 0, jobs).count == count
 
 
 @pytest.mark.parametrize(
@@ -45,7 +48,27 @@ def test_as_many_runs_as_the_cores_carry_that_a_container_leaves(quota, threads,
 )
 def test_on_gpus_one_run_stands_on_each_unless_more_are_asked_for(visible, jobs, count, gpus, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert slots.find_slots(1, "cuda", jobs) == Slots(count, gpus)
+    assert slots.find_slots(1, 1, jobs) == Slots(count, gpus)
+
+
+def test_a_run_of_several_processes_takes_a_gpu_or_its_threads_for_each(monkeypatch):
+    needs = Needs.of([Recipe(processes=2, threads=3, batch_size=32), Recipe(threads=4)])
+    assert (needs.threads, needs.gpus) == (6, 0)
+    needs = Needs.of([Recipe(processes=2, device="cuda")])
+    assert (needs.threads, needs.gpus) == (2, 2)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3,4")
+    places = slots.find_slots(2, 2, None)
+    first = places.free([])
+    second = places.free([first])
+    assert [slot.environment["CUDA_VISIBLE_DEVICES"] for slot in (first, second)] == ["0,1", "2,3"]
+    assert second.name == "gpu 2,3"
+    assert places.free([first, second]) is None
+
+
+def test_too_few_gpus_for_the_processes_of_a_run_are_refused(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    with pytest.raises(ValueError, match="processes 2 takes 2 GPUs for each run, and 1 can be used here"):
+        LocalExecutor(Needs(2, 2), None, print)
 
 
 def test_memory_is_what_the_machine_or_the_container_has_free_whichever_is_less(tmp_path, monkeypatch):

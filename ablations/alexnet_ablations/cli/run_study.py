@@ -392,13 +392,15 @@ def predict(
 
     What runs cost is measured on this machine, so only where they are made on it.
     """
+    from alexnet_ablations.run.executors import Needs
     from alexnet_ablations.run.forecast import forecast
     from alexnet_ablations.run.slots import find_slots
 
     images, overlap = (None, 0.0) if tested is None else (tested.images, tested.overlap)
     if not engine.is_here:
         return forecast(study, jobs or max(len(missing), 1), measured=None, test_images=images, overlap=overlap)
-    slots = find_slots(study.start.threads, study.start.device, jobs).count
+    needs = Needs.of([study.start])
+    slots = find_slots(needs.threads, needs.gpus, jobs).count
     side_by_side = min(slots, max(len(missing), 1))
     return forecast(study, side_by_side, measured=plan, test_images=images, overlap=overlap)
 

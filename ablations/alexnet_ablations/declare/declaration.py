@@ -58,6 +58,7 @@ SHARED: Mapping[str, str] = {
     "deterministic": "it is where and how a study runs, not what it compares",
     "device": "it is where and how a study runs, not what it compares",
     "threads": "it is where and how a study runs, not what it compares",
+    "processes": "it is where and how a study runs, not what it compares",
     "seed": "every cell runs under every seed: say how many with --seeds",
 }
 FACTORS = tuple(name for name in RECIPE_FIELDS if name not in SHARED)

@@ -265,7 +265,7 @@ class Study(Displayed):
     def to_toml(self, *, whole: bool) -> str:
         """Write the study as a file that `alexnet-lab study` reads; whole: every field, defaults and machine too."""
         default = vars(Recipe())
-        machine = () if whole else ("device", "threads")
+        machine = () if whole else ("device", "threads", "processes")
         shared = {
             name: value
             for name, value in self._shared().items()

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from alexnet_ablations.declare.design import MOST_RUNS, count_cells
 from alexnet_ablations.declare.study import Study
 from alexnet_ablations.declare.tuning import MOST_POINTS
+from alexnet_ablations.run.executors import Needs
 from alexnet_ablations.run.forecast import duration, paces_of, study_seconds
 from alexnet_ablations.run.slots import find_slots
 from alexnet_ablations.tune.searches import searches_of
@@ -61,7 +62,8 @@ def points_within(study: Study, seconds: float, jobs: int | None, most_runs: int
     largest = max(min(MOST_POINTS, (MOST_RUNS // cells - study.seeds) // searches), tuning.points)
     # The first points of a longer search are those of a shorter one.
     longest = searches_of(replace(study, tuning=replace(tuning, points=largest)))
-    slots = find_slots(study.start.threads, study.start.device, jobs).count
+    needs = Needs.of([study.start])
+    slots = find_slots(needs.threads, needs.gpus, jobs).count
     firsts = {search.cell.name: search.runs[0] for search in longest}
     paces = paces_of(study, list(firsts.values()), slots)
     costs = {name: (firsts[name].recipe, pace) for name, pace in zip(firsts, paces, strict=True)}

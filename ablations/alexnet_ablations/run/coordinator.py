@@ -164,9 +164,7 @@ class _Coordinator:
         self.reported: set[str] = set()
         folders = [path for _, _, path in found_runs(study)]
         largest = max((read_history(folder.path).memory for folder in folders), default=0)
-        threads = max(run.recipe.threads for run in runs)
-        gpus = int(runs[0].recipe.device == "cuda")
-        needs = Needs(threads, gpus, largest, None if timeout is None else 60 * timeout)
+        needs = Needs.of([run.recipe for run in runs], largest, None if timeout is None else 60 * timeout)
         self.executor = engine.open(Order(study, needs, jobs, self._say_once))
 
     def work(self) -> None:

@@ -1,9 +1,9 @@
 """How many runs fit on this machine at once: by cores, by memory, by GPU.
 
-A run takes as many cores as its recipe has threads, so cores divided by threads run side by side. On GPUs one run
-works on each unless more jobs are asked for, and sees that GPU only. Another run starts only while the free memory
-holds what the largest run of the study took, beside what the runs in progress will still take. One run may always
-start, whatever is measured.
+A run takes as many cores as its processes have threads together, so cores divided by these run side by side. On GPUs
+each process of a run has one; one run works on each GPU unless more jobs are asked for, and sees its own GPUs only.
+Another run starts only while the free memory holds what the largest run of the study took, beside what the runs in
+progress will still take. One run may always start, whatever is measured.
 """
 
 import itertools
@@ -25,7 +25,7 @@ CGROUP = Path("/sys/fs/cgroup")
 
 @dataclass(frozen=True)
 class Slot:
-    """A slot for one run: its number, from 1, and the GPU that the run sees, if the study runs on GPUs."""
+    """A slot for one run: its number, from 1, and the GPUs that the run sees, joined by commas, if it runs on GPUs."""
 
     number: int
     gpu: str | None = None
@@ -47,24 +47,26 @@ class Slots:
 
     count: int
     gpus: tuple[str, ...] = ()
+    gpus_of_run: int = 1
 
     def free(self, taken: Iterable[Slot]) -> Slot | None:
-        """Return a free slot, on the GPU with the fewest runs; None while all are taken."""
+        """Return a free slot, on the GPUs with the fewest runs; None while all are taken."""
         busy = {slot.number: slot for slot in taken}
         number = next((n for n in range(1, self.count + 1) if n not in busy), None)
         if number is None:
             return None
         if not self.gpus:
             return Slot(number)
-        load = Counter(slot.gpu for slot in busy.values())
-        return Slot(number, min(self.gpus, key=lambda gpu: load[gpu]))
+        load = Counter(gpu for slot in busy.values() for gpu in (slot.gpu or "").split(","))
+        chosen = sorted(self.gpus, key=lambda gpu: load[gpu])[: self.gpus_of_run]  # of equal load the first ones
+        return Slot(number, ",".join(gpu for gpu in self.gpus if gpu in chosen))
 
 
-def find_slots(threads: int, device: str, jobs: int | None) -> Slots:
-    """Return `jobs` slots, or one per GPU, or as many as the cores carry with so many threads a run."""
-    if device == "cuda":
-        gpus = visible_gpus()
-        return Slots(jobs or max(len(gpus), 1), gpus)
+def find_slots(threads: int, gpus: int, jobs: int | None) -> Slots:
+    """Return `jobs` slots, or as many as there are GPUs or cores for: each run takes so many threads, or GPUs."""
+    if gpus:
+        visible = visible_gpus()
+        return Slots(jobs or max(len(visible) // gpus, 1), visible, gpus)
     return Slots(jobs or max(usable_cores() // threads, 1))
 
 

@@ -6,7 +6,7 @@ whose fields are the user's options, and the executor that it opens for one stud
 """
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 from alexnet_ablations.declare.status import Sighting
 from alexnet_ablations.declare.study import PlannedRun
 from alexnet_ablations.run.attempt import Attempt
+from alexnet_lab.training.recipe import Recipe
 
 A = TypeVar("A", bound=Attempt)
 
@@ -29,12 +30,19 @@ class Refusal(Enum):
 
 @dataclass(frozen=True)
 class Needs:
-    """What each run of a study needs."""
+    """What each run of a study needs, all its processes together."""
 
     threads: int
-    gpus: int  # 0 or 1
+    gpus: int  # 0 on processors
     memory: int = 0  # bytes that an earlier run took at the most; 0 while none has ended
     seconds: float | None = None  # after which the coordinator stops it
+
+    @classmethod
+    def of(cls, recipes: Sequence[Recipe], memory: int = 0, seconds: float | None = None) -> "Needs":
+        """Return what runs of these recipes need at the most."""
+        threads = max(recipe.threads * recipe.processes for recipe in recipes)
+        gpus = max(recipe.processes if recipe.device == "cuda" else 0 for recipe in recipes)
+        return cls(threads, gpus, memory, seconds)
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from typing import ClassVar
 from alexnet_ablations.declare.status import Sighting
 from alexnet_ablations.declare.study import PlannedRun
 from alexnet_ablations.run.attempt import Attempt
-from alexnet_ablations.run.executors import Order, Refusal
+from alexnet_ablations.run.executors import Needs, Order, Refusal
 from alexnet_ablations.run.executors.forking import UNSEEN, ForkedProcess, ForkServer, ServerLostError, environment_of
 from alexnet_ablations.run.slots import Slot, find_slots, free_memory, memory_allows, resident_memory
 from alexnet_lab.locks import Lock
@@ -81,7 +81,8 @@ class LocalAttempt(Attempt):
         """Read progress, memory and seconds; say whether the process has ended."""
         has_ended = self.process.poll() is not None
         self.seconds = (self._ended_at or time.monotonic()) - self._began
-        self.memory = max(self.memory, resident_memory(self.process.pid))
+        # The processes of a run take about the same.
+        self.memory = max(self.memory, self.run.recipe.processes * resident_memory(self.process.pid))
         self.read_progress()
         return has_ended
 
@@ -129,7 +130,7 @@ class Local:
     def open(self, order: Order) -> "LocalExecutor":
         """Return an executor for one study."""
         needs = order.needs
-        return LocalExecutor(needs.threads, "cuda" if needs.gpus else "cpu", order.jobs, needs.memory, order.say)
+        return LocalExecutor(needs, order.jobs, order.say)
 
     @staticmethod
     def sightings(_study: Path) -> Mapping[Path, Sighting]:
@@ -140,11 +141,16 @@ class Local:
 class LocalExecutor:
     """Places runs on this machine: see Executor."""
 
-    def __init__(self, threads: int, device: str, jobs: int | None, largest: int, say: Callable[[str], None]) -> None:
-        self.slots = find_slots(threads, device, jobs)
+    def __init__(self, needs: Needs, jobs: int | None, say: Callable[[str], None]) -> None:
+        self.slots = find_slots(needs.threads, needs.gpus, jobs)
+        if needs.gpus > max(len(self.slots.gpus), 1):
+            raise ValueError(
+                f"processes {needs.gpus} takes {needs.gpus} GPUs for each run, and {len(self.slots.gpus)} can be used "
+                "here; take fewer processes, or another executor"
+            )
         self.count = self.slots.count
         self.wake = threading.Event()
-        self.largest = largest  # bytes that a run of this study is known to have taken
+        self.largest = needs.memory  # bytes that a run of this study is known to have taken
         self.say = say
         self.active: list[LocalAttempt] = []
         self._server: ForkServer | None = None

@@ -244,7 +244,7 @@ class SlurmExecutor:
         ]
         if needs.gpus:
             arguments += _unless_given(
-                given_arguments, ("gres", "gpus", "gpus-per-task", "gpus-per-node"), "--gres=gpu:1"
+                given_arguments, ("gres", "gpus", "gpus-per-task", "gpus-per-node"), f"--gres=gpu:{needs.gpus}"
             )
         if needs.memory:
             megabytes = int(SPARE_MEMORY * needs.memory / 2**20) + 1
