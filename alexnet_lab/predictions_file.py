@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet_lab.records import UNREADABLE_NPZ, atomically, opened_npz
+from alexnet_lab.npz import UNREADABLE_NPZ, opened_npz
+from alexnet_lab.records import atomically
 
 FILE = "predictions.npz"
 PARTS = ("validation", "test")

@@ -29,14 +29,10 @@ import hashlib
 import json
 import os
 import re
-import struct
-import tokenize
-import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, get_args
-from zipfile import BadZipFile
 
 State = Literal["ok", "diverged", "oom", "error", "timeout", "lost"]
 
@@ -59,13 +55,6 @@ PARTS = ("train", "validation", "test")
 MOST_TEXT_BYTES = 2**28  # of a JSON file or of the metrics: a split of twenty million images, a million epochs
 LONGEST_INTEGER = 20  # characters, as of -2^63
 _LONG_NUMBER = re.compile(rf"[0-9]{{{LONGEST_INTEGER}}}")
-# An npz file may inflate to the first, or to so many times its size.
-FREELY_INFLATED, MOST_INFLATED = 2**28, 100
-# What numpy raises for a damaged npz file: RuntimeError is zipfile's for an encryption that is none.
-UNREADABLE_NPZ = (
-    OSError, ValueError, EOFError, KeyError, TypeError, RuntimeError, OverflowError, MemoryError, BadZipFile,
-    zlib.error, struct.error, tokenize.TokenError,
-)  # fmt: skip
 # A file that write_atomically had not yet renamed: .NAME.PROCESS
 _SCRATCH = re.compile(r"\..+\.\d+")
 
@@ -314,21 +303,6 @@ def _matches(path: Path, digest: str) -> bool:
         return path.is_file() and _sha256(path) == digest
     except OSError:  # it cannot be read
         return False
-
-
-@contextmanager
-def opened_npz(path: Path) -> Iterator[Mapping[str, Any]]:
-    """Open the arrays of an npz file; raises one of UNREADABLE_NPZ, also for one that would fill the memory."""
-    import numpy as np  # here, since whoever only reads JSON need not wait for it
-
-    if not path.is_file():  # a named pipe would be waited for
-        raise ValueError("it is no regular file")
-    # Opened here, since numpy leaves a damaged file open.
-    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-        size = sum(member.file_size for member in arrays.zip.infolist())
-        if size > max(FREELY_INFLATED, MOST_INFLATED * path.stat().st_size):
-            raise ValueError(f"it would inflate to {size:,} bytes")
-        yield arrays
 
 
 def read_text(path: Path, errors: str = "strict") -> str:

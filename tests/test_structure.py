@@ -32,6 +32,7 @@ LEVELS = {
         "randomness",
         "locks",
         "levels",
+        "npz",
         "records",
         "predictions_file",
         "networks",

@@ -108,8 +108,17 @@ class Evidence:
 
     def table_in(self, epoch: int, name: str) -> Columns:
         """Return one table's columns in one epoch; a long run's tables are never joined, which would take seconds."""
-        columns = self.flow.epochs.get(epoch, {}) if self.flow else {}
-        return {key.partition(".")[2]: values for key, values in columns.items() if key.startswith(name + ".")}
+        return self._tables.get(epoch, {}).get(name, {})
+
+    @cached_property
+    def _tables(self) -> dict[int, dict[str, Columns]]:
+        tables: dict[int, dict[str, Columns]] = {}
+        for epoch, columns in (self.flow.epochs if self.flow else {}).items():
+            of_epoch = tables.setdefault(epoch, {})
+            for key, values in columns.items():
+                table, _, column = key.partition(".")
+                of_epoch.setdefault(table, {})[column] = values
+        return tables
 
     @cached_property
     def measured_epochs(self) -> tuple[int, ...]:

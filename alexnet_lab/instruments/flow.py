@@ -33,7 +33,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet_lab.records import UNREADABLE_NPZ, opened_npz, parse_json, read_text, write_atomically
+from alexnet_lab.npz import UNREADABLE_NPZ, opened_npz
+from alexnet_lab.records import parse_json, read_text, write_atomically
 
 Columns = dict[str, NDArray[Any]]  # name of a column to its values, all of one length
 

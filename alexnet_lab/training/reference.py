@@ -29,7 +29,8 @@ from torch import nn
 
 from alexnet_lab.data.feed import Feed
 from alexnet_lab.data.scaling import BRIGHTNESS
-from alexnet_lab.records import UNREADABLE_NPZ, atomically
+from alexnet_lab.npz import UNREADABLE_NPZ, opened_npz
+from alexnet_lab.records import atomically
 from alexnet_lab.training.embedding import embedding_of, features_of
 
 FILE = "reference.npz"
@@ -250,7 +251,7 @@ def read_reference(path: Path) -> Reference | None:
     if not path.exists():
         return None
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+        with opened_npz(path) as arrays:
             values: dict[str, Any] = {one.name: arrays[one.name] for one in fields(Reference)}
         numbers = {name: value.item() for name, value in values.items() if value.ndim == 0}
         return Reference(**{**{name: value.astype(np.float64) for name, value in values.items()}, **numbers})

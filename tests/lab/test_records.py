@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from alexnet_lab import records
+from alexnet_lab import npz
 from alexnet_lab.instruments.flow import Flow, FlowWriter, Layout, Parameter, read_columns
 from alexnet_lab.records import RunFolder, digest_of, title_of, write_atomically
 from alexnet_lab.training.weight_sources import finished_run, settings_of
@@ -175,7 +175,7 @@ def test_text_that_would_fill_the_memory_is_not_read(tmp_path):
 
 
 def test_arrays_that_would_fill_the_memory_are_not_inflated(tmp_path, monkeypatch):
-    monkeypatch.setattr(records, "FREELY_INFLATED", 2**20)
+    monkeypatch.setattr(npz, "FREELY_INFLATED", 2**20)
     path = tmp_path / "epoch-0001.npz"
     np.savez_compressed(path, **{"steps.step": np.zeros(2**18)})
     assert 100 * path.stat().st_size < 2**20

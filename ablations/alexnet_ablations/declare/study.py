@@ -11,6 +11,7 @@ STUDY/report/                    index.html, tables.md, tables.tex, figures/: wh
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -200,13 +201,17 @@ class Study(Displayed):
 
     def runs(self) -> list[PlannedRun]:
         """Return every run, seed by seed, so that an interrupted study is still balanced."""
+        return list(self._runs)
+
+    @cached_property
+    def _runs(self) -> tuple[PlannedRun, ...]:
         cells = self.cells
-        return [
+        return tuple(
             self._planned(cell, seed, fold)
             for seed in range(self.seeds)
             for fold in self.splitting.parts
             for cell in cells
-        ]
+        )
 
     def chosen_for(self, cell: Cell, seed: int) -> Mapping[str, float] | None:
         """Return the values that a search chose for a cell, with its fold, under a seed; None where none has."""
