@@ -167,7 +167,10 @@ def read_factor(
     others = [level for level in levels if level != baseline]
     if not others:
         text = ",".join(map(str, pieces))
-        raise ValueError(f"{field}: {text} is the baseline itself; name another level, for example {_example(field)}")
+        raise ValueError(
+            f"{field}: {text} is the baseline itself; name a level to compare it with, for example {_example(field)}, "
+            "or leave it out. --baseline sets a value in every cell"
+        )
     return Factor(field, (baseline, *others))
 
 
