@@ -61,7 +61,11 @@ def test_a_recipe_that_says_otherwise_moves_the_baseline():
     ("field", "text", "message"),
     [
         ("norm", "bm", "Did you mean 'bn'"),
-        ("norm", "lrn", "norm: lrn is the baseline itself; name a level to compare it with, for example bn,none, or leave"),
+        (
+            "norm",
+            "lrn",
+            "norm: lrn is the baseline itself; name a level to compare it with, for example bn,none, or leave",
+        ),
         ("norm", "bn,bn", "norm: names bn twice"),
         ("norm", "lrn:k=1,lrn:k=1.0", "norm: names lrn:k=1.0 twice"),
         ("norm", "", "norm: names no level; name one or several, for example bn,none"),
