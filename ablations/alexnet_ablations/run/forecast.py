@@ -269,7 +269,7 @@ def expected_power(
     test_images = test_images or tested
     spread = ASSUMED_SPREAD if seen is None else seen
     disagreement = ASSUMED_DISAGREEMENT if seen_images is None else seen_images
-    has_findings = bool(study.start.findings)
+    has_findings = study.start.has_findings
     if has_findings and seen is not None and seen_images is None and not overlap:
         test_images = None  # no run has kept its predictions: what is said is of these images
     whole = 1.0 if has_findings else 100.0
