@@ -30,6 +30,7 @@ LEVELS = {
         "live",
         "progress",
         "randomness",
+        "ranks",
         "locks",
         "levels",
         "npz",

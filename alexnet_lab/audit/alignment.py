@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from alexnet_lab.audit.candidates import Candidates, patterns, small
+from alexnet_lab.audit.candidates import Candidates, Thumbnails, patterns, small
 
 # Measured on 317 chest X-rays and copies of them: copies correlate by 0.91 or more in 19 cases of 20; two exposures of
 # one patient by 0.89 or less, and pictures of different patients by 0.8 or less.
@@ -39,7 +39,10 @@ class Pairs:
 
 
 def verified(
-    thumbs: NDArray[np.uint8], found: Candidates, tell: Tell = lambda _done, _total: None, least: float = ALIKE
+    thumbs: NDArray[np.uint8] | Thumbnails,
+    found: Candidates,
+    tell: Tell = lambda _done, _total: None,
+    least: float = ALIKE,
 ) -> Pairs:
     """Return the candidates that correlate by `least` or more once aligned."""
     kept: dict[tuple[int, int], tuple[float, Tensor]] = {}

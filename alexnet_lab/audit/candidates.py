@@ -50,6 +50,22 @@ class Candidates:
     views: Tensor  # M 2 3: where in `one` a point of `other` lies, in half sides from the middle
 
 
+@dataclass(frozen=True)
+class Thumbnails:
+    """Some of the thumbnails of a set, N S S, taken out when they are asked for: a copy of them is large."""
+
+    every: NDArray[np.uint8]
+    indices: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        return len(self.indices)
+
+    def __getitem__(self, rows: slice | NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Return those of some rows."""
+        return self.every[self.indices[rows]]
+
+
 def patterns(thumbs: NDArray[np.uint8]) -> Tensor:
     """Return the patterns, N 1 S S, of thumbnails, N S S."""
     grey = torch.from_numpy(np.array(thumbs)).float()[:, None]
@@ -68,12 +84,14 @@ def seen(pattern: Tensor, views: Tensor) -> Tensor:
     return F.grid_sample(pattern, grid, padding_mode="border", align_corners=False)
 
 
-def candidates(thumbs: NDArray[np.uint8], tell: Tell = lambda _done, _total: None) -> Candidates:
+def candidates(thumbs: NDArray[np.uint8] | Thumbnails, tell: Tell = lambda _done, _total: None) -> Candidates:
     """Return pairs of thumbnails, N S S, that may show the same picture."""
     count, views = len(thumbs), _views()
-    frequencies = torch.cat([_described(thumbs[start : start + BLOCK]) for start in range(0, count, BLOCK)])
+    frequencies = torch.empty(count, FREQUENCIES**2)
+    for start in range(0, count, BLOCK):
+        frequencies[start : start + BLOCK] = _described(thumbs[start : start + BLOCK])
     mean, spread = frequencies.mean(0), frequencies.std(0, correction=0) + 1e-6
-    descriptions = F.normalize((frequencies - mean) / spread, dim=1)
+    descriptions = F.normalize(frequencies.sub_(mean).div_(spread), dim=1)
     matrix = _view_matrix()
     block = max(1, min(BLOCK, BLOCK_VALUES // (len(views) * count)))
     kept, cosines_kept = [], []

@@ -11,7 +11,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from alexnet_lab.audit.alignment import SAME, verified
-from alexnet_lab.audit.candidates import candidates
+from alexnet_lab.audit.candidates import Thumbnails, candidates
 from alexnet_lab.audit.survey import Progress, Survey
 from alexnet_lab.data.decoding import UNREADABLE, decode, look_at
 
@@ -54,7 +54,7 @@ def find_pairs(
     different = different[_detailed(survey.thumbs, different)]
     if len(different) < 2:
         return pairs
-    thumbs = survey.thumbs[different]
+    thumbs = Thumbnails(survey.thumbs, different)
     paired = candidates(thumbs, lambda done, total: progress("looking for copies", done, total))
     near = verified(thumbs, paired, lambda done, total: progress("comparing copies", done, total))
     for (one, other), correlation, placed in zip(near.pairs, near.correlations, near.maps, strict=True):

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from alexnet_lab.data.findings import positives
+
 
 @dataclass(frozen=True)
 class Groups:
@@ -15,8 +17,8 @@ class Groups:
     count: int
     largest: int  # images
     on_two_sides: tuple[str, ...]
-    of_two_classes: tuple[str, ...]
-    single_classes: tuple[str, ...]  # classes all of whose images are of one group
+    of_two_classes: tuple[str, ...]  # none where images have findings: those of a patient change
+    single_classes: tuple[str, ...]  # classes, or findings, all of whose images are of one group
 
 
 def examine_groups(
@@ -29,18 +31,19 @@ def examine_groups(
     """Return what the groups of those images say; `parts` names the part of each image, or is empty for none."""
     sides: dict[str, set[str]] = defaultdict(set)
     labelled: dict[str, set[int]] = defaultdict(set)
-    of_class: dict[int, set[str]] = defaultdict(set)
     for index in indices.tolist():
-        group, label = str(groups[index]), int(labels[index])
+        group = str(groups[index])
         if parts[index]:
             sides[group].add(str(parts[index]))
-        labelled[group].add(label)
-        of_class[label].add(group)
+        if labels.ndim == 1:
+            labelled[group].add(int(labels[index]))
+    positive = positives(labels[indices], len(classes))
+    owners = [np.unique(groups[indices[members]]) for members in positive.T]
     counts = np.unique(groups[indices], return_counts=True)[1]
     return Groups(
         len(counts),
         int(counts.max()) if len(counts) else 0,
         tuple(sorted(group for group, several in sides.items() if len(several) > 1)),
         tuple(sorted(group for group, several in labelled.items() if len(several) > 1)),
-        tuple(classes[label] for label, owners in sorted(of_class.items()) if len(owners) == 1),
+        tuple(name for name, patients in zip(classes, owners, strict=True) if len(patients) == 1),
     )

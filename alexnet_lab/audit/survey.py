@@ -1,5 +1,6 @@
 """One pass over a dataset: what each image file is, and a small grey picture of it, 4 kB an image."""
 
+import functools
 import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -14,8 +15,10 @@ from PIL import Image
 from alexnet_lab.audit.candidates import SIDE
 from alexnet_lab.data.decoding import UNREADABLE, Facts, quiet_decoders, reason, small_picture
 from alexnet_lab.data.dicom import numbered, patient_of
+from alexnet_lab.data.findings import sets_of
 from alexnet_lab.data.images import Images, first_alike
 from alexnet_lab.data.listings import Listing
+from alexnet_lab.data.pseudonyms import order_of, pseudonyms
 
 Progress = Callable[[str, int, int], None]  # what, done, total
 Read = Callable[[str], AbstractContextManager[bytes]]
@@ -27,18 +30,29 @@ class Survey:
     """All images of a dataset, in order."""
 
     name: str
-    labels: NDArray[np.int64]  # N
+    labels: NDArray[np.int64]  # N; N K of 0 and 1 where images have findings, which stand in the place of classes
     classes: tuple[str, ...]
     thumbs: NDArray[np.uint8] = field(repr=False)  # N S S, the whole picture in grey
     contents: NDArray[np.int64] = field(repr=False)  # N: the first image with the same bytes
     stored_side: int = SIDE  # of the smallest picture
     names: Sequence[str] | None = None  # N
     parts: NDArray[np.str_] | None = None
-    groups: NDArray[np.str_] | None = None
+    groups: NDArray[np.str_] | None = None  # pseudonyms of patients
+    grouping: NDArray[np.str_] | NDArray[np.int64] | None = None  # the same as splits take it (images.py)
     facts: Sequence[Facts | None] = ()  # N; empty where there are no files
     columns: Mapping[str, Sequence[str]] = field(default_factory=dict)
     unreadable: Mapping[int, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+
+    @property
+    def has_findings(self) -> bool:
+        """Return whether images have any number of findings, and not one class each."""
+        return self.labels.ndim == 2
+
+    @functools.cached_property
+    def label_numbers(self) -> NDArray[np.int64]:
+        """Return a number for the label of each image, N: for its class, or its whole set of findings."""
+        return sets_of(self.labels)[0] if self.has_findings else self.labels
 
     @property
     def readable(self) -> NDArray[np.int64]:
@@ -72,6 +86,10 @@ def survey_files(listing: Listing, progress: Progress) -> Survey:
             some = range(start, min(start + STRETCH, count))
             for done, _ in enumerate(pool.map(lambda index: look(index, read), some), start + 1):
                 progress("looking at images", done, count)
+    if listing.groups is None:
+        groups = grouping = numbered(patients)
+    else:
+        groups, grouping = pseudonyms(listing.groups, listing.paths), order_of(listing.groups)
     smallest = min((min(seen.width, seen.height) for seen in facts if seen is not None), default=SIDE)
     return Survey(
         str(listing.root),
@@ -82,7 +100,8 @@ def survey_files(listing: Listing, progress: Progress) -> Survey:
         smallest,
         listing.paths,
         listing.parts,
-        numbered(patients) if listing.groups is None else listing.groups,
+        groups,
+        grouping,
         facts,
         listing.columns,
         dict(sorted(unreadable.items())),
@@ -111,6 +130,7 @@ def survey_images(images: Images, progress: Progress) -> Survey:
         None if images.names is None else images.names.tolist(),
         images.parts,
         images.groups,
+        images.grouping,
         unreadable=images.unreadable,
         notes=images.notes,
     )

@@ -2,7 +2,7 @@
 
     $ALEXNET_LAB_CACHE or ~/.cache/alexnet-lab
       images/<key>/       pixels.npy (uint8, N C T T), labels.npy, about.json;
-                          where known parts, groups, names, contents, near_copies, sizes
+                          where known parts, groups, names, contents, near_copies, sizes, coloured
       downloads/          archives as published
     $ALEXNET_LAB_IMAGES   in place of images/, where it is set: a disk of the machine's own
 
@@ -37,8 +37,8 @@ from numpy.typing import NDArray
 from alexnet_lab.data.images import Images
 from alexnet_lab.locks import lock_file
 
-FORMAT = 5  # of an entry; increased when the meaning of its contents changes
-WHERE_KNOWN = ("parts", "groups", "names", "contents", "near_copies", "sizes")
+FORMAT = 6  # of an entry; increased when the meaning of its contents changes
+WHERE_KNOWN = ("parts", "groups", "names", "contents", "near_copies", "sizes", "coloured")
 BLOCK = 2**20  # bytes with a digest of their own
 SAMPLED = 16  # blocks of each file that are checked when an entry is opened
 

@@ -27,12 +27,12 @@ from torch import Tensor
 from alexnet_lab.data.audit import Audit, audit_copies
 from alexnet_lab.data.augment import Augmentation, draw, parse_augmentation
 from alexnet_lab.data.decoding import shrink
-from alexnet_lab.data.findings import as_classes, check_trained, untested
+from alexnet_lab.data.findings import as_classes, check_trained, positives, untested
 from alexnet_lab.data.images import Images
 from alexnet_lab.data.leaks import Dropped, leaking, refuse_leaks, usable_images
 from alexnet_lab.data.lists import in_brief
 from alexnet_lab.data.scaling import SCALES, Scaling, check_scale, count_channels, scaling_of, with_channels
-from alexnet_lab.data.sources import Progress, as_seen_in_grey, is_published, load_images
+from alexnet_lab.data.sources import Progress, is_published, load_images
 from alexnet_lab.data.splits import PARTS, Split, drawn_split
 from alexnet_lab.data.views import Geometry, middle_view, ten_views, view
 from alexnet_lab.randomness import stream
@@ -313,8 +313,7 @@ def _feed(
             "some, or let split_images hold them out"
         )
     channels = channels or images.pixels.shape[1]
-    in_grey = channels < images.pixels.shape[1]
-    notes = [*(as_seen_in_grey(note) if in_grey else note for note in images.notes), *split.notes]
+    notes = [*images.notes, *_on_colour(images, channels), *split.notes]
     if images.unreadable:
         listed = in_brief(list(images.unreadable.values()))
         left_out = "1 image" if len(images.unreadable) == 1 else f"{len(images.unreadable)} images"
@@ -355,6 +354,23 @@ def _feed(
         deep_bits=images.deep_bits,
         sizes=images.sizes,
     )
+
+
+def _on_colour(images: Images, channels: int) -> list[str]:
+    """Say that some images have colour and others none, and what a network of so many channels makes of it."""
+    if images.coloured is None:
+        return []
+    count, coloured = len(images.labels) - len(images.unreadable), int(images.coloured.sum())
+    if coloured in (0, count):
+        return []
+    counts = positives(images.labels[images.coloured], len(images.classes)).sum(0)
+    where = ", ".join(f"{name} {number}" for name, number in zip(images.classes, counts, strict=True) if number)
+    effect = (
+        "three channels. If the tint depends on the class, a network learns the tint; channels=grey removes it"
+        if channels > 1
+        else "brightness alone is used"
+    )
+    return [f"{coloured} of {count} images are coloured ({where}), the others grey: {effect}"]
 
 
 def _resident(stored: NDArray[np.uint8], device: str) -> Tensor | None:

@@ -51,6 +51,11 @@ def read_findings(
     return _checked(labels, names, where)
 
 
+def names_column(wanted: str, name: str) -> bool:
+    """Return whether a column is one of those that hold the findings."""
+    return name.strip().lower() in [part.strip().lower() for part in wanted.split(JOIN)] if wanted else False
+
+
 def _column(columns: Mapping[str, Sequence[str]], wanted: str, where: str) -> str:
     plain = {name.strip().lower(): name for name in columns}
     if wanted in columns:
@@ -100,9 +105,15 @@ def as_classes(images: Images) -> Images:
     """Return images whose class is their whole set of findings: what compares labels can take those."""
     if images.labels.ndim == 1:
         return images
-    rows, labels = np.unique(images.labels, axis=0, return_inverse=True)
+    labels, rows = sets_of(images.labels)
     classes = tuple(text_of(row, images.classes) for row in rows)
-    return replace(images, labels=labels.reshape(-1).astype(np.int64), classes=classes, digest=images.fingerprint)
+    return replace(images, labels=labels, classes=classes, digest=images.fingerprint)
+
+
+def sets_of(labels: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the number of each image's set of findings, N, and the sets, each a row of 0 and 1."""
+    rows, numbers = np.unique(labels, axis=0, return_inverse=True)
+    return numbers.reshape(-1).astype(np.int64), rows
 
 
 def strata_of(labels: NDArray[np.int64], usable: NDArray[np.int64], least: int) -> tuple[NDArray[np.int64], int]:

@@ -26,10 +26,17 @@ class Images:
     near_copies: NDArray[np.int64] | None = None  # M 2: pairs of the same picture in other bytes, the smaller first
     deep_bits: int = 8  # of the brightest pixel; the upper 8 were kept
     sizes: NDArray[np.int32] | None = None  # N 2: width and height before they were stored; 0 where unreadable
+    coloured: NDArray[np.bool_] | None = None  # N: the file has colour; where it has none, all channels are alike
+    group_order: NDArray[np.int64] | None = None  # N: of groups that are pseudonyms, the order of their own names
 
     def name_of(self, index: int) -> str | int:
         """Return the file of an image, or its number where there are no files."""
         return index if self.names is None else str(self.names[index])
+
+    @property
+    def grouping(self) -> NDArray[np.str_] | NDArray[np.int64] | None:
+        """Return what splits are made by: groups in the order of their own names, though these are not known here."""
+        return self.groups if self.group_order is None else self.group_order
 
     @property
     def fingerprint(self) -> str:

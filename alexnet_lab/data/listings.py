@@ -49,7 +49,7 @@ class Listing:
     classes: tuple[str, ...]
     state: str  # changes when a file does: from sizes and times of change, or from the checksums in a .zip
     parts: NDArray[np.str_] | None = None
-    groups: NDArray[np.str_] | None = None
+    groups: NDArray[np.str_] | None = None  # as the table or the paths call them: never written (pseudonyms.py)
     notes: tuple[str, ...] = ()
     columns: Mapping[str, Sequence[str]] = field(default_factory=dict)  # further columns of a table
 

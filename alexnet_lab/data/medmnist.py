@@ -1,29 +1,30 @@
-"""The MedMNIST sets of flat images with one label each (Yang et al. 2023), as their authors list them at Zenodo.
+"""The MedMNIST sets of flat images (Yang et al. 2023), as their authors list them at Zenodo.
 
-ChestMNIST is not among them: its images have up to fourteen labels, which are read from tables alone (findings.py).
-DermaMNIST may not be used commercially (CC BY-NC 4.0); the others are CC BY 4.0.
+Images of ChestMNIST have any number of fourteen findings; those of the others have one class each. DermaMNIST may not
+be used commercially (CC BY-NC 4.0); the others are CC BY 4.0.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from alexnet_lab.choices import unknown_choice
-from alexnet_lab.data.download import Published
+
+if TYPE_CHECKING:
+    from alexnet_lab.data.download import Published
 
 ADDRESS = "https://zenodo.org/records/10519652/files/"
 SIDES = (28, 64, 128, 224)
-ONE_LABEL = (  # what to do with a set whose images have several
-    "such labels are read from tables alone; for chest X-rays take medmnist:pneumoniamnist, or a table (CSV or "
-    "Parquet) of path and findings, with --findings"
-)
 
 
 @dataclass(frozen=True)
 class Medical:
-    """The classes of a set, and the MD5 of its file at each of SIDES."""
+    """The classes of a set, or its findings, and the MD5 of its file at each of SIDES."""
 
     classes: tuple[str, ...]
     md5s: tuple[str, str, str, str]
+    has_findings: bool = False  # an image has any number of them
 
 
 _ORGANS = (
@@ -59,6 +60,31 @@ MEDMNIST: Mapping[str, Medical] = {
             "ac42d08fb904d92c244187169d1fd1d9",
             "2c51a510bcdc9cf8ddb2af93af1eadec",
         ),
+    ),
+    "chestmnist": Medical(
+        (
+            "atelectasis",
+            "cardiomegaly",
+            "effusion",
+            "infiltration",
+            "mass",
+            "nodule",
+            "pneumonia",
+            "pneumothorax",
+            "consolidation",
+            "edema",
+            "emphysema",
+            "fibrosis",
+            "pleural",
+            "hernia",
+        ),
+        (
+            "02c8a6516a18b556561a56cbdd36c4a8",
+            "9de6cd0b934ebb5b7426cfba5efbae16",
+            "db107e5590b27930b62dbaf558aebee3",
+            "45bd33e6f06c3e8cdb481c74a89152aa",
+        ),
+        has_findings=True,
     ),
     "dermamnist": Medical(
         (
@@ -196,11 +222,23 @@ MEDMNIST: Mapping[str, Medical] = {
 }
 
 
-def published_set(argument: str) -> tuple[str, Published]:
+def has_findings(data: str) -> bool:
+    """Return whether a source is a set whose images have findings: `medmnist:chestmnist@64`, or a copy of it."""
+    source, _, argument = data.partition(":")
+    known = MEDMNIST.get(set_named(argument)) if source == "medmnist" else None
+    return known is not None and known.has_findings
+
+
+def set_named(argument: str) -> str:
+    """Return the set that `bloodmnist@64` names, or a copy of its file, `copies/bloodmnist_64.npz`."""
+    return Path(argument).stem.partition("_")[0] if argument.endswith(".npz") else argument.partition("@")[0]
+
+
+def published_set(argument: str) -> tuple[str, "Published"]:
     """Read `bloodmnist@64`: the set's name and its file."""
+    from alexnet_lab.data.download import Published  # with numpy, which a recipe does without
+
     name, at, size = argument.partition("@")
-    if name == "chestmnist":
-        raise ValueError(f"chestmnist has up to fourteen labels an image, and {ONE_LABEL}")
     if name not in MEDMNIST:
         raise unknown_choice("MedMNIST set", name, MEDMNIST)
     if at and size not in map(str, SIDES):

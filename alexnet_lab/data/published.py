@@ -20,7 +20,7 @@ from alexnet_lab.data.cache import Allocate, cached_images
 from alexnet_lab.data.decoding import fitted_side, shrink
 from alexnet_lab.data.download import Progress, Published, fetched, md5_of
 from alexnet_lab.data.images import Images, first_alike, same_sizes
-from alexnet_lab.data.medmnist import MEDMNIST, ONE_LABEL, published_set
+from alexnet_lab.data.medmnist import MEDMNIST, published_set, set_named
 from alexnet_lab.data.near_copies import near_copies
 from alexnet_lab.data.plain_pickle import read_plain_pickle
 from alexnet_lab.data.reading import check_regular, is_of_content
@@ -84,7 +84,7 @@ def load_published(name: str, argument: str, side: int, fit: str, progress: Prog
         known = ""
         if argument.endswith(".npz"):
             path = _copy(argument)
-            set_name = path.stem.partition("_")[0]
+            set_name = set_named(argument)
         else:
             set_name, file = published_set(argument)
             path, known = fetched(file, progress), file.md5
@@ -192,9 +192,12 @@ def _medical(path: Path, name: str, side: int, fit: str, allocate: Allocate) -> 
         images = {part: ArchivedArray(archive, f"{part}_images") for part in parts}
         labels = {part: ArchivedArray(archive, f"{part}_labels") for part in parts}
         shape = images["train"].shape  # N H W, and 3 where there is colour
+        known = MEDMNIST.get(name)
+        findings = len(known.classes) if known is not None and known.has_findings else 0
         for part in parts:
-            _check_medical(part, images[part], labels[part], shape)
-        numbers = np.concatenate([array.whole() for array in labels.values()])[:, 0].astype(np.int64)
+            _check_medical(part, images[part], labels[part], shape, findings)
+        numbers = np.concatenate([array.whole() for array in labels.values()]).astype(np.int64)
+        numbers = numbers if findings else numbers[:, 0]
         stored = min(side, fitted_side(shape[1], shape[2], fit))
         counts = [array.shape[0] for array in images.values()]
         pixels = allocate((sum(counts), 3 if len(shape) == 4 else 1, stored, stored))
@@ -204,20 +207,24 @@ def _medical(path: Path, name: str, side: int, fit: str, allocate: Allocate) -> 
                 channels_first = block.transpose(0, 3, 1, 2) if block.ndim == 4 else block[:, None]
                 pixels[row : row + len(block)] = shrink(channels_first, stored, fit)
                 row += len(block)
-    known = MEDMNIST.get(name)
     classes = known.classes if known else tuple(map(str, range(int(numbers.max()) + 1)))
     sizes = same_sizes((len(numbers), 1, *shape[1:3]))
     return _checked(Images(name, pixels, numbers, classes, np.repeat(list(parts.values()), counts), sizes=sizes))
 
 
-def _check_medical(part: str, images: ArchivedArray, labels: ArchivedArray, shape: tuple[int, ...]) -> None:
-    """Refuse arrays that are not images, N H W or N H W 3 of bytes, all of one size, with one label each."""
-    if len(labels.shape) == 2 and labels.shape[1] > 1:
-        raise ValueError(f"its images have several labels each, and {ONE_LABEL}")
-    if labels.shape != (images.shape[0], 1) or labels.dtype.kind not in "iu":
+def _check_medical(
+    part: str, images: ArchivedArray, labels: ArchivedArray, shape: tuple[int, ...], findings: int
+) -> None:
+    """Refuse arrays that are not images, N H W or N H W 3 of bytes, of one size, with a label each, or N K findings."""
+    if len(labels.shape) == 2 and labels.shape[1] > 1 and not findings:
         raise ValueError(
-            f"{part}_labels must be whole numbers, {images.shape[0]} x 1, for {images.shape[0]} images; it has "
-            f"{labels.dtype}, {labels.shape}"
+            "its images have several labels each, whose names are known of chestmnist alone; name the file "
+            "chestmnist.npz if it is that set, or take a table (CSV or Parquet) of path and findings, with --findings"
+        )
+    if labels.shape != (images.shape[0], findings or 1) or labels.dtype.kind not in "iu":
+        raise ValueError(
+            f"{part}_labels must be whole numbers, {images.shape[0]} x {findings or 1}, for {images.shape[0]} images; "
+            f"it has {labels.dtype}, {labels.shape}"
         )
     if images.dtype != np.uint8 or len(shape) not in (3, 4) or shape[3:] not in ((), (3,)) or 0 in images.shape:
         raise ValueError(
@@ -232,6 +239,11 @@ def _checked(images: Images) -> Images:
     """Refuse a set whose parts do not fit together."""
     if len(images.pixels) != len(images.labels) or images.pixels.dtype != np.uint8:
         raise ValueError(f"it has {len(images.pixels)} images of {images.pixels.dtype} and {len(images.labels)} labels")
+    if images.labels.ndim == 2:
+        outside = _outside(images.labels, 2)
+        if outside.size:
+            raise ValueError(f"a finding is 0 or 1; {outside[0]} is neither")
+        return images
     outside = _outside(images.labels, len(images.classes))
     if outside.size:
         raise ValueError(f"label {outside[0]} is none of its {len(images.classes)} classes")

@@ -10,14 +10,13 @@ a folder, .zip, .csv, .parquet
 
 import hashlib
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from alexnet_lab.choices import unknown_choice
 from alexnet_lab.data.cache import Allocate, cached_images
@@ -38,6 +37,7 @@ from alexnet_lab.data.images import Images, first_alike, same_sizes
 from alexnet_lab.data.listings import Listing, list_archive, list_folder, list_table, with_patients
 from alexnet_lab.data.lists import line_by_line
 from alexnet_lab.data.near_copies import near_copies
+from alexnet_lab.data.pseudonyms import order_of, pseudonyms
 from alexnet_lab.data.published import PUBLISHED, check_published, load_published
 from alexnet_lab.data.reading import check_regular
 from alexnet_lab.data.synthetic import parse_pictures
@@ -62,7 +62,6 @@ TABLES = (".csv", ".parquet")
 MOST_ARCHIVE_BYTES = 2**42  # 4 TB; each file in it has a limit of its own
 STRETCH = 4096
 LARGEST_SIDE = 2**14  # of a stored image: no network sees more
-IN_COLOUR = ": three channels. If the tint depends on the class, a network learns the tint; channels=grey removes it"
 
 
 def is_published(data: str) -> bool:
@@ -188,7 +187,11 @@ def _decoded(listing: Listing, side: int, fit: str, skip_bad: bool, progress: Pr
         _check_readable(images.unreadable, len(images.labels), skip_bad)
         return images
 
-    return cached_images(f"files {listing.state} at most {side}, {fit}", build)
+    images = cached_images(f"files {listing.state} at most {side}, {fit}", build)
+    if listing.groups is None:
+        return images
+    # Not from the cache, which would keep what the table calls its patients, or their order.
+    return replace(images, groups=pseudonyms(listing.groups, listing.paths), group_order=order_of(listing.groups))
 
 
 def _decode_all(listing: Listing, side: int, fit: str, allocate: Allocate, progress: Progress) -> Images:
@@ -244,14 +247,15 @@ def _decode_all(listing: Listing, side: int, fit: str, allocate: Allocate, progr
     contents = first_alike(digests)
     different = np.setdiff1d(contents, np.array(list(unreadable), np.int64))
     notes = [*listing.notes, *_remarks(looks, stored, side, fit, bits)]
-    notes += _remarks_on_colour(listing, coloured, unreadable)
+    if not coloured.any():
+        notes.append(f"all {count - len(unreadable)} images are grey: one channel")
     return Images(
         str(listing.root),
         pixels,
         listing.labels,
         listing.classes,
         listing.parts,
-        numbered(patients) if listing.groups is None else listing.groups,
+        numbered(patients) if listing.groups is None else None,
         np.array(listing.paths),
         contents,
         tuple(notes),
@@ -260,6 +264,7 @@ def _decode_all(listing: Listing, side: int, fit: str, allocate: Allocate, progr
         near_copies(pixels, different, lambda done, total: progress("looking for copies", done, total)),
         deep_bits=bits,
         sizes=sizes,
+        coloured=coloured,
     )
 
 
@@ -267,25 +272,6 @@ def _worked(pool: ThreadPoolExecutor, work: Callable[[int], Result], count: int)
     """Yield the results for 0 to count - 1; a limited number of tasks waits at a time, to bound the memory."""
     for start in range(0, count, STRETCH):
         yield from pool.map(work, range(start, min(start + STRETCH, count)))
-
-
-def _remarks_on_colour(listing: Listing, coloured: NDArray[np.bool_], unreadable: Collection[int]) -> list[str]:
-    count = len(coloured) - len(unreadable)
-    if not coloured.any():
-        return [f"all {count} images are grey: one channel"]
-    if coloured.sum() == count:
-        return []
-    if listing.labels.ndim == 2:
-        counts = listing.labels[coloured].sum(0)
-    else:
-        counts = np.bincount(listing.labels[coloured], minlength=len(listing.classes))
-    where = ", ".join(f"{name} {count}" for name, count in zip(listing.classes, counts, strict=True) if count)
-    return [f"{coloured.sum()} of {count} images are coloured ({where}), the others grey{IN_COLOUR}"]
-
-
-def as_seen_in_grey(note: str) -> str:
-    """Return a note without what it says of the tint, which a network that sees one channel cannot learn."""
-    return note.removesuffix(IN_COLOUR) + ": brightness alone is used" if note.endswith(IN_COLOUR) else note
 
 
 def _remarks(looks: list[Look], stored: int, side: int, fit: str, bits: int) -> list[str]:

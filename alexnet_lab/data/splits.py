@@ -27,6 +27,7 @@ from alexnet_lab.data.lists import in_brief
 from alexnet_lab.randomness import derived_seed
 
 Indices = NDArray[np.int64]
+Groups = NDArray[np.str_] | NDArray[np.int64]
 PARTS = ("train", "validation", "test")
 HELD_OUT = 0.2
 MOST_HELD_OUT = 5000
@@ -55,28 +56,25 @@ class Split:
 
 
 def drawn_split(images: Images, usable: Indices, seed: int, fold: str = "") -> Split:
-    """Split the usable images of a set; with several findings an image, in proportion to the rarest of each."""
-    labels, classes = images.labels, images.classes
-    if labels.ndim == 2:
-        if images.parts is not None:  # a given split is taken as it is
-            labels, count = np.zeros(len(labels), np.int64), 1
-        else:
-            labels, count = strata_of(labels, usable, parse_fold(fold)[1] if fold else 0)
-        classes = tuple(f"stratum {number}" for number in range(count))
-    return split_images(labels, classes, images.parts, images.groups, usable, seed, fold)
+    """Split the usable images of a set."""
+    return split_images(images.labels, images.classes, images.parts, images.grouping, usable, seed, fold)
 
 
 def split_images(
     labels: NDArray[np.int64],
     classes: tuple[str, ...],
     parts: NDArray[np.str_] | None = None,
-    groups: NDArray[np.str_] | None = None,
+    groups: Groups | None = None,
     usable: Indices | None = None,
     seed: int = 0,
     fold: str = "",
 ) -> Split:
-    """Split as the text above says; usable are the indices that may be in it, all by default."""
+    """Split as the text above says; usable are the indices that may be in it, all by default.
+
+    Images with several findings, labels N K, are split in proportion to the rarest finding of each.
+    """
     every = np.arange(len(labels)) if usable is None else usable
+    labels, classes = _strata(labels, classes, parts, every, fold)
     official: dict[str, Indices] = {}
     if parts is not None:
         _refuse_lost_parts(parts, every)
@@ -121,6 +119,18 @@ def split_images(
     return Split(train, validation, test, tuple(notes))
 
 
+def _strata(
+    labels: NDArray[np.int64], classes: tuple[str, ...], parts: NDArray[np.str_] | None, usable: Indices, fold: str
+) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """Return the class of each image, or with findings its stratum: one for all where the split is given."""
+    if labels.ndim == 1:
+        return labels, classes
+    if parts is not None:
+        return np.zeros(len(labels), np.int64), ("stratum 0",)
+    strata, count = strata_of(labels, usable, parse_fold(fold)[1] if fold else 0)
+    return strata, tuple(f"stratum {number}" for number in range(count))
+
+
 def parse_fold(text: str) -> tuple[int, int]:
     """Read `2/5`: the second of five folds."""
     number, slash, folds = text.partition("/")
@@ -143,19 +153,19 @@ def _check_counts(labels: NDArray[np.int64], classes: tuple[str, ...], least: in
         )
 
 
-def _check_groups(indices: Indices, groups: NDArray[np.str_] | None, least: int, where: str = "") -> None:
+def _check_groups(indices: Indices, groups: Groups | None, least: int, where: str = "") -> None:
     if groups is None:
         return
-    names = np.unique(groups[indices]).tolist()
-    if len(names) < least:
+    count = len(np.unique(groups[indices]))
+    if count < least:
         raise ValueError(
-            f"a split by group needs at least {least} groups{where}, since a group is in one part only; got "
-            f"{len(names)} ({in_brief(names)}): add images of others, or remove the column `group`"
+            f"a split by group needs at least {least} groups{where}, since a group is in one part only; got {count}: "
+            "add images of others, or remove the column `group`"
         )
 
 
 def _divide(
-    indices: Indices, labels: NDArray[np.int64], groups: NDArray[np.str_] | None, count: int, seed: int, purpose: str
+    indices: Indices, labels: NDArray[np.int64], groups: Groups | None, count: int, seed: int, purpose: str
 ) -> tuple[Indices, Indices]:
     """Hold out so many images, with every class in proportion and groups kept whole; return the others and these."""
     from sklearn.model_selection import train_test_split
@@ -185,7 +195,7 @@ def _first_fair(
 def _fold(
     indices: Indices,
     labels: NDArray[np.int64],
-    groups: NDArray[np.str_] | None,
+    groups: Groups | None,
     number: int,
     folds: int,
     seed: int,
@@ -206,7 +216,7 @@ def _fold(
 
 
 def _folds(
-    indices: Indices, labels: NDArray[np.int64], groups: NDArray[np.str_] | None, folds: int, seed: int, purpose: str
+    indices: Indices, labels: NDArray[np.int64], groups: Groups | None, folds: int, seed: int, purpose: str
 ) -> list[tuple[Indices, Indices]]:
     """Divide the images into folds; return for each the indices outside it and those in it."""
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
@@ -241,14 +251,14 @@ def _refuse_untrained(labels: NDArray[np.int64], classes: tuple[str, ...]) -> No
         )
 
 
-def _refuse_shared_groups(parts: NDArray[np.str_], groups: NDArray[np.str_]) -> None:
-    parts_of: dict[str, set[str]] = {}
+def _refuse_shared_groups(parts: NDArray[np.str_], groups: Groups) -> None:
+    parts_of: dict[object, set[str]] = {}
     for part, group in zip(parts.tolist(), groups.tolist(), strict=True):
         parts_of.setdefault(group, set()).add(part)
-    shared = sorted(group for group, several in parts_of.items() if len(several) > 1)
-    if shared:
+    shared = sum(len(several) > 1 for several in parts_of.values())
+    if shared:  # counted, not named: what a table calls a patient must not reach a log
         raise ValueError(
-            f"{len(shared)} groups are in two parts of the given split ({in_brief(shared)}), so a network would be "
-            "tested on groups that it was trained on; leave their training images out with --group patient, correct "
-            "the column `split`, or remove it to split the data by group"
+            f"{shared} groups are in two parts of the given split (`alexnet-lab audit` lists their images), so a "
+            "network would be tested on groups that it was trained on; leave their training images out with --group "
+            "patient, correct the column `split`, or remove it to split the data by group"
         )

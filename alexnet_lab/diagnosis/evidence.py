@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from alexnet_lab.data.medmnist import has_findings
 from alexnet_lab.diagnosis.reading import Records
 from alexnet_lab.instruments.flow import KINDS, SPLITS, Columns, Parameter, Site
 from alexnet_lab.records import RunFolder
@@ -75,7 +76,7 @@ class Evidence:
     @property
     def has_findings(self) -> bool:
         """Return whether images have several findings: then no image is right or wrong, and no class is guessed."""
-        return bool(self.recipe.get("findings"))
+        return bool(self.recipe.get("findings")) or has_findings(str(self.recipe.get("data", "")))
 
     @property
     def result(self) -> dict[str, Any]:

@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from alexnet_lab.data.feed import Feed
+from alexnet_lab.data.findings import JOIN
 from alexnet_lab.data.lists import in_brief
+from alexnet_lab.data.medmnist import has_findings
 from alexnet_lab.data.sources import listing_of, load_images
 from alexnet_lab.evaluation.assessment import Predicted
 from alexnet_lab.evaluation.predictions import ImageFile
@@ -82,7 +84,11 @@ def _recorded(predictions: PartPredictions, feed: Feed | None, why: str) -> Labe
     if predictions.labels.ndim == 1:
         probabilities /= probabilities.sum(1, keepdims=True)  # stored in float32
     if feed is not None:
-        return _set_of(feed, predictions.ids, probabilities)
+        of_feed = _set_of(feed, predictions.ids, probabilities)
+        if predictions.groups is None:
+            return of_feed
+        # As recorded: runs of earlier versions have the patients' own names, whose order the bootstrap draws by.
+        return replace(of_feed, predicted=replace(of_feed.predicted, groups=predictions.groups))
     names = tuple(f"image {index}" for index in predictions.ids)
     note = f"the data of the run is not here ({why}): images have numbers for names, and pictures are not shown"
     return LabelledSet(Predicted(names, predictions.labels, probabilities, predictions.groups), None, (note,))
@@ -94,7 +100,7 @@ def external_set(run: Run, data: str, device: str, told: Told) -> LabelledSet:
         files = source.files
         strange = [name for name in source.classes if name not in run.classes]
         if strange:
-            kind = "findings" if run.recipe.findings else "classes"
+            kind = "findings" if run.recipe.has_findings else "classes"
             raise ValueError(
                 f"{data} must have the {kind} of the run ({in_brief(list(run.classes))}), and has others: "
                 f"{in_brief(strange)}; rename or remove these"
@@ -115,7 +121,7 @@ def external_set(run: Run, data: str, device: str, told: Told) -> LabelledSet:
     number = np.array([run.classes.index(name) for name in source.classes])
     groups = None if source.groups is None else source.groups[readable]
     labels = source.labels[readable]
-    if run.recipe.findings:  # one that the table never names is in none of its images
+    if run.recipe.has_findings:  # one that the table never names is in none of its images
         of_table, labels = labels, np.zeros((len(readable), len(run.classes)), np.int64)
         labels[:, number] = of_table
     else:
@@ -187,7 +193,7 @@ class _Source:
 def _opened(data: str, run: Run) -> Iterator[_Source]:
     recipe = run.recipe
     # Of findings the patients are in the column that the run was told of; else in the column `group`.
-    listing = listing_of(data, recipe.group if recipe.findings else "", findings=recipe.findings)
+    listing = listing_of(data, recipe.group if recipe.findings else "", findings=_columns_of_findings(data, run))
     if listing is None:
         images = load_images(data)
         files = [ImageFile(f"image {at}", partial(_as_png, pixels)) for at, pixels in enumerate(images.pixels)]
@@ -196,6 +202,13 @@ def _opened(data: str, run: Run) -> Iterator[_Source]:
     with listing.reader() as read:
         files = [ImageFile(path, partial(read, path)) for path in listing.paths]
         yield _Source(files, listing.labels, listing.classes, listing.groups)
+
+
+def _columns_of_findings(data: str, run: Run) -> str:
+    """Return the columns that hold the findings: those of the run, or for a run on a published set one for each."""
+    if not run.recipe.has_findings or has_findings(data):
+        return ""
+    return run.recipe.findings or JOIN.join(run.classes)
 
 
 def _as_png(pixels: NDArray[np.uint8]) -> nullcontext[bytes]:

@@ -207,7 +207,7 @@ def pixels_to_check(run: Run, evaluation: Evaluation | None) -> tuple[NDArray[np
 def from_pixels(run: Run) -> tuple[FromPixels, Tensor]:
     """Return a run's network from pixels to probabilities, and two images to trace it with."""
     network = run.network().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # missing in torch's stub
-    has_findings = bool(run.recipe.findings)
+    has_findings = run.recipe.has_findings
     model = FromPixels(network, run.preprocessing, run.recipe.ten_views, has_findings=has_findings).eval()
     side, channels = run.preprocessing.geometry.stored, run.preprocessing.stored_channels
     return model, torch.zeros(2, channels, side, side, dtype=torch.uint8)
@@ -254,7 +254,7 @@ def _probabilities(path: Path, pixels: NDArray[np.uint8]) -> NDArray[np.float32]
 
 def check_close(run: Run, got: NDArray[np.float32], pixels: NDArray[np.uint8], what: str) -> float:
     """Return the largest difference of probabilities from those of the run; refuse one of more than CLOSE."""
-    feed = run.preprocessing.feed_of(pixels, run.classes, "cpu", has_findings=bool(run.recipe.findings))
+    feed = run.preprocessing.feed_of(pixels, run.classes, "cpu", has_findings=run.recipe.has_findings)
     own = probabilities_of(run.network(), feed, np.arange(len(pixels)), AT_ONCE, run.recipe.ten_views)
     difference = float(np.abs(got - own).max())
     if not difference <= CLOSE:

@@ -108,7 +108,7 @@ class Run(Displayed):
             for batch_names, images in decoder.batches(files, at_once):
                 pixels = np.stack([image.pixels for image in images])
                 every = np.arange(len(pixels))
-                feed = self.preprocessing.feed_of(pixels, self.classes, device, has_findings=bool(recipe.findings))
+                feed = self.preprocessing.feed_of(pixels, self.classes, device, has_findings=recipe.has_findings)
                 try:
                     rows.append(probabilities_of(network, feed, every, batch, recipe.ten_views))
                 except DivergedError as error:
@@ -127,7 +127,7 @@ class Run(Displayed):
         notes += _notes_on(reference, warnings)
         probabilities = np.concatenate(rows)
         warned = None if reference is None else tuple(warnings)
-        thresholds = self._thresholds() if recipe.findings else None
+        thresholds = self._thresholds() if recipe.has_findings else None
         if thresholds is not None and np.isnan(thresholds).any():
             lacking = [name for name, value in zip(self.classes, thresholds, strict=True) if np.isnan(value)]
             notes += (f"never predicted, since validation images all have or all lack them: {in_brief(lacking)}",)

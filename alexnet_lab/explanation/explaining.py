@@ -106,14 +106,14 @@ def explain(
         )
     run = load_run(folder)
     if kind is not None and kind not in run.classes:
-        raise unknown_choice("finding of the run" if run.recipe.findings else "class of the run", kind, run.classes)
+        raise unknown_choice("finding of the run" if run.recipe.has_findings else "class of the run", kind, run.classes)
     repeats = [_repeat(run, place) for place in seeds]
     names, pixels = _decoded(run, images)
     with torch_set_as_in(run.recipe):
         network = run.network()
         untrained = [_untrained(run, number) for number in range(random_networks)]
         others = [other.network() for other in repeats]
-        feed = run.preprocessing.feed_of(pixels, run.classes, "cpu", has_findings=bool(run.recipe.findings))
+        feed = run.preprocessing.feed_of(pixels, run.classes, "cpu", has_findings=run.recipe.has_findings)
         explained = []
         for at, (name, image) in enumerate(zip(names, feed.images, strict=True)):
             told("explaining images", at, len(names))
@@ -132,7 +132,7 @@ def _explained(
     methods: Sequence[str],
     kind: str | None,
 ) -> Explained:
-    has_findings = bool(run.recipe.findings)
+    has_findings = run.recipe.has_findings
     with torch.no_grad():
         scores = network(image[None])
         probabilities = (scores.sigmoid() if has_findings else scores.softmax(1))[0]

@@ -13,6 +13,7 @@ from alexnet_lab.reports.pictures import source_of, thumbnail
 
 SHOWN_PAIRS = 60
 SHOWN_ROWS = 200
+MOST_UNFOLDED = 40  # shortcuts
 PICTURE_SIDE = 200  # pixels
 
 Open = Callable[[str], AbstractContextManager[bytes]]
@@ -50,7 +51,8 @@ def audit_page(found: Examination, opened: Open | None = None) -> Page:
     """Return the page of an audit; `opened` opens an image file for a sharper picture than the audit kept."""
     survey = found.survey
     problems = found.problems
-    lead = f"{len(survey.labels):,} images of {len(survey.classes)} classes. " + (
+    of = f"with {len(survey.classes)} findings" if survey.has_findings else f"of {len(survey.classes)} classes"
+    lead = f"{len(survey.labels):,} images {of}. " + (
         f"{len(problems)} to fix before training." if problems else "Nothing was found that must be fixed."
     )
     sections = [
@@ -59,7 +61,7 @@ def audit_page(found: Examination, opened: Open | None = None) -> Page:
         *([Section("Much alike", _alike(found, opened))] if found.alike else []),
         Section("Patients", _patients(found)),
         Section("Shortcuts", _shortcuts(found)),
-        Section("Classes and files", _classes(found)),
+        Section("Findings and files" if survey.has_findings else "Classes and files", _classes(found)),
         Section("What is not found", _limits()),
     ]
     return Page(f"Audit of {survey.name}", lead, sections)
@@ -96,13 +98,13 @@ def _pictured(found: Examination, pairs: Sequence[Pair], opened: Open | None) ->
     shown = [
         SideBySide(
             [_picture(found, index, opened) for index in (pair.one, pair.other)],
-            [_caption(found, index) for index in (pair.one, pair.other)],
+            [found.caption(index) for index in (pair.one, pair.other)],
             _title(found, pair),
         )
         for pair in ordered[:SHOWN_PAIRS]
     ]
     rows = [
-        [pair.kind, pair.correlation, *(_caption(found, index) for index in (pair.one, pair.other)), pair.change]
+        [pair.kind, pair.correlation, *(found.caption(index) for index in (pair.one, pair.other)), pair.change]
         for pair in ordered[:SHOWN_ROWS]
     ]
     more = f"; the first {SHOWN_ROWS} of {len(pairs):,}" if len(pairs) > SHOWN_ROWS else ""
@@ -111,22 +113,22 @@ def _pictured(found: Examination, pairs: Sequence[Pair], opened: Open | None) ->
 
 
 def _matters(found: Examination, pair: Pair) -> bool:
-    survey, parts = found.survey, found.parts
-    return bool(parts[pair.one] != parts[pair.other] or survey.labels[pair.one] != survey.labels[pair.other])
+    return bool(found.parts[pair.one] != found.parts[pair.other] or _differ(found, pair))
+
+
+def _differ(found: Examination, pair: Pair) -> bool:
+    numbers = found.survey.label_numbers
+    return bool(numbers[pair.one] != numbers[pair.other])
 
 
 def _title(found: Examination, pair: Pair) -> str:
-    survey, parts = found.survey, found.parts
+    parts = found.parts
     words = [pair.kind if pair.correlation == 1 else f"{pair.kind}, {pair.correlation:.2f}"]
     words += [pair.change] if pair.change else []
     words += ["in two parts"] if parts[pair.one] != parts[pair.other] else []
-    words += ["of two classes"] if survey.labels[pair.one] != survey.labels[pair.other] else []
+    apart = "with different findings" if found.survey.has_findings else "of two classes"
+    words += [apart] if _differ(found, pair) else []
     return "; ".join(words)
-
-
-def _caption(found: Examination, index: int) -> str:
-    part = str(found.parts[index])
-    return f"{found.survey.name_of(index)} ({part + ', ' if part else ''}{found.class_of(index)})"
 
 
 def _picture(found: Examination, index: int, opened: Open | None) -> bytes:
@@ -157,19 +159,24 @@ def _patients(found: Examination) -> list[Block]:
             ("patients", groups.count),
             ("most images of one", groups.largest),
             ("in two parts", len(groups.on_two_sides)),
-            ("under two classes", len(groups.of_two_classes)),
+            *([] if found.survey.has_findings else [("under two classes", len(groups.of_two_classes))]),
         ]
     )
-    rows = [[group, "in two parts"] for group in groups.on_two_sides[:SHOWN_ROWS]]
-    rows += [[group, "under two classes"] for group in groups.of_two_classes[:SHOWN_ROWS]]
-    return [facts, *([Table(["patient", "where"], rows, "Patients", folded=len(rows) > 10)] if rows else [])]
+    rows = [
+        [patient, where, ", ".join(found.images_of(patient))]
+        for where, patients in (("in two parts", groups.on_two_sides), ("under two classes", groups.of_two_classes))
+        for patient in patients[:SHOWN_ROWS]
+    ]
+    return [facts, *([Table(["patient", "where", "images"], rows, "Patients", folded=len(rows) > 10)] if rows else [])]
 
 
 def _shortcuts(found: Examination) -> list[Block]:
     if not found.shortcuts:
         return [Paragraph("There is nothing to compare: all files and borders are alike, or the images are too few.")]
+    of_findings = found.survey.has_findings
     rows = [
         [
+            *([one.finding] if of_findings else []),
             one.source,
             f"{one.auroc:.3f}",
             f"{one.low:.3f} to {one.high:.3f}",
@@ -180,13 +187,16 @@ def _shortcuts(found: Examination) -> list[Block]:
         for one in found.shortcuts
     ]
     text = (
-        "How well the class can be told from what is not the subject of the picture. AUROC is that of a ridge "
+        f"How well {'each finding' if of_findings else 'the class'} can be told from what is not the subject of the "
+        "picture. AUROC is that of a ridge "
         "regression on images that it was not fitted on; 0.5 is guessing. Chance is the 95th percentile over "
-        f"{PERMUTATIONS} permutations of the labels. A source is a shortcut where p, adjusted by Holm's rule, is at "
-        f"most {LEVEL:g} and the AUROC at least {LEAST_AUROC:g}."
+        f"{PERMUTATIONS} permutations of the labels. A source is a shortcut where p, adjusted by Holm's rule"
+        f"{' over all rows' if of_findings else ''}, is at most {LEVEL:g} and the AUROC at least {LEAST_AUROC:g}."
     )
     columns = ["source", "AUROC", "95% interval", "chance", "adjusted p", "shortcut"]
-    return [Paragraph(text), Table(columns, rows), *_kinds(found)]
+    ordered = sorted(rows, key=lambda row: row[-1] != "yes") if of_findings else rows
+    table = Table(["finding", *columns] if of_findings else columns, ordered, folded=len(rows) > MOST_UNFOLDED)
+    return [Paragraph(text), table, *_kinds(found)]
 
 
 def _kinds(found: Examination) -> list[Block]:
@@ -194,19 +204,25 @@ def _kinds(found: Examination) -> list[Block]:
     if not kinds:
         return []
     rows = [[kind, *counts.values()] for kind, counts in kinds[:SHOWN_ROWS]]
-    return [Table(["kind of file", *found.survey.classes], rows, "Kinds of file by class", folded=len(rows) > 20)]
+    return [
+        Table(["kind of file", *found.survey.classes], rows, f"Kinds of file by {_kind(found)}", folded=len(rows) > 20)
+    ]
 
 
 def _classes(found: Examination) -> list[Block]:
     balance = found.balance()
     columns = list(next(iter(balance.values())))
     rows = [[name, *counts.values()] for name, counts in balance.items()]
-    blocks: list[Block] = [Table(["class", *columns], rows, "Images by class and part")]
+    blocks: list[Block] = [Table([_kind(found), *columns], rows, f"Images by {_kind(found)} and part")]
     unreadable = found.survey.unreadable
     if unreadable:
         listed = [[found.survey.name_of(index), why] for index, why in list(unreadable.items())[:SHOWN_ROWS]]
         blocks.append(Table(["file", "why"], listed, f"{len(unreadable):,} files that cannot be read"))
     return blocks
+
+
+def _kind(found: Examination) -> str:
+    return "finding" if found.survey.has_findings else "class"
 
 
 def _limits() -> list[Block]:

@@ -113,7 +113,7 @@ def claim_answers(evaluation: Evaluation) -> dict[int, str]:
     )
     result = verdict.get("result", {})
     bad = [str(note) for note in provenance.get("notes", ()) if "cannot be read" in str(note)]
-    kinds = "findings" if recipe.findings else "classes"
+    kinds = "findings" if recipe.has_findings else "classes"
     answers = {
         2: summary(evaluation),
         7: f"{recipe.data}, fingerprint {provenance.get('data_fingerprint', '?')}; where it is from: {NOT_FILLED}",
@@ -129,7 +129,7 @@ def claim_answers(evaluation: Evaluation) -> dict[int, str]:
             f"{recipe.network}{f' {recipe.preset}' if recipe.preset else ''}, width {recipe.width:g}, {slots}; input "
             f"{run.preprocessing.channels} x {geometry.seen} x {geometry.seen}; {len(run.classes)} {kinds} "
             f"({', '.join(run.classes[:8])}{' ...' if len(run.classes) > 8 else ''}) by "
-            + ("a sigmoid each" if recipe.findings else "softmax")
+            + ("a sigmoid each" if recipe.has_findings else "softmax")
         ),
         23: ", ".join(f"{name} {provenance.get(name, '?')}" for name in ("alexnet_lab", "torch", "python")),
         24: f"weights {recipe.weights}" if recipe.weights else f"random, init {recipe.init}, seed {recipe.seed}",
@@ -144,7 +144,7 @@ def claim_answers(evaluation: Evaluation) -> dict[int, str]:
         ),
         27: "ten views of each test image, averaged" if recipe.ten_views else "none: one network, one view",
         28: "AUROC, sensitivity, specificity, predictive values, "
-        + ("" if recipe.findings else "balanced accuracy, ")
+        + ("" if recipe.has_findings else "balanced accuracy, ")
         + "Brier, calibration, net benefit",
         29: _uncertainty(test),
         30: NOT_FILLED + "; one training run: `alexnet-lab ablate --seeds` shows how much seeds change",
@@ -156,7 +156,7 @@ def claim_answers(evaluation: Evaluation) -> dict[int, str]:
         35: f"test below; {_validated(result)}",
         36: "the tables below",
         37: "the findings missed, and the false alarms, below"
-        if recipe.findings
+        if recipe.has_findings
         else "the mistakes and the confusion matrix below, with the pictures behind each cell",
         38: f"known to the lab: {notes or 'no warning'}; clinical: {NOT_FILLED}",
         41: f"every setting of the run: {run.path.name}/recipe.json",
@@ -170,7 +170,7 @@ NO_PATIENTS = "no patient is known, so one may be in two parts"
 def _how_split(recipe: Any, split: Mapping[str, Any]) -> str:
     if recipe.fold:
         return f"test is fold {recipe.fold} of the images, split seed {recipe.split_seed}"
-    strata = "each image's rarest finding" if recipe.findings else "classes"
+    strata = "each image's rarest finding" if recipe.has_findings else "classes"
     return (
         f"by the parts that the data names, else at random with {strata} in proportion (split seed {recipe.split_seed})"
     )
@@ -197,7 +197,7 @@ def _uncertainty(test: Assessment) -> str:
 def _how(rules: Rules, evaluation: Evaluation) -> str:
     name, _, least = rules.rule.partition("=")
     validation = len(evaluation.sets["validation"].predicted.labels)
-    has_findings = bool(evaluation.run.recipe.findings)
+    has_findings = evaluation.run.recipe.has_findings
     counted = (
         "an image is said to have a finding, and it may have any number."
         if has_findings
@@ -213,7 +213,7 @@ def _how(rules: Rules, evaluation: Evaluation) -> str:
 def _performance(evaluation: Evaluation) -> list[Block]:
     blocks: list[Block] = []
     together, by_class = "all classes together", "each class against the others"
-    if evaluation.run.recipe.findings:
+    if evaluation.run.recipe.has_findings:
         together, by_class = "means over findings", "each finding against its absence"
     for assessment in evaluation.assessments:
         labelled = evaluation.sets[assessment.part]

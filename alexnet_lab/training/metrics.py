@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from alexnet_lab.ranks import auroc_of
+
 TOP_FIVE_FROM = 10  # classes; with fewer, being among the best five says little
 CALIBRATION_BINS = 15  # equal widths of confidence, as Guo et al. 2017
 DENSE_UP_TO = 200  # classes; a confusion matrix of more is stored as its counts above 0, of which N is the most
@@ -66,15 +68,6 @@ def classification_metrics(probabilities: NDArray[np.float64], labels: NDArray[n
         "confusion": confusion_counts(labels, predicted, classes),
         "images": len(labels),
     }
-
-
-def auroc_of(scores: NDArray[np.float64], positive: NDArray[np.bool_]) -> float:
-    """Return the area under the ROC curve, N: how often a positive image scores above another one, ties half."""
-    _, place, counts = np.unique(scores, return_inverse=True, return_counts=True)
-    ranks = (np.cumsum(counts) - (counts - 1) / 2)[place]  # equal scores share the middle of their ranks
-    of_positive = int(positive.sum())
-    above = ranks[positive].sum() - of_positive * (of_positive + 1) / 2
-    return float(above / (of_positive * (len(scores) - of_positive)))
 
 
 def loss_of_each(probabilities: NDArray[np.float64], labels: NDArray[np.int64]) -> NDArray[np.float64]:

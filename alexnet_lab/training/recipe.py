@@ -23,6 +23,7 @@ from pydantic import (
 from pydantic.dataclasses import dataclass
 
 from alexnet_lab.choices import unknown_choice
+from alexnet_lab.data.medmnist import has_findings
 from alexnet_lab.instruments.schedule import parse_instruments
 from alexnet_lab.levels import NORMS, parse_init, parse_level
 from alexnet_lab.networks.catalogue import find_entry, preset_descriptions, published_level
@@ -259,16 +260,21 @@ class Recipe:
     @model_validator(mode="after")
     def _findings_are_no_classes(self) -> "Recipe":
         """Refuse what needs one class an image."""
-        if self.findings and self.best_by not in ("auroc", "loss"):
+        if self.has_findings and self.best_by not in ("auroc", "loss"):
             raise ValueError(
                 f"best_by: with findings it must be auroc, the mean over findings, or loss; got {self.best_by}"
             )
-        if self.findings and self.sampling != "uniform":
+        if self.has_findings and self.sampling != "uniform":
             raise ValueError(
                 f"sampling: {self.sampling} needs one class an image, and findings are several; take class_weights "
                 "balanced"
             )
         return self
+
+    @property
+    def has_findings(self) -> bool:
+        """Return whether images have any number of findings: by columns of a table, or as their set is published."""
+        return bool(self.findings) or has_findings(self.data)
 
     @field_validator("*", mode="before")
     @classmethod

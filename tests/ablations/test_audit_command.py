@@ -113,3 +113,58 @@ def test_mistakes_end_as_one_sentence(tmp_path):
             picture(number).save(place)
     done = audit(one_each, "--out", tmp_path / "out", "--patient-from", r"person([a-z]+)")
     assert "all images of ill, well are of one patient" in " ".join(done.output.split())
+
+
+def make_findings(root, columns="path,Finding Labels,Patient ID,View Position"):
+    """Write two images of each of 30 patients; `Mass` goes with the view, and one has a copy with other findings."""
+    rng = np.random.default_rng(0)
+    root.mkdir()
+    rows = [columns]
+    for number in range(60):
+        picture(number).save(root / f"{number}.png")
+        findings = [name for name, share in (("Mass", 0.5), ("Effusion", 0.4)) if rng.random() < share]
+        view = "AP" if "Mass" in findings or rng.random() < 0.1 else "PA"
+        rows.append(f"{number}.png,{'|'.join(findings) or 'No Finding'},{number // 2},{view}")
+    shutil.copy(root / "0.png", root / "again.png")
+    rows.append(f"again.png,{'Effusion|Mass' if 'No Finding' in rows[1] else 'No Finding'},0,PA")
+    (root / "table.csv").write_text("\n".join(rows))
+    return root / "table.csv"
+
+
+def test_findings_are_judged_each_by_itself(tmp_path):
+    table = make_findings(tmp_path / "set")
+    done = audit(table, "--findings", "Finding Labels", "--group", "patient", "--out", tmp_path / "out")
+    assert done.exit_code == 1, done.output
+    flat = " ".join(done.output.split())
+    assert "2 images with copies that have other findings" in flat
+    assert "to fix: Mass can be told from column View Position alone. AUROC 0." in flat
+    facts = json.loads((tmp_path / "out/audit.json").read_text())
+    mass = facts["findings"]["Mass"]
+    assert mass["all, with"] + mass["all, without"] == 61
+    labels = [line.split(",")[1] for line in table.read_text().splitlines()[1:]]
+    assert mass["all, with"] == sum("Mass" in label for label in labels)
+    assert sum(mass[f"{part}, with"] for part in ("train", "validation", "test")) == mass["all, with"]
+    judged = {(one["source"], one["finding"]): one["accused"] for one in facts["shortcuts"]}
+    assert judged == {
+        (source, finding): (source, finding) == ("column View Position", "Mass")
+        for source in ("column View Position", "the picture's border")
+        for finding in ("Effusion", "Mass")
+    }
+    assert facts["copies_of_two_classes"] == [["0.png", "again.png"]]
+    assert facts["patients"]["count"] == 30
+    page = (tmp_path / "out/index.html").read_text()
+    assert "61 images with 2 findings" in page
+    assert "with different findings" in page
+
+
+def test_findings_in_columns_of_their_own_are_not_told_by_these_columns(tmp_path):
+    table = make_findings(tmp_path / "set")
+    lines = [line.split(",") for line in table.read_text().splitlines()[1:]]
+    rows = [f"{path},{int('Mass' in found)},{int('Effusion' in found)},{view}" for path, found, _, view in lines]
+    table.write_text("\n".join(["path,Mass,Effusion,View Position", *rows]))
+    done = audit(table, "--findings", "mass|Effusion", "--out", tmp_path / "out", "--json")
+    sources = {one["source"] for one in json.loads(done.output)["shortcuts"]}
+    assert sources == {"column View Position", "the picture's border"}
+    mistaken = audit(table, "--findings", "Mess|Effusion", "--out", tmp_path / "out")
+    assert "Did you mean 'Mass'?" in str(mistaken.exception)
+    assert "is none: leave out findings" in str(audit("digits", "--findings", "Mass").exception)

@@ -91,3 +91,84 @@ def test_texts_numbers_and_gaps_become_columns():
     numbers = encoded([str(value) for value in range(50)] + [""] * 5)
     assert numbers[50:, -1].tolist() == [1] * 5
     assert numbers.sum(1).tolist() == [1] * 55
+
+
+def test_intervals_are_those_of_resampled_images():
+    rng = np.random.default_rng(4)
+    scores, labels = rng.integers(0, 9, (40, 3)).astype(float), rng.integers(0, 3, 40)
+    drawn = rng.integers(0, 3, (6, 40))
+    expected = []
+    for times in drawn:
+        seen = np.repeat(np.arange(40), times)
+        expected.append(np.mean([roc_auc_score(labels[seen] == k, scores[seen, k]) for k in range(3)]))
+    assert shortcuts._resampled(scores, labels, drawn) == pytest.approx(np.array(expected))
+
+
+def test_a_finding_that_a_column_tells_is_accused_and_another_is_not():
+    rng = np.random.default_rng(5)
+    labels = np.stack([labels_at(0.7, 200, rng), labels_at(0.6, 200, rng)], 1)
+    view = np.where(rng.random(200) < 0.6, np.where(labels[:, 0], "AP", "PA"), rng.choice(["AP", "PA"], 200))
+    sources = {"view": encoded(view), "age": encoded(rng.integers(20, 90, 200).astype(str))}
+    found = judge(sources, labels, np.arange(200), findings=["mass", "effusion"])
+    assert [(one.source, one.finding, one.is_accused) for one in found] == [
+        ("view", "mass", True),
+        ("view", "effusion", False),
+        ("age", "mass", False),
+        ("age", "effusion", False),
+    ]
+    # Each as the class of two would be, but for Holm's rule, which is over all four.
+    for k, name in enumerate(["mass", "effusion"]):
+        alone = judge(sources, labels[:, k], np.arange(200))
+        of_finding = [one for one in found if one.finding == name]
+        assert [(one.auroc, one.chance, one.p) for one in alone] == [
+            (one.auroc, one.chance, one.p) for one in of_finding
+        ]
+    assert found[0].adjusted == pytest.approx(4 * found[0].p)
+
+
+def test_a_finding_of_all_images_or_of_none_is_not_judged():
+    rng = np.random.default_rng(6)
+    labels = np.stack([np.ones(60, np.int64), labels_at(0.5, 60, rng), np.zeros(60, np.int64)], 1)
+    found = judge({"age": encoded(rng.normal(size=60))}, labels, np.arange(60), findings=["a", "b", "c"])
+    assert [one.finding for one in found] == ["b"]
+
+
+def test_what_is_told_is_accused_among_more_tests_than_the_first_permutations_can_tell_apart(monkeypatch):
+    monkeypatch.setattr(shortcuts, "PERMUTATIONS", 99)
+    rng = np.random.default_rng(7)
+    labels = np.stack([labels_at(0.5, 120, rng) for _ in range(8)], 1)
+    told = np.where(labels[:, 3], "AP", "PA")
+    found = judge({"view": encoded(told)}, labels, np.arange(120), findings=[f"finding {k}" for k in range(8)])
+    assert shortcuts.LEVEL < 8 / (99 + 1)
+    assert [one.finding for one in found if one.is_accused] == ["finding 3"]
+    assert found[3].p == 1 / (2 * 8 / shortcuts.LEVEL)
+
+
+def accused_of_findings(sets, seed, monkeypatch):
+    """Count the sets with dealt findings in which one of them is said to be told by one of three sources."""
+    monkeypatch.setattr(shortcuts, "PERMUTATIONS", 99)
+    monkeypatch.setattr(shortcuts, "RESAMPLES", 2)
+    monkeypatch.setattr(shortcuts, "LEAST_AUROC", 0.0)  # the test alone
+    rng = np.random.default_rng(seed)
+    count = 0
+    for number in range(sets):
+        patients = np.repeat(np.arange(60), rng.integers(1, 4, 60)) if number % 2 else np.arange(120)
+        illness = rng.normal(size=patients.max() + 1)
+        of_patient = [  # findings that come together, from frequent to rare
+            (illness + rng.normal(size=len(illness)) > threshold).astype(np.int64) for threshold in (0, 0.8, 1.6, 2.4)
+        ]
+        labels = np.stack(of_patient, 1)[patients]
+        machine = rng.choice(["A", "B", "C"], len(illness))[patients]
+        border = rng.normal(size=(len(illness), 30))[patients]
+        sources = {"machine": encoded(machine), "border": border, "age": encoded(rng.normal(size=len(patients)))}
+        count += any(one.is_accused for one in judge(sources, labels, patients, number, findings=list("abcd")))
+    return count
+
+
+def test_with_dealt_findings_few_sets_are_accused(monkeypatch):
+    assert accused_of_findings(12, 0, monkeypatch) <= 3  # 5% of 12 is 0.6; four or more in one case of 450
+
+
+@pytest.mark.long
+def test_with_dealt_findings_one_set_in_twenty_is_accused_at_most(monkeypatch):
+    assert accused_of_findings(400, 1, monkeypatch) <= 20 + 8  # two standard deviations above 5%

@@ -50,6 +50,7 @@ def test_a_zip_reads_as_the_folder_it_holds_in_place_and_under_the_same_fingerpr
         "contents.npy",
         "near_copies.npy",
         "sizes.npy",
+        "coloured.npy",
         "parts.npy",
         "about.json",
     }
@@ -91,7 +92,9 @@ def test_a_table_names_paths_labels_parts_and_groups(tmp_path):
     assert images.classes == ("sick", "well")
     assert images.labels.tolist() == [0, 1, 0, 1]
     assert images.parts.tolist() == ["train", "validation", "test", "train"]
-    assert images.groups.tolist() == ["p1", "p2", "p3", "p1"]
+    assert images.groups[0] == images.groups[3]
+    assert len(set(images.groups)) == 3
+    assert images.grouping.tolist() == [0, 1, 2, 0]
     assert images.names.tolist() == ["scans/a/0.png", "scans/a/1.png", "scans/b/0.png", "scans/b/1.png"]
     assert images.groups.tolist() == load_images(str(table)).groups.tolist()  # from the cache
 
@@ -124,7 +127,8 @@ def test_one_coloured_image_makes_three_channels(tmp_path):
     write(tmp_path / "set" / "b" / "x.png", coloured())
     images = load_images(str(tmp_path / "set"))
     assert np.array_equal(images.pixels[0], np.repeat(grey[None], 3, 0))
-    assert images.notes[-1].startswith("1 of 2 images are coloured (b 1), the others grey: three channels. If the tint")
+    assert images.coloured.tolist() == [False, True]
+    assert load_images(str(tmp_path / "set")).coloured.tolist() == [False, True]  # from the cache
 
 
 def test_nothing_is_said_of_a_tint_that_grey_removes(tmp_path):
@@ -136,7 +140,10 @@ def test_nothing_is_said_of_a_tint_that_grey_removes(tmp_path):
             np.repeat(shade, 3, 2) // np.array([1, 1, 1 + number % 2], np.uint8),
         )
     seen = open_feed(str(tmp_path / "set"), image_size=16)
-    assert any("channels=grey removes it" in note for note in seen.notes)
+    assert (
+        "10 of 20 images are coloured (b 10), the others grey: three channels. If the tint depends on the class, a "
+        "network learns the tint; channels=grey removes it"
+    ) in seen.notes
     in_grey = open_feed(str(tmp_path / "set"), image_size=16, channels="grey")
     assert "10 of 20 images are coloured (b 10), the others grey: brightness alone is used" in in_grey.notes
     assert not any("tint" in note for note in in_grey.notes)

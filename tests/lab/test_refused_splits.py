@@ -95,8 +95,8 @@ REFUSED = {
     "split; too few in: a (1), b (1): add images",
     nothing_to_train_on: "the data has images for validation and none for train; add a part called `train`",
     a_class_that_is_only_tested: "these classes have no training images in the given split: c; move some",
-    two_patients: "a split by group needs at least 3 groups, since a group is in one part only; got 2 "
-    "(p0, p1): add images of others",
+    two_patients: "a split by group needs at least 3 groups, since a group is in one part only; got 2: "
+    "add images of others",
     a_patient_who_has_a_class_alone: "no validation images can be held out by group: every choice of whole groups "
     "has most of the images, or all of a class; add groups",
     unreadable_validation: "none of the 2 validation images can be read; replace them",
@@ -146,7 +146,7 @@ def test_four_patients_are_enough_though_a_fifth_of_the_images_would_take_five(t
     feed = open_feed(str(tmp_path / "images.csv"), image_size=16)
     owners = [set(feed.groups[side].tolist()) for side in (feed.split.train, feed.split.validation, feed.split.test)]
     assert sorted(map(len, owners)) == [1, 1, 2]
-    assert set.union(*owners) == {"p0", "p1", "p2", "p3"}
+    assert len(set.union(*owners)) == 4
 
 
 @pytest.mark.parametrize("seed", range(8))

@@ -22,6 +22,14 @@ def audit(
     patient_from: Annotated[
         str, typer.Option(metavar="PATTERN", help=r"Where paths name the patient: 'person(\d+)'.", show_default=False)
     ] = "",
+    findings: Annotated[
+        str,
+        typer.Option(
+            metavar="COLUMNS",
+            help="Several labels an image: the table's column that joins them by |, or its 0/1 columns A|B|C.",
+            show_default=False,
+        ),
+    ] = "",
     fold: Annotated[str, typer.Option(help="Judge this fold: 2/5.", show_default=False)] = "",
     split_seed: Annotated[int, typer.Option(help="Names the split where the data has none of its own.")] = 0,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")] = False,
@@ -32,14 +40,17 @@ def audit(
     [bold]alexnet-lab audit xrays.zip[/]
     [bold]alexnet-lab audit xrays/ --patient-from 'person(\d+)'[/]
     [bold]alexnet-lab audit table.csv --group patient_id --out audits/table[/]
+    [bold]alexnet-lab audit Data_Entry_2017.csv --findings 'Finding Labels' --group patient[/]
 
     Copies are found within and across the parts of the split, also when they were
     compressed, scaled, brightened, mirrored, cropped by 10% or turned by 5 degrees.
     A shortcut is a class that can be told from the kind of file, from another
-    column of the table, or from the border of the picture alone.
+    column of the table, or from the border of the picture alone. With --findings
+    each finding is judged by itself.
 
     Writes a page, index.html, and audit.json. Ends with status 1 if copies or
-    patients are on two sides, copies have two classes, or there is a shortcut.
+    patients are on two sides, copies have two classes or other findings, or there
+    is a shortcut.
     """
     from alexnet_lab.audit.examination import examine
     from alexnet_lab.data.sources import listing_of
@@ -55,12 +66,13 @@ def audit(
             data,
             group=group,
             patient_from=patient_from,
+            findings=findings,
             split_seed=split_seed,
             fold=fold,
             progress=(lambda _what, _done, _total: None) if is_silent else stages.told,
         )
     facts = json.dumps(examination.facts(), indent=1)
-    listing = listing_of(data)
+    listing = listing_of(data, findings=findings)
     if listing is None:
         page = audit_page(examination).write(folder)
     else:

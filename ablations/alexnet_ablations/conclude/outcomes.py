@@ -199,7 +199,7 @@ def _outcomes(findings: Sequence[str] | None) -> tuple[Outcome, ...]:
 
 def _findings_of(runs: Sequence[PlannedRun]) -> tuple[str, ...] | None:
     """Return the findings that the images of a study have, by the first run that knows them; None of classes."""
-    if not runs or not runs[0].recipe.findings:
+    if not runs or not runs[0].recipe.has_findings:
         return None
     for run in runs:
         try:

@@ -131,7 +131,7 @@ class Study(Displayed):
         if self.tuning is not None:  # as if every run of a search were a run under one more seed
             together = self.tuning.searches(self.seeds) * self.tuning.points + self.seeds
             check_size(self.design, self.factors, together, self.splitting.folds)
-        if self.start.findings:
+        if self.start.has_findings:
             self._check_findings()
 
     def _check_findings(self) -> None:

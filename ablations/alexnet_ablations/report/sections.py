@@ -100,7 +100,7 @@ def cells_section(context: ReportContext) -> Section:
 def curves_section(context: ReportContext) -> Section:
     """Return the learning curves of the cells."""
     drawn = training.drawn_cells(context.cells, context.results)
-    figures = training.learning(drawn, has_findings=bool(context.study.start.findings))
+    figures = training.learning(drawn, has_findings=context.study.start.has_findings)
     blocks: list[Block] = (
         [*_fewer(drawn, context), *_over_runs(context), FigureGrid(figures)]
         if figures

@@ -269,7 +269,7 @@ def expected_power(
     test_images = test_images or tested
     spread = ASSUMED_SPREAD if seed_spread is None else seed_spread
     disagreement = ASSUMED_DISAGREEMENT if image_spread is None else image_spread
-    has_findings = bool(study.start.findings)
+    has_findings = study.start.has_findings
     if has_findings and seed_spread is not None and image_spread is None and not overlap:
         test_images = None  # no run has kept its predictions: what is said is of these images
     everything = 1.0 if has_findings else 100.0
