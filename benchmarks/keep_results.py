@@ -22,6 +22,7 @@ from typing import Any
 import pandas as pd
 
 from alexnet_ablations.conclude.answers import Answers, read_answers
+from alexnet_ablations.conclude.budgets import beside_sentences, effects_at_budgets
 from alexnet_ablations.conclude.conclusions import Conclusion, Conclusions, conclusions_of
 from alexnet_ablations.conclude.outcomes import HEADLINE, OUTCOMES, ended_well, read_results, write_results
 from alexnet_ablations.conclude.paper_tables import markdown, paper_tables
@@ -31,6 +32,8 @@ from alexnet_ablations.declare.design import Cell, level_text
 from alexnet_ablations.declare.study import Study, read_study
 from alexnet_ablations.report import write_report
 from alexnet_ablations.report.verdicts import limits, unfinished
+from alexnet_ablations.tune.choice import read_outcomes
+from alexnet_ablations.tune.sentences import chosen_sentences, edge_sentences, plan_sentence
 
 OF_THE_MACHINE = [*(outcome.name for outcome in OUTCOMES if outcome.of_machine), "measuring_share"]
 KEPT = tuple(outcome for outcome in OUTCOMES if not outcome.of_machine)
@@ -39,6 +42,7 @@ FIGURES = {
     "effects": "Effects on test accuracy: the mean with its 95% interval, and under it each seed. Grey: the margin.",
     "learning-validation": "Validation accuracy by epoch: the mean over seeds, and from the lowest to the highest.",
     "learning-loss": "Training loss by epoch: the mean over seeds, and from the lowest to the highest.",
+    "tuning-learning-rate": "Validation accuracy of one search by learning rate; a ring is what was chosen.",
     "seeds": "Test accuracy of every run; a line is a seed, a bar a mean.",
     "off-rates": "Share of inputs on which a unit is silent, by layer, at the end.",
     "dead-units": "Units that were silent on every input, by layer, at the end.",
@@ -146,7 +150,7 @@ def told(
     facts = [run.folder.provenance() or {} for run in study.runs()]
     first = facts[0]
     days = sorted({str(run["started"])[:10] for run in facts})
-    varied = {factor.field for factor in study.factors}
+    varied = {factor.field for factor in study.factors} | set(study.tuning.names if study.tuning else ())
     shared = {field: getattr(study.start, field) for field in SHARED if field not in varied}
     folds = f" x {study.splitting.folds} folds" if study.splitting.folds else ""
     lines = [
@@ -168,6 +172,8 @@ def told(
         *(f"{text}" for text in limits(conclusions, study.limitations)),
         "",
     ]
+    if study.tuning is not None:
+        lines += [*tuned(study, conclusions), ""]
     if simple:
         lines += [
             "## One change at each level of the other",
@@ -186,6 +192,25 @@ def told(
         lines.append("")
     lines.append("[tables.md](tables.md), [results.csv](results.csv): a row per run, [study.toml](study.toml)")
     return "\n".join(lines) + "\n"
+
+
+def tuned(study: Study, conclusions: Conclusions) -> list[str]:
+    """Write what the searches tried and chose, and the effects at the common values beside the tuned ones."""
+    searches = read_outcomes(study)
+    names = list(searches[0].tried[0].values)
+    runs = sum(len(search.tried) for search in searches)
+    texts = [plan_sentence(study, runs), *chosen_sentences(searches), *edge_sentences(study, searches)]
+    texts += beside_sentences(conclusions.headline, effects_at_budgets(study, searches))
+    lines = ["## Each cell tuned", "", *(f"- {text}" for text in texts)]
+    lines += ["", f"| cell | {' | '.join(names)} | validation {study.start.best_by}, mean over searches |"]
+    lines.append("|" + "---|" * (len(names) + 2))
+    for cell in dict.fromkeys(search.cell.name for search in searches):
+        mine = [search for search in searches if search.cell.name == cell]
+        for place, tried in enumerate(mine[0].tried):
+            mean = sum(search.tried[place].metric for search in mine) / len(mine)
+            values = " | ".join(f"{tried.values[name]:.3g}" for name in names)
+            lines.append(f"| {cell} | {values} | {mean:.3f} |")
+    return lines
 
 
 def notes(facts: list[dict[str, Any]]) -> list[str]:
