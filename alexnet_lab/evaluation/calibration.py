@@ -1,4 +1,4 @@
-"""Whether probabilities are right: Brier score, calibration curve, and the temperature that mends over-confidence.
+"""Whether probabilities are right: Brier score, calibration curve, and the temperature that corrects over-confidence.
 
 Temperature: C. Guo, G. Pleiss, Y. Sun, K. Q. Weinberger, ICML 2017. One number divides the logarithms of all
 probabilities; it changes no order of classes, so accuracy stays, and it is fitted on validation images.
