@@ -34,7 +34,9 @@ class Stopped(Exception):  # noqa: N818  # it is no error: the run was saved, or
 
 def recipe_on_this_machine(fields: Mapping[str, Any]) -> Recipe:
     """Return the recipe of these fields, with every thread of this machine and its GPU unless they say otherwise."""
-    chosen = {"threads": os.cpu_count() or 1, **fields}
+    processes = fields.get("processes", 1)
+    sharing = processes if isinstance(processes, int) and processes > 1 else 1
+    chosen = {"threads": max((os.cpu_count() or 1) // sharing, 1), **fields}
     if "device" not in chosen:
         import torch
 

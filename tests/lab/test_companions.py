@@ -14,6 +14,7 @@ from quick_runs import SMALL, run_in, start_process, wait_for_epochs
 from alexnet_lab.records import RunFolder
 from alexnet_lab.training.recipe import read_recipe
 from alexnet_lab.training.run import check_gpu
+from alexnet_lab.training.single import recipe_on_this_machine
 
 TWO = replace(SMALL, norm="lrn", dropout=0.5, processes=2)
 
@@ -93,6 +94,11 @@ def test_a_mistake_that_all_processes_meet_is_told_once(tmp_path):
     verdict = RunFolder(tmp_path).verdict()
     assert (verdict["state"], "the smallest that works is" in verdict["why"]) == ("error", True)
     assert "WORLD_SIZE" not in os.environ
+
+
+def test_processes_of_one_machine_share_its_threads():
+    every = recipe_on_this_machine({"device": "cpu"}).threads
+    assert recipe_on_this_machine({"device": "cpu", "processes": 2}).threads == max(every // 2, 1)
 
 
 def test_what_cannot_be_shared_is_refused_before_anything_runs(tmp_path, monkeypatch):
