@@ -68,7 +68,7 @@ class Shortcut:
 def encoded(values: Sequence[str] | NDArray[np.str_] | NDArray[np.float64]) -> Flags | None:
     """Return texts or numbers as columns of 0 and 1; None where all values are the same or all differ."""
     if isinstance(values, np.ndarray) and values.dtype.kind not in "US":
-        columns = _of_numbers(values)
+        columns = _of_numbers(values.astype(np.float64))
     else:
         numbers = np.array([_number(value) for value in values])
         present = np.array([bool(value) for value in values])
@@ -271,4 +271,5 @@ def _resampled(scores: NDArray[np.float64], labels: NDArray[np.int64], drawn: ND
         below = np.cumsum(others, 1) - others / 2
         pairs = above.sum(1) * others.sum(1)
         areas.append(np.where(pairs > 0, (above * below).sum(1) / np.maximum(pairs, 1), 0.5))
-    return np.mean(areas, axis=0)
+    mean: NDArray[np.float64] = np.mean(areas, axis=0)
+    return mean
