@@ -126,8 +126,10 @@ def judge(
         facts = columns[chosen].astype(np.float64)
         solvers = [_solver(facts, fold == number) for number in range(FOLDS)]
         judged = [_judged(solvers, target, deals, fold) for target in targets.values()]
-        drawn = np.stack([np.bincount(rng.integers(0, deals.groups, deals.groups), minlength=deals.groups)
-                          for _ in range(RESAMPLES)])[:, groups]  # fmt: skip
+        times = [
+            np.bincount(rng.integers(0, deals.groups, deals.groups), minlength=deals.groups) for _ in range(RESAMPLES)
+        ]
+        drawn = np.array(times, np.int16)[:, groups]
         for name, (own, scores, p) in zip(targets, judged, strict=True):
             low, high = np.quantile(_resampled(own, targets[name], drawn), (0.025, 0.975))
             chance = float(np.quantile(scores[1:], 0.95))
@@ -266,7 +268,7 @@ def _resampled(scores: NDArray[np.float64], labels: NDArray[np.int64], drawn: ND
         runs = np.flatnonzero(np.diff(column[order], prepend=np.nan) != 0)  # where equal scores begin
         positive = labels[order] == label
         above, others = (
-            np.add.reduceat(drawn[:, order] * kind, runs, 1).astype(float) for kind in (positive, ~positive)
+            np.add.reduceat(drawn[:, order] * kind, runs, 1, dtype=np.float64) for kind in (positive, ~positive)
         )
         below = np.cumsum(others, 1) - others / 2
         pairs = above.sum(1) * others.sum(1)
