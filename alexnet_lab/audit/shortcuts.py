@@ -260,7 +260,7 @@ def auroc(scores: NDArray[np.float64], positive: NDArray[np.bool_]) -> NDArray[n
     return np.nan_to_num(aurocs_of(np.round(scores, 12), positive), nan=0.5)
 
 
-def _resampled(scores: NDArray[np.float64], labels: NDArray[np.int64], drawn: NDArray[np.int64]) -> NDArray[np.float64]:
+def _resampled(scores: NDArray[np.float64], labels: NDArray[np.int64], drawn: NDArray[np.int16]) -> NDArray[np.float64]:
     """Return the AUROC, mean over classes, of resamples in which each image is there so many times, R N."""
     areas = []
     for column, label in zip(np.round(scores, 12).T, _classes_of(labels), strict=True):
