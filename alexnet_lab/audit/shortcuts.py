@@ -68,7 +68,7 @@ class Shortcut:
 def encoded(values: Sequence[str] | NDArray[np.str_] | NDArray[np.float64]) -> Flags | None:
     """Return texts or numbers as columns of 0 and 1; None where all values are the same or all differ."""
     if isinstance(values, np.ndarray) and values.dtype.kind not in "US":
-        columns = _of_numbers(values)
+        columns = _of_numbers(values.astype(np.float64))
     else:
         numbers = np.array([_number(value) for value in values])
         present = np.array([bool(value) for value in values])
@@ -126,8 +126,10 @@ def judge(
         facts = columns[chosen].astype(np.float64)
         solvers = [_solver(facts, fold == number) for number in range(FOLDS)]
         judged = [_judged(solvers, target, deals, fold) for target in targets.values()]
-        drawn = np.stack([np.bincount(rng.integers(0, deals.groups, deals.groups), minlength=deals.groups)
-                          for _ in range(RESAMPLES)])[:, groups]  # fmt: skip
+        times = [
+            np.bincount(rng.integers(0, deals.groups, deals.groups), minlength=deals.groups) for _ in range(RESAMPLES)
+        ]
+        drawn = np.array(times, np.int16)[:, groups]
         for name, (own, scores, p) in zip(targets, judged, strict=True):
             low, high = np.quantile(_resampled(own, targets[name], drawn), (0.025, 0.975))
             chance = float(np.quantile(scores[1:], 0.95))
@@ -258,7 +260,7 @@ def auroc(scores: NDArray[np.float64], positive: NDArray[np.bool_]) -> NDArray[n
     return np.nan_to_num(aurocs_of(np.round(scores, 12), positive), nan=0.5)
 
 
-def _resampled(scores: NDArray[np.float64], labels: NDArray[np.int64], drawn: NDArray[np.int64]) -> NDArray[np.float64]:
+def _resampled(scores: NDArray[np.float64], labels: NDArray[np.int64], drawn: NDArray[np.int16]) -> NDArray[np.float64]:
     """Return the AUROC, mean over classes, of resamples in which each image is there so many times, R N."""
     areas = []
     for column, label in zip(np.round(scores, 12).T, _classes_of(labels), strict=True):
@@ -266,9 +268,10 @@ def _resampled(scores: NDArray[np.float64], labels: NDArray[np.int64], drawn: ND
         runs = np.flatnonzero(np.diff(column[order], prepend=np.nan) != 0)  # where equal scores begin
         positive = labels[order] == label
         above, others = (
-            np.add.reduceat(drawn[:, order] * kind, runs, 1).astype(float) for kind in (positive, ~positive)
+            np.add.reduceat(drawn[:, order] * kind, runs, 1, dtype=np.float64) for kind in (positive, ~positive)
         )
         below = np.cumsum(others, 1) - others / 2
         pairs = above.sum(1) * others.sum(1)
         areas.append(np.where(pairs > 0, (above * below).sum(1) / np.maximum(pairs, 1), 0.5))
-    return np.mean(areas, axis=0)
+    mean: NDArray[np.float64] = np.mean(areas, axis=0)
+    return mean

@@ -86,10 +86,8 @@ def survey_files(listing: Listing, progress: Progress) -> Survey:
             some = range(start, min(start + STRETCH, count))
             for done, _ in enumerate(pool.map(lambda index: look(index, read), some), start + 1):
                 progress("looking at images", done, count)
-    if listing.groups is None:
-        groups = grouping = numbered(patients)
-    else:
-        groups, grouping = pseudonyms(listing.groups, listing.paths), order_of(listing.groups)
+    own = listing.groups
+    groups = numbered(patients) if own is None else pseudonyms(own, listing.paths)
     smallest = min((min(seen.width, seen.height) for seen in facts if seen is not None), default=SIDE)
     return Survey(
         str(listing.root),
@@ -101,7 +99,7 @@ def survey_files(listing: Listing, progress: Progress) -> Survey:
         listing.paths,
         listing.parts,
         groups,
-        grouping,
+        groups if own is None else order_of(own),
         facts,
         listing.columns,
         dict(sorted(unreadable.items())),

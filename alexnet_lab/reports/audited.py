@@ -194,9 +194,13 @@ def _shortcuts(found: Examination) -> list[Block]:
         f"{' over all rows' if of_findings else ''}, is at most {LEVEL:g} and the AUROC at least {LEAST_AUROC:g}."
     )
     columns = ["source", "AUROC", "95% interval", "chance", "adjusted p", "shortcut"]
-    ordered = sorted(rows, key=lambda row: row[-1] != "yes") if of_findings else rows
-    table = Table(["finding", *columns] if of_findings else columns, ordered, folded=len(rows) > MOST_UNFOLDED)
-    return [Paragraph(text), table, *_kinds(found)]
+    columns = ["finding", *columns] if of_findings else columns
+    tables = [Table(columns, rows)]
+    if len(rows) > MOST_UNFOLDED:
+        accused = [row for row in rows if row[-1] == "yes"]
+        tables = [Table(columns, accused, "Shortcuts")] if accused else []
+        tables.append(Table(columns, rows, f"All {len(rows)} that were looked at", folded=True))
+    return [Paragraph(text), *tables, *_kinds(found)]
 
 
 def _kinds(found: Examination) -> list[Block]:

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import confusion_matrix, log_loss, recall_score, roc_auc_score, top_k_accuracy_score
 
@@ -33,6 +33,7 @@ def test_a_table_worked_out_by_hand():
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(2, 12), st.integers(0, 3))
+@settings(deadline=None)
 def test_metrics_are_those_of_scikit_learn(seed, classes, decimals):
     generator = np.random.default_rng(seed)
     labels = np.append(np.arange(classes), generator.integers(0, classes, 60))

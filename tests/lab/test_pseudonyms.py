@@ -68,9 +68,9 @@ def test_no_record_page_or_cache_has_a_patients_own_name(tmp_path):
     audited = command("audit", table, "--group", "patient", "--out", tmp_path / "audit")
     assert audited.exit_code == 1
     assert "patients in two parts of the split" in " ".join(audited.output.split())
-    recipe = replace(SMALL, data=str(table), group="patient", batch_size=8)
+    recipe = replace(SMALL, data=str(table), group="patient", epochs=1)
     assert train_with_verdict(recipe, RunFolder(tmp_path / "run")) == 0
-    evaluated = command("evaluate", tmp_path / "run")
+    evaluated = command("evaluate", tmp_path / "run", "--replicates", 200)
     assert evaluated.exit_code == 0, evaluated.output
     exported = command("export", tmp_path / "run", "--to", "csv")
     assert exported.exit_code == 0, exported.output
@@ -131,7 +131,7 @@ def test_names_are_those_of_one_column_of_one_table():
 
 def test_a_run_that_recorded_own_names_is_evaluated_as_before(tmp_path):
     table = make_table(tmp_path)
-    recipe = replace(SMALL, data=str(table), group="patient", batch_size=8)
+    recipe = replace(SMALL, data=str(table), group="patient", epochs=1)
     assert train_with_verdict(recipe, RunFolder(tmp_path / "run")) == 0
     folder = RunFolder(tmp_path / "run")
     own = np.array([line.split(",")[2] for line in table.read_text().splitlines()[1:]])
