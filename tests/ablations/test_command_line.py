@@ -193,7 +193,7 @@ def test_a_study_is_saved_as_a_file_that_says_the_same(tmp_path):
 
 
 @pytest.mark.long
-@pytest.mark.usefixtures("forked_together")
+@pytest.mark.usefixtures("forked_together", "timed_here")
 def test_ablate_trains_prints_and_goes_on_where_it_was(place):
     factors, few = ("--norm", "bn", "--act", "leaky"), ("--epochs", "1", "--out", "study", *FEW[:2])
     command = ("ablate", *factors, "--seeds", "1", *few)
@@ -244,7 +244,7 @@ def test_a_cell_that_cannot_be_trained_is_refused_before_any_is(flags, message, 
 
 
 @pytest.mark.long
-@pytest.mark.usefixtures("forked_together")
+@pytest.mark.usefixtures("forked_together", "timed_here")
 def test_a_packaged_study_runs_on_the_digits_and_grows(place):
     study = ("study", "dropout", "--epochs", "1", "--out", "s", "--seeds", "1", "--baseline")
     command = (*study, "width=0.0625,batch_size=256")

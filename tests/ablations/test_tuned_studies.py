@@ -238,6 +238,7 @@ def test_a_mistake_in_the_flag_ends_with_status_2_before_anything_runs(tmp_path,
 
 
 @pytest.mark.long
+@pytest.mark.usefixtures("timed_here")
 def test_a_real_study_is_tuned(tmp_path):
     result = ablate(
         tmp_path / "study",
