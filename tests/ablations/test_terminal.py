@@ -222,7 +222,7 @@ def test_a_finished_study_is_printed_on_a_terminal_that_knows_ascii_alone(tmp_pa
 
 @pytest.mark.long
 def test_a_study_is_trained_and_printed_on_a_terminal_that_knows_ascii_alone(tmp_path):
-    small = ("--data", "synthetic:classes=3,side=16,count=107", "--baseline", "width=0.0625")
+    small = ("--baseline", "batch_size=256")
     words = ("ablate", "--norm", "bn", "--seeds", 1, "--epochs", 1, *small, "--out", "s")
     done = run_in(ASCII[1], *words, cwd=tmp_path)  # where runs open their files in ASCII too
     assert done.returncode == 0, done.stderr

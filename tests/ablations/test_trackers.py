@@ -122,8 +122,7 @@ def test_mlflow_asks_nobody_outside_unless_the_address_is_there(tmp_path):
 @pytest.mark.long
 def test_a_study_ends_well_beside_one_tracker_that_works_and_one_that_is_not_there(tmp_path, quiet_mlflow):
     pytest.importorskip("tensorboard")
-    smallest = ["--norm", "bn", "--seeds", "1", "--epochs", "1", "--baseline", "width=0.0625"]
-    smallest += ["--data", "synthetic:classes=3,side=16,count=107"]
+    smallest = ["--norm", "bn", "--seeds", "1", "--epochs", "1", "--baseline", "batch_size=256"]
     trackers = ["--track", "tensorboard:tb", "--track", "mlflow:http://127.0.0.1:9"]
     for give in (command, answered):  # the second time all is done, and told all the same
         done = give("ablate", *smallest, *trackers, "--out", "study", cwd=tmp_path)
