@@ -21,7 +21,7 @@ def command(*words, cwd):
 
 
 def answered(*words, cwd):
-    """Give a command in this process, which takes no seconds to start; not for studies, whose runs are processes."""
+    """Give a command in this process, which takes no seconds to start; runs of studies are processes all the same."""
     streams = [io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for _ in range(2)]
     given = sys.argv
     with contextlib.chdir(cwd), contextlib.redirect_stdout(streams[0]), contextlib.redirect_stderr(streams[1]):

@@ -1,5 +1,6 @@
 """What all tests share."""
 
+import gc
 import os
 import sys
 from pathlib import Path
@@ -15,6 +16,12 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
+def pytest_collection_finish():
+    """Let the garbage collector leave out what stays to the end: modules of libraries, and thousands of tests."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture
 def torch_settings():
     """Give back what a run sets for its whole process."""
@@ -27,3 +34,25 @@ def torch_settings():
     torch.use_deterministic_algorithms(deterministic)
     torch.backends.cudnn.allow_tf32 = cudnn
     torch.set_float32_matmul_precision(products)
+
+
+@pytest.fixture
+def drawn():
+    """Have figures drawn, among tests that go without."""
+
+
+@pytest.fixture
+def undrawn(request, monkeypatch):
+    """Leave figures blank, for tests of what a page says: layout and ink take most of the time of a page."""
+    from alexnet_lab.reports.drawing import Drawing
+
+    if "drawn" in request.fixturenames:
+        return
+    begin = Drawing.__init__
+
+    def without_layout(drawing, **size):
+        begin(drawing, **size)
+        drawing.canvas.set_layout_engine("none")
+
+    monkeypatch.setattr(Drawing, "__init__", without_layout)
+    monkeypatch.setattr(Drawing, "render", lambda _drawing, _kind: b'<svg xmlns="http://www.w3.org/2000/svg"/>')

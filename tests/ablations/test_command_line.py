@@ -152,10 +152,23 @@ def test_a_mistake_ends_as_one_clear_line(arguments, message, tmp_path):
 FEW = ("--data", "synthetic:classes=3,side=16,count=107", "--baseline", "width=0.0625")
 
 
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """The folder in which studies are made that share what forks their runs."""
+    return tmp_path_factory.mktemp("place")
+
+
+def made(*words, cwd, status=0):
+    """Return what a command printed that ended with this status."""
+    done = answered(*words, cwd=cwd)
+    assert done.returncode == status, done.stdout + done.stderr
+    return done.stdout if status == 0 else done.stderr
+
+
 @pytest.mark.long
 def test_a_plan_is_printed_without_training_anything(tmp_path):
     command = ("ablate", "--norm", "bn,none", "--act", "leaky", "--dropout", "0.3,0", "--seeds", "2", "--out", "s")
-    said = alexnet_lab(*command, "--epochs", "3", *FEW, "--plan", cwd=tmp_path).stdout
+    said = made(*command, "--epochs", "3", *FEW, "--jobs", "1", "--plan", cwd=tmp_path)
     text = " ".join(said.split())
     assert "one-at-a-time: 6 cells x 2 seeds = 12 runs of 3 epochs" in text
     assert "all levels crossed would be 18 cells: --design factorial makes them all" in text
@@ -167,48 +180,51 @@ def test_a_plan_is_printed_without_training_anything(tmp_path):
 
 
 @pytest.mark.long
+@pytest.mark.usefixtures("timed_here")
 def test_a_study_is_saved_as_a_file_that_says_the_same(tmp_path):
     shared = (*FEW[:3], "width=0.0625,norm=none", "--epochs", "2", "--seeds", "4")
     flags = ("--act", "prelu", "--norm", "bn,lrn:k=1,alpha=2", *shared)
-    made = alexnet_lab("ablate", *flags, "--plan", "--save", "mine.toml", "--out", "a", cwd=tmp_path).stdout
-    again = alexnet_lab("study", "mine.toml", "--plan", "--out", "a", cwd=tmp_path).stdout
-    assert made.splitlines()[1:] == again.splitlines()
+    saved = made("ablate", *flags, "--plan", "--save", "mine.toml", "--out", "a", cwd=tmp_path)
+    again = made("study", "mine.toml", "--plan", "--out", "a", cwd=tmp_path)
+    assert saved.splitlines()[1:] == again.splitlines()
     assert "norm {none, bn, lrn:alpha=2.0,k=1.0}" in again
-    refused = answered("ablate", "--norm", "bn", "--plan", "--save", "mine.toml", cwd=tmp_path)
-    assert "mine.toml exists and says something else" in refused.stderr
+    refused = made("ablate", "--norm", "bn", "--plan", "--save", "mine.toml", cwd=tmp_path, status=2)
+    assert "mine.toml exists and says something else" in refused
 
 
 @pytest.mark.long
-def test_ablate_trains_prints_and_goes_on_where_it_was(tmp_path):
+@pytest.mark.usefixtures("forked_together", "timed_here")
+def test_ablate_trains_prints_and_goes_on_where_it_was(place):
     factors, few = ("--norm", "bn", "--act", "leaky"), ("--epochs", "1", "--out", "study", *FEW[:2])
     command = ("ablate", *factors, "--seeds", "1", *few)
-    first = alexnet_lab(*command, cwd=tmp_path).stdout
+    first = made(*command, cwd=place)
     assert "4 cells x 1 seed = 4 runs of 1 epoch" in first
     assert "[4/4]" in first
     assert "norm: lrn → bn" in first
-    with (tmp_path / "study" / "results.csv").open() as file:
+    with (place / "study" / "results.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["state"] for row in rows] == ["ok"] * 4
     for norm in ("lrn", "bn"):
         for act in ("relu", "leaky"):
-            run = tmp_path / "study" / "runs" / f"norm={norm},act={act}" / "seed-0"
+            run = place / "study" / "runs" / f"norm={norm},act={act}" / "seed-0"
             assert json.loads((run / "recipe.json").read_text())["norm"] == norm
             assert (run / "checkpoints" / "best.safetensors").stat().st_size > 1_000_000
 
-    stamps = {path: path.stat().st_mtime_ns for path in tmp_path.glob("study/runs/*/*/state.json")}
-    again = alexnet_lab(*command, cwd=tmp_path).stdout
+    stamps = {path: path.stat().st_mtime_ns for path in place.glob("study/runs/*/*/state.json")}
+    again = made(*command, cwd=place)
     assert "4 already done" in again
     assert "[1/" not in again
-    assert stamps == {path: path.stat().st_mtime_ns for path in tmp_path.glob("study/runs/*/*/state.json")}
+    assert stamps == {path: path.stat().st_mtime_ns for path in place.glob("study/runs/*/*/state.json")}
 
     # A run that was lost, and one more seed: only those are made.
-    (tmp_path / "study/runs/norm=bn,act=leaky/seed-0/state.json").unlink()
-    grown = alexnet_lab("ablate", *factors, "--seeds", "2", *few, cwd=tmp_path).stdout
+    (place / "study/runs/norm=bn,act=leaky/seed-0/state.json").unlink()
+    grown = made("ablate", *factors, "--seeds", "2", *few, cwd=place)
     assert "3 already done" in grown
     assert "[5/5]" in grown
 
 
 @pytest.mark.long
+@pytest.mark.usefixtures("timed_here")
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -228,16 +244,16 @@ def test_a_cell_that_cannot_be_trained_is_refused_before_any_is(flags, message, 
 
 
 @pytest.mark.long
-def test_a_packaged_study_runs_on_the_digits_and_grows(tmp_path):
+@pytest.mark.usefixtures("forked_together", "timed_here")
+def test_a_packaged_study_runs_on_the_digits_and_grows(place):
     study = ("study", "dropout", "--epochs", "1", "--out", "s", "--seeds", "1", "--baseline")
     command = (*study, "width=0.0625,batch_size=256")
-    first = alexnet_lab(*command, "--design", "one-at-a-time", cwd=tmp_path).stdout
+    first = made(*command, "--design", "one-at-a-time", cwd=place)
     assert "Is dropout 0.3 better than 0.5" in first
     assert "4 cells x 1 seed = 4 runs of 1 epoch" in first
     # Crossed, the four cells that are there are not made again.
-    crossed = alexnet_lab(*command, cwd=tmp_path).stdout
+    crossed = made(*command, cwd=place)
     assert "6 cells x 1 seed = 6 runs of 1 epoch; 4 already done" in crossed
     assert "[2/2]" in crossed
-    other = alexnet_lab(*study, "width=0.125,batch_size=256", cwd=tmp_path, check=False)
-    assert other.returncode == 2
-    assert "s holds another study, which differs in width (0.0625, asked for 0.125)" in other.stderr
+    other = made(*study, "width=0.125,batch_size=256", cwd=place, status=2)
+    assert "s holds another study, which differs in width (0.0625, asked for 0.125)" in other

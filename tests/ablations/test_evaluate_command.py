@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from commands import answered, command
+from commands import answered
 from PIL import Image
 
 from alexnet_lab.data.sources import load_images
@@ -22,7 +22,7 @@ def place(tmp_path_factory):
 
 @pytest.mark.long
 def test_a_run_is_evaluated_explained_and_handed_over(place):
-    done = command("evaluate", "RUN", "--data", "digits", "--replicates", "200", cwd=place)
+    done = answered("evaluate", "RUN", "--data", "digits", "--replicates", "200", cwd=place)
     assert done.returncode == 0, done.stderr
     assert "Macro AUROC" in done.stdout
     assert "note: no patient is known for the external images" in done.stderr
@@ -30,7 +30,7 @@ def test_a_run_is_evaluated_explained_and_handed_over(place):
     accuracy = RunFolder(place / "RUN").verdict()["result"]["test"]["accuracy"]
     assert facts["test"]["figures"]["accuracy"]["value"] == accuracy
     Image.fromarray(load_images("digits").pixels[0, 0]).save(place / "digit.png")
-    done = command("explain", "RUN", "digit.png", "--maps", "grad-cam,occlusion", "--random", "2", cwd=place)
+    done = answered("explain", "RUN", "digit.png", "--maps", "grad-cam,occlusion", "--random", "2", cwd=place)
     assert done.returncode == 0, done.stderr
     assert "2 maps of 1 image" in done.stdout
     assert (place / "RUN" / "explanation" / "index.html").exists()

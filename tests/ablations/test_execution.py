@@ -213,7 +213,8 @@ def test_a_verdict_that_finds_no_room_is_said_and_ends_nothing_else(tmp_path, mo
     }
 
 
-def test_a_folder_that_cannot_be_written_is_refused_with_one_sentence(tmp_path):
+def test_a_folder_that_cannot_be_written_is_refused_with_one_sentence(tmp_path, monkeypatch):
+    use(monkeypatch, WELL)
     (tmp_path / "taken").write_text("a file, not a folder")
     study = study_in(tmp_path / "taken")
     with pytest.raises(ValueError, match="taken must be a folder that can be written.*; choose another"):

@@ -10,7 +10,7 @@ from alexnet_ablations.declare.study import Study
 from alexnet_ablations.run import node
 from alexnet_ablations.run.coordinator import run_all
 from alexnet_ablations.run.elsewhere import make_way, task_of
-from alexnet_ablations.run.executors import local
+from alexnet_ablations.run.executors import forking, local
 from alexnet_lab.training.handover import attempts_of
 
 # A run that saves after every epoch, and is killed as soon as it has saved one that the environment names or a later.
@@ -24,20 +24,24 @@ def save_and_die(self):
     if self.epoch - 1 >= int(os.environ["LAST_EPOCH"]):
         os.kill(os.getpid(), signal.SIGKILL)
 trainer.Trainer._save = save_and_die
-sys.exit(run.main(sys.argv[1:]))
 """
+# By itself, or forked by a process that does the same to all of its runs.
+BY_ITSELF = f"{RUN}sys.exit(run.main(sys.argv[1:]))"
+SERVER = f"{RUN}from alexnet_lab.training import forks\nsys.exit(forks.main())"
 
 
 def command_of(folder):
-    return [sys.executable, "-c", RUN, "--coordinated", str(folder)]
+    return [sys.executable, "-c", BY_ITSELF, "--coordinated", str(folder)]
 
 
 @pytest.mark.long
 def test_from_this_machine_to_another_and_back_to_the_last_bit(tmp_path, monkeypatch):
-    start = replace(START, data="synthetic:classes=3,side=16,count=240")
+    start = replace(START, data="synthetic:classes=3,side=16,count=107", batch_size=16)
     whole, moved = (Study(start, FACTORS, 1, tmp_path / name) for name in ("whole", "moved"))
     run_all(whole.folder, whole.runs(), 2)
-    monkeypatch.setattr(local, "command_of", command_of)
+    for name in ("command_of", "run_command"):
+        monkeypatch.setattr(local, name, command_of)
+    monkeypatch.setattr(forking, "server_command", lambda: [sys.executable, "-c", SERVER])
     monkeypatch.setattr(node, "command_of", command_of)
 
     # Here, until epoch 1, and once more until epoch 2: what is left is a run without a verdict.

@@ -221,11 +221,10 @@ def test_a_finished_study_is_printed_on_a_terminal_that_knows_ascii_alone(tmp_pa
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("environment", ASCII)
-def test_a_study_is_trained_and_printed_on_a_terminal_that_knows_ascii_alone(tmp_path, environment):
-    small = ("--baseline", "width=0.0625,batch_size=256")
+def test_a_study_is_trained_and_printed_on_a_terminal_that_knows_ascii_alone(tmp_path):
+    small = ("--baseline", "batch_size=256")
     words = ("ablate", "--norm", "bn", "--seeds", 1, "--epochs", 1, *small, "--out", "s")
-    done = run_in(environment, *words, cwd=tmp_path)
+    done = run_in(ASCII[1], *words, cwd=tmp_path)  # where runs open their files in ASCII too
     assert done.returncode == 0, done.stderr
     assert b"norm: lrn -> bn" in done.stdout
     assert (tmp_path / "s" / "report" / "index.html").exists()

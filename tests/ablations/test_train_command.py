@@ -2,9 +2,12 @@
 
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 from dataclasses import fields
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,9 +18,12 @@ from alexnet_lab.locks import Lock
 from alexnet_lab.records import RunFolder
 from alexnet_lab.training.recipe import Recipe
 
+README = (Path(__file__).parents[2] / "README.md").read_text()
+
 pytestmark = pytest.mark.usefixtures("torch_settings")
 
 TINY = ("--width", "0.0625", "--norm", "bn", "--threads", "1")
+SHORT = (*TINY, "--epochs", "1", "--batch-size", "16", "--data", "synthetic:classes=3,side=16,count=107")
 
 
 def train(*arguments, cwd, check=True, give=answered):
@@ -84,15 +90,12 @@ def test_train_from_a_folder_of_images_by_a_toml_recipe(tmp_path):
 @pytest.mark.long
 def test_quiet_is_quiet_and_json_is_json(tmp_path):
     """In processes of their own, as in a script of a user's: what libraries print would be seen too."""
-    few_steps = (*TINY, "--batch-size", "256")
-    assert train(*few_steps, "--epochs", "1", "--quiet", cwd=tmp_path, give=command).stdout == ""
-    lines = train(*few_steps, "--epochs", "2", "--json", cwd=tmp_path, give=command).stdout.splitlines()
+    assert train(*SHORT, "--quiet", cwd=tmp_path, give=command).stdout == ""
+    lines = train(*SHORT, "--seed", "1", "--json", "--out", "run", cwd=tmp_path, give=command).stdout.splitlines()
     events = [json.loads(line) for line in lines]
-    assert [event["event"] for event in events if event["event"] != "note"] == ["begin", "epoch", "epoch", "verdict"]
-    assert events[-1]["result"]["test"]["images"] == 359
-
-
-SHORT = (*TINY, "--epochs", "1", "--batch-size", "16", "--data", "synthetic:classes=3,side=16,count=107")
+    assert [event["event"] for event in events if event["event"] != "note"] == ["begin", "epoch", "verdict"]
+    tested = json.loads((tmp_path / "run" / "split.json").read_text())["test"]
+    assert events[-1]["result"]["test"]["images"] == len(tested) > 0
 
 
 @pytest.mark.long
@@ -146,12 +149,12 @@ def test_a_folder_of_version_0_1_0_is_recognised(tmp_path):
 @pytest.mark.parametrize(
     "words",
     [
-        ["alexnet-lab", "train", *SHORT, "--out", "run"],
         ["alexnet-lab", "ablate", *SHORT[:2], *SHORT[4:], "--norm", "bn", "--seeds", "1", "--out", "study"],
-        ["torchrun", "--standalone", "--nproc-per-node", "2", "--no-python", "alexnet-lab", "train", *SHORT,
-         "--out", "run"],
+        # `train`, by two processes, as README.md shows it
+        [*shlex.split(re.search(r"(?m)^    (torchrun .*?)(?:\s{2,}#.*)?$", README)[1]), *SHORT],
     ],
-)  # fmt: skip
+    ids=["ablate", "torchrun"],
+)
 def test_nothing_is_imported_from_the_folder_where_a_command_is_typed(tmp_path, words):
     for name in ("random", "statistics", "torch", "alexnet_lab"):
         (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'executed')!r}, 'a').write({name!r})\n")

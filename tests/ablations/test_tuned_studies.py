@@ -101,7 +101,7 @@ def outcome_of(study, run):
     return next(o for o in read_outcomes(study) if (o.cell.name, o.number) == (run.cell.name, run.seed))
 
 
-def test_the_report_shows_what_was_chosen_and_both_effects(made):
+def test_the_report_shows_what_was_chosen_and_both_effects(made, drawn):
     page = write_report(made).read_text()
     assert "at the common values, +" in page
     assert "with each cell tuned." in page
@@ -238,6 +238,7 @@ def test_a_mistake_in_the_flag_ends_with_status_2_before_anything_runs(tmp_path,
 
 
 @pytest.mark.long
+@pytest.mark.usefixtures("timed_here")
 def test_a_real_study_is_tuned(tmp_path):
     result = ablate(
         tmp_path / "study",
@@ -247,8 +248,8 @@ def test_a_real_study_is_tuned(tmp_path):
         2,
         "--width",
         "0.1",
-        "--baseline",
-        "batch_size=256",
+        "--data",
+        "synthetic:classes=3,side=16,count=107",
     )
     assert result.exit_code == 0, result.output
     assert "with each cell tuned" in " ".join(result.output.split())

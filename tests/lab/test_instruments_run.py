@@ -140,10 +140,10 @@ class PowerCutError(BaseException):
     ],
 )
 def test_a_run_cut_off_at_any_step_ends_with_the_records_of_an_undisturbed_one(
-    cut_at, change, tmp_path, monkeypatch, quick
+    cut_at, change, tmp_path, monkeypatch, small, undisturbed
 ):
-    recipe = replace(quick, epochs=2, **change)
-    run_in(tmp_path / "whole", recipe)
+    recipe = replace(small, **change)  # 8 steps in each of two epochs
+    whole = undisturbed(recipe)
     monkeypatch.setattr(trainer, "WITHIN_EPOCH", -1.0)
     monkeypatch.setattr(trainer, "BETWEEN_EPOCHS", -1.0)
 
@@ -155,8 +155,8 @@ def test_a_run_cut_off_at_any_step_ends_with_the_records_of_an_undisturbed_one(
         run_in(tmp_path / "cut", recipe, cut)
     monkeypatch.undo()
     assert run_in(tmp_path / "cut", recipe) == 0
-    assert_same_flow(tmp_path / "whole", tmp_path / "cut")
-    assert numbers_of(tmp_path / "whole") == numbers_of(tmp_path / "cut")
+    assert_same_flow(whole, tmp_path / "cut")
+    assert numbers_of(whole) == numbers_of(tmp_path / "cut")
 
 
 def test_a_run_that_went_on_counts_its_earlier_time_and_not_the_pause(tmp_path, monkeypatch):

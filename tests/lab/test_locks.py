@@ -170,7 +170,7 @@ def plant(folder):
 def test_a_process_of_ours_imports_nothing_from_the_folder_where_it_is_started(tmp_path):
     plant(tmp_path)
     (tmp_path / "run").mkdir()
-    recipe = Recipe(width=1 / 16, epochs=1, batch_size=512, norm="bn")
+    recipe = Recipe(data="synthetic:classes=3,side=16,count=107", width=1 / 16, epochs=1, norm="bn")
     (tmp_path / "run" / "recipe.json").write_text(recipe.to_json())
     unsafe = {**os.environ, "PYTHONPATH": os.pathsep.join(["", ".", os.environ.get("PYTHONPATH", "")])}
     plain = [sys.executable, "-m", "alexnet_lab.training.run"]

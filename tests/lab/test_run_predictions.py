@@ -71,14 +71,3 @@ def test_predictions_name_the_patient_of_each_image(tmp_path):
         owners = part.ids // 4
         assert (part.groups[:, None] == part.groups).tolist() == (owners[:, None] == owners).tolist()
     assert not set(kept["test"].groups) & set(kept["validation"].groups)
-
-
-@pytest.mark.long
-def test_two_processes_keep_the_predictions_of_one(tmp_path, run_in_two_processes):
-    recipe = replace(QUICK, norm="none")
-    one, _ = kept_by(tmp_path / "one", recipe)
-    run_in_two_processes(recipe, tmp_path / "two")
-    two = read_predictions(tmp_path / "two" / "predictions.npz")
-    for part, predictions in one.items():
-        assert np.allclose(predictions.probabilities, two[part].probabilities, atol=1e-3)
-        assert predictions.ids.tolist() == two[part].ids.tolist()

@@ -11,7 +11,6 @@ import pytest
 
 from alexnet_lab.instruments.flow import FlowWriter, Layout, Parameter, Site
 from alexnet_lab.records import RunFolder
-from alexnet_lab.reports.drawing import Drawing
 from alexnet_lab.training.recipe import Recipe
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -159,26 +158,6 @@ def write_run(
     if flow:
         write_flow(path, epochs, layers, shapes, steps_per_epoch, dead, activation, fall, probe, filters)
     return path
-
-
-@pytest.fixture
-def drawn():
-    """Have figures drawn, in a file whose other tests go without."""
-
-
-@pytest.fixture
-def undrawn(request, monkeypatch):
-    """Leave figures blank, for tests of what a page says: layout and ink take most of the time of a page."""
-    if "drawn" in request.fixturenames:
-        return
-    begin = Drawing.__init__
-
-    def without_layout(drawing, **size):
-        begin(drawing, **size)
-        drawing.canvas.set_layout_engine("none")
-
-    monkeypatch.setattr(Drawing, "__init__", without_layout)
-    monkeypatch.setattr(Drawing, "render", lambda _drawing, _kind: b'<svg xmlns="http://www.w3.org/2000/svg"/>')
 
 
 @pytest.fixture(scope="session", name="write_run")

@@ -6,6 +6,8 @@ from typer.testing import CliRunner
 
 from alexnet_ablations.cli.application import application
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 SMALL = {"layers": ["conv1", "fc2"], "shapes": [(8, 1, 3, 3), (4, 72)]}
 EVIL = "[red]<b>x[nope]"
 
@@ -21,7 +23,7 @@ def lab(*arguments):
     return done.output
 
 
-def test_inspect_prints_layers_and_findings_and_writes_a_page_with_its_figures(run):
+def test_inspect_prints_layers_and_findings_and_writes_a_page_with_its_figures(run, drawn):
     output = lab("inspect", run)
     assert EVIL in output  # a name is no markup of the terminal either
     lines = output.splitlines()
