@@ -18,7 +18,7 @@ from alexnet_lab.locks import Lock
 from alexnet_lab.records import RunFolder
 from alexnet_lab.training.recipe import Recipe
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
+SCALING = (Path(__file__).parents[2] / "docs" / "scaling.md").read_text()
 
 pytestmark = pytest.mark.usefixtures("torch_settings")
 
@@ -150,10 +150,11 @@ def test_a_folder_of_version_0_1_0_is_recognised(tmp_path):
     "words",
     [
         ["alexnet-lab", "ablate", *SHORT[:2], *SHORT[4:], "--norm", "bn", "--seeds", "1", "--out", "study"],
-        # `train`, by two processes, as README.md shows it
-        [*shlex.split(re.search(r"(?m)^    (torchrun .*?)(?:\s{2,}#.*)?$", README)[1]), *SHORT],
+        ["alexnet-lab", "train", *SHORT, "--processes", "2"],
+        # `train`, by two processes, as docs/scaling.md shows it
+        [*shlex.split(re.search(r"(?m)^    (torchrun .*)$", SCALING)[1]), *SHORT],
     ],
-    ids=["ablate", "torchrun"],
+    ids=["ablate", "processes", "torchrun"],
 )
 def test_nothing_is_imported_from_the_folder_where_a_command_is_typed(tmp_path, words):
     for name in ("random", "statistics", "torch", "alexnet_lab"):
