@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 from zipfile import BadZipFile, ZipFile
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def _array_of(content: bytes) -> "NDArray[Any]":
         raise ValueError("Object arrays cannot be loaded when allow_pickle=False")
     if min(shape, default=0) < 0 or not dtype.itemsize or len(content) - start < count * dtype.itemsize:
         raise ValueError("an array ends before its numbers do")
-    order = "F" if is_fortran else "C"
+    order: Literal["C", "F"] = "F" if is_fortran else "C"
     if not count:
         return np.empty(shape, dtype, order)
     return np.frombuffer(content, dtype, count, start).copy().reshape(shape, order=order)
