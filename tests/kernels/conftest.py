@@ -20,7 +20,7 @@ settings.register_profile("kernels", deadline=None, derandomize=True, max_exampl
 # On a GPU every example compiles kernels of its own, about a second each.
 settings.register_profile("gpu", settings.get_profile("kernels"), max_examples=25)
 # The interpreter takes about 0.1 s for a call, and the smallest failing example would take it many minutes.
-settings.register_profile("interpreter", settings.get_profile("kernels"), max_examples=25, phases=[Phase.generate])
+settings.register_profile("interpreter", settings.get_profile("kernels"), max_examples=12, phases=[Phase.generate])
 settings.load_profile("interpreter" if INTERPRETING else "gpu" if torch.cuda.is_available() else "kernels")
 
 
