@@ -338,6 +338,8 @@ def _row_of(line: str) -> dict[str, Any] | None:
         return None
     if not isinstance(row, dict) or type(row.get("epoch")) is not int or not 1 <= row["epoch"] < 2**31:
         return None
+    if type(row.get("step", 0)) is not int:
+        return None
     return row if all(value is None or type(value) in (int, float) for value in row.values()) else None
 
 

@@ -102,15 +102,16 @@ def _read_parquet(path: Path, every: bool, labelled: bool) -> Table:
             names = _known_columns(path, file.schema_arrow.names, "", labelled)
             _check_count(path, file.metadata.num_rows)
             others = _others(file.schema_arrow.names, names) if every else {}
-            columns = file.read([*names.values(), *others])
-    except (pyarrow.ArrowException, OSError) as error:
+            read = file.read([*names.values(), *others])
+            columns = {name: read[name].to_pylist() for name in (*names.values(), *others)}
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is no readable Parquet ({error}); was it written to its end?") from None
-    texts = {name: _as_texts(path, name, columns[column].to_pylist()) for name, column in names.items()}
+    texts = {name: _as_texts(path, name, columns[column]) for name, column in names.items()}
     rows = [dict(zip(texts, values, strict=True)) for values in zip(*texts.values(), strict=True)]
     if not rows:
         raise ValueError(f"{path} names no image; it has columns and no rows")
     for name in others:
-        others[name] = ["" if value is None else str(value) for value in columns[name].to_pylist()]
+        others[name] = ["" if value is None else str(value) for value in columns[name]]
     return Table(tuple(names), rows, 1, "row", others)
 
 

@@ -213,6 +213,8 @@ def read_epoch(path: Path, layout: Layout) -> Columns:
         table = "windows" if name.startswith("histograms.") else name.partition(".")[0]
         if values.dtype.kind not in "iuf" or values.ndim < 1 or rows.setdefault(table, len(values)) != len(values):
             raise _damaged(path, f"{name} is no column of numbers as long as the others")
+        if name.startswith("histograms.") and values.dtype.kind == "f":
+            raise _damaged(path, f"{name} is no column of whole numbers")
     missing = [
         f"{table}.{name}" for table in rows for name in COLUMNS.get(table, ()) if f"{table}.{name}" not in columns
     ]

@@ -13,6 +13,7 @@ file that needs code to be loaded is refused.
 
 import re
 import struct
+import warnings
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -338,7 +339,9 @@ def _read(path: Path, published: Iterable[str]) -> Mapping[str, Tensor]:
         raise ValueError(f"weights: {path} is not a torch file, or an incomplete one; fetch or save it again")
     with _file_errors(path):
         _refuse_compressed(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about a pickle that torch then refuses
+            content = torch.load(path, map_location="cpu", weights_only=True)
     return _tensors_only(path, content)
 
 

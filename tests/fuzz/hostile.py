@@ -10,9 +10,11 @@ A reader returns, or raises one of the errors that the command line turns into o
 network, unpickles nothing, writes nowhere but in the test's folder, and ends within bounds of time and memory.
 """
 
+import getpass
 import json
 import os
 import sys
+import tempfile
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -84,6 +86,9 @@ def _is_below(path, folder):
     text = os.path.realpath(os.fsdecode(path))
     return text.startswith((str(folder.resolve()), "/dev/null", "/proc/")) or "__pycache__" in text
 
+
+# torch makes its folder for compiled code once, at some first use of its own, which is no reader's doing.
+(Path(tempfile.gettempdir()) / f"torchinductor_{getpass.getuser()}").mkdir(exist_ok=True)
 
 sys.addaudithook(_hear)
 

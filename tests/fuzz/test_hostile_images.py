@@ -333,7 +333,7 @@ def medical():
     content = io.BytesIO()
     arrays = {}
     for part in ("train", "val", "test"):
-        arrays[f"{part}_images"] = RNG.integers(0, 256, (4, 28, 28)).astype(np.uint8)
+        arrays[f"{part}_images"] = RNG.integers(0, 256, (4, 12, 12)).astype(np.uint8)
         arrays[f"{part}_labels"] = np.array([[0], [1], [0], [1]], np.uint8)
     np.savez(content, **arrays)
     return content.getvalue()

@@ -101,6 +101,14 @@ def test_a_table_that_cannot_be_used_says_which_rows(scans, columns, message):
         load_images(table(scans, **columns))
 
 
+def test_letters_that_are_no_unicode_are_refused_with_the_name_of_the_file(scans):
+    broken = pyarrow.StringArray.from_buffers(
+        1, pyarrow.py_buffer(np.array([0, 1], np.int32)), pyarrow.py_buffer(b"\x80")
+    )
+    with pytest.raises(ValueError, match=r"list\.parquet is no readable Parquet"):
+        load_images(table(scans, path=pyarrow.array(["0.png"]), label=broken))
+
+
 def test_a_file_that_is_no_whole_parquet_is_refused(scans):
     path = scans / "list.parquet"
     for content in (b"PAR1", b"path,label\n"):

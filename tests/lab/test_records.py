@@ -250,6 +250,11 @@ def test_columns_that_do_not_fit_the_layout_name_the_file(tmp_path):
         np.savez_compressed(tmp_path / "flow/epoch-0001.npz", **{**columns, **change})
         with pytest.raises(ValueError, match=r"epoch-0001\.npz is damaged"):
             Flow.read(folder.path)
+    np.savez_compressed(
+        tmp_path / "flow/epoch-0001.npz", **columns, **{"histograms.counts": np.full((1, 2, 258), np.inf)}
+    )
+    with pytest.raises(ValueError, match=r"histograms\.counts is no column of whole numbers"):
+        Flow.read(folder.path)
     columns.pop("steps.weight_norm")
     np.savez_compressed(tmp_path / "flow/epoch-0001.npz", **columns)
     with pytest.raises(ValueError, match=r"it lacks steps\.weight_norm"):
@@ -271,7 +276,14 @@ def test_a_pipe_in_place_of_a_record_is_not_waited_for(tmp_path, name):
 
 def test_a_row_of_metrics_without_an_epoch_or_with_words_ends_the_reading(tmp_path):
     folder = finished(tmp_path)
-    for wrong in ('{"train_loss": 1}', '{"epoch": "2"}', '{"epoch": true}', '{"epoch": 2, "train_loss": "1"}', "[2]"):
+    for wrong in (
+        '{"train_loss": 1}',
+        '{"epoch": "2"}',
+        '{"epoch": true}',
+        '{"epoch": 2, "train_loss": "1"}',
+        '{"epoch": 2, "step": Infinity}',
+        "[2]",
+    ):
         (tmp_path / "metrics.jsonl").write_text('{"epoch": 1}\n' + wrong + '\n{"epoch": 3}\n')
         assert list(folder.metrics()) == [{"epoch": 1}]
 
