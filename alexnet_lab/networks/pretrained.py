@@ -374,6 +374,8 @@ def _file_errors(path: Path) -> Iterator[None]:
         raise
     except UnpicklingError as error:
         code = re.search(r"GLOBAL (\S+)", str(error))
+        if code and code[1].endswith("."):  # a name that the end of the file cut off
+            raise ValueError(f"weights: {path} is broken or incomplete; fetch or save it again") from error
         needs = f"needs {code[1]}, which is code" if code else "holds more than tensors"
         raise ValueError(
             f"weights: {path} is refused, because it {needs}, and such a file can run anything; "

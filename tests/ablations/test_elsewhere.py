@@ -91,7 +91,7 @@ folder.end("ok", result={"test": {"accuracy": mine / 4}})
 
 
 def test_an_attempt_without_a_verdict_stays_for_its_checkpoints(run, monkeypatch):
-    use(monkeypatch, "folder.log({'epoch': 1})\nprint('no more')\nos.kill(os.getpid(), signal.SIGKILL)")
+    use(monkeypatch, "folder.log({'epoch': 1})\nprint('no more', flush=True)\nos.kill(os.getpid(), signal.SIGKILL)")
     assert node.make_attempt(task_of(run), "here") == -signal.SIGKILL
     assert not run.folder.path.exists()
     (left,) = attempts_of(run.folder.path)

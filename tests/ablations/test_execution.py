@@ -262,7 +262,7 @@ def test_runs_are_placed_by_the_engine_of_that_name(tmp_path, monkeypatch):
 
     class Engine(local.Local):
         def open(self, order):
-            return Recording(order.needs.threads, "cpu", order.jobs, order.needs.memory, order.say)
+            return Recording(order.needs, order.jobs, order.say)
 
     monkeypatch.setitem(engines.ENGINES, "recording", Engine)
     use(monkeypatch, WELL)

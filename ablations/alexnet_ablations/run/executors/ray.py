@@ -14,11 +14,11 @@ import logging
 import os
 import platform
 import shutil
-import tarfile
 import tempfile
 import threading
 import time
 import uuid
+import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -208,16 +208,17 @@ def _connect(address: str | None) -> tuple[Any, bool]:
 
 def _pack(folder: Path) -> bytes:
     content = io.BytesIO()
-    with tarfile.open(fileobj=content, mode="w") as archive:
-        archive.add(folder, arcname=".")
+    with zipfile.ZipFile(content, "w") as archive:
+        for path in sorted(folder.rglob("*")):
+            archive.write(path, path.relative_to(folder))
     return content.getvalue()
 
 
 def _unpack(content: bytes, run: Path) -> None:
     attempt = new_attempt(run)
     try:
-        with tarfile.open(fileobj=io.BytesIO(content)) as archive:
-            archive.extractall(attempt, filter="data")
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            archive.extractall(attempt)  # which leaves no folder
         publish(attempt)
     finally:
         if attempt.exists() and not (attempt / "state.json").exists():
