@@ -57,6 +57,7 @@ def short(command):
     Nothing is installed or downloaded.
     """
     command = command.removeprefix("pip install . && ")
+    command = command.replace("medmnist:chestmnist@64", "medmnist:chestmnist.npz")
     command = command.replace("--data cifar10", f"--data {FEW}")
     command = command.replace("alexnet_kernels.bench --quick", "alexnet_kernels.bench --help")  # which takes minutes
     command = re.sub(r"--seeds \d", "--seeds 1", command)
@@ -94,6 +95,10 @@ def folder(tmp_path_factory):
         for number in range(40):
             pixels = generator.normal(brightness, 20, (32, 32)).clip(0, 255).astype(np.uint8)
             Image.fromarray(pixels).save(place / "xrays" / name / f"{number}.png")
+    parts = {"train": 60, "val": 30, "test": 30}
+    images = {f"{part}_images": generator.integers(0, 256, (n, 28, 28), np.uint8) for part, n in parts.items()}
+    labels = {f"{part}_labels": generator.integers(0, 2, (n, 14), np.uint8) for part, n in parts.items()}
+    np.savez(place / "chestmnist.npz", **images, **labels)
     (place / "mine.toml").write_text('norm = "bn"\nwidth = 0.125\n')
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ALEXNET_LAB_CACHE", str(place / "cache"))
