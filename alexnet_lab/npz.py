@@ -68,7 +68,7 @@ def _array_of(content: bytes) -> "NDArray[Any]":
         raise ValueError("it has a member that is no array")
     start = (
         struct.unpack_from("<H", content, 8)[0] + 10
-        if content[6] == 1
+        if content[6:7] == b"\x01"
         else struct.unpack_from("<I", content, 8)[0] + 12
     )
     shape, is_fortran, dtype = _header(content[:start])

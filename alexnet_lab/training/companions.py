@@ -57,7 +57,7 @@ def companions(recipe: Recipe, folder: RunFolder) -> Iterator[None]:
         try:
             with _environment({**shared, RANK: "0", RANK_HERE: "0"}):
                 yield
-            patience = GRACE  # else there is nothing to wait for: they write nothing
+            patience = GRACE  # only then: after an error they have nothing to end well, since they write nothing
         except RuntimeError as error:  # what torch raises where another process has gone
             why = watch.failure(patience=GRACE / 4)
             if why:

@@ -58,6 +58,7 @@ def test_every_array_is_read_as_numpy_reads_it(array, compressed, turned, tmp_pa
         (npy("{'descr': '<f8', 'fortran_order': False, 'shape': (100000000000000000000,), }"), "ends before"),
         (npy("{'descr': '<f8', 'fortran_order': False, 'shape': (1,), }", bytes(8), b"\x03\x00"), "of version 3.0"),
         (npy("__import__('os').abort()"), "malformed node"),
+        (b"\x93NUMPY", "buffer"),
         (b"\x93NUMPY\x01", "buffer"),
     ],
 )
