@@ -126,7 +126,8 @@ def _cached(
                 raise
             listed = ", ".join(map(str, copies))
             hint = "" if isinstance(error, ValueError) else "; was a download cut short?"
-            raise ValueError(f"{listed} cannot be read as {name}: {error}{hint}") from error
+            text = str(error)[:300]  # zipfile quotes what stands in place of a name, however long
+            raise ValueError(f"{listed} cannot be read as {name}: {text}{hint}") from error
         md5s = {path: md5_of(path) for path in copies}  # after the reading, which refuses other files at once
         other = [str(path) for path, known in copies.items() if known and md5s[path] != known]
         notes = (f"by its MD5 not the published file: {', '.join(other)}",) if other else ()
